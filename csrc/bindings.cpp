@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+// Python bindings of the native hot path: check shapes, release the GIL, call. No logic here.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <mutex>
+#include <optional>
+#include <string>
+
+#include "image.hpp"
+#include "mel.hpp"
+
+namespace py = pybind11;
+
+namespace {
+
+using F32 = py::array_t<float, py::array::c_style>;
+using U8 = py::array_t<std::uint8_t, py::array::c_style>;
+
+[[noreturn]] void fail(const std::string& what) { throw py::value_error(what); }
+
+std::string shape_of(const py::array& a) { return py::str(a.attr("shape")).cast<std::string>(); }
+
+// A picture whose pixels are packed; its rows may lie further apart (a crop of a larger one).
+struct Picture {
+  py::array_t<std::uint8_t> array;
+  Picture(py::array_t<std::uint8_t> a, const char* name) : array(std::move(a)) {
+    if (array.ndim() != 3 || array.shape(2) != 3)
+      fail(std::string(name) + " has shape " + shape_of(array) + ": expected height x width x 3");
+    if (array.shape(0) < 1 || array.shape(1) < 1 || array.shape(0) > 32767 ||
+        array.shape(1) > 32767)
+      fail(std::string(name) + " has shape " + shape_of(array) + ": sides must be 1 to 32767");
+    if (array.strides(2) != 1 || array.strides(1) != 3)
+      fail(std::string(name) + ": pixels must be packed");
+  }
+  lipsync::View view() const {
+    return {array.data(), static_cast<int>(array.shape(0)), static_cast<int>(array.shape(1)),
+            static_cast<std::ptrdiff_t>(array.strides(0))};
+  }
+};
+
+U8 new_picture(py::ssize_t height, py::ssize_t width) { return U8({height, width, py::ssize_t{3}}); }
+
+template <int Flags>
+lipsync::MutableView mutable_view(py::array_t<std::uint8_t, Flags>& a) {
+  return {a.mutable_data(), static_cast<int>(a.shape(0)), static_cast<int>(a.shape(1)),
+          static_cast<std::ptrdiff_t>(a.strides(0))};
+}
+
+U8 resize_cubic(py::array_t<std::uint8_t> source, int height, int width) {
+  const Picture src(std::move(source), "source");
+  if (height < 1 || width < 1 || height > 32767 || width > 32767)
+    fail("size " + std::to_string(height) + " x " + std::to_string(width) +
+         ": sides must be 1 to 32767");
+  U8 out = new_picture(height, width);
+  const auto from = src.view();
+  const auto to = mutable_view(out);
+  py::gil_scoped_release release;
+  lipsync::resize_cubic(from, to);
+  return out;
+}
+
+F32 region_input(py::array_t<std::uint8_t> crop, int border) {
+  const Picture src(std::move(crop), "crop");
+  const auto v = src.view();
+  if (v.height != v.width || border < 0 || v.width - 2 * border < 16)
+    fail("crop has shape " + shape_of(src.array) + " and border " + std::to_string(border) +
+         ": expected a square of at least 16 pixels inside the border");
+  const py::ssize_t r = v.width - 2 * border;
+  F32 out({py::ssize_t{6}, r, r});
+  float* data = out.mutable_data();
+  py::gil_scoped_release release;
+  lipsync::region_input(v, border, data);
+  return out;
+}
+
+U8 region_output(F32 planes) {
+  if (planes.ndim() != 3 || planes.shape(0) != 3 || planes.shape(1) != planes.shape(2) ||
+      planes.shape(1) < 1 || planes.shape(1) > 32767)
+    fail("planes have shape " + shape_of(planes) + ": expected 3 x R x R");
+  const py::ssize_t r = planes.shape(1);
+  U8 out = new_picture(r, r);
+  const float* in = planes.data();
+  std::uint8_t* data = out.mutable_data();
+  py::gil_scoped_release release;
+  lipsync::region_output(in, static_cast<int>(r), data);
+  return out;
+}
+
+void compose(py::array_t<std::uint8_t> crop, py::array_t<std::uint8_t> region,
+             py::array_t<std::uint8_t> frame, int x1, int y1, int x2, int y2,
+             std::optional<py::array_t<std::uint8_t, py::array::c_style>> keep) {
+  const Picture c(std::move(crop), "crop"), r(std::move(region), "region");
+  Picture f(std::move(frame), "frame");
+  const auto cv = c.view(), rv = r.view();
+  if (cv.height != cv.width || rv.height != rv.width || rv.width > cv.width ||
+      (cv.width - rv.width) % 2)
+    fail("crop " + shape_of(c.array) + " and region " + shape_of(r.array) +
+         ": expected squares, the region centred in the crop");
+  if (!f.array.writeable()) fail("frame is read-only");
+  if (x1 < 0 || y1 < 0 || x2 <= x1 || y2 <= y1 || x2 > f.array.shape(1) || y2 > f.array.shape(0))
+    fail("rectangle " + std::to_string(x1) + "," + std::to_string(y1) + "," + std::to_string(x2) +
+         "," + std::to_string(y2) + " does not lie within the frame " + shape_of(f.array));
+  if (keep && (keep->ndim() != 2 || keep->shape(0) != y2 - y1 || keep->shape(1) != x2 - x1))
+    fail("keep has shape " + shape_of(*keep) + ": expected the rectangle's height x width");
+  const auto target = mutable_view(f.array);
+  const std::uint8_t* mask = keep ? keep->data() : nullptr;
+  py::gil_scoped_release release;
+  lipsync::compose(cv, rv, target, x1, y1, x2 - x1, y2 - y1, mask);
+}
+
+// MelStream behind a lock, so that two Python threads cannot tear it.
+class PyMelStream {
+ public:
+  F32 push(F32 pcm) {
+    if (pcm.ndim() != 1) fail("pcm has shape " + shape_of(pcm) + ": expected one dimension");
+    const float* in = pcm.data();
+    const auto n = static_cast<std::size_t>(pcm.shape(0));
+    return locked([&] { return stream_.rows_after(n); },
+                  [&](float* out) { stream_.push(in, n, out); });
+  }
+  F32 finish() {
+    return locked([&] { return stream_.rows_at_finish(); },
+                  [&](float* out) { stream_.finish(out); });
+  }
+  std::int64_t samples() const { return stream_.samples(); }
+  std::int64_t rows() const { return stream_.rows(); }
+
+ private:
+  template <class Count, class Fill>
+  F32 locked(Count count, Fill fill) {
+    std::unique_lock<std::mutex> lock(mutex_, std::defer_lock);
+    {
+      py::gil_scoped_release release;
+      lock.lock();
+    }
+    F32 out({static_cast<py::ssize_t>(count()), py::ssize_t{lipsync::mel::kBands}});
+    float* data = out.mutable_data();
+    py::gil_scoped_release release;
+    fill(data);
+    lock.unlock();
+    return out;
+  }
+
+  std::mutex mutex_;
+  lipsync::MelStream stream_;
+};
+
+}  // namespace
+
+PYBIND11_MODULE(_native, m) {
+  m.doc() = "Native hot path of lipsync_fast; see csrc/.";
+  py::class_<PyMelStream>(m, "MelStream", "Mel rows (80 float32 in [-4, 4], every 12.5 ms) of a 16 kHz stream.")
+      .def(py::init<>())
+      .def("push", &PyMelStream::push, py::arg("pcm").noconvert(),
+           "Consume float32 samples (any number); return the rows that are complete, n x 80.")
+      .def("finish", &PyMelStream::finish,
+           "End the stream; return the remaining rows, so that there are 1 + samples // 200.")
+      .def_property_readonly("samples", &PyMelStream::samples, "Samples consumed so far.")
+      .def_property_readonly("rows", &PyMelStream::rows, "Rows returned so far.");
+  m.def("resize_cubic", &resize_cubic, py::arg("source"), py::arg("height"), py::arg("width"),
+        "Resize H x W x 3 uint8, bicubic as OpenCV's INTER_CUBIC (within one grey level).");
+  m.def("region_input", &region_input, py::arg("crop"), py::arg("border"),
+        "RGB crop S x S x 3 to the network's image input, 6 x R x R float32 BGR in 0..1.");
+  m.def("region_output", &region_output, py::arg("planes").noconvert(),
+        "Network output 3 x R x R float32 BGR in 0..1 to R x R x 3 uint8 RGB, truncated.");
+  m.def("compose", &compose, py::arg("crop"), py::arg("region"), py::arg("frame").noconvert(),
+        py::arg("x1"), py::arg("y1"), py::arg("x2"), py::arg("y2"), py::arg("keep") = py::none(),
+        "Paste `region`, centred in `crop`, into the rectangle of `frame`, in place; pixels where "
+        "`keep` (uint8, rectangle sized) is not 0 stay as they are.");
+}

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+// The image path: bicubic resize as OpenCV's INTER_CUBIC does it for 8 bits, the network's input
+// and output layouts, and pasting a region back into its frame. All pictures are 8-bit RGB,
+// interleaved; the networks speak BGR planes in 0..1.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+namespace lipsync {
+
+// A picture of height x width x 3 bytes, rows `stride` bytes apart; it owns nothing.
+struct View {
+  const std::uint8_t* data;
+  int height, width;
+  std::ptrdiff_t stride;
+  const std::uint8_t* row(int y) const { return data + y * stride; }
+};
+struct MutableView {
+  std::uint8_t* data;
+  int height, width;
+  std::ptrdiff_t stride;
+  std::uint8_t* row(int y) const { return data + y * stride; }
+};
+
+namespace detail {
+
+// Taps of one output coordinate: four source indices (clamped to the picture) and their weights
+// in 1/2048, cubic with a = -0.75, pixel centres at half integers.
+struct Taps {
+  int index[4];
+  int weight[4];
+};
+
+inline std::vector<Taps> cubic_taps(int from, int to) {
+  constexpr float a = -0.75f;
+  std::vector<Taps> taps(static_cast<std::size_t>(to));
+  const double scale = static_cast<double>(from) / to;
+  for (int d = 0; d < to; d++) {
+    float f = static_cast<float>((d + 0.5) * scale - 0.5);
+    const int s = static_cast<int>(std::floor(f));
+    f -= static_cast<float>(s);
+    float c[4];
+    c[0] = ((a * (f + 1) - 5 * a) * (f + 1) + 8 * a) * (f + 1) - 4 * a;
+    c[1] = ((a + 2) * f - (a + 3)) * f * f + 1;
+    c[2] = ((a + 2) * (1 - f) - (a + 3)) * (1 - f) * (1 - f) + 1;
+    c[3] = 1.f - c[0] - c[1] - c[2];
+    for (int k = 0; k < 4; k++) {
+      taps[static_cast<std::size_t>(d)].index[k] = std::clamp(s - 1 + k, 0, from - 1);
+      taps[static_cast<std::size_t>(d)].weight[k] =
+          static_cast<int>(std::lrint(c[k] * 2048.f));
+    }
+  }
+  return taps;
+}
+
+inline std::uint8_t saturate(int v) {
+  return static_cast<std::uint8_t>(v < 0 ? 0 : v > 255 ? 255 : v);
+}
+
+}  // namespace detail
+
+// Resize `src` into all of `dst`; a copy where the sizes agree. Within one grey level of OpenCV.
+inline void resize_cubic(const View& src, const MutableView& dst) {
+  if (src.height == dst.height && src.width == dst.width) {
+    for (int y = 0; y < src.height; y++)
+      std::memcpy(dst.row(y), src.row(y), static_cast<std::size_t>(src.width) * 3);
+    return;
+  }
+  const auto across = detail::cubic_taps(src.width, dst.width);
+  const auto down = detail::cubic_taps(src.height, dst.height);
+  const std::size_t n = static_cast<std::size_t>(dst.width) * 3;
+  std::vector<std::int32_t> lines(4 * n);
+  int held[4] = {-1, -1, -1, -1};  // which source row each slot of `lines` holds
+  auto line = [&](int y) {
+    const std::size_t slot = static_cast<std::size_t>(y & 3);
+    std::int32_t* out = lines.data() + slot * n;
+    if (held[slot] != y) {
+      const std::uint8_t* in = src.row(y);
+      for (const auto& t : across) {
+        const std::uint8_t *p0 = in + 3 * t.index[0], *p1 = in + 3 * t.index[1],
+                           *p2 = in + 3 * t.index[2], *p3 = in + 3 * t.index[3];
+        for (int c = 0; c < 3; c++)
+          *out++ = p0[c] * t.weight[0] + p1[c] * t.weight[1] + p2[c] * t.weight[2] +
+                   p3[c] * t.weight[3];
+      }
+      held[slot] = y;
+    }
+    return static_cast<const std::int32_t*>(lines.data() + slot * n);
+  };
+  for (int y = 0; y < dst.height; y++) {
+    const auto& t = down[static_cast<std::size_t>(y)];
+    // The four rows are consecutive or clamped repeats, so they occupy distinct slots.
+    const std::int32_t *l0 = line(t.index[0]), *l1 = line(t.index[1]), *l2 = line(t.index[2]),
+                       *l3 = line(t.index[3]);
+    std::uint8_t* out = dst.row(y);
+    for (std::size_t i = 0; i < n; i++) {
+      const int v = l0[i] * t.weight[0] + l1[i] * t.weight[1] + l2[i] * t.weight[2] +
+                    l3[i] * t.weight[3];
+      out[i] = detail::saturate((v + (1 << 21)) >> 22);
+    }
+  }
+}
+
+// The network's image input, 6 x R x R float32: the region as BGR / 255, then the same with its
+// mouth area (columns 5 .. R-6, rows 5 .. R-11) black. `crop` is (R + 2 border) square.
+inline void region_input(const View& crop, int border, float* out) {
+  const int r = crop.width - 2 * border;
+  const std::size_t plane = static_cast<std::size_t>(r) * static_cast<std::size_t>(r);
+  for (int y = 0; y < r; y++) {
+    const std::uint8_t* in = crop.row(y + border) + 3 * border;
+    for (int x = 0; x < r; x++) {
+      const bool hidden = x >= 5 && x <= r - 6 && y >= 5 && y <= r - 11;
+      for (int c = 0; c < 3; c++) {
+        const float v = static_cast<float>(in[3 * x + 2 - c]) / 255.0f;
+        float* o = out + static_cast<std::size_t>(c) * plane + static_cast<std::size_t>(y) * r + x;
+        o[0] = v;
+        o[3 * plane] = hidden ? 0.0f : v;
+      }
+    }
+  }
+}
+
+// The network's output, 3 x R x R float32 BGR in 0..1, to R x R x 3 RGB: times 255, truncated.
+inline void region_output(const float* in, int r, std::uint8_t* out) {
+  const std::size_t plane = static_cast<std::size_t>(r) * static_cast<std::size_t>(r);
+  for (std::size_t i = 0; i < plane; i++)
+    for (std::size_t c = 0; c < 3; c++) {
+      const float v = in[(2 - c) * plane + i] * 255.0f;
+      out[3 * i + c] = static_cast<std::uint8_t>(!(v > 0.f) ? 0.f : v >= 255.f ? 255.f : v);
+    }
+}
+
+// Put `region` into the middle of a copy of `crop`, resize that to the rectangle at (x, y) of
+// `frame` and paste it; pixels whose `keep` byte (rectangle sized, may be null) is set stay.
+// The rectangle must lie within the frame; the caller checks.
+inline void compose(const View& crop, const View& region, const MutableView& frame, int x, int y,
+                    int width, int height, const std::uint8_t* keep) {
+  const int side = crop.width, border = (side - region.width) / 2;
+  std::vector<std::uint8_t> patch(static_cast<std::size_t>(side) * side * 3);
+  const MutableView full{patch.data(), side, side, static_cast<std::ptrdiff_t>(side) * 3};
+  for (int i = 0; i < side; i++)
+    std::memcpy(full.row(i), crop.row(i), static_cast<std::size_t>(side) * 3);
+  for (int i = 0; i < region.height; i++)
+    std::memcpy(full.row(i + border) + 3 * border, region.row(i),
+                static_cast<std::size_t>(region.width) * 3);
+  const View source{patch.data(), side, side, full.stride};
+  const MutableView target{frame.row(y) + 3 * x, height, width, frame.stride};
+  if (!keep) {
+    resize_cubic(source, target);
+    return;
+  }
+  std::vector<std::uint8_t> resized(static_cast<std::size_t>(width) * height * 3);
+  const std::ptrdiff_t stride = static_cast<std::ptrdiff_t>(width) * 3;
+  resize_cubic(source, {resized.data(), height, width, stride});
+  for (int i = 0; i < height; i++)
+    for (int j = 0; j < width; j++)
+      if (!keep[static_cast<std::size_t>(i) * width + j])
+        std::memcpy(target.row(i) + 3 * j, resized.data() + i * stride + 3 * j, 3);
+}
+
+}  // namespace lipsync

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""lipsync-fast: speech to lip-synced video of an avatar.
+
+>>> import lipsync_fast
+>>> with lipsync_fast.open("demo") as avatar:  # doctest: +SKIP
+...     for frame in avatar.render("speech.wav"):
+...         frame.image, frame.jpeg, frame.pts
+
+Importing the package loads nothing heavy; ``open`` does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lipsync_fast.version import __version__
+
+if TYPE_CHECKING:
+    from lipsync_fast.api import Avatar, Frame, Rendering, open  # noqa: A004
+
+__all__ = ["Avatar", "Frame", "Rendering", "__version__", "open"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Avatar", "Frame", "Rendering", "open"):
+        from lipsync_fast import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'lipsync_fast' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

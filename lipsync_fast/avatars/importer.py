@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Import avatars that were made with SyncTalk_2D (needs the extra ``train`` for its checkpoints).
+
+A data set is a folder with ``full_body_img/{i}.jpg``, ``landmarks/{i}.lms`` (110 lines "x y") and
+optionally ``parsing/{i}.png``; its checkpoint lies at ``../../checkpoint/NAME/{epoch}.pth`` or is
+named; the audio encoder is a file that all avatars share.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lipsync_fast.avatars.manifest import AudioWindow, Manifest
+from lipsync_fast.avatars.writer import AvatarWriter
+from lipsync_fast.errors import AvatarFormatError, AvatarImportError, BackendError
+
+LANDMARKS = 110
+PICTURE_ENDINGS = (".jpg", ".jpeg", ".png")
+ENCODER_NAMES = ("audio_visual_encoder.pth", "audio_encoder.pth")
+MAX_PICTURE_BYTES = 256 << 20
+Progress = Callable[[int, int], None]
+
+
+def read_landmarks(path: Path) -> NDArray[np.int64]:
+    """The 110 points of a .lms file, 110 x 2, read as float32 and truncated.
+
+    Raises:
+        AvatarImportError: names the file and the line.
+    """
+    try:
+        with open(path, encoding="ascii", errors="strict") as file:
+            text = file.read(1 << 16)
+    except FileNotFoundError:
+        raise AvatarImportError(f"{path}: missing; every frame needs its landmarks") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise AvatarImportError(f"{path}: cannot be read as landmarks ({error})") from None
+    points: list[tuple[float, float]] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            x, y = (float(np.float32(v)) for v in line.split())
+        except ValueError:
+            raise AvatarImportError(f'{path}, line {number}: expected "x y", got {line[:60]!r}') from None
+        if not (math.isfinite(x) and math.isfinite(y)) or max(abs(x), abs(y)) > 1e6:
+            raise AvatarImportError(f"{path}, line {number}: {line[:60]!r} is not a pixel position")
+        points.append((x, y))
+    if len(points) != LANDMARKS:
+        raise AvatarImportError(f"{path}, line {len(points)}: {len(points)} landmarks, expected {LANDMARKS}")
+    return np.array(points, np.float32).astype(np.int64)
+
+
+def crop_rectangle(points: NDArray[np.int64], width: int, height: int, where: str) -> tuple[int, int, int, int]:
+    """The face crop of the reference, clipped to the frame: x1, y1, x2, y2.
+
+    x from landmark 1 to landmark 31, y from landmark 52 on, square.
+
+    Raises:
+        AvatarImportError: the landmarks span nothing inside the frame.
+    """
+    x1, y1, x2 = int(points[1, 0]), int(points[52, 1]), int(points[31, 0])
+    y2 = y1 + (x2 - x1)
+    inside = max(0, x1), max(0, y1), min(width, x2), min(height, y2)
+    if inside[2] - inside[0] < 8 or inside[3] - inside[1] < 8:
+        raise AvatarImportError(
+            f"{where}: the face crop ({x1}, {y1}) to ({x2}, {y2}) has no room in the"
+            f" {width} x {height} frame (landmarks 1, 31 and 52)"
+        )
+    return inside
+
+
+def numbered_pictures(folder: Path) -> list[Path]:
+    """``0.jpg`` .. ``{n-1}.jpg`` (or .png) of a folder, in order.
+
+    Raises:
+        AvatarImportError: none, or a number is missing or there twice.
+    """
+    if not folder.is_dir():
+        raise AvatarImportError(f"{folder}: missing; expected a folder with 0.jpg, 1.jpg …")
+    found: dict[int, Path] = {}
+    for path in folder.iterdir():
+        if path.suffix.lower() in PICTURE_ENDINGS and path.stem.isdigit():
+            if int(path.stem) in found:
+                raise AvatarImportError(f"{path}: frame {int(path.stem)} is there twice")
+            found[int(path.stem)] = path
+    if not found:
+        raise AvatarImportError(f"{folder}: holds no 0.jpg, 1.jpg …")
+    for i in range(max(found) + 1):
+        if i not in found:
+            raise AvatarImportError(f"{folder / f'{i}.jpg'}: missing; frames go up to {max(found)}")
+    return [found[i] for i in range(len(found))]
+
+
+def read_picture(path: Path) -> tuple[NDArray[np.uint8], bytes]:
+    """A picture as H x W x 3 uint8 RGB, and its file's bytes.
+
+    Raises:
+        AvatarImportError: missing or damaged.
+    """
+    try:
+        if path.stat().st_size > MAX_PICTURE_BYTES:
+            raise AvatarImportError(f"{path}: larger than {MAX_PICTURE_BYTES >> 20} MiB")
+        data = path.read_bytes()
+        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
+            return np.asarray(image.convert("RGB")), data
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise AvatarImportError(f"{path}: cannot be read as a picture ({error})") from None
+
+
+def keep_mask(parsing: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Where a parsing map (RGB) keeps the original: pure red or white."""
+    red = np.all(parsing == (255, 0, 0), axis=2)  # (0, 0, 255) in the BGR order of the reference
+    white: NDArray[np.bool_] = np.all(parsing == 255, axis=2)
+    return red | white
+
+
+def find_checkpoint(dataset: Path) -> Path:
+    """The highest-numbered checkpoint of a data set.
+
+    Raises:
+        AvatarImportError: lists where it was looked for.
+    """
+    folders = [dataset.parent.parent / "checkpoint" / dataset.name, dataset / "checkpoint"]
+    for folder in folders:
+        epochs = [p for p in folder.glob("*.pth") if p.stem.isdigit()] if folder.is_dir() else []
+        if epochs:
+            return max(epochs, key=lambda p: int(p.stem))
+    looked = ", ".join(str(f / "{epoch}.pth") for f in folders)
+    raise AvatarImportError(f"no checkpoint found at {looked}; name one with --checkpoint")
+
+
+def find_audio_encoder(dataset: Path, checkpoint: Path) -> Path:
+    """The audio encoder's file, near the checkpoint or the data set.
+
+    Raises:
+        AvatarImportError: lists where it was looked for.
+    """
+    root = dataset.parent.parent
+    folders = [checkpoint.parent, checkpoint.parent.parent, dataset, root / "model" / "checkpoints", root]
+    for folder in folders:
+        for name in ENCODER_NAMES:
+            if (folder / name).is_file():
+                return folder / name
+    looked = ", ".join(dict.fromkeys(str(f) for f in folders))
+    raise AvatarImportError(
+        f"no {' or '.join(ENCODER_NAMES)} in {looked}; name one with --audio-encoder"
+    )
+
+
+def import_synctalk(
+    path: Path,
+    avatars: Path,
+    *,
+    name: str | None = None,
+    checkpoint: Path | None = None,
+    audio_encoder: Path | None = None,
+    licence: str = "",
+    consent: str = "",
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Import a SyncTalk_2D data set with its weights; returns the new package's folder.
+
+    Args:
+        path: the data set's folder.
+        avatars: where the package is written, as ``avatars/name``.
+        name: the avatar's name; the folder's by default.
+        checkpoint: the U-Net's weights; by default the highest epoch that is found.
+        audio_encoder: the audio encoder's weights; by default looked for near the checkpoint.
+        progress: called with (frames done, frames in all).
+
+    Raises:
+        AvatarImportError: a part is missing or wrong; names the file (and line).
+        CheckpointError: weights that are hostile, damaged or of another family.
+        OutputError: the package is there already, or cannot be written.
+        BackendError: torch or onnx is not installed.
+    """
+    try:
+        from lipsync_fast.models.checkpoints import load_audio_encoder, load_unet
+        from lipsync_fast.models.export import export_audio_encoder, export_unet
+    except ImportError as error:
+        raise BackendError(
+            f"importing checkpoints needs the extra 'train' ({error.name} is not installed):"
+            " pip install 'lipsync-fast[train]'"
+        ) from None
+    if not path.is_dir():
+        raise AvatarImportError(f"{path}: no such folder")
+    path = path.resolve()
+    pictures = numbered_pictures(path / "full_body_img")
+    weights = checkpoint or find_checkpoint(path)
+    unet = load_unet(weights)
+    encoder = load_audio_encoder(audio_encoder or find_audio_encoder(path, weights))
+    first, _ = read_picture(pictures[0])
+    height, width = first.shape[:2]
+    import msgspec
+
+    draft = {
+        "name": name or path.name, "width": unet.width, "region": unet.region, "frame_width": width,
+        "frame_height": height, "frame_count": len(pictures), "loop": "pingpong", "licence": licence,
+        "consent": consent, "provenance": f"imported from a SyncTalk_2D data set ({path.name}, {weights.name})",
+    }  # fmt: skip
+    try:
+        manifest = msgspec.convert({**draft, "audio": AudioWindow()}, Manifest)
+    except msgspec.ValidationError as error:
+        raise AvatarImportError(f"{path}: cannot become an avatar: {error}") from None
+    with AvatarWriter(avatars / manifest.name, manifest, overwrite=overwrite) as writer:
+        for i, file in enumerate(pictures):
+            picture, source = read_picture(file)
+            if picture.shape != first.shape:
+                raise AvatarImportError(f"{file}: {picture.shape[1]} x {picture.shape[0]}, but frame 0 is {width} x {height}")
+            landmarks = path / "landmarks" / f"{i}.lms"
+            rect = crop_rectangle(read_landmarks(landmarks), width, height, str(landmarks))
+            parsing = path / "parsing" / f"{i}.png"
+            mask = None
+            if parsing.is_file():
+                labels, _ = read_picture(parsing)
+                if labels.shape != first.shape:
+                    raise AvatarImportError(f"{parsing}: its size differs from the frame's")
+                mask = keep_mask(labels[rect[1] : rect[3], rect[0] : rect[2]])
+            try:
+                writer.add_frame(picture, rect, mask, source)
+            except AvatarFormatError as error:
+                raise AvatarImportError(f"{file}: {error}") from None
+            if progress is not None:
+                progress(i + 1, len(pictures))
+        writer.add_model("audio_encoder", export_audio_encoder(encoder))
+        image, decoder = export_unet(unet)
+        writer.add_model("image", image)
+        writer.add_model("decoder", decoder)
+        return writer.finish()

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where avatars are looked for, and which there are."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lipsync_fast.avatars.manifest import Manifest
+from lipsync_fast.avatars.package import AvatarPackage
+from lipsync_fast.errors import AvatarError, AvatarNotFoundError
+
+VARIABLE = "LIPSYNC_FAST_AVATARS"
+"""Environment variable: folders of avatars, separated as PATH is."""
+
+
+def user_folder() -> Path:
+    """The user's own avatars: $XDG_DATA_HOME/lipsync-fast/avatars."""
+    data = os.environ.get("XDG_DATA_HOME")
+    base = Path(data) if data else Path.home() / ".local" / "share"
+    return base / "lipsync-fast" / "avatars"
+
+
+def shipped_folder() -> Path:
+    """The avatars that come with the package."""
+    return Path(__file__).resolve().parents[1] / "data" / "avatars"
+
+
+@dataclass(frozen=True)
+class AvatarInfo:
+    """An avatar that was found: its manifest, or the reason why it cannot be used."""
+
+    name: str
+    path: Path
+    manifest: Manifest | None
+    error: str | None
+
+
+class AvatarLibrary:
+    """Finds avatars by name: given folders first, then the environment's, the user's, the shipped."""
+
+    def __init__(self, folders: Iterable[str | os.PathLike[str]] = ()) -> None:
+        named = [Path(f) for f in os.environ.get(VARIABLE, "").split(os.pathsep) if f]
+        self.folders = [*(Path(f) for f in folders), *named, user_folder(), shipped_folder()]
+
+    def _candidates(self) -> Iterator[tuple[str, Path]]:
+        for folder in self.folders:
+            if not folder.is_dir():
+                continue
+            for path in sorted(folder.iterdir()):
+                if path.name.startswith("."):
+                    continue
+                if path.is_dir() and (path / "manifest.json").is_file():
+                    yield path.name, path
+                elif path.suffix == ".lsa" and path.is_file():
+                    yield path.stem, path
+
+    def find(self, name: str | os.PathLike[str]) -> Path:
+        """The package of that name, or at that path.
+
+        Raises:
+            AvatarNotFoundError: says where it was looked for, and names that are near.
+        """
+        text = os.fspath(name)
+        path = Path(text)
+        if len(path.parts) > 1 or text.endswith(".lsa") or path.is_absolute():
+            if not path.exists():
+                raise AvatarNotFoundError(f"{text}: no such avatar package")
+            return path
+        names = []
+        for found, where in self._candidates():
+            if found == text:
+                return where
+            names.append(found)
+        if (path / "manifest.json").is_file():
+            return path
+        near = difflib.get_close_matches(text, names, 3) or sorted(set(names))[:8]
+        hint = f"; there are: {', '.join(near)}" if near else ""
+        looked = ", ".join(str(f) for f in self.folders)
+        raise AvatarNotFoundError(f"avatar {text!r} was not found in {looked}{hint}")
+
+    def list(self) -> list[AvatarInfo]:
+        """All avatars, the first of each name; broken ones with their error."""
+        out: dict[str, AvatarInfo] = {}
+        for name, path in self._candidates():
+            if name in out:
+                continue
+            try:
+                with AvatarPackage.open(path) as package:
+                    out[name] = AvatarInfo(name, path, package.manifest, None)
+            except AvatarError as error:
+                out[name] = AvatarInfo(name, path, None, str(error))
+        return sorted(out.values(), key=lambda a: a.name)

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An open avatar package: everything about an avatar that does not depend on the speech.
+
+Members (all but the manifest may be mapped and shared between processes):
+
+    manifest.json       what it is (manifest.py)
+    frames.bin, .npy    frames as JPEGs one after the other; N + 1 offsets, uint64
+    segments.npy        N x (S + 1) uint32: the restart segments within each frame's JPEG
+    rects.npy           N x 4 int32: the face crop x1, y1, x2, y2 in the frame
+    regions.npy         optional, N x C x C x 3 uint8: the crops, resized to C = region + 8
+    masks.bin, .npy     optional: per frame, packed bits (zlib), set where the original stays
+    pictures.bin, .npy  optional: the frames' source files (JPEG or PNG), pixel for pixel
+    models/*.onnx       audio_encoder, image, decoder
+    thumbnail.jpg
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zlib
+from pathlib import Path
+from types import TracebackType
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from lipsync_fast import _native
+from lipsync_fast.avatars.jpeg import decode
+from lipsync_fast.avatars.manifest import FORMAT, FORMAT_VERSION, Manifest
+from lipsync_fast.avatars.storage import Storage, read_array
+from lipsync_fast.errors import AvatarError, AvatarFormatError, AvatarVersionError
+
+MAX_MANIFEST = 1 << 20
+MODELS = ("audio_encoder", "image", "decoder")
+
+
+class _Head(msgspec.Struct):
+    format: str = ""
+    format_version: int = 0
+
+
+def read_manifest(data: memoryview, where: str) -> Manifest:
+    """Parse and check a manifest.
+
+    Raises:
+        AvatarVersionError: written by a newer version.
+        AvatarFormatError: not a manifest.
+    """
+    if len(data) > MAX_MANIFEST:
+        raise AvatarFormatError(f"{where}: the manifest has {len(data)} bytes, more than 1 MiB")
+    try:
+        head = msgspec.json.decode(data, type=_Head)
+        if head.format != FORMAT:
+            raise AvatarFormatError(f"{where}: not an avatar package (format {head.format[:40]!r})")
+        if head.format_version > FORMAT_VERSION:
+            raise AvatarVersionError(
+                f"{where}: package format {head.format_version} is newer than the"
+                f" {FORMAT_VERSION} that this version reads; update lipsync-fast"
+            )
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise AvatarFormatError(f"{where}: the manifest cannot be read: {error}") from None
+    if manifest.audio.before + manifest.audio.after != 16 or manifest.region % 32:
+        raise AvatarFormatError(f"{where}: the manifest's audio window or region cannot be")
+    return manifest
+
+
+class AvatarPackage:
+    """A package, memory-mapped; opening reads its manifest and indexes and copies nothing.
+
+    Pictures are H x W x 3 uint8 RGB. A frame's index must be in [0, manifest.frame_count).
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self.path = storage.path
+        self.manifest = read_manifest(self.member("manifest.json"), str(self.path))
+        m = self.manifest
+        for name, entry in m.files.items():
+            found = storage.member(name)
+            if found is None or len(found) != entry.size:
+                have = "is missing" if found is None else f"has {len(found)} bytes"
+                raise AvatarFormatError(f"{self.path}: {name} {have}, expected {entry.size} bytes")
+        self._frames = self._blobs("frames")
+        self._segments = self._array("segments.npy", np.uint32, 2)
+        self._rects = self._array("rects.npy", np.int32, 2)
+        self._regions: NDArray[np.uint8] | None = None
+        if "regions.npy" in m.files:
+            regions = self._array("regions.npy", np.uint8, 4)
+            if regions.shape[1:] != (m.crop, m.crop, 3):
+                raise AvatarFormatError(f"{self.path}: regions.npy has shape {regions.shape}")
+            self._regions = regions.view(np.uint8)
+        self._masks = self._blobs("masks") if "masks.npy" in m.files else None
+        self._pictures = self._blobs("pictures") if "pictures.npy" in m.files else None
+        if self._rects.shape[1] != 4 or self._segments.shape[1] < 2:
+            raise AvatarFormatError(f"{self.path}: an index has the wrong shape")
+        r = self._rects
+        if np.any(r[:, :2] < 0) or np.any(r[:, 2:] <= r[:, :2]) or np.any(r[:, 2:] > (m.frame_width, m.frame_height)):
+            raise AvatarFormatError(f"{self.path}: a face rectangle lies outside its frame")
+        for name in MODELS:
+            self.model(name)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> AvatarPackage:
+        """Open a folder or an .lsa file.
+
+        Raises:
+            AvatarNotFoundError: nothing there.
+            AvatarVersionError: written by a newer version.
+            AvatarFormatError: damaged, or not a package.
+        """
+        storage = Storage(Path(path))
+        try:
+            return cls(storage)
+        except AvatarError:
+            storage.close()
+            raise
+
+    def __enter__(self) -> AvatarPackage:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Forget the mapping; twice is harmless."""
+        self._storage.close()
+
+    def member(self, name: str) -> memoryview:
+        """A member's bytes, mapped, without a copy.
+
+        Raises:
+            AvatarFormatError: the package has no such member.
+        """
+        data = self._storage.member(name)
+        if data is None:
+            raise AvatarFormatError(f"{self.path}: {name} is missing; not an avatar package?")
+        return data
+
+    def _array(self, name: str, dtype: type[np.generic], ndim: int) -> NDArray[np.int64]:
+        array = read_array(self.member(name), f"{self.path}/{name}")
+        if array.dtype != dtype or array.ndim != ndim or len(array) != self.manifest.frame_count:
+            raise AvatarFormatError(
+                f"{self.path}: {name} has shape {array.shape} of {array.dtype}, expected"
+                f" {self.manifest.frame_count} rows of {np.dtype(dtype)}"
+            )
+        return array  # type: ignore[return-value]
+
+    def _blobs(self, name: str) -> tuple[memoryview, NDArray[np.uint64]]:
+        """A pile of byte strings and its checked offsets."""
+        data = self.member(f"{name}.bin")
+        offsets = read_array(self.member(f"{name}.npy"), f"{self.path}/{name}.npy")
+        good = offsets.dtype == np.uint64 and offsets.shape == (self.manifest.frame_count + 1,)
+        if not good or offsets[0] != 0 or offsets[-1] != len(data) or np.any(offsets[1:] < offsets[:-1]):  # type: ignore[operator]
+            raise AvatarFormatError(f"{self.path}: the offsets of {name}.bin do not fit it")
+        return data, offsets.view(np.uint64)
+
+    def _blob(self, pile: tuple[memoryview, NDArray[np.uint64]], index: int) -> memoryview:
+        self._check(index)
+        return pile[0][int(pile[1][index]) : int(pile[1][index + 1])]
+
+    def _check(self, index: int) -> None:
+        if not 0 <= index < self.manifest.frame_count:
+            raise IndexError(f"frame {index} of {self.manifest.frame_count}")
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """Width and height of a frame in pixels."""
+        return self.manifest.frame_width, self.manifest.frame_height
+
+    def frame_jpeg(self, index: int) -> memoryview:
+        """The pre-encoded frame, with restart markers."""
+        return self._blob(self._frames, index)
+
+    def frame_segments(self, index: int) -> NDArray[np.uint32]:
+        """Offsets of the restart segments in ``frame_jpeg(index)``, S + 1 numbers, checked."""
+        self._check(index)
+        offsets = self._segments[index].view(np.uint32)
+        if np.any(offsets[1:] <= offsets[:-1]) or offsets[-1] > len(self.frame_jpeg(index)):
+            raise AvatarFormatError(f"{self.path}: the segments of frame {index} do not fit it")
+        return offsets
+
+    def picture(self, index: int) -> NDArray[np.uint8]:
+        """The frame's exact pixels (of its source file where kept, else of its JPEG)."""
+        pile = self._pictures or self._frames
+        return decode(self._blob(pile, index), self.frame_size, f"{self.path}: frame {index}")
+
+    def rect(self, index: int) -> tuple[int, int, int, int]:
+        """The face crop in the frame: x1, y1, x2, y2 in pixels, inside the frame."""
+        self._check(index)
+        x1, y1, x2, y2 = (int(v) for v in self._rects[index])
+        return x1, y1, x2, y2
+
+    def crop(self, index: int, picture: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        """The face crop resized to C x C x 3, from ``regions.npy`` or from the picture."""
+        self._check(index)
+        if self._regions is not None:
+            stored: NDArray[np.uint8] = self._regions[index]
+            return stored
+        x1, y1, x2, y2 = self.rect(index)
+        whole = self.picture(index) if picture is None else picture
+        return _native.resize_cubic(whole[y1:y2, x1:x2], self.manifest.crop, self.manifest.crop)
+
+    def mask(self, index: int) -> NDArray[np.uint8] | None:
+        """Rectangle-sized uint8, 1 where the original pixel stays; None if all may change."""
+        if self._masks is None:
+            return None
+        packed = self._blob(self._masks, index)
+        if len(packed) == 0:
+            return None
+        x1, y1, x2, y2 = self.rect(index)
+        count = (y2 - y1) * (x2 - x1)
+        size = -(-count // 8)
+        try:
+            unpack = zlib.decompressobj()
+            bits = unpack.decompress(packed, size)
+            if len(bits) != size or unpack.decompress(unpack.unconsumed_tail, 1) or not unpack.eof:
+                raise zlib.error("wrong size")
+        except zlib.error as error:
+            raise AvatarFormatError(f"{self.path}: mask {index} is damaged ({error})") from None
+        flat = np.unpackbits(np.frombuffer(bits, np.uint8), count=count)
+        return flat.reshape(y2 - y1, x2 - x1)
+
+    def model(self, name: str) -> memoryview:
+        """The ONNX bytes of ``audio_encoder``, ``image`` or ``decoder``."""
+        return self.member(f"models/{name}.onnx")
+
+    def verify(self) -> None:
+        """Check every member against the manifest's checksums (reads all of it).
+
+        Raises:
+            AvatarFormatError: names the first member that differs.
+        """
+        for name, entry in self.manifest.files.items():
+            if hashlib.sha256(self.member(name)).hexdigest() != entry.sha256:
+                raise AvatarFormatError(f"{self.path}: {name} is damaged (its checksum differs)")

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The members of an avatar package, mapped into memory: a folder, or an uncompressed zip (.lsa).
+
+Nothing in a package is trusted: names, counts, offsets and sizes are checked against the file
+before they are used, and nothing is read that is larger than the file itself.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lipsync_fast.errors import AvatarFormatError, AvatarNotFoundError
+
+ALIGNMENT = 64
+MAX_MEMBERS = 1_000
+MAX_DIRECTORY = 1 << 20
+_LOCAL = struct.Struct("<4s5H3L2H")
+_NPY_MAGIC = b"\x93NUMPY"
+_DTYPES = {"|u1": np.uint8, "|b1": np.bool_, "<i4": np.int32, "<u4": np.uint32, "<u8": np.uint64}
+
+
+def safe_name(name: str) -> bool:
+    """Whether a member's name is a plain relative path that stays inside the package."""
+    parts = name.split("/")
+    return (
+        0 < len(name) <= 200
+        and name.isascii()
+        and "\\" not in name
+        and "\0" not in name
+        and ":" not in name
+        and all(p not in ("", ".", "..") for p in parts)
+    )
+
+
+class Storage:
+    """Read-only members by name; views stay valid while anything refers to them.
+
+    Raises:
+        AvatarNotFoundError: nothing at the path.
+        AvatarFormatError: not a package, or one that is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._views: dict[str, memoryview] = {}
+        if path.is_dir():
+            self._folder = True
+        elif path.is_file():
+            self._folder = False
+            self._open_zip()
+        else:
+            raise AvatarNotFoundError(f"{path}: no such avatar package")
+
+    def _map(self, path: Path) -> memoryview:
+        try:
+            with open(path, "rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                if size == 0:
+                    return memoryview(b"")
+                return memoryview(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ))
+        except (OSError, ValueError) as error:
+            raise AvatarFormatError(f"{path}: cannot be read ({error})") from None
+
+    def _open_zip(self) -> None:
+        whole = self._map(self.path)
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                infos = archive.infolist()
+                directory = len(whole) - archive.start_dir
+        except (zipfile.BadZipFile, OSError, ValueError, struct.error, NotImplementedError, UnicodeDecodeError, EOFError, OverflowError) as error:
+            raise AvatarFormatError(f"{self.path}: not an avatar package ({error})") from None
+        if len(infos) > MAX_MEMBERS or directory > MAX_DIRECTORY:
+            raise AvatarFormatError(f"{self.path}: has {len(infos)} members, more than {MAX_MEMBERS}")
+        for info in infos:
+            name = info.filename
+            if info.is_dir():
+                continue
+            if not safe_name(name) or name in self._views:
+                raise AvatarFormatError(f"{self.path}: member {name[:80]!r} is not a plain name")
+            if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
+                raise AvatarFormatError(f"{self.path}: member {name} is compressed; it must be stored")
+            at = info.header_offset
+            if at < 0 or at + _LOCAL.size > len(whole):
+                raise AvatarFormatError(f"{self.path}: member {name} lies outside the file")
+            header = _LOCAL.unpack_from(whole, at)
+            start = at + _LOCAL.size + header[9] + header[10]
+            if header[0] != b"PK\x03\x04" or start + info.file_size > len(whole):
+                raise AvatarFormatError(f"{self.path}: member {name} lies outside the file")
+            self._views[name] = whole[start : start + info.file_size]
+
+    def names(self) -> list[str]:
+        """All members' names (of a zip; of a folder those opened so far)."""
+        return sorted(self._views)
+
+    def member(self, name: str) -> memoryview | None:
+        """A member's bytes without a copy, or None if there is none of that name."""
+        if not safe_name(name):
+            raise AvatarFormatError(f"{self.path}: member {name[:80]!r} is not a plain name")
+        if name not in self._views and self._folder:
+            path = self.path / name
+            if not path.is_file():
+                return None
+            self._views[name] = self._map(path)
+        return self._views.get(name)
+
+    def close(self) -> None:
+        """Forget all views; the mapping goes when nothing refers to it any more."""
+        self._views = {}
+
+
+def read_array(data: memoryview, where: str) -> NDArray[np.generic]:
+    """A .npy file as an array over its bytes, without a copy and without pickles.
+
+    Raises:
+        AvatarFormatError: another type than the package uses, or a shape that is not the data's.
+    """
+    if len(data) < 10 or bytes(data[:6]) != _NPY_MAGIC or data[6] != 1:
+        raise AvatarFormatError(f"{where}: not an array file")
+    length = int.from_bytes(data[8:10], "little")
+    text = bytes(data[10 : 10 + length])
+    if len(text) != length or length > 1_000:
+        raise AvatarFormatError(f"{where}: its header is cut off")
+    import ast
+
+    try:
+        header = ast.literal_eval(text.decode("ascii"))
+        kind, order, shape = header["descr"], header["fortran_order"], header["shape"]
+    except (ValueError, SyntaxError, KeyError, TypeError, UnicodeDecodeError, MemoryError, RecursionError):
+        raise AvatarFormatError(f"{where}: its header cannot be read") from None
+    if not isinstance(kind, str) or kind not in _DTYPES or order is not False or not isinstance(shape, tuple):
+        raise AvatarFormatError(f"{where}: arrays of {kind!r} are not used in packages")
+    if len(shape) > 4 or not all(type(n) is int and 0 <= n <= 1 << 40 for n in shape):
+        raise AvatarFormatError(f"{where}: shape {shape} cannot be")
+    dtype = np.dtype(_DTYPES[kind])
+    count = 1
+    for n in shape:
+        count *= n
+    if count * dtype.itemsize != len(data) - 10 - length:
+        raise AvatarFormatError(f"{where}: shape {shape} does not fit its {len(data)} bytes")
+    return np.frombuffer(data, dtype, count, 10 + length).reshape(shape)
+
+
+def write_array(array: NDArray[np.generic]) -> bytes:
+    """The .npy form that ``read_array`` accepts."""
+    import io
+
+    out = io.BytesIO()
+    np.lib.format.write_array(out, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+    return out.getvalue()

@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write an avatar package, atomically: under its name there is a whole package or nothing."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import os
+import secrets
+import shutil
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+from types import TracebackType
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lipsync_fast import _native
+from lipsync_fast.avatars.jpeg import encode_frame, segment_offsets
+from lipsync_fast.avatars.manifest import FileEntry, Manifest
+from lipsync_fast.avatars.package import MODELS, AvatarPackage
+from lipsync_fast.avatars.storage import ALIGNMENT, write_array
+from lipsync_fast.errors import AvatarFormatError, OutputError
+
+THUMBNAIL_SIDE = 256
+_CHUNK = 1 << 20
+
+
+class _Pile:
+    """A .bin member under construction, and its offsets."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = open(path, "wb")
+        self.offsets = [0]
+
+    def add(self, data: bytes) -> None:
+        self._file.write(data)
+        self.offsets.append(self.offsets[-1] + len(data))
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class AvatarWriter:
+    """Builds a package from frames and models; leave the ``with`` block after ``finish``.
+
+    Args:
+        dest: the package's folder, or a file if its name ends in ``.lsa``.
+        manifest: what is known beforehand; counts and checksums are filled in.
+        keep_pictures: store the frames' source files, so that pixels stay exact.
+        keep_regions: store the resized face crops, for a quicker start.
+        overwrite: replace a package that is already at ``dest``.
+
+    Raises:
+        OutputError: ``dest`` exists (without ``overwrite``) or cannot be written.
+    """
+
+    def __init__(
+        self,
+        dest: Path,
+        manifest: Manifest,
+        *,
+        keep_pictures: bool = True,
+        keep_regions: bool = True,
+        overwrite: bool = False,
+    ) -> None:
+        self.dest, self._manifest, self._overwrite = dest, manifest, overwrite
+        if dest.exists() and not overwrite:
+            raise OutputError(f"{dest}: already exists")
+        self._keep_regions = keep_regions
+        self._temporary = dest.parent / f".{dest.name}.{secrets.token_hex(4)}.part"
+        self._finished = False
+        try:
+            dest.parent.mkdir(parents=True, exist_ok=True)
+            (self._temporary / "models").mkdir(parents=True)
+            self._frames = _Pile(self._temporary / "frames.bin")
+            self._masks = _Pile(self._temporary / "masks.bin")
+            self._pictures = _Pile(self._temporary / "pictures.bin") if keep_pictures else None
+        except OSError as error:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+            raise OutputError(f"{dest}: cannot be written ({error.strerror})") from None
+        self._segments: list[NDArray[np.uint32]] = []
+        self._rects: list[tuple[int, int, int, int]] = []
+        self._regions: list[NDArray[np.uint8]] = []
+        self._thumbnail = b""
+
+    def __enter__(self) -> AvatarWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for pile in (self._frames, self._masks, self._pictures):
+            if pile is not None:
+                pile.close()
+        if not self._finished:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+        if isinstance(error, OSError) and not isinstance(error, OutputError):
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            reason = "no space left on the device" if full else error.strerror
+            raise OutputError(f"{self.dest}: cannot be written ({reason})") from error
+
+    def add_frame(
+        self,
+        picture: NDArray[np.uint8],
+        rect: tuple[int, int, int, int],
+        mask: NDArray[np.bool_] | None = None,
+        source: bytes | None = None,
+    ) -> None:
+        """Append a frame.
+
+        Args:
+            picture: H x W x 3 uint8 RGB, every frame of one size.
+            rect: face crop x1, y1, x2, y2; it must lie inside the frame.
+            mask: rectangle-sized, True where the original pixel stays.
+            source: the file it was read from (JPEG or PNG); a PNG is made where there is none.
+        """
+        m = self._manifest
+        if picture.shape != (m.frame_height, m.frame_width, 3):
+            raise AvatarFormatError(
+                f"frame {len(self._rects)} has shape {picture.shape}, expected"
+                f" {(m.frame_height, m.frame_width, 3)}"
+            )
+        x1, y1, x2, y2 = rect
+        if not (0 <= x1 < x2 <= m.frame_width and 0 <= y1 < y2 <= m.frame_height):
+            raise AvatarFormatError(f"frame {len(self._rects)}: crop {rect} leaves the frame")
+        jpeg = encode_frame(picture, m.jpeg)
+        self._frames.add(jpeg)
+        self._segments.append(segment_offsets(jpeg))
+        self._rects.append(rect)
+        packed = b"" if mask is None else zlib.compress(np.packbits(mask.ravel()).tobytes(), 9)
+        self._masks.add(packed)
+        if self._pictures is not None:
+            if source is None:
+                out = io.BytesIO()
+                Image.fromarray(picture).save(out, "PNG", compress_level=3)
+                source = out.getvalue()
+            self._pictures.add(source)
+        if self._keep_regions:
+            self._regions.append(_native.resize_cubic(picture[y1:y2, x1:x2], m.crop, m.crop))
+        if not self._thumbnail:
+            self._thumbnail = _thumbnail(picture, rect)
+
+    def add_model(self, name: str, data: bytes) -> None:
+        """Add the ONNX bytes of ``audio_encoder``, ``image`` or ``decoder``."""
+        if name not in MODELS:
+            raise AvatarFormatError(f"model {name!r}: expected one of {', '.join(MODELS)}")
+        (self._temporary / "models" / f"{name}.onnx").write_bytes(data)
+
+    def finish(self) -> Path:
+        """Complete the package and put it in place; returns its path.
+
+        Raises:
+            AvatarFormatError: no frames, or a model is missing.
+            OutputError: something else has appeared at ``dest``.
+        """
+        folder = self._temporary
+        self._frames.close()
+        self._masks.close()
+        arrays: dict[str, NDArray[np.generic]] = {
+            "frames.npy": np.array(self._frames.offsets, np.uint64),
+            "segments.npy": np.stack(self._segments) if self._segments else np.zeros((0, 2), np.uint32),
+            "rects.npy": np.array(self._rects, np.int32).reshape(-1, 4),
+        }
+        if self._masks.offsets[-1]:
+            arrays["masks.npy"] = np.array(self._masks.offsets, np.uint64)
+        else:
+            (folder / "masks.bin").unlink()
+        if self._pictures is not None:
+            self._pictures.close()
+            arrays["pictures.npy"] = np.array(self._pictures.offsets, np.uint64)
+        if self._keep_regions and self._regions:
+            arrays["regions.npy"] = np.stack(self._regions)
+        for name, array in arrays.items():
+            (folder / name).write_bytes(write_array(array))
+        (folder / "thumbnail.jpg").write_bytes(self._thumbnail)
+        files = {
+            path.relative_to(folder).as_posix(): _entry(path)
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        }
+        manifest = msgspec.structs.replace(
+            self._manifest, frame_count=max(1, len(self._rects)), files=files
+        )
+        encoded = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
+        (folder / "manifest.json").write_bytes(encoded)
+        if not self._rects:
+            raise AvatarFormatError(f"{self.dest}: an avatar needs at least one frame")
+        AvatarPackage.open(folder).close()  # what we write, we can read
+        if self.dest.suffix == ".lsa":
+            packed = folder.with_suffix(".zip")
+            try:
+                pack(folder, packed)
+                _put(packed, self.dest, self._overwrite)
+            finally:
+                packed.unlink(missing_ok=True)
+            shutil.rmtree(folder)
+        else:
+            _put(folder, self.dest, self._overwrite)
+        self._finished = True
+        return self.dest
+
+
+def _thumbnail(picture: NDArray[np.uint8], rect: tuple[int, int, int, int]) -> bytes:
+    """A square around the face as a small JPEG."""
+    x1, y1, x2, y2 = rect
+    side = min(picture.shape[0], picture.shape[1], int(1.8 * max(x2 - x1, y2 - y1)))
+    left = min(max(0, (x1 + x2 - side) // 2), picture.shape[1] - side)
+    top = min(max(0, (y1 + y2 - side) // 2 - side // 10), picture.shape[0] - side)
+    image = Image.fromarray(picture[top : top + side, left : left + side])
+    out = io.BytesIO()
+    image.resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS).save(out, "JPEG", quality=85)
+    return out.getvalue()
+
+
+def _entry(path: Path) -> FileEntry:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return FileEntry(size=path.stat().st_size, sha256=digest.hexdigest())
+
+
+def _put(made: Path, dest: Path, overwrite: bool) -> None:
+    """Give a finished package its name; an older one is moved aside first and then removed."""
+    if not dest.exists():
+        os.rename(made, dest)
+        return
+    if not overwrite:
+        raise OutputError(f"{dest}: already exists")
+    if dest.is_dir() and not (dest / "manifest.json").is_file():
+        raise OutputError(f"{dest}: is a folder but not an avatar package; it is left alone")
+    old = dest.parent / f".{dest.name}.{secrets.token_hex(4)}.old"
+    os.rename(dest, old)
+    try:
+        os.rename(made, dest)
+    except OSError:
+        os.rename(old, dest)
+        raise
+    shutil.rmtree(old) if old.is_dir() else old.unlink()
+
+
+def pack(folder: Path, file: Path) -> None:
+    """Write a package folder as one uncompressed zip whose members start at multiples of 64."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for path in sorted(folder.rglob("*")):
+            if not path.is_file():
+                continue
+            info = zipfile.ZipInfo(path.relative_to(folder).as_posix(), (1980, 1, 1, 0, 0, 0))
+            start = archive.fp.tell() + 30 + len(info.filename)  # type: ignore[union-attr]
+            padding = -(start + 4) % ALIGNMENT
+            info.extra = struct.pack("<HH", 0xD935, padding) + bytes(padding)
+            info.external_attr = 0o644 << 16
+            with archive.open(info, "w") as out, open(path, "rb") as data:
+                shutil.copyfileobj(data, out, _CHUNK)

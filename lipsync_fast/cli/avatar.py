@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``lipsync-fast avatar list | inspect | import``."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lipsync_fast.cli.console import Progress, guarded, say
+
+if TYPE_CHECKING:
+    from lipsync_fast.avatars.library import AvatarInfo
+    from lipsync_fast.avatars.manifest import Manifest
+    from lipsync_fast.avatars.package import AvatarPackage
+
+app = typer.Typer(
+    help="Look at avatars, and import them.", no_args_is_help=True, rich_markup_mode=None
+)
+
+Folders = Annotated[
+    list[Path] | None,
+    typer.Option("--avatars", help="Folder to look for avatars in, first (may be repeated)."),
+]
+Json = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
+
+
+@app.command("list")
+@guarded
+def list_avatars(avatars: Folders = None, json: Json = False) -> None:
+    """List the avatars that are found, and those that are broken."""
+    from lipsync_fast.avatars.library import AvatarLibrary
+
+    library = AvatarLibrary(avatars or ())
+    found = library.list()
+    if json:
+        _write_json([_listed(info) for info in found])
+        return
+    if not found:
+        say(f"no avatars in {', '.join(str(folder) for folder in library.folders)}")
+        return
+    rows = [("NAME", "SIZE", "FRAMES", "FAMILY", "WIDTH", "PERSON", "PATH")]
+    rows += [_table_row(info) for info in found]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        typer.echo("  ".join([*cells, row[-1]]))
+    for info in found:
+        if info.error:
+            say(f"unusable: {info.error}")
+
+
+@app.command()
+@guarded
+def inspect(
+    avatar: Annotated[str, typer.Argument(help="Name or path.")],
+    avatars: Folders = None,
+    contact_sheet: Annotated[
+        Path | None,
+        typer.Option(
+            "--contact-sheet", "-o", help="Write evenly spaced frames to this picture (.png, .jpg)."
+        ),
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check every file against its checksum.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the picture.")] = False,
+    json: Json = False,
+) -> None:
+    """Say what an avatar is, and show its frames."""
+    from lipsync_fast.avatars.library import AvatarLibrary
+    from lipsync_fast.avatars.package import AvatarPackage
+
+    if contact_sheet is not None:
+        from lipsync_fast.output.sheet import check_sheet_target
+
+        check_sheet_target(contact_sheet, force)
+    with AvatarPackage.open(AvatarLibrary(avatars or ()).find(avatar)) as package:
+        if verify:
+            package.verify()
+        if contact_sheet is not None:
+            _write_sheet(package, contact_sheet, force)
+        if json:
+            _write_json(_described(package.manifest, package.path))
+        else:
+            typer.echo("\n".join(_manifest_lines(package.manifest, package.path)))
+    if contact_sheet is not None:
+        say(f"contact sheet: {contact_sheet}")
+    if verify:
+        say("every file agrees with its checksum")
+
+
+@app.command("import")
+@guarded
+def import_avatar(
+    path: Annotated[Path, typer.Argument(help="A SyncTalk_2D dataset folder.")],
+    name: Annotated[str | None, typer.Option(help="Name; the folder's by default.")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="The U-Net's weights; the highest epoch by default.")
+    ] = None,
+    audio_encoder: Annotated[
+        Path | None, typer.Option(help="The audio encoder's weights; looked for by default.")
+    ] = None,
+    avatars: Annotated[
+        Path | None, typer.Option(help="Where to put it; your data folder by default.")
+    ] = None,
+    licence: Annotated[str, typer.Option(help="Under which terms it may be used.")] = "",
+    consent: Annotated[str, typer.Option(help="How the person shown agreed.")] = "",
+    force: Annotated[bool, typer.Option("--force", help="Replace an avatar of that name.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
+) -> None:
+    """Make an avatar package of a SyncTalk_2D dataset and its weights."""
+    from lipsync_fast.avatars.importer import import_synctalk
+    from lipsync_fast.avatars.library import user_folder
+
+    with contextlib.ExitStack() as stack:
+        bar: Progress | None = None
+
+        def advance(done: int, total: int) -> None:
+            nonlocal bar
+            if bar is None:
+                bar = stack.enter_context(Progress(total, quiet=quiet, verb="importing"))
+            bar.advance()
+
+        made = import_synctalk(
+            path,
+            avatars if avatars is not None else user_folder(),
+            name=name,
+            checkpoint=checkpoint,
+            audio_encoder=audio_encoder,
+            licence=licence,
+            consent=consent,
+            overwrite=force,
+            progress=advance,
+        )
+    if not quiet:
+        say(f"imported: {made}")
+        say(f"try: lipsync-fast render SPEECH.wav -o out.mp4 --avatar {made}")
+
+
+def _write_json(value: object) -> None:
+    import msgspec
+
+    typer.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def _listed(info: AvatarInfo) -> dict[str, Any]:
+    if info.manifest is None:
+        return {"name": info.name, "path": str(info.path), "error": info.error}
+    return _described(info.manifest, info.path) | {"name": info.name, "error": None}
+
+
+def _described(manifest: Manifest, path: Path) -> dict[str, Any]:
+    import msgspec
+
+    fields: dict[str, Any] = msgspec.to_builtins(manifest)
+    return fields | {
+        "path": str(path),
+        "lookahead_ms": _lookahead_ms(manifest),
+        "bytes": sum(entry.size for entry in manifest.files.values()),
+    }
+
+
+def _lookahead_ms(manifest: Manifest) -> float:
+    return manifest.audio.lookahead_samples / 16
+
+
+def _table_row(info: AvatarInfo) -> tuple[str, ...]:
+    m = info.manifest
+    if m is None:
+        return (info.name, "-", "-", "unusable", "-", "-", str(info.path))
+    return (
+        info.name,
+        f"{m.frame_width}x{m.frame_height}",
+        str(m.frame_count),
+        m.family,
+        f"{m.width} at {m.region}",
+        "synthetic" if m.synthetic else "real",
+        str(info.path),
+    )
+
+
+def _manifest_lines(m: Manifest, path: Path) -> list[str]:
+    from lipsync_fast.provenance import source_type
+
+    size = sum(entry.size for entry in m.files.values()) / 1e6
+    rows = [
+        ("avatar", m.name),
+        ("path", f"{path} ({size:.1f} MB, format {m.format_version})"),
+        ("person", "synthetic" if m.synthetic else "real"),
+        ("marked as", source_type(m.synthetic)),
+        ("licence", m.licence or "not stated"),
+        ("provenance", m.provenance or "not stated"),
+        ("consent", m.consent or "not stated"),
+        ("frames", f"{m.frame_count} of {m.frame_width} x {m.frame_height}, {m.loop}, {m.fps}/s"),
+        ("networks", f"{m.family}, width {m.width}, region {m.region} x {m.region}"),
+        ("look-ahead", f"{_lookahead_ms(m):.1f} ms"),
+    ]
+    return [f"{name:<12}{value}" for name, value in rows]
+
+
+def _write_sheet(package: AvatarPackage, target: Path, force: bool) -> None:
+    """Evenly spaced frames of the avatar as it is; a synthetic person's are marked as such."""
+    from lipsync_fast.avatars.contact_sheet import avatar_sheet
+    from lipsync_fast.output.sheet import save_picture
+    from lipsync_fast.provenance import xmp_packet
+
+    packet = xmp_packet(True) if package.manifest.synthetic else None
+    save_picture(avatar_sheet(package), target, packet, force=force)

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all commands share: how errors, warnings and signals become lines and exit codes.
+
+Exit codes: 0 done; 2 wrong use, or any ``LipsyncError``; 130 Ctrl-C; 143 SIGTERM;
+141 the reader of standard output has gone.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from types import FrameType
+from typing import ParamSpec
+
+import typer
+
+from lipsync_fast.errors import LipsyncError
+
+P = ParamSpec("P")
+EXIT_ERROR, EXIT_INTERRUPT, EXIT_PIPE, EXIT_TERM = 2, 130, 141, 143
+
+
+def say(line: str) -> None:
+    """A line for people, on standard error (standard output belongs to results)."""
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+def warn(line: str) -> None:
+    """A warning for people."""
+    say(f"warning: {one_line(line)}")
+
+
+def one_line(text: str) -> str:
+    """``text`` with its line breaks made spaces: an error is one line."""
+    return " ".join(text.split("\n")).strip()
+
+
+def guarded(command: Callable[P, None]) -> Callable[P, None]:
+    """Turn what a command may raise on purpose into one line and an exit code.
+
+    SIGTERM becomes an exception as Ctrl-C does, so that cleanup runs. Anything else is a defect
+    and keeps its traceback.
+    """
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            with _terminable():
+                command(*args, **kwargs)
+        except LipsyncError as error:
+            say(f"error: {one_line(str(error))}")
+            raise typer.Exit(EXIT_ERROR) from None
+        except KeyboardInterrupt:
+            say("interrupted")
+            raise typer.Exit(EXIT_INTERRUPT) from None
+        except BrokenPipeError:
+            silence_stdout()
+            raise typer.Exit(EXIT_PIPE) from None
+
+    return run
+
+
+def silence_stdout() -> None:
+    """Point standard output nowhere, so that Python's last flush does not complain."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def clock(seconds: float) -> str:
+    """``m:ss`` or ``h:mm:ss``."""
+    whole = max(0, round(seconds))
+    hours, rest = divmod(whole, 3600)
+    minutes, seconds_ = divmod(rest, 60)
+    return f"{hours}:{minutes:02d}:{seconds_:02d}" if hours else f"{minutes}:{seconds_:02d}"
+
+
+class Progress:
+    """How far a render is: a bar on a terminal, a line every few seconds elsewhere.
+
+    Args:
+        total: frames that will come, where known.
+        quiet: show nothing.
+        verb: what is done, for the bar.
+    """
+
+    _PLAIN_EVERY_S = 5.0
+    _BAR_EVERY_S = 0.1
+
+    def __init__(self, total: int | None, *, quiet: bool, verb: str = "rendering") -> None:
+        self._total = total
+        self._verb = verb
+        self._quiet = quiet
+        self._terminal = sys.stderr.isatty() and not quiet
+        self._begun = time.monotonic()
+        self._next = self._begun + (self._BAR_EVERY_S if self._terminal else self._PLAIN_EVERY_S)
+        self._done = 0
+        self._bar: _Bar | None = None
+
+    def __enter__(self) -> Progress:
+        if self._terminal:
+            self._bar = _Bar(self._total, self._verb)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop(self._done)
+
+    def advance(self) -> None:
+        """One more frame is done."""
+        self._done += 1
+        if self._quiet:
+            return
+        now = time.monotonic()
+        if now < self._next:
+            return
+        if self._bar is not None:
+            self._next = now + self._BAR_EVERY_S
+            self._bar.show(self._done, self._rate(now))
+        else:
+            self._next = now + self._PLAIN_EVERY_S
+            say(self._plain(now))
+
+    def _rate(self, now: float) -> float:
+        return self._done / max(1e-9, now - self._begun)
+
+    def _plain(self, now: float) -> str:
+        rate = self._rate(now)
+        if not self._total:
+            return f"{self._done} frames, {rate:.1f} frames/s"
+        left = clock(max(0, self._total - self._done) / rate)
+        percent = min(100, 100 * self._done // self._total)
+        return f"{self._done}/{self._total} frames ({percent}%), {rate:.1f} frames/s, {left} left"
+
+
+class _Bar:
+    """The bar itself; rich is imported only where there is a terminal."""
+
+    def __init__(self, total: int | None, verb: str) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichProgress
+
+        self._progress = RichProgress(
+            TextColumn(verb),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._task = self._progress.add_task(verb, total=total, rate="")
+        self._progress.start()
+
+    def show(self, done: int, rate: float) -> None:
+        self._progress.update(self._task, completed=done, rate=f"{rate:.1f} frames/s")
+
+    def stop(self, done: int) -> None:
+        self._progress.update(self._task, completed=done)
+        self._progress.stop()

@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Backends: the same small interface on every device."""
+
+from __future__ import annotations
+
+from lipsync_fast.engine.backends.base import Backend, LoadedAvatar, RegionJob
+from lipsync_fast.errors import BackendError
+
+__all__ = ["CHOICES", "Backend", "LoadedAvatar", "RegionJob", "create_backend"]
+
+CHOICES = ("auto", "cpu", "cuda")
+
+
+def create_backend(choice: str = "auto", threads: int | None = None) -> Backend:
+    """The backend of that name; ``auto`` is the fastest that runs here (today always the CPU's).
+
+    Raises:
+        BackendError: unknown, or it cannot run here.
+    """
+    if choice not in CHOICES:
+        raise BackendError(f"backend {choice!r}: expected one of {', '.join(CHOICES)}")
+    if choice == "cuda":
+        raise BackendError("the CUDA backend is not part of this version; use --backend cpu")
+    from lipsync_fast.engine.backends.cpu import CpuBackend
+
+    return CpuBackend(threads)

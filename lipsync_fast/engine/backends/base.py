@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a backend is: the only place where networks run and pixels are made.
+
+Nothing above this interface knows which backend runs. Every backend passes the same parity tests.
+Calls block; a backend may be used from one thread at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lipsync_fast.avatars.package import AvatarPackage
+
+AUDIO_BLOCK_ROWS = 16
+FEATURE_SIZE = 512
+
+
+class LoadedAvatar(Protocol):
+    """An avatar made ready by a backend (networks, caches); opaque to callers but for this."""
+
+    @property
+    def package(self) -> AvatarPackage: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RegionJob:
+    """One picture to make.
+
+    Attributes:
+        avatar: as ``Backend.load`` gave it.
+        frame_index: which of the avatar's frames, 0 <= index < frame_count.
+        audio_block: 16 x 512 float32, the feature vectors that the frame sees, oldest first.
+    """
+
+    avatar: LoadedAvatar
+    frame_index: int
+    audio_block: NDArray[np.float32]
+
+
+class Backend(Protocol):
+    """Runs the networks and the image path on one device."""
+
+    @property
+    def name(self) -> str:
+        """Short name of the device it runs on, such as ``cpu`` or ``cuda:0``."""
+        ...
+
+    def load(self, package: AvatarPackage) -> LoadedAvatar:
+        """Make an avatar ready.
+
+        Raises:
+            AvatarFormatError: its networks do not fit its manifest.
+        """
+        ...
+
+    def features(
+        self, avatar: LoadedAvatar, mel_windows: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Audio features: mel windows N x 16 x 80 (rows of 12.5 ms) to N x 512 float32."""
+        ...
+
+    def regions(self, jobs: Sequence[RegionJob]) -> list[NDArray[np.uint8]]:
+        """The generated squares, R x R x 3 uint8 RGB each, in the order of ``jobs``.
+
+        Jobs of several avatars may be mixed; R is each avatar's ``manifest.region``.
+        """
+        ...
+
+    def compose(
+        self, avatar: LoadedAvatar, frame_index: int, region: NDArray[np.uint8]
+    ) -> NDArray[np.uint8]:
+        """The whole frame H x W x 3 uint8 RGB with ``region`` pasted in; the caller owns it."""
+        ...
+
+    def close(self) -> None:
+        """Free what it holds; loaded avatars become unusable."""
+        ...

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The CPU backend: ONNX Runtime for the networks, C++ for the image path.
+
+Pictures are made one at a time: the threads share each network run, so a batch is no faster here
+than its parts, and a picture's bits do not depend on what else is in its batch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from typing import Generic, TypeVar
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from lipsync_fast import _native
+from lipsync_fast.avatars.manifest import REGION_BORDER
+from lipsync_fast.avatars.package import AvatarPackage
+from lipsync_fast.engine.backends.base import AUDIO_BLOCK_ROWS, FEATURE_SIZE, LoadedAvatar, RegionJob
+from lipsync_fast.errors import AvatarFormatError, BackendError
+
+LEVELS = ("x1", "x2", "x3", "x4", "x5", "x6")
+IMAGE_CACHE_BYTES = 512 << 20
+PICTURE_CACHE_BYTES = 256 << 20
+_LIMIT = 512 << 20
+
+Value = TypeVar("Value")
+
+
+class ByteLru(Generic[Value]):
+    """Values by key, the least recently used dropped beyond a number of bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.used = limit, 0
+        self._entries: OrderedDict[Hashable, tuple[Value, int]] = OrderedDict()
+
+    def get(self, key: Hashable, make: Callable[[], tuple[Value, int]]) -> Value:
+        """The value of ``key``, made (with its size in bytes) where it is not there."""
+        found = self._entries.get(key)
+        if found is not None:
+            self._entries.move_to_end(key)
+            return found[0]
+        value, size = make()
+        self._entries[key] = value, size
+        self.used += size
+        while self.used > self.limit and len(self._entries) > 1:
+            _, (_, dropped) = self._entries.popitem(last=False)
+            self.used -= dropped
+        return value
+
+    def drop(self, owner: int) -> None:
+        """Forget all entries whose key begins with ``owner``."""
+        for key in [k for k in self._entries if isinstance(k, tuple) and k[0] == owner]:
+            self.used -= self._entries.pop(key)[1]
+
+
+class CpuAvatar:
+    """An avatar's networks in ONNX Runtime; made by ``CpuBackend.load``."""
+
+    def __init__(self, package: AvatarPackage, options: ort.SessionOptions) -> None:
+        self.package = package
+        m = package.manifest
+        self.audio_encoder = _session(package, "audio_encoder", options)
+        self.image = _session(package, "image", options)
+        self.decoder = _session(package, "decoder", options)
+        side = m.region
+        _expect(package, "audio_encoder", self.audio_encoder, {"mel": (1, 80, 16)}, {"feature": (512,)})
+        levels = {
+            name: (m.width * c, side >> i, side >> i)
+            for i, (name, c) in enumerate(zip(LEVELS, (1, 1, 2, 4, 8, 16), strict=True))
+        }
+        _expect(package, "image", self.image, {"image": (6, side, side)}, levels)
+        _expect(
+            package, "decoder", self.decoder, {**levels, "audio": (32, 16, 16)}, {"region": (3, side, side)}
+        )
+
+
+def _session(package: AvatarPackage, name: str, options: ort.SessionOptions) -> ort.InferenceSession:
+    data = package.model(name)
+    if len(data) > _LIMIT:
+        raise AvatarFormatError(f"{package.path}: {name}.onnx is larger than 512 MiB")
+    try:
+        return ort.InferenceSession(bytes(data), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises its own classes, by the kind of damage
+        reason = str(error).splitlines()[0][:200]
+        raise AvatarFormatError(f"{package.path}: {name}.onnx cannot be loaded: {reason}") from None
+
+
+def _expect(
+    package: AvatarPackage,
+    name: str,
+    session: ort.InferenceSession,
+    inputs: dict[str, tuple[int, ...]],
+    outputs: dict[str, tuple[int, ...]],
+) -> None:
+    """Refuse a network whose inputs and outputs are not those of the manifest's family."""
+    for what, wanted, found in (
+        ("input", inputs, session.get_inputs()),
+        ("output", outputs, session.get_outputs()),
+    ):
+        have = {v.name: tuple(v.shape[1:]) for v in found if v.type == "tensor(float)"}
+        if have != wanted or len(found) != len(wanted):
+            raise AvatarFormatError(
+                f"{package.path}: {name}.onnx does not fit the manifest: {what}s are {have},"
+                f" expected {wanted}"
+            )
+
+
+class CpuBackend:
+    """See ``engine.backends.base.Backend``; one per process.
+
+    Args:
+        threads: worker threads of the networks; the processors this process may use by default.
+    """
+
+    name = "cpu"
+
+    def __init__(self, threads: int | None = None) -> None:
+        self.threads = threads or len(os.sched_getaffinity(0))
+        self._options = ort.SessionOptions()
+        self._options.intra_op_num_threads = self.threads
+        self._options.inter_op_num_threads = 1
+        # Spinning threads would take the cores from the encoder and the decoder of pictures.
+        self._options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._options.log_severity_level = 3
+        self._levels: ByteLru[dict[str, NDArray[np.float32]]] = ByteLru(IMAGE_CACHE_BYTES)
+        self._pictures: ByteLru[NDArray[np.uint8]] = ByteLru(PICTURE_CACHE_BYTES)
+        self._closed = False
+
+    def load(self, package: AvatarPackage) -> CpuAvatar:
+        """Make an avatar ready (a fraction of a second).
+
+        Raises:
+            AvatarFormatError: its networks do not fit its manifest.
+        """
+        return CpuAvatar(package, self._options)
+
+    def features(
+        self, avatar: LoadedAvatar, mel_windows: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Mel windows N x 16 x 80 to features N x 512 float32, each computed by itself."""
+        mine = self._own(avatar)
+        out = np.empty((len(mel_windows), FEATURE_SIZE), np.float32)
+        for i, window in enumerate(mel_windows):
+            mel = np.ascontiguousarray(window.T)[None, None]
+            out[i] = mine.audio_encoder.run(None, {"mel": mel})[0][0]
+        return out
+
+    def regions(self, jobs: Sequence[RegionJob]) -> list[NDArray[np.uint8]]:
+        """The generated squares, R x R x 3 uint8 RGB, in the order of ``jobs``."""
+        out = []
+        for job in jobs:
+            avatar = self._own(job.avatar)
+            if job.audio_block.shape != (AUDIO_BLOCK_ROWS, FEATURE_SIZE):
+                raise ValueError(f"audio block of shape {job.audio_block.shape}, expected (16, 512)")
+            feed = dict(self._image_half(avatar, job.frame_index))
+            feed["audio"] = np.ascontiguousarray(job.audio_block, np.float32).reshape(1, 32, 16, 16)
+            out.append(_native.region_output(avatar.decoder.run(None, feed)[0][0]))
+        return out
+
+    def compose(
+        self, avatar: LoadedAvatar, frame_index: int, region: NDArray[np.uint8]
+    ) -> NDArray[np.uint8]:
+        """The whole frame H x W x 3 uint8 RGB with ``region`` pasted in; the caller owns it."""
+        mine = self._own(avatar)
+        picture = self._picture(mine, frame_index)
+        frame = picture.copy()
+        package = mine.package
+        crop = package.crop(frame_index, picture)
+        _native.compose(crop, region, frame, *package.rect(frame_index), package.mask(frame_index))
+        return frame
+
+    def close(self) -> None:
+        """Free the caches; loaded avatars become unusable."""
+        self._closed = True
+        self._levels, self._pictures = ByteLru(0), ByteLru(0)
+
+    def _own(self, avatar: LoadedAvatar) -> CpuAvatar:
+        if self._closed:
+            raise BackendError("the backend is closed")
+        if not isinstance(avatar, CpuAvatar):
+            raise TypeError("the avatar was loaded by another backend")
+        return avatar
+
+    def _picture(self, avatar: CpuAvatar, index: int) -> NDArray[np.uint8]:
+        def make() -> tuple[NDArray[np.uint8], int]:
+            picture = avatar.package.picture(index)
+            return picture, picture.nbytes
+
+        return self._pictures.get((id(avatar), index), make)
+
+    def _image_half(self, avatar: CpuAvatar, index: int) -> dict[str, NDArray[np.float32]]:
+        """x1 .. x6 of an avatar's frame, each 1 x C x S x S."""
+
+        def make() -> tuple[dict[str, NDArray[np.float32]], int]:
+            crop = avatar.package.crop(index, self._picture(avatar, index))
+            image = _native.region_input(crop, REGION_BORDER)[None]
+            levels = dict(zip(LEVELS, avatar.image.run(list(LEVELS), {"image": image}), strict=True))
+            return levels, sum(v.nbytes for v in levels.values())
+
+        return self._levels.get((id(avatar), index), make)

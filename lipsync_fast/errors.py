@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The exceptions of lipsync_fast: one small tree, whose messages say what to do next.
+
+The command line prints the message on one line and exits with status 2 for any ``LipsyncError``.
+"""
+
+
+class LipsyncError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class MediaError(LipsyncError):
+    """A sound or video file is missing, unreadable, not media, or holds no sound."""
+
+
+class AudioFormatError(LipsyncError, ValueError):
+    """PCM given by a caller has a shape, type or rate that cannot be used."""
+
+
+class AvatarError(LipsyncError):
+    """An avatar cannot be used; base of the more exact ones below."""
+
+
+class AvatarNotFoundError(AvatarError):
+    """No avatar of that name or path; the message lists where it was looked for."""
+
+
+class AvatarFormatError(AvatarError):
+    """An avatar package is damaged, or holds sizes and offsets that cannot be true."""
+
+
+class AvatarVersionError(AvatarError):
+    """An avatar package was written by a newer version of this software."""
+
+
+class AvatarImportError(AvatarError):
+    """A folder to import lacks a part or holds a wrong one; the message names file and line."""
+
+
+class CheckpointError(AvatarError):
+    """A checkpoint is hostile, of another family, or has missing or extra tensors."""
+
+
+class OutputError(LipsyncError):
+    """An output cannot be written: missing folder, no rights, no space, already there."""
+
+
+class BackendError(LipsyncError):
+    """A backend cannot run here; the message says what is missing."""

