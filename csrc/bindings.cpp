@@ -2,6 +2,7 @@
 // Python bindings of the native hot path: check shapes, release the GIL, call. No logic here.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <mutex>
 #include <optional>

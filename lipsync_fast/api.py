@@ -119,6 +119,17 @@ class Rendering:
         if self._source is not None:
             self._source.close()
 
+    def __enter__(self) -> Rendering:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
 
 def _split(pcm: NDArray[np.generic]) -> Iterator[NDArray[np.generic]]:
     for i in range(0, len(pcm) if pcm.ndim else 0, PIECE):
@@ -141,6 +152,11 @@ class Avatar:
     def manifest(self) -> Manifest:
         """What the package says of itself."""
         return self.package.manifest
+
+    @property
+    def backend_name(self) -> str:
+        """What it runs on, such as ``cpu``."""
+        return self.backend.name
 
     def render(self, audio: Audio, rate: int | None = None, *, start_frame: int = 0) -> Rendering:
         """Speak a sound: iterate over the result for its ceil(seconds * 25) frames.

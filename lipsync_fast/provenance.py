@@ -1,64 +1,110 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every picture and video says how it was made: IPTC's digitalSourceType, as XMP.
+"""Where every picture and video says that it was made by a machine.
 
-The one place that writes it, for JPEG (an APP1 segment), PNG (an iTXt chunk) and MP4 (a top-level
-uuid box, as the XMP specification part 3 has it).
+One XMP packet with IPTC's ``digitalSourceType``, put into JPEG (APP1), PNG (iTXt) and MP4 (a
+``uuid`` box). No other module writes provenance; who makes a file takes the packet from here.
+
+Sources: IPTC Photo Metadata Standard (Digital Source Type), XMP specification part 3 (where a
+packet lies in each container).
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+import struct
+import uuid
+from functools import lru_cache
+from typing import TYPE_CHECKING
+from xml.sax.saxutils import quoteattr
 
 from lipsync_fast.version import __version__
 
+if TYPE_CHECKING:
+    from PIL.PngImagePlugin import PngInfo
+
 SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
-SYNTHETIC, COMPOSITE = "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"
-PNG_KEYWORD = "XML:com.adobe.xmp"
-_JPEG_HEADER = b"http://ns.adobe.com/xap/1.0/\0"
-_MP4_UUID = bytes.fromhex("BE7ACFCB97A942E89C71999491E3AFAC")
-_BOM = "\ufeff"
+SYNTHETIC = SOURCE_TYPES + "trainedAlgorithmicMedia"
+"""The whole picture is a model's work: a person who does not exist."""
+COMPOSITE = SOURCE_TYPES + "compositeWithTrainedAlgorithmicMedia"
+"""A model's work over pictures of a real person."""
+CREATOR_TOOL = f"lipsync-fast {__version__}"
+CREATOR_MARK = b'xmp:CreatorTool="lipsync-fast '
+"""What every packet of ours has in it, whatever the version."""
+
+JPEG_XMP_HEADER = b"http://ns.adobe.com/xap/1.0/\0"
+MP4_XMP_UUID = uuid.UUID("be7acfcb-97a9-42e8-9c71-999491e3afac").bytes
+PNG_XMP_KEYWORD = "XML:com.adobe.xmp"
+_APP0, _APP1 = 0xE0, 0xE1
+_MAX_SEGMENT = 65_533
 
 
 def source_type(synthetic: bool) -> str:
-    """The URI for a synthetic person, or for generated parts over a real one."""
-    return SOURCE_TYPES + (SYNTHETIC if synthetic else COMPOSITE)
+    """IPTC's URI: trainedAlgorithmicMedia for a synthetic person, else the composite one."""
+    return SYNTHETIC if synthetic else COMPOSITE
 
 
+@lru_cache(maxsize=2)
 def xmp_packet(synthetic: bool) -> bytes:
-    """The XMP packet as UTF-8."""
-    return f"""<?xpacket begin="{_BOM}" id="W5M0MpCehiHzreSzNTczkc9d"?>
-<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
-<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
- xmlns:xmp="http://ns.adobe.com/xap/1.0/">
-<Iptc4xmpExt:DigitalSourceType>{source_type(synthetic)}</Iptc4xmpExt:DigitalSourceType>
-<xmp:CreatorTool>lipsync-fast {__version__}</xmp:CreatorTool>
-</rdf:Description></rdf:RDF></x:xmpmeta>
-<?xpacket end="r"?>""".encode()
+    """The XMP packet, UTF-8, with the source type and the tool that made the picture.
+
+    Args:
+        synthetic: whether the avatar is a person who does not exist (``Manifest.synthetic``).
+    """
+    return (
+        '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/">'
+        '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        '<rdf:Description rdf:about=""'
+        ' xmlns:xmp="http://ns.adobe.com/xap/1.0/"'
+        ' xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"'
+        f" xmp:CreatorTool={quoteattr(CREATOR_TOOL)}"
+        f" Iptc4xmpExt:DigitalSourceType={quoteattr(source_type(synthetic))}/>"
+        '</rdf:RDF></x:xmpmeta><?xpacket end="r"?>'
+    ).encode()
+
+
+@lru_cache(maxsize=4)
+def jpeg_app1(packet: bytes) -> bytes:
+    """The JPEG segment (marker included) that carries ``packet``.
+
+    Raises:
+        ValueError: the packet is larger than a segment can be.
+    """
+    body = JPEG_XMP_HEADER + packet
+    if len(body) > _MAX_SEGMENT:
+        raise ValueError(f"XMP packet of {len(packet)} bytes does not fit into one JPEG segment")
+    return struct.pack(">BBH", 0xFF, _APP1, len(body) + 2) + body
 
 
 def jpeg_with_xmp(jpeg: bytes, packet: bytes) -> bytes:
-    """A JPEG with the packet as an APP1 segment, after its APP0 where it has one.
+    """``jpeg`` with ``packet`` put right after SOI, or after the JFIF APP0 where there is one.
+
+    The segment is made once for a packet; a frame costs one copy.
 
     Raises:
-        ValueError: not a JPEG, or the packet is longer than 65,502 bytes.
+        ValueError: ``jpeg`` does not begin as a JPEG file does.
     """
-    if jpeg[:2] != b"\xff\xd8":
-        raise ValueError("not a JPEG")
-    if len(packet) > 65_533 - len(_JPEG_HEADER):
-        raise ValueError(f"XMP packet of {len(packet)} bytes: too long for a JPEG segment")
+    if jpeg[:2] != b"\xff\xd8" or len(jpeg) < 6:
+        raise ValueError("not a JPEG: it does not begin with FF D8")
     at = 2
-    if jpeg[2:4] == b"\xff\xe0":
+    if jpeg[2] == 0xFF and jpeg[3] == _APP0:
         at = 4 + int.from_bytes(jpeg[4:6], "big")
-    size = (2 + len(_JPEG_HEADER) + len(packet)).to_bytes(2, "big")
-    return b"".join((jpeg[:at], b"\xff\xe1", size, _JPEG_HEADER, packet, jpeg[at:]))
+        if at > len(jpeg):
+            raise ValueError("not a JPEG: its APP0 segment runs past the end")
+    return b"".join((jpeg[:at], jpeg_app1(packet), jpeg[at:]))
 
 
-def append_mp4_xmp(path: Path, packet: bytes) -> None:
-    """Add the packet to the end of an MP4 file as a top-level box (no offset in it moves).
+def png_info(packet: bytes) -> PngInfo:
+    """What to hand to Pillow's ``save(…, pnginfo=…)`` so that a PNG carries ``packet``."""
+    from PIL.PngImagePlugin import PngInfo
 
-    Raises:
-        OSError: the file cannot be written.
+    info = PngInfo()
+    info.add_itxt(PNG_XMP_KEYWORD, packet.decode(), zip=False)
+    return info
+
+
+def mp4_uuid_box(packet: bytes) -> bytes:
+    """The top-level MP4 box that carries ``packet``.
+
+    It goes behind all other boxes, so that no offset in the file changes.
     """
-    size = (8 + len(_MP4_UUID) + len(packet)).to_bytes(4, "big")
-    with open(path, "ab") as file:
-        file.write(size + b"uuid" + _MP4_UUID + packet)
+    return struct.pack(">I4s", 24 + len(packet), b"uuid") + MP4_XMP_UUID + packet

@@ -77,11 +77,7 @@ class BlockStream:
         while first_row(count) + WINDOW_ROWS <= ready:
             count += 1
         self._encode([first_row(j) for j in range(self._next_feature, count)])
-        # A frame is decided when its last row is a feature that exists, and it has begun.
-        while (
-            self._next_frame + self._window.after - 2 < self._next_feature
-            and self._next_frame * FRAME_SAMPLES < self._samples
-        ):
+        while self._decided():
             yield self._block(None)
 
     def finish(self) -> Iterator[NDArray[np.float32]]:
@@ -98,6 +94,12 @@ class BlockStream:
         self._encode([min(first_row(j), last) for j in range(self._next_feature, total)])
         while self._next_frame < frame_count(self._samples):
             yield self._block(total)
+
+    def _decided(self) -> bool:
+        """Whether the next frame has begun and its last row is a feature that exists."""
+        last = self._next_frame + self._window.after - 1
+        there = last < 0 or max(0, last - 1) < self._next_feature
+        return there and self._next_frame * FRAME_SAMPLES < self._samples
 
     def _take(self, rows: NDArray[np.float32]) -> None:
         self._rows = np.concatenate([self._rows, rows])

@@ -41,7 +41,7 @@ def list_avatars(avatars: Folders = None, json: Json = False) -> None:
     if not found:
         say(f"no avatars in {', '.join(str(folder) for folder in library.folders)}")
         return
-    rows = [("NAME", "SIZE", "FRAMES", "FAMILY", "WIDTH", "PERSON", "PATH")]
+    rows: list[tuple[str, ...]] = [("NAME", "SIZE", "FRAMES", "FAMILY", "WIDTH", "PERSON", "PATH")]
     rows += [_table_row(info) for info in found]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
     for row in rows:

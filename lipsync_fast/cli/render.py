@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -108,7 +108,7 @@ def render(request: RenderRequest) -> RenderSummary:
             )
         )
         rendering = stack.enter_context(
-            avatar.render(request.audio, start_frame=request.start_frame)
+            closing(avatar.render(request.audio, start_frame=request.start_frame))
         )
         packet = xmp_packet(avatar.manifest.synthetic)
         writer = stack.enter_context(open_writer(request.out, request.audio, packet, request.force))

@@ -93,6 +93,10 @@ def main() -> None:
         rest = {"eyeWideLeft": REST["eyeWide"] * (1 - level), "eyeWideRight": REST["eyeWide"] * (1 - level)}
         head.pose({**neutral, **rest, **lids})
         save(head, out / f"blink-{int(100 * level):03d}.png", 24, EYES)
+    head.pose(neutral)
+    show(head, person=False, wall=True)
+    save(head, out / "wall.png", 64, None)
+    show(head, person=True, wall=False)
     table = controls_table(np.load(args.work / "poses.npy"))
     np.save(out / "controls.npy", table)
     started, made = time.time(), 0
@@ -105,9 +109,6 @@ def main() -> None:
         made += 1
         if made % 20 == 0:
             print(f"{i + 1}/{len(table)} mouths, {(time.time() - started) / made:.2f} s each", flush=True)
-    head.pose(neutral)
-    show(head, person=False, wall=True)
-    save(head, out / "wall.png", 64, None)
 
 
 if __name__ == "__main__":

@@ -81,6 +81,9 @@ def train(work: pathlib.Path, minutes: float) -> None:
     """Train for a wall-clock time, saving every minute."""
     state_file = work / "speech" / "encoder-state.pt"
     model = Model().to(memory_format=torch.channels_last)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.02  # a batch holds few voices
     optimiser = torch.optim.AdamW(model.parameters(), 2e-3, weight_decay=1e-2)
     spent = 0.0
     step = 0

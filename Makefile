@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+# The front door: `make demo` shows it, `make test` checks it. Both set up .venv by themselves.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+SOURCES := pyproject.toml CMakeLists.txt README.md $(wildcard csrc/*.hpp csrc/*.cpp) \
+	$(shell find lipsync_fast -name '*.py' -o -name '*.pyi' -o -path '*/data/*' -type f)
+CPP := $(wildcard csrc/*.hpp csrc/*.cpp csrc/tests/*.cpp)
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+
+.PHONY: help demo test lint format native-test wheel clean
+
+help:
+	@echo "make demo    install and render the shipped recording with the demo avatar"
+	@echo "make test    install the test extra and run all tests"
+	@echo "make lint    ruff, mypy --strict, clang-format"
+	@echo "make wheel   build a wheel into dist/"
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.core: $(BIN)/python $(SOURCES)
+	@echo "installing lipsync-fast into $(VENV) ..."
+	$(PIP) .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.core requirements-test.txt
+	@echo "installing the test extra ..."
+	$(PIP) --constraint requirements-test.txt '.[test]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.test
+	$(PIP) --constraint requirements-test.txt '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.core
+	$(BIN)/lipsync-fast demo --out demo
+
+test: $(VENV)/.test native-test
+	$(BIN)/pytest
+
+# The native code by itself, under AddressSanitizer and UndefinedBehaviorSanitizer.
+native-test:
+	@mkdir -p build
+	$(CXX) -std=c++20 -O1 -g -Wall -Wextra -Werror -ffp-contract=off -fsanitize=address,undefined \
+		-fno-sanitize-recover=all -Icsrc csrc/tests/test_native.cpp -o build/test_native
+	build/test_native
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
+
+wheel: $(BIN)/python
+	$(PIP) build
+	$(BIN)/python -m build --wheel
+
+clean:
+	rm -rf build dist demo $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
