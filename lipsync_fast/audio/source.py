@@ -129,6 +129,9 @@ class MediaSource:
         if resampler is not None:
             yield resampler.finish()
             self.warnings += [f"{self.path}: {w}" for w in resampler.report.warnings()]
+        missing = wav_bytes_missing(self.path)
+        if missing and not self.warnings:
+            self._warn(f"ends early: {missing} bytes of the WAV file are missing")
         claimed = self.seconds
         if claimed is not None and decoded / rate < claimed - 0.5 and not self.warnings:
             self._warn(
@@ -156,3 +159,19 @@ def open_container(path: Path) -> av.container.InputContainer:
         container.close()
         raise MediaError(f"{path}: holds no sound")
     return container
+
+
+def wav_bytes_missing(path: Path) -> int:
+    """By how much a WAV file is shorter than its header says; 0 for any other file.
+
+    FFmpeg takes the shorter length without a word. Streams leave the header's length at 0 or at
+    its largest value; neither says anything.
+    """
+    with path.open("rb") as file:
+        head = file.read(12)
+    if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
+        return 0
+    announced = int.from_bytes(head[4:8], "little")
+    if announced == 0 or announced >= 0x7FFF_F000:
+        return 0
+    return max(0, announced + 8 - path.stat().st_size)

@@ -36,7 +36,8 @@ def load(work: pathlib.Path) -> list[Utterance]:
     out = []
     for entry in json.loads((folder / "index.json").read_text()):
         with np.load(folder / f"{entry['name']}.npz") as z:
-            out.append(Utterance(entry["name"], entry["split"], entry["origin"], z["pcm"], z["controls"]))
+            about = entry["name"], entry["split"], entry["origin"]
+            out.append(Utterance(*about, z["pcm"], z["controls"]))
     return out
 
 
@@ -49,10 +50,13 @@ def mel(pcm: NDArray[np.float32]) -> NDArray[np.float32]:
 def controls_at(controls: NDArray[np.float32], seconds: NDArray[np.float64]) -> NDArray[np.float32]:
     """Controls (frames x 8, at the frames' centres) at any times, ends held."""
     centres = (np.arange(len(controls)) + 0.5) / 25
-    return np.stack([np.interp(seconds, centres, controls[:, k]) for k in range(8)], 1).astype(np.float32)
+    each = [np.interp(seconds, centres, controls[:, k]) for k in range(8)]
+    return np.stack(each, 1).astype(np.float32)
 
 
-def augmented(u: Utterance, rng: np.random.RandomState) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def augmented(
+    u: Utterance, rng: np.random.RandomState
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """A changed copy: sound at 16 kHz and its controls, frames x 8."""
     speed = float(np.exp(rng.uniform(-0.16, 0.16)))
     pcm = soxr.resample(u.pcm.astype(np.float32) / 32768, RATE * speed, RATE, quality="MQ")
@@ -68,7 +72,8 @@ def augmented(u: Utterance, rng: np.random.RandomState) -> tuple[NDArray[np.floa
     if rng.rand() < 0.25:  # a small room
         taps = np.exp(-np.arange(2400) / rng.uniform(200, 900)) * rng.randn(2400) * 0.06
         taps[0] = 1.0
-        pcm = np.fft.irfft(np.fft.rfft(pcm, len(pcm) + 2400) * np.fft.rfft(taps, len(pcm) + 2400))[: len(pcm)]
+        size = len(pcm) + len(taps)
+        pcm = np.fft.irfft(np.fft.rfft(pcm, size) * np.fft.rfft(taps, size))[: len(pcm)]
     if rng.rand() < 0.2:  # a telephone's band
         low = soxr.resample(pcm, RATE, 8000, quality="QQ")
         pcm = np.resize(soxr.resample(low, 8000, RATE, quality="QQ"), len(pcm))

@@ -29,30 +29,54 @@ class Phone(NamedTuple):
 
 
 TARGETS: dict[str, dict[str, float]] = {
-    "AA": {"open": 0.66}, "AE": {"open": 0.62, "wide": 0.30}, "AH": {"open": 0.38},
-    "AO": {"open": 0.52, "funnel": 0.35}, "EH": {"open": 0.44, "wide": 0.25},
-    "ER": {"open": 0.24, "funnel": 0.30}, "IH": {"open": 0.26, "wide": 0.35},
-    "IY": {"open": 0.17, "wide": 0.70, "teeth": 0.15}, "UH": {"open": 0.22, "funnel": 0.35},
-    "UW": {"open": 0.13, "pucker": 0.80}, "OW2": {"open": 0.18, "pucker": 0.55, "funnel": 0.15},
-    "P": {"open": 0.04}, "B": {"open": 0.05}, "M": {"open": 0.04},
-    "F": {"tuck": 1.0, "open": 0.05}, "V": {"tuck": 0.9, "open": 0.07},
-    "S": {"teeth": 0.85, "open": 0.04}, "Z": {"teeth": 0.8, "open": 0.05},
-    "SH": {"funnel": 0.65, "teeth": 0.35, "open": 0.06}, "ZH": {"funnel": 0.6, "teeth": 0.3, "open": 0.07},
-    "CH": {"funnel": 0.6, "teeth": 0.35, "open": 0.06}, "JH": {"funnel": 0.6, "teeth": 0.35, "open": 0.07},
-    "T": {"teeth": 0.40, "open": 0.11}, "D": {"teeth": 0.35, "open": 0.13}, "N": {"teeth": 0.25, "open": 0.15},
-    "TH": {"tongue": 0.9, "open": 0.10}, "DH": {"tongue": 0.75, "open": 0.12},
-    "L": {"tongue": 0.45, "open": 0.22}, "R": {"funnel": 0.35, "pucker": 0.15, "open": 0.15},
-    "W": {"pucker": 0.85, "open": 0.08}, "Y": {"wide": 0.50, "open": 0.13},
-    "K": {"open": 0.22}, "G": {"open": 0.22}, "NG": {"open": 0.20}, "HH": {"open": 0.28},
+    "AA": {"open": 0.66},
+    "AE": {"open": 0.62, "wide": 0.30},
+    "AH": {"open": 0.38},
+    "AO": {"open": 0.52, "funnel": 0.35},
+    "EH": {"open": 0.44, "wide": 0.25},
+    "ER": {"open": 0.24, "funnel": 0.30},
+    "IH": {"open": 0.26, "wide": 0.35},
+    "IY": {"open": 0.17, "wide": 0.70, "teeth": 0.15},
+    "UH": {"open": 0.22, "funnel": 0.35},
+    "UW": {"open": 0.13, "pucker": 0.80},
+    "OW2": {"open": 0.18, "pucker": 0.55, "funnel": 0.15},
+    "P": {"open": 0.04},
+    "B": {"open": 0.05},
+    "M": {"open": 0.04},
+    "F": {"tuck": 1.0, "open": 0.05},
+    "V": {"tuck": 0.9, "open": 0.07},
+    "S": {"teeth": 0.85, "open": 0.04},
+    "Z": {"teeth": 0.8, "open": 0.05},
+    "SH": {"funnel": 0.65, "teeth": 0.35, "open": 0.06},
+    "ZH": {"funnel": 0.6, "teeth": 0.3, "open": 0.07},
+    "CH": {"funnel": 0.6, "teeth": 0.35, "open": 0.06},
+    "JH": {"funnel": 0.6, "teeth": 0.35, "open": 0.07},
+    "T": {"teeth": 0.40, "open": 0.11},
+    "D": {"teeth": 0.35, "open": 0.13},
+    "N": {"teeth": 0.25, "open": 0.15},
+    "TH": {"tongue": 0.9, "open": 0.10},
+    "DH": {"tongue": 0.75, "open": 0.12},
+    "L": {"tongue": 0.45, "open": 0.22},
+    "R": {"funnel": 0.35, "pucker": 0.15, "open": 0.15},
+    "W": {"pucker": 0.85, "open": 0.08},
+    "Y": {"wide": 0.50, "open": 0.13},
+    "K": {"open": 0.22},
+    "G": {"open": 0.22},
+    "NG": {"open": 0.20},
+    "HH": {"open": 0.28},
     "SIL": {},
-}  # fmt: skip
+}
 """What each phone asks for, 0..1."""
 
 DIPHTHONGS = {
-    "AY": ("AA", "IH"), "EY": ("EH", "IY"), "OY": ("AO", "IH"), "AW": ("AA", "OW2"), "OW": ("AO", "OW2"),
-}  # fmt: skip
+    "AY": ("AA", "IH"),
+    "EY": ("EH", "IY"),
+    "OY": ("AO", "IH"),
+    "AW": ("AA", "OW2"),
+    "OW": ("AO", "OW2"),
+}
 CLOSURES = frozenset("PBM")
-VOWELS = frozenset("AA AE AH AO EH ER IH IY UH UW OW2".split())
+VOWELS = frozenset(("AA", "AE", "AH", "AO", "EH", "ER", "IH", "IY", "UH", "UW", "OW2"))
 LIP_SHAPES = ("pucker", "funnel", "wide")
 _STRICT = 1.0
 _PASSING = 0.06

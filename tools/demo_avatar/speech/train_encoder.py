@@ -26,6 +26,8 @@ from torch.nn import functional
 from lipsync_fast.models.audio_encoder import AudioEncoder
 
 AHEAD = 5
+RATE = 2e-3
+REAL_SHARE = 0.4
 WEIGHTS = torch.tensor([2.0, 2.5, 1.0, 1.0, 1.0, 1.5, 1.0, 0.7]).repeat(AHEAD)
 
 
@@ -49,7 +51,9 @@ def targets(controls: NDArray[np.float32], count: int) -> NDArray[np.float32]:
     return np.stack([padded[j : j + AHEAD].ravel() for j in range(count)])
 
 
-def batch(some: list[Utterance], rng: np.random.RandomState, each: int) -> tuple[torch.Tensor, torch.Tensor]:
+def batch(
+    some: list[Utterance], rng: np.random.RandomState, each: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Random windows of augmented copies of some utterances, and their targets."""
     xs, ys = [], []
     for u in some:
@@ -69,7 +73,8 @@ def validate(model: Model, data: list[Utterance]) -> str:
     predicted, true = [], []
     with torch.no_grad():
         for u in data:
-            windows = torch.from_numpy(feature_windows(mel(u.pcm.astype(np.float32) / 32768)))[:, None]
+            rows = mel(u.pcm.astype(np.float32) / 32768)
+            windows = torch.from_numpy(feature_windows(rows))[:, None]
             predicted.append(model(windows)[:, 16:24].numpy())
             true.append(targets(u.controls, len(windows))[:, 16:24])
     p, t = np.concatenate(predicted), np.concatenate(true)
@@ -77,54 +82,75 @@ def validate(model: Model, data: list[Utterance]) -> str:
     return " ".join(f"{np.corrcoef(p[:, k], t[:, k])[0, 1]:.3f}" for k in range(8))
 
 
-def train(work: pathlib.Path, minutes: float) -> None:
-    """Train for a wall-clock time, saving every minute."""
-    state_file = work / "speech" / "encoder-state.pt"
-    model = Model().to(memory_format=torch.channels_last)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 0.02  # a batch holds few voices
-    optimiser = torch.optim.AdamW(model.parameters(), 2e-3, weight_decay=1e-2)
-    spent = 0.0
-    step = 0
-    if state_file.exists():
-        state = torch.load(state_file, weights_only=False)  # our own file
-        model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        spent, step = state["spent"], state["step"]
-    data = load(work)
-    real = [u for u in data if u.split == "train" and u.origin == "real"]
-    made = [u for u in data if u.split == "train" and u.origin == "synthetic"]
-    held = [u for u in data if u.split == "val" and u.origin == "real"]
-    rng = np.random.RandomState(17 + step)
-    last = saved = time.time()
-    losses: list[float] = []
-    while spent < minutes * 60:
-        lr = 2e-3 * min(1.0, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * spent / (minutes * 60))))
-        for group in optimiser.param_groups:
-            group["lr"] = float(lr)
-        pick = [real[rng.randint(len(real))] if rng.rand() < 0.4 else made[rng.randint(len(made))] for _ in range(12)]
-        x, y = batch(pick, rng, 16)
+class Trainer:
+    """The model, its optimiser and where training stands; resumes from its checkpoint."""
+
+    def __init__(self, work: pathlib.Path, minutes: float) -> None:
+        self.work, self.seconds = work, minutes * 60
+        self.state_file = work / "speech" / "encoder-state.pt"
+        self.model = Model().to(memory_format=torch.channels_last)
+        for module in self.model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = 0.02  # a batch holds few voices
+        self.optimiser = torch.optim.AdamW(self.model.parameters(), RATE, weight_decay=1e-2)
+        self.spent, self.step = 0.0, 0
+        if self.state_file.exists():
+            state = torch.load(self.state_file, weights_only=False)  # our own file
+            self.model.load_state_dict(state["model"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.spent, self.step = state["spent"], state["step"]
+        data = load(work)
+        train = [u for u in data if u.split == "train"]
+        self.real = [u for u in train if u.origin == "real"]
+        self.made = [u for u in train if u.origin == "synthetic"]
+        self.held = [u for u in data if u.split == "val" and u.origin == "real"]
+        self.rng = np.random.RandomState(17 + self.step)
+
+    def save(self) -> None:
+        """Checkpoint, appearing whole."""
+        partial = self.state_file.with_suffix(".part")
+        state = {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict()}
+        torch.save({**state, "spent": self.spent, "step": self.step}, partial)
+        os.replace(partial, self.state_file)
+
+    def learn(self) -> float:
+        """One step on 12 utterances; returns the loss."""
+        warm = min(1.0, (self.step + 1) / 100)
+        fall = 0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * self.spent / self.seconds))
+        for group in self.optimiser.param_groups:
+            group["lr"] = float(RATE * warm * fall)
+        pick = []
+        for _ in range(12):
+            some = self.real if self.rng.rand() < REAL_SHARE else self.made
+            pick.append(some[self.rng.randint(len(some))])
+        x, y = batch(pick, self.rng, 16)
         with torch.autocast("cpu", torch.bfloat16):
-            p = model(x.to(memory_format=torch.channels_last))
-        loss = (functional.smooth_l1_loss(p.float(), y, reduction="none", beta=0.2) * WEIGHTS).mean()
-        optimiser.zero_grad()
+            p = self.model(x.to(memory_format=torch.channels_last))
+        error = functional.smooth_l1_loss(p.float(), y, reduction="none", beta=0.2)
+        loss = (error * WEIGHTS).mean()
+        self.optimiser.zero_grad()
         loss.backward()
-        optimiser.step()
-        losses.append(loss.item())
-        step += 1
-        now = time.time()
-        spent, last = spent + now - last, now
-        if now - saved > 60 or spent >= minutes * 60:
-            saved = now
-            print(f"{spent:5.0f} s step {step} loss {np.mean(losses):.4f} val {validate(model, held)}", flush=True)
-            losses = []
-            partial = state_file.with_suffix(".part")
-            torch.save({"model": model.state_dict(), "optimiser": optimiser.state_dict(), "spent": spent, "step": step}, partial)
-            os.replace(partial, state_file)
-            last = time.time()
-    (work / "out").mkdir(exist_ok=True)
-    torch.save(model.encoder.state_dict(), work / "out" / "audio_encoder.pth")
+        self.optimiser.step()
+        self.step += 1
+        return loss.item()
+
+    def run(self) -> None:
+        """Train for the wall-clock time, saving every minute, then write the encoder."""
+        losses: list[float] = []
+        last = saved = time.time()
+        while self.spent < self.seconds:
+            losses.append(self.learn())
+            now = time.time()
+            self.spent, last = self.spent + now - last, now
+            if now - saved > 60 or self.spent >= self.seconds:
+                saved = now
+                found = f"loss {np.mean(losses):.4f} val {validate(self.model, self.held)}"
+                print(f"{self.spent:5.0f} s step {self.step} {found}", flush=True)
+                losses = []
+                self.save()
+                last = time.time()
+        (self.work / "out").mkdir(exist_ok=True)
+        torch.save(self.model.encoder.state_dict(), self.work / "out" / "audio_encoder.pth")
 
 
 def export(work: pathlib.Path) -> None:
@@ -137,13 +163,17 @@ def export(work: pathlib.Path) -> None:
     for u in load(work):
         copies = 0 if u.split != "train" else 4 if u.origin == "real" else 1
         for k in range(1 + copies):
-            pcm, controls = (u.pcm.astype(np.float32) / 32768, u.controls) if k == 0 else augmented(u, rng)
+            pcm, controls = u.pcm.astype(np.float32) / 32768, u.controls
+            if k:
+                pcm, controls = augmented(u, rng)
             windows = torch.from_numpy(feature_windows(mel(pcm)))[:, None]
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
                 features = encoder(windows.to(memory_format=torch.channels_last)).float().numpy()
             name = f"{u.name}-{k}"
-            np.savez(folder / f"{name}.npz", features=features.astype(np.float16), controls=controls)
-            index.append({"name": name, "split": u.split, "origin": u.origin, "frames": len(controls)})
+            half = features.astype(np.float16)
+            np.savez(folder / f"{name}.npz", features=half, controls=controls)
+            about = {"name": name, "split": u.split, "origin": u.origin}
+            index.append({**about, "frames": len(controls)})
     (folder / "index.json").write_text(json.dumps(index))
     print(f"{len(index)} utterances, {sum(e['frames'] for e in index)} frames", flush=True)
 
@@ -157,7 +187,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(1)
-    train(args.work, args.minutes)
+    Trainer(args.work, args.minutes).run()
     export(args.work)
 
 
