@@ -40,7 +40,9 @@ struct Picture {
   }
 };
 
-U8 new_picture(py::ssize_t height, py::ssize_t width) { return U8({height, width, py::ssize_t{3}}); }
+U8 new_picture(py::ssize_t height, py::ssize_t width) {
+  return U8({height, width, py::ssize_t{3}});
+}
 
 template <int Flags>
 lipsync::MutableView mutable_view(py::array_t<std::uint8_t, Flags>& a) {
@@ -151,7 +153,8 @@ class PyMelStream {
 
 PYBIND11_MODULE(_native, m) {
   m.doc() = "Native hot path of lipsync_fast; see csrc/.";
-  py::class_<PyMelStream>(m, "MelStream", "Mel rows (80 float32 in [-4, 4], every 12.5 ms) of a 16 kHz stream.")
+  py::class_<PyMelStream>(m, "MelStream",
+                          "Mel rows (80 float32 in [-4, 4], every 12.5 ms) of a 16 kHz stream.")
       .def(py::init<>())
       .def("push", &PyMelStream::push, py::arg("pcm").noconvert(),
            "Consume float32 samples (any number); return the rows that are complete, n x 80.")

@@ -51,8 +51,7 @@ inline std::vector<Taps> cubic_taps(int from, int to) {
     c[3] = 1.f - c[0] - c[1] - c[2];
     for (int k = 0; k < 4; k++) {
       taps[static_cast<std::size_t>(d)].index[k] = std::clamp(s - 1 + k, 0, from - 1);
-      taps[static_cast<std::size_t>(d)].weight[k] =
-          static_cast<int>(std::lrint(c[k] * 2048.f));
+      taps[static_cast<std::size_t>(d)].weight[k] = static_cast<int>(std::lrint(c[k] * 2048.f));
     }
   }
   return taps;
@@ -85,8 +84,8 @@ inline void resize_cubic(const View& src, const MutableView& dst) {
         const std::uint8_t *p0 = in + 3 * t.index[0], *p1 = in + 3 * t.index[1],
                            *p2 = in + 3 * t.index[2], *p3 = in + 3 * t.index[3];
         for (int c = 0; c < 3; c++)
-          *out++ = p0[c] * t.weight[0] + p1[c] * t.weight[1] + p2[c] * t.weight[2] +
-                   p3[c] * t.weight[3];
+          *out++ =
+              p0[c] * t.weight[0] + p1[c] * t.weight[1] + p2[c] * t.weight[2] + p3[c] * t.weight[3];
       }
       held[slot] = y;
     }
@@ -99,8 +98,8 @@ inline void resize_cubic(const View& src, const MutableView& dst) {
                        *l3 = line(t.index[3]);
     std::uint8_t* out = dst.row(y);
     for (std::size_t i = 0; i < n; i++) {
-      const int v = l0[i] * t.weight[0] + l1[i] * t.weight[1] + l2[i] * t.weight[2] +
-                    l3[i] * t.weight[3];
+      const int v =
+          l0[i] * t.weight[0] + l1[i] * t.weight[1] + l2[i] * t.weight[2] + l3[i] * t.weight[3];
       out[i] = detail::saturate((v + (1 << 21)) >> 22);
     }
   }

@@ -91,9 +91,8 @@ class MelStream {
     buffer_.reserve(buffer_.size() + n);
     for (std::size_t i = 0; i < n; i++) {
       const double x = static_cast<double>(pcm[i]);
-      buffer_.push_back(samples_ + static_cast<std::int64_t>(i) == 0
-                            ? x
-                            : mel::preemphasis(x, previous_));
+      buffer_.push_back(
+          samples_ + static_cast<std::int64_t>(i) == 0 ? x : mel::preemphasis(x, previous_));
       previous_ = x;
     }
     const std::size_t ready = rows_after(n);

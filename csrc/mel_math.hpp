@@ -16,9 +16,9 @@
 namespace lipsync::mel {
 
 inline constexpr int kSampleRate = 16000;
-inline constexpr int kFft = 800;              // window and transform length, samples (50 ms)
-inline constexpr int kHop = 200;              // samples between rows (12.5 ms)
-inline constexpr int kBins = kFft / 2 + 1;    // 401
+inline constexpr int kFft = 800;            // window and transform length, samples (50 ms)
+inline constexpr int kHop = 200;            // samples between rows (12.5 ms)
+inline constexpr int kBins = kFft / 2 + 1;  // 401
 inline constexpr int kBands = 80;
 inline constexpr double kMinHz = 55.0, kMaxHz = 7600.0;
 inline constexpr double kPreemphasis = 0.97;

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from lipsync_fast.version import __version__
 
 if TYPE_CHECKING:
-    from lipsync_fast.api import Avatar, Frame, Rendering, open  # noqa: A004
+    from lipsync_fast.api import Avatar, Frame, Rendering, open
 
 __all__ = ["Avatar", "Frame", "Rendering", "__version__", "open"]
 

@@ -191,7 +191,7 @@ class Avatar:
         self.close()
 
 
-def open(  # noqa: A001 - the package's own name for it
+def open(
     avatar: Path_,
     *,
     backend: str = "auto",

@@ -60,13 +60,14 @@ def synctalk_dataset(folder: Path, name: str = "golden") -> Path:
     checkpoints = folder / "checkpoint" / name
     for path in (dataset / "full_body_img", dataset / "landmarks", checkpoints):
         path.mkdir(parents=True)
-    for i, (picture, points) in enumerate(
-        zip(frames["frames"], frames["landmarks"], strict=True)
-    ):
+    for i, (picture, points) in enumerate(zip(frames["frames"], frames["landmarks"], strict=True)):
         Image.fromarray(picture[..., ::-1]).save(dataset / "full_body_img" / f"{i}.png")
         lines = "\n".join(f"{x} {y}" for x, y in points)
         (dataset / "landmarks" / f"{i}.lms").write_text(lines + "\n")
-    for network, file in (("unet_328_ave", "99.pth"), ("audio_encoder", "audio_visual_encoder.pth")):
+    for network, file in (
+        ("unet_328_ave", "99.pth"),
+        ("audio_encoder", "audio_visual_encoder.pth"),
+    ):
         state = {n: torch.from_numpy(np.asarray(v)) for n, v in weights(network).items()}
         torch.save(state, checkpoints / file)
     return dataset

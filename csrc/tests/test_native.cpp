@@ -101,7 +101,8 @@ void test_image() {
   lipsync::region_output(odd.data(), r, back.data());
   check(back[0] == 0, "not a number becomes black");
   std::vector<std::uint8_t> keep(50 * 30, 1);
-  for (const std::uint8_t* mask : {(const std::uint8_t*)nullptr, (const std::uint8_t*)keep.data()}) {
+  for (const std::uint8_t* mask :
+       {(const std::uint8_t*)nullptr, (const std::uint8_t*)keep.data()}) {
     auto before = frame;
     lipsync::compose({crop.data(), side, side, side * 3}, {region.data(), r, r, r * 3},
                      {frame.data(), 70, 90, 90 * 3}, 40, 40, 50, 30, mask);

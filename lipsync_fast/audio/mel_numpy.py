@@ -20,17 +20,22 @@ PREEMPHASIS = 0.97
 def _hz_to_mel(hz: NDArray[np.float64]) -> NDArray[np.float64]:
     """Slaney's scale: linear to 1 kHz, logarithmic above."""
     return np.where(
-        hz < 1000.0, hz * 3.0 / 200.0, 15.0 + np.log(np.maximum(hz, 1e-9) / 1000.0) * 27.0 / np.log(6.4)
+        hz < 1000.0,
+        hz * 3.0 / 200.0,
+        15.0 + np.log(np.maximum(hz, 1e-9) / 1000.0) * 27.0 / np.log(6.4),
     )
 
 
 def _mel_to_hz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.where(mel < 15.0, mel * 200.0 / 3.0, 1000.0 * np.exp(np.log(6.4) * (mel - 15.0) / 27.0))
+    return np.where(
+        mel < 15.0, mel * 200.0 / 3.0, 1000.0 * np.exp(np.log(6.4) * (mel - 15.0) / 27.0)
+    )
 
 
 def mel_bank() -> NDArray[np.float32]:
     """The 80 x 401 triangles of the mel bank, float32, each of Slaney's unit area."""
-    edges_mel = np.linspace(*_hz_to_mel(np.array([F_MIN, F_MAX])), N_MELS + 2)
+    low, high = (float(v) for v in _hz_to_mel(np.array([F_MIN, F_MAX])))
+    edges_mel = np.linspace(low, high, N_MELS + 2)
     edges = _mel_to_hz(edges_mel)
     bins = np.linspace(0.0, SAMPLE_RATE / 2, N_FFT // 2 + 1)
     rise = (bins[None] - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]

@@ -103,7 +103,9 @@ class MediaSource:
                     self._warn("damaged sound was left out")
         except av.error.FFmpegError as error:
             if not got:
-                raise MediaError(f"{self.path}: no sound can be decoded ({error.strerror})") from None
+                raise MediaError(
+                    f"{self.path}: no sound can be decoded ({error.strerror})"
+                ) from None
             self._warn(f"the file ends early ({error.strerror}); what decodes is used")
         if not got:
             raise MediaError(f"{self.path}: holds no sound (0 samples decoded)")

@@ -48,16 +48,22 @@ def read_landmarks(path: Path) -> NDArray[np.int64]:
         try:
             x, y = (float(np.float32(v)) for v in line.split())
         except ValueError:
-            raise AvatarImportError(f'{path}, line {number}: expected "x y", got {line[:60]!r}') from None
+            raise AvatarImportError(
+                f'{path}, line {number}: expected "x y", got {line[:60]!r}'
+            ) from None
         if not (math.isfinite(x) and math.isfinite(y)) or max(abs(x), abs(y)) > 1e6:
             raise AvatarImportError(f"{path}, line {number}: {line[:60]!r} is not a pixel position")
         points.append((x, y))
     if len(points) != LANDMARKS:
-        raise AvatarImportError(f"{path}, line {len(points)}: {len(points)} landmarks, expected {LANDMARKS}")
+        raise AvatarImportError(
+            f"{path}, line {len(points)}: {len(points)} landmarks, expected {LANDMARKS}"
+        )
     return np.array(points, np.float32).astype(np.int64)
 
 
-def crop_rectangle(points: NDArray[np.int64], width: int, height: int, where: str) -> tuple[int, int, int, int]:
+def crop_rectangle(
+    points: NDArray[np.int64], width: int, height: int, where: str
+) -> tuple[int, int, int, int]:
     """The face crop of the reference, clipped to the frame: x1, y1, x2, y2.
 
     x from landmark 1 to landmark 31, y from landmark 52 on, square.
@@ -117,8 +123,8 @@ def read_picture(path: Path) -> tuple[NDArray[np.uint8], bytes]:
 def keep_mask(parsing: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Where a parsing map (RGB) keeps the original: pure red or white."""
     red = np.all(parsing == (255, 0, 0), axis=2)  # (0, 0, 255) in the BGR order of the reference
-    white: NDArray[np.bool_] = np.all(parsing == 255, axis=2)
-    return red | white
+    keep: NDArray[np.bool_] = red | np.all(parsing == 255, axis=2)
+    return keep
 
 
 def find_checkpoint(dataset: Path) -> Path:
@@ -143,7 +149,13 @@ def find_audio_encoder(dataset: Path, checkpoint: Path) -> Path:
         AvatarImportError: lists where it was looked for.
     """
     root = dataset.parent.parent
-    folders = [checkpoint.parent, checkpoint.parent.parent, dataset, root / "model" / "checkpoints", root]
+    folders = [
+        checkpoint.parent,
+        checkpoint.parent.parent,
+        dataset,
+        root / "model" / "checkpoints",
+        root,
+    ]
     for folder in folders:
         for name in ENCODER_NAMES:
             if (folder / name).is_file():
@@ -202,10 +214,17 @@ def import_synctalk(
     import msgspec
 
     draft = {
-        "name": name or path.name, "width": unet.width, "region": unet.region, "frame_width": width,
-        "frame_height": height, "frame_count": len(pictures), "loop": "pingpong", "licence": licence,
-        "consent": consent, "provenance": f"imported from a SyncTalk_2D data set ({path.name}, {weights.name})",
-    }  # fmt: skip
+        "name": name or path.name,
+        "width": unet.width,
+        "region": unet.region,
+        "frame_width": width,
+        "frame_height": height,
+        "frame_count": len(pictures),
+        "loop": "pingpong",
+        "licence": licence,
+        "consent": consent,
+        "provenance": f"imported from a SyncTalk_2D data set ({path.name}, {weights.name})",
+    }
     try:
         manifest = msgspec.convert({**draft, "audio": AudioWindow()}, Manifest)
     except msgspec.ValidationError as error:
@@ -214,7 +233,8 @@ def import_synctalk(
         for i, file in enumerate(pictures):
             picture, source = read_picture(file)
             if picture.shape != first.shape:
-                raise AvatarImportError(f"{file}: {picture.shape[1]} x {picture.shape[0]}, but frame 0 is {width} x {height}")
+                size = f"{picture.shape[1]} x {picture.shape[0]}"
+                raise AvatarImportError(f"{file}: {size}, but frame 0 is {width} x {height}")
             landmarks = path / "landmarks" / f"{i}.lms"
             rect = crop_rectangle(read_landmarks(landmarks), width, height, str(landmarks))
             parsing = path / "parsing" / f"{i}.png"

@@ -40,7 +40,7 @@ class AvatarInfo:
 
 
 class AvatarLibrary:
-    """Finds avatars by name: given folders first, then the environment's, the user's, the shipped."""
+    """Finds avatars by name: in given folders, then the environment's, the user's, the shipped."""
 
     def __init__(self, folders: Iterable[str | os.PathLike[str]] = ()) -> None:
         named = [Path(f) for f in os.environ.get(VARIABLE, "").split(os.pathsep) if f]

@@ -97,7 +97,11 @@ class AvatarPackage:
         if self._rects.shape[1] != 4 or self._segments.shape[1] < 2:
             raise AvatarFormatError(f"{self.path}: an index has the wrong shape")
         r = self._rects
-        if np.any(r[:, :2] < 0) or np.any(r[:, 2:] <= r[:, :2]) or np.any(r[:, 2:] > (m.frame_width, m.frame_height)):
+        if (
+            np.any(r[:, :2] < 0)
+            or np.any(r[:, 2:] <= r[:, :2])
+            or np.any(r[:, 2:] > (m.frame_width, m.frame_height))
+        ):
             raise AvatarFormatError(f"{self.path}: a face rectangle lies outside its frame")
         for name in MODELS:
             self.model(name)
@@ -156,11 +160,13 @@ class AvatarPackage:
     def _blobs(self, name: str) -> tuple[memoryview, NDArray[np.uint64]]:
         """A pile of byte strings and its checked offsets."""
         data = self.member(f"{name}.bin")
-        offsets = read_array(self.member(f"{name}.npy"), f"{self.path}/{name}.npy")
-        good = offsets.dtype == np.uint64 and offsets.shape == (self.manifest.frame_count + 1,)
-        if not good or offsets[0] != 0 or offsets[-1] != len(data) or np.any(offsets[1:] < offsets[:-1]):  # type: ignore[operator]
+        stored = read_array(self.member(f"{name}.npy"), f"{self.path}/{name}.npy")
+        good = stored.dtype == np.uint64 and stored.shape == (self.manifest.frame_count + 1,)
+        offsets = stored.view(np.uint64) if good else np.empty(0, np.uint64)
+        grows = bool(np.all(offsets[1:] >= offsets[:-1]))
+        if not good or not grows or offsets[0] != 0 or offsets[-1] != len(data):
             raise AvatarFormatError(f"{self.path}: the offsets of {name}.bin do not fit it")
-        return data, offsets.view(np.uint64)
+        return data, offsets
 
     def _blob(self, pile: tuple[memoryview, NDArray[np.uint64]], index: int) -> memoryview:
         self._check(index)
@@ -182,7 +188,7 @@ class AvatarPackage:
     def frame_segments(self, index: int) -> NDArray[np.uint32]:
         """Offsets of the restart segments in ``frame_jpeg(index)``, S + 1 numbers, checked."""
         self._check(index)
-        offsets = self._segments[index].view(np.uint32)
+        offsets: NDArray[np.uint32] = self._segments[index].view(np.uint32)
         if np.any(offsets[1:] <= offsets[:-1]) or offsets[-1] > len(self.frame_jpeg(index)):
             raise AvatarFormatError(f"{self.path}: the segments of frame {index} do not fit it")
         return offsets

@@ -74,10 +74,21 @@ class Storage:
             with zipfile.ZipFile(self.path) as archive:
                 infos = archive.infolist()
                 directory = len(whole) - archive.start_dir
-        except (zipfile.BadZipFile, OSError, ValueError, struct.error, NotImplementedError, UnicodeDecodeError, EOFError, OverflowError) as error:
+        except (
+            zipfile.BadZipFile,
+            OSError,
+            ValueError,
+            struct.error,
+            NotImplementedError,
+            UnicodeDecodeError,
+            EOFError,
+            OverflowError,
+        ) as error:
             raise AvatarFormatError(f"{self.path}: not an avatar package ({error})") from None
         if len(infos) > MAX_MEMBERS or directory > MAX_DIRECTORY:
-            raise AvatarFormatError(f"{self.path}: has {len(infos)} members, more than {MAX_MEMBERS}")
+            raise AvatarFormatError(
+                f"{self.path}: has {len(infos)} members, more than {MAX_MEMBERS}"
+            )
         for info in infos:
             name = info.filename
             if info.is_dir():
@@ -85,7 +96,9 @@ class Storage:
             if not safe_name(name) or name in self._views:
                 raise AvatarFormatError(f"{self.path}: member {name[:80]!r} is not a plain name")
             if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
-                raise AvatarFormatError(f"{self.path}: member {name} is compressed; it must be stored")
+                raise AvatarFormatError(
+                    f"{self.path}: member {name} is compressed; it must be stored"
+                )
             at = info.header_offset
             if at < 0 or at + _LOCAL.size > len(whole):
                 raise AvatarFormatError(f"{self.path}: member {name} lies outside the file")
@@ -132,9 +145,22 @@ def read_array(data: memoryview, where: str) -> NDArray[np.generic]:
     try:
         header = ast.literal_eval(text.decode("ascii"))
         kind, order, shape = header["descr"], header["fortran_order"], header["shape"]
-    except (ValueError, SyntaxError, KeyError, TypeError, UnicodeDecodeError, MemoryError, RecursionError):
+    except (
+        ValueError,
+        SyntaxError,
+        KeyError,
+        TypeError,
+        UnicodeDecodeError,
+        MemoryError,
+        RecursionError,
+    ):
         raise AvatarFormatError(f"{where}: its header cannot be read") from None
-    if not isinstance(kind, str) or kind not in _DTYPES or order is not False or not isinstance(shape, tuple):
+    if (
+        not isinstance(kind, str)
+        or kind not in _DTYPES
+        or order is not False
+        or not isinstance(shape, tuple)
+    ):
         raise AvatarFormatError(f"{where}: arrays of {kind!r} are not used in packages")
     if len(shape) > 4 or not all(type(n) is int and 0 <= n <= 1 << 40 for n in shape):
         raise AvatarFormatError(f"{where}: shape {shape} cannot be")

@@ -35,7 +35,7 @@ class _Pile:
     """A .bin member under construction, and its offsets."""
 
     def __init__(self, path: Path) -> None:
-        self._file = open(path, "wb")
+        self._file = path.open("wb")
         self.offsets = [0]
 
     def add(self, data: bytes) -> None:
@@ -167,7 +167,9 @@ class AvatarWriter:
         self._masks.close()
         arrays: dict[str, NDArray[np.generic]] = {
             "frames.npy": np.array(self._frames.offsets, np.uint64),
-            "segments.npy": np.stack(self._segments) if self._segments else np.zeros((0, 2), np.uint32),
+            "segments.npy": np.stack(self._segments)
+            if self._segments
+            else np.zeros((0, 2), np.uint32),
             "rects.npy": np.array(self._rects, np.int32).reshape(-1, 4),
         }
         if self._masks.offsets[-1]:
@@ -217,7 +219,9 @@ def _thumbnail(picture: NDArray[np.uint8], rect: tuple[int, int, int, int]) -> b
     top = min(max(0, (y1 + y2 - side) // 2 - side // 10), picture.shape[0] - side)
     image = Image.fromarray(picture[top : top + side, left : left + side])
     out = io.BytesIO()
-    image.resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS).save(out, "JPEG", quality=85)
+    image.resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS).save(
+        out, "JPEG", quality=85
+    )
     return out.getvalue()
 
 

@@ -9,6 +9,7 @@ upsampling runs before it where it can: W [up(a), s] = up(Wa a) + Ws s. Batches 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import onnx
@@ -34,7 +35,9 @@ def fold(state: Mapping[str, Array], conv: str, norm: str) -> tuple[Array, Array
     """Weight and bias of a convolution with its batch norm folded in (computed in float64)."""
     weight = state[f"{conv}.weight"].astype(np.float64)
     bias = state.get(f"{conv}.bias", np.zeros(len(weight), np.float32)).astype(np.float64)
-    scale = state[f"{norm}.weight"] / np.sqrt(state[f"{norm}.running_var"].astype(np.float64) + EPSILON)
+    scale = state[f"{norm}.weight"] / np.sqrt(
+        state[f"{norm}.running_var"].astype(np.float64) + EPSILON
+    )
     shifted = (bias - state[f"{norm}.running_mean"]) * scale + state[f"{norm}.bias"]
     return (weight * scale[:, None, None, None]).astype(np.float32), shifted.astype(np.float32)
 
@@ -48,7 +51,7 @@ class _Graph:
         self.half = half
         self.count = 0
 
-    def node(self, kind: str, *inputs: str, **attributes: object) -> str:
+    def node(self, kind: str, *inputs: str, **attributes: Any) -> str:
         self.count += 1
         out = f"{kind.lower()}_{self.count}"
         self.nodes.append(helper.make_node(kind, list(inputs), [out], name=out, **attributes))
@@ -124,14 +127,17 @@ def _tail(g: _Graph, state: Mapping[str, Array], name: str, expanded: str, strid
     """The rest of an inverted residual after its expanding convolution (before the ReLU)."""
     depthwise, bias = fold(state, f"{name}.conv.3", f"{name}.conv.4")
     x = g.relu(expanded)
-    x = g.relu(
-        g.conv(x, f"{name}.depthwise", depthwise, bias, (stride, stride), 1, len(depthwise))
-    )
+    x = g.relu(g.conv(x, f"{name}.depthwise", depthwise, bias, (stride, stride), 1, len(depthwise)))
     return g.conv(x, f"{name}.project", *fold(state, f"{name}.conv.6", f"{name}.conv.7"))
 
 
 def _inverted(
-    g: _Graph, state: Mapping[str, Array], name: str, x: str, stride: int = 1, residual: bool = False
+    g: _Graph,
+    state: Mapping[str, Array],
+    name: str,
+    x: str,
+    stride: int = 1,
+    residual: bool = False,
 ) -> str:
     expanded = g.conv(x, f"{name}.expand", *fold(state, f"{name}.conv.0", f"{name}.conv.1"))
     y = _tail(g, state, name, expanded, stride)

@@ -37,7 +37,9 @@ def offline(pcm: NDArray[np.float32], window: AudioWindow) -> NDArray[np.float32
     return out
 
 
-def streamed(pcm: NDArray[np.float32], window: AudioWindow, sizes: list[int]) -> NDArray[np.float32]:
+def streamed(
+    pcm: NDArray[np.float32], window: AudioWindow, sizes: list[int]
+) -> NDArray[np.float32]:
     stream, blocks, at = BlockStream(window, features), [], 0
     for size in sizes:
         blocks += list(stream.push(pcm[at : at + size]))

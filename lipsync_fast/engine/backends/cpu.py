@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -19,7 +19,12 @@ from numpy.typing import NDArray
 from lipsync_fast import _native
 from lipsync_fast.avatars.manifest import REGION_BORDER
 from lipsync_fast.avatars.package import AvatarPackage
-from lipsync_fast.engine.backends.base import AUDIO_BLOCK_ROWS, FEATURE_SIZE, LoadedAvatar, RegionJob
+from lipsync_fast.engine.backends.base import (
+    AUDIO_BLOCK_ROWS,
+    FEATURE_SIZE,
+    LoadedAvatar,
+    RegionJob,
+)
 from lipsync_fast.errors import AvatarFormatError, BackendError
 
 LEVELS = ("x1", "x2", "x3", "x4", "x5", "x6")
@@ -67,18 +72,26 @@ class CpuAvatar:
         self.image = _session(package, "image", options)
         self.decoder = _session(package, "decoder", options)
         side = m.region
-        _expect(package, "audio_encoder", self.audio_encoder, {"mel": (1, 80, 16)}, {"feature": (512,)})
+        _expect(
+            package, "audio_encoder", self.audio_encoder, {"mel": (1, 80, 16)}, {"feature": (512,)}
+        )
         levels = {
             name: (m.width * c, side >> i, side >> i)
             for i, (name, c) in enumerate(zip(LEVELS, (1, 1, 2, 4, 8, 16), strict=True))
         }
         _expect(package, "image", self.image, {"image": (6, side, side)}, levels)
         _expect(
-            package, "decoder", self.decoder, {**levels, "audio": (32, 16, 16)}, {"region": (3, side, side)}
+            package,
+            "decoder",
+            self.decoder,
+            {**levels, "audio": (32, 16, 16)},
+            {"region": (3, side, side)},
         )
 
 
-def _session(package: AvatarPackage, name: str, options: ort.SessionOptions) -> ort.InferenceSession:
+def _session(
+    package: AvatarPackage, name: str, options: ort.SessionOptions
+) -> ort.InferenceSession:
     data = package.model(name)
     if len(data) > _LIMIT:
         raise AvatarFormatError(f"{package.path}: {name}.onnx is larger than 512 MiB")
@@ -93,8 +106,8 @@ def _expect(
     package: AvatarPackage,
     name: str,
     session: ort.InferenceSession,
-    inputs: dict[str, tuple[int, ...]],
-    outputs: dict[str, tuple[int, ...]],
+    inputs: Mapping[str, tuple[int, ...]],
+    outputs: Mapping[str, tuple[int, ...]],
 ) -> None:
     """Refuse a network whose inputs and outputs are not those of the manifest's family."""
     for what, wanted, found in (
@@ -155,7 +168,9 @@ class CpuBackend:
         for job in jobs:
             avatar = self._own(job.avatar)
             if job.audio_block.shape != (AUDIO_BLOCK_ROWS, FEATURE_SIZE):
-                raise ValueError(f"audio block of shape {job.audio_block.shape}, expected (16, 512)")
+                raise ValueError(
+                    f"audio block of shape {job.audio_block.shape}, expected (16, 512)"
+                )
             feed = dict(self._image_half(avatar, job.frame_index))
             feed["audio"] = np.ascontiguousarray(job.audio_block, np.float32).reshape(1, 32, 16, 16)
             out.append(_native.region_output(avatar.decoder.run(None, feed)[0][0]))
@@ -198,7 +213,9 @@ class CpuBackend:
         def make() -> tuple[dict[str, NDArray[np.float32]], int]:
             crop = avatar.package.crop(index, self._picture(avatar, index))
             image = _native.region_input(crop, REGION_BORDER)[None]
-            levels = dict(zip(LEVELS, avatar.image.run(list(LEVELS), {"image": image}), strict=True))
+            levels = dict(
+                zip(LEVELS, avatar.image.run(list(LEVELS), {"image": image}), strict=True)
+            )
             return levels, sum(v.nbytes for v in levels.values())
 
         return self._levels.get((id(avatar), index), make)
