@@ -2,12 +2,13 @@
 """What a backend is: the only place where networks run and pixels are made.
 
 Nothing above this interface knows which backend runs. Every backend passes the same parity tests.
-Calls block; a backend may be used from one thread at a time.
+A backend may be used from one thread at a time; ``submit`` returns at once, all else blocks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -68,6 +69,19 @@ class Backend(Protocol):
         """The generated squares, R x R x 3 uint8 RGB each, in the order of ``jobs``.
 
         Jobs of several avatars may be mixed; R is each avatar's ``manifest.region``.
+        """
+        ...
+
+    @property
+    def depth(self) -> int:
+        """How many submitted frames keep the device busy."""
+        ...
+
+    def submit(self, jobs: Sequence[RegionJob]) -> list[Future[NDArray[np.uint8]]]:
+        """Begin to make whole frames: ``regions``, then ``compose``, for each job.
+
+        The futures' results are H x W x 3 uint8 RGB, owned by the caller; an avatar's damaged
+        frame raises ``AvatarFormatError`` there. ``close`` cancels those that have not begun.
         """
         ...
 
