@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -78,28 +79,30 @@ F32 region_input(py::array_t<std::uint8_t> crop, int border) {
 }
 
 U8 region_output(F32 planes) {
-  if (planes.ndim() != 3 || planes.shape(0) != 3 || planes.shape(1) != planes.shape(2) ||
-      planes.shape(1) < 1 || planes.shape(1) > 32767)
-    fail("planes have shape " + shape_of(planes) + ": expected 3 x R x R");
-  const py::ssize_t r = planes.shape(1);
-  U8 out = new_picture(r, r);
+  if (planes.ndim() != 3 || planes.shape(0) != 3 || planes.shape(1) < 1 || planes.shape(2) < 1 ||
+      planes.shape(1) > 32767 || planes.shape(2) > 32767)
+    fail("planes have shape " + shape_of(planes) + ": expected 3 x height x width");
+  const auto plane = static_cast<std::size_t>(planes.shape(1) * planes.shape(2));
+  U8 out = new_picture(planes.shape(1), planes.shape(2));
   const float* in = planes.data();
   std::uint8_t* data = out.mutable_data();
   py::gil_scoped_release release;
-  lipsync::region_output(in, static_cast<int>(r), data);
+  lipsync::region_output(in, plane, data);
   return out;
 }
 
 void compose(py::array_t<std::uint8_t> crop, py::array_t<std::uint8_t> region,
-             py::array_t<std::uint8_t> frame, int x1, int y1, int x2, int y2,
+             std::array<int, 2> corner, py::array_t<std::uint8_t> frame, std::array<int, 4> rect,
              std::optional<py::array_t<std::uint8_t, py::array::c_style>> keep) {
+  const auto [left, top] = corner;
+  const auto [x1, y1, x2, y2] = rect;
   const Picture c(std::move(crop), "crop"), r(std::move(region), "region");
   Picture f(std::move(frame), "frame");
   const auto cv = c.view(), rv = r.view();
-  if (cv.height != cv.width || rv.height != rv.width || rv.width > cv.width ||
-      (cv.width - rv.width) % 2)
-    fail("crop " + shape_of(c.array) + " and region " + shape_of(r.array) +
-         ": expected squares, the region centred in the crop");
+  if (cv.height != cv.width) fail("crop has shape " + shape_of(c.array) + ": expected a square");
+  if (left < 0 || top < 0 || left > cv.width - rv.width || top > cv.height - rv.height)
+    fail("region " + shape_of(r.array) + " at " + std::to_string(left) + "," + std::to_string(top) +
+         " does not lie within the crop " + shape_of(c.array));
   if (!f.array.writeable()) fail("frame is read-only");
   if (x1 < 0 || y1 < 0 || x2 <= x1 || y2 <= y1 || x2 > f.array.shape(1) || y2 > f.array.shape(0))
     fail("rectangle " + std::to_string(x1) + "," + std::to_string(y1) + "," + std::to_string(x2) +
@@ -109,7 +112,7 @@ void compose(py::array_t<std::uint8_t> crop, py::array_t<std::uint8_t> region,
   const auto target = mutable_view(f.array);
   const std::uint8_t* mask = keep ? keep->data() : nullptr;
   py::gil_scoped_release release;
-  lipsync::compose(cv, rv, target, x1, y1, x2 - x1, y2 - y1, mask);
+  lipsync::compose(cv, rv, left, top, target, x1, y1, x2 - x1, y2 - y1, mask);
 }
 
 // MelStream behind a lock, so that two Python threads cannot tear it.
@@ -167,9 +170,10 @@ PYBIND11_MODULE(_native, m) {
   m.def("region_input", &region_input, py::arg("crop"), py::arg("border"),
         "RGB crop S x S x 3 to the network's image input, 6 x R x R float32 BGR in 0..1.");
   m.def("region_output", &region_output, py::arg("planes").noconvert(),
-        "Network output 3 x R x R float32 BGR in 0..1 to R x R x 3 uint8 RGB, truncated.");
-  m.def("compose", &compose, py::arg("crop"), py::arg("region"), py::arg("frame").noconvert(),
-        py::arg("x1"), py::arg("y1"), py::arg("x2"), py::arg("y2"), py::arg("keep") = py::none(),
-        "Paste `region`, centred in `crop`, into the rectangle of `frame`, in place; pixels where "
-        "`keep` (uint8, rectangle sized) is not 0 stay as they are.");
+        "Network output 3 x H x W float32 BGR in 0..1 to H x W x 3 uint8 RGB, truncated.");
+  m.def("compose", &compose, py::arg("crop"), py::arg("region"), py::arg("corner"),
+        py::arg("frame").noconvert(), py::arg("rect"), py::arg("keep") = py::none(),
+        "Put `region` into `crop` at `corner` (left, top) and paste that into the rectangle `rect` "
+        "(x1, y1, x2, y2) of `frame`, in place; pixels where `keep` (uint8, rectangle sized) is "
+        "not 0 stay as they are.");
 }

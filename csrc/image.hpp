@@ -124,9 +124,8 @@ inline void region_input(const View& crop, int border, float* out) {
   }
 }
 
-// The network's output, 3 x R x R float32 BGR in 0..1, to R x R x 3 RGB: times 255, truncated.
-inline void region_output(const float* in, int r, std::uint8_t* out) {
-  const std::size_t plane = static_cast<std::size_t>(r) * static_cast<std::size_t>(r);
+// The network's output, three planes of float32 BGR in 0..1, to packed RGB: times 255, truncated.
+inline void region_output(const float* in, std::size_t plane, std::uint8_t* out) {
   for (std::size_t i = 0; i < plane; i++)
     for (std::size_t c = 0; c < 3; c++) {
       const float v = in[(2 - c) * plane + i] * 255.0f;
@@ -134,18 +133,19 @@ inline void region_output(const float* in, int r, std::uint8_t* out) {
     }
 }
 
-// Put `region` into the middle of a copy of `crop`, resize that to the rectangle at (x, y) of
+// Put `region` at (left, top) into a copy of `crop`, resize that to the rectangle at (x, y) of
 // `frame` and paste it; pixels whose `keep` byte (rectangle sized, may be null) is set stay.
-// The rectangle must lie within the frame; the caller checks.
-inline void compose(const View& crop, const View& region, const MutableView& frame, int x, int y,
-                    int width, int height, const std::uint8_t* keep) {
-  const int side = crop.width, border = (side - region.width) / 2;
+// Region and rectangle must lie within crop and frame; the caller checks.
+inline void compose(const View& crop, const View& region, int left, int top,
+                    const MutableView& frame, int x, int y, int width, int height,
+                    const std::uint8_t* keep) {
+  const int side = crop.width;
   std::vector<std::uint8_t> patch(static_cast<std::size_t>(side) * side * 3);
   const MutableView full{patch.data(), side, side, static_cast<std::ptrdiff_t>(side) * 3};
   for (int i = 0; i < side; i++)
     std::memcpy(full.row(i), crop.row(i), static_cast<std::size_t>(side) * 3);
   for (int i = 0; i < region.height; i++)
-    std::memcpy(full.row(i + border) + 3 * border, region.row(i),
+    std::memcpy(full.row(i + top) + 3 * left, region.row(i),
                 static_cast<std::size_t>(region.width) * 3);
   const View source{patch.data(), side, side, full.stride};
   const MutableView target{frame.row(y) + 3 * x, height, width, frame.stride};

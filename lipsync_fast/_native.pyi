@@ -17,10 +17,8 @@ def region_output(planes: NDArray[np.float32]) -> NDArray[np.uint8]: ...
 def compose(
     crop: NDArray[np.uint8],
     region: NDArray[np.uint8],
+    corner: tuple[int, int],
     frame: NDArray[np.uint8],
-    x1: int,
-    y1: int,
-    x2: int,
-    y2: int,
+    rect: tuple[int, int, int, int],
     keep: NDArray[np.uint8] | None = None,
 ) -> None: ...

@@ -96,15 +96,15 @@ void test_image() {
   check(input[0] == static_cast<float>(crop[(border * side + border) * 3 + 2]) / 255.0f,
         "the first plane is blue");
   std::vector<std::uint8_t> back(r * r * 3);
-  lipsync::region_output(input.data(), r, back.data());
+  lipsync::region_output(input.data(), r * r, back.data());
   const std::vector<float> odd(3 * r * r, NAN);
-  lipsync::region_output(odd.data(), r, back.data());
+  lipsync::region_output(odd.data(), r * r, back.data());
   check(back[0] == 0, "not a number becomes black");
   std::vector<std::uint8_t> keep(50 * 30, 1);
   for (const std::uint8_t* mask :
        {(const std::uint8_t*)nullptr, (const std::uint8_t*)keep.data()}) {
     auto before = frame;
-    lipsync::compose({crop.data(), side, side, side * 3}, {region.data(), r, r, r * 3},
+    lipsync::compose({crop.data(), side, side, side * 3}, {region.data(), r, r, r * 3}, 4, 4,
                      {frame.data(), 70, 90, 90 * 3}, 40, 40, 50, 30, mask);
     check((frame == before) == (mask != nullptr), "kept pixels stay, others change");
     check(frame[0] == 9, "nothing outside the rectangle changes");

@@ -45,6 +45,18 @@ class FrameJpeg(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Minimum coded units (16 x 16 pixels) between two restart markers."""
 
 
+class Window(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The part of the region that the network makes; the rest stays as the avatar's frame has it.
+
+    Pixels of the region: columns x .. x + width - 1, rows y .. y + height - 1.
+    """
+
+    x: Annotated[int, msgspec.Meta(ge=0, le=1024)]
+    y: Annotated[int, msgspec.Meta(ge=0, le=1024)]
+    width: Annotated[int, msgspec.Meta(ge=1, le=1024)]
+    height: Annotated[int, msgspec.Meta(ge=1, le=1024)]
+
+
 class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A member of the package: its size in bytes and its SHA-256 in hexadecimal."""
 
@@ -63,6 +75,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """Base width of the U-Net (the reference: 32)."""
     region: Annotated[int, msgspec.Meta(ge=224, le=1024)]
     """Side of the generated square in pixels (the reference: 320)."""
+    window: Window | None = None
+    """The part of that square that is made at all; all of it by default."""
     audio: AudioWindow = AudioWindow()
     fps: Literal[25] = 25
     frame_width: Side
@@ -76,6 +90,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     provenance: Text = ""
     consent: Text = ""
     files: dict[str, FileEntry] = {}
+
+    def __post_init__(self) -> None:
+        w = self.window
+        if w is not None and max(w.x + w.width, w.y + w.height) > self.region:
+            raise ValueError(f"window {w.x},{w.y},{w.width},{w.height} leaves the region")
 
     @property
     def crop(self) -> int:

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from lipsync_fast.models.audio_encoder import SPECS, AudioEncoder
-from lipsync_fast.models.unet import AUDIO_CHANNELS, AUDIO_SIDE, UNet, bottleneck_padding
+from lipsync_fast.models.shapes import AUDIO_SHAPE, HALO, Box, level_shapes, output_shape
+from lipsync_fast.models.unet import UNet, bottleneck_padding
 from lipsync_fast.version import __version__
 
 OPSET = 17
-LEVELS = tuple(f"x{i}" for i in range(1, 7))
 Array = NDArray[np.float32]
 EPSILON = 1e-5
 
@@ -95,13 +95,36 @@ class _Graph:
     def add(self, a: str, b: str) -> str:
         return self.node("Add", a, b)
 
-    def rename(self, x: str, name: str) -> None:
-        self.nodes.append(helper.make_node("Identity", [x], [name], name=f"to_{name}"))
+    def rename(self, x: str, name: str) -> str:
+        """Give the newest node's output another name."""
+        newest = self.nodes[-1]
+        assert newest.output[0] == x
+        newest.output[0] = name
+        return name
+
+    def cut(self, x: str, name: str, box: Box) -> str:
+        """Rows and columns of a box."""
+        start = np.array([box.y, box.x], np.int64)
+        end = start + np.array([box.height, box.width], np.int64)
+        numbers = {"start": start, "end": end, "axes": np.array([2, 3], np.int64)}
+        return self.node(
+            "Slice", x, *(self.constant(f"{name}.{k}", v, exact=True) for k, v in numbers.items())
+        )
+
+    def upsample(self, x: str, name: str) -> str:
+        """Bilinear x2, corners aligned."""
+        scales = self.constant(f"{name}.scales", np.array([1, 1, 2, 2], np.float32), exact=True)
+        return self.node(
+            "Resize", x, "", scales, mode="linear", coordinate_transformation_mode="align_corners"
+        )
 
     def model(
-        self, title: str, inputs: Mapping[str, list[int]], outputs: Mapping[str, list[int]]
+        self,
+        title: str,
+        inputs: Mapping[str, tuple[int, ...]],
+        outputs: Mapping[str, tuple[int, ...]],
     ) -> bytes:
-        def info(name: str, shape: list[int]) -> onnx.ValueInfoProto:
+        def info(name: str, shape: tuple[int, ...]) -> onnx.ValueInfoProto:
             return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])
 
         graph = helper.make_graph(
@@ -150,17 +173,27 @@ def _double(g: _Graph, state: Mapping[str, Array], name: str, x: str, stride: in
 
 
 def _split_expand(
-    g: _Graph, state: Mapping[str, Array], name: str, low: str, high: str, upsample: bool
+    g: _Graph,
+    state: Mapping[str, Array],
+    name: str,
+    low: str,
+    high: str,
+    *,
+    upsample: bool,
+    window: Box | None = None,
 ) -> str:
-    """1x1 convolution over [low, high] as two, the first of them before the upsampling."""
+    """1x1 convolution over [low, high] as two, the first of them before the upsampling.
+
+    With a ``window``, ``high`` is that part of its map already, and the upsampling comes first: to
+    cut the narrow map is cheaper than to cut the expanded one.
+    """
     weight, bias = fold(state, f"{name}.conv.0", f"{name}.conv.1")
     half = weight.shape[1] // 2  # both halves of every concatenation are equally wide
+    if window is not None:
+        low = g.cut(g.upsample(low, name), name, window)
     a = g.conv(low, f"{name}.expand_low", np.ascontiguousarray(weight[:, :half]), None)
-    if upsample:
-        scales = g.constant(f"{name}.scales", np.array([1, 1, 2, 2], np.float32), exact=True)
-        a = g.node(
-            "Resize", a, "", scales, mode="linear", coordinate_transformation_mode="align_corners"
-        )
+    if upsample and window is None:
+        a = g.upsample(a, name)
     b = g.conv(high, f"{name}.expand_high", np.ascontiguousarray(weight[:, half:]), bias)
     return g.add(a, b)
 
@@ -177,15 +210,6 @@ def _audio_branch(g: _Graph, state: Mapping[str, Array], x: str, region: int) ->
     return _inverted(g, state, "audio_model.conv7", x, residual=True)
 
 
-def level_shapes(width: int, region: int) -> dict[str, list[int]]:
-    """Shapes (channels, side, side) of the image half's outputs x1..x6."""
-    channels = (1, 1, 2, 4, 8, 16)
-    return {
-        name: [width * c, region >> i, region >> i]
-        for i, (name, c) in enumerate(zip(LEVELS, channels, strict=True))
-    }
-
-
 def export_audio_encoder(encoder: AudioEncoder, half: bool = False) -> bytes:
     """ONNX of the audio encoder: ``mel`` batch x 1 x 80 x 16 to ``feature`` batch x 512.
 
@@ -200,44 +224,61 @@ def export_audio_encoder(encoder: AudioEncoder, half: bool = False) -> bytes:
         y = g.conv(x, f"encoder{i}", weight, bias, spec.stride, spec.padding)
         x = g.relu(g.add(y, x) if spec.residual else y)
     g.rename(g.node("Flatten", x, axis=1), "feature")
-    return g.model("audio_encoder", {"mel": [1, 80, 16]}, {"feature": [512]})
+    return g.model("audio_encoder", {"mel": (1, 80, 16)}, {"feature": (512,)})
 
 
-def export_unet(unet: UNet, half: bool = False) -> tuple[bytes, bytes]:
+def export_unet(unet: UNet, half: bool = False, window: Box | None = None) -> tuple[bytes, bytes]:
     """ONNX of the U-Net, as two graphs.
 
     Args:
         unet: the torch module; its running statistics are folded in.
         half: store the weights in float16.
+        window: make only this part of the region; it is the same as the whole region's.
 
     Returns:
         The image half, ``image`` batch x 6 x R x R to ``x1`` .. ``x6``; and the decoder, ``x1`` ..
-        ``x6`` and ``audio`` batch x 32 x 16 x 16 to ``region`` batch x 3 x R x R.
+        ``x6`` and ``audio`` batch x 32 x 16 x 16 to ``region`` batch x 3 x R x R (or the window's
+        height and width). Shapes: ``models.shapes``.
+
+    Raises:
+        ValueError: the window does not lie within the region.
     """
-    state, shapes = _arrays(unet), level_shapes(unet.width, unet.region)
+    region = unet.region
+    need = None if window is None else window.grown(HALO, region)
+    if window is not None and window != window.grown(0, region):
+        raise ValueError(f"{window} does not lie within the region of {region} pixels")
+    state, shapes = _arrays(unet), level_shapes(unet.width, region, window)
     g = _Graph(half)
     x = _inverted(g, state, "inc.inconv.0", "image")
-    g.rename(x, "x1")
+    if need is None:
+        x = g.rename(x, "x1")
+    else:
+        g.rename(g.cut(x, "x1", need), "x1")
     for i in range(1, 6):
-        x = _double(g, state, f"down{i}.maxpool_conv.0", x, stride=2)
-        g.rename(x, f"x{i + 1}")
-    image = g.model("unet_image", {"image": [6, unet.region, unet.region]}, shapes)
+        x = g.rename(_double(g, state, f"down{i}.maxpool_conv.0", x, stride=2), f"x{i + 1}")
+    image = g.model("unet_image", {"image": (6, region, region)}, shapes)
 
     g = _Graph(half)
-    heard = _audio_branch(g, state, "audio", unet.region)
+    heard = _audio_branch(g, state, "audio", region)
     first = "fuse_conv.0.double_conv.0"
     x = _tail(g, state, first, _split_expand(g, state, first, "x6", heard, upsample=False))
     x = _inverted(g, state, "fuse_conv.0.double_conv.1", x, residual=True)
     x = _double(g, state, "fuse_conv.1", x)
     for i in range(1, 6):
         name = f"up{i}.conv.double_conv"
-        expanded = _split_expand(g, state, f"{name}.0", x, f"x{6 - i}", upsample=True)
+        expanded = _split_expand(
+            g, state, f"{name}.0", x, f"x{6 - i}", upsample=True, window=need if i == 5 else None
+        )
         x = _tail(g, state, f"{name}.0", expanded)
         x = _inverted(g, state, f"{name}.1", x, residual=True)
-    x = g.conv(x, "outc", state["outc.conv.weight"], state["outc.conv.bias"])
-    g.rename(g.node("Sigmoid", x), "region")
-    audio = {"audio": [AUDIO_CHANNELS, AUDIO_SIDE, AUDIO_SIDE]}
+    x = g.node("Sigmoid", g.conv(x, "outc", state["outc.conv.weight"], state["outc.conv.bias"]))
+    if window is not None and need is not None:
+        inner = Box(window.x - need.x, window.y - need.y, window.width, window.height)
+        x = g.cut(x, "window", inner)
+    g.rename(x, "region")
     decoder = g.model(
-        "unet_decoder", {**shapes, **audio}, {"region": [3, unet.region, unet.region]}
+        "unet_decoder",
+        {**shapes, "audio": AUDIO_SHAPE},
+        {"region": output_shape(region, window)},
     )
     return image, decoder

@@ -64,15 +64,16 @@ def test_compose_changes_the_rectangle_alone(
     x: int, y: int, w: int, h: int, keep: bool, seed: int
 ) -> None:
     w, h = min(w, 60 - x), min(h, 40 - y)
-    frame, crop, region = noise(40, 60, seed), noise(40, 40, 1), noise(32, 32, 2)
+    frame, crop, region = noise(40, 60, seed), noise(40, 40, 1), noise(24, 32, 2)
+    corner = seed % 9, seed % 17
     mask = np.random.RandomState(seed).randint(0, 2, (h, w)).astype(np.uint8) if keep else None
     patch = crop.copy()
-    patch[4:36, 4:36] = region
+    patch[corner[1] : corner[1] + 24, corner[0] : corner[0] + 32] = region
     resized = _native.resize_cubic(patch, h, w)
     expected = frame.copy()
     target = expected[y : y + h, x : x + w]
     target[...] = resized if mask is None else np.where(mask[..., None] != 0, target, resized)
-    _native.compose(crop, region, frame, x, y, x + w, y + h, mask)
+    _native.compose(crop, region, corner, frame, (x, y, x + w, y + h), mask)
     assert np.array_equal(frame, expected)
 
 
@@ -80,17 +81,20 @@ def test_misuse_is_refused() -> None:
     crop, region, frame = noise(40, 40), noise(32, 32), noise(50, 50)
     for box in ((-1, 0, 10, 10), (0, 0, 51, 10), (5, 5, 5, 10), (0, 20, 10, 10)):
         with pytest.raises(ValueError, match="does not lie within"):
-            _native.compose(crop, region, frame, *box)
+            _native.compose(crop, region, (4, 4), frame, box)
+    for corner in ((-1, 0), (0, -1), (9, 0), (0, 9)):
+        with pytest.raises(ValueError, match="does not lie within the crop"):
+            _native.compose(crop, region, corner, frame, (0, 0, 10, 10))
     with pytest.raises(ValueError, match="keep has shape"):
-        _native.compose(crop, region, frame, 0, 0, 10, 10, np.zeros((5, 5), np.uint8))
-    with pytest.raises(ValueError, match="squares"):
-        _native.compose(noise(40, 41), region, frame, 0, 0, 10, 10)
+        _native.compose(crop, region, (4, 4), frame, (0, 0, 10, 10), np.zeros((5, 5), np.uint8))
+    with pytest.raises(ValueError, match="expected a square"):
+        _native.compose(noise(40, 41), region, (4, 4), frame, (0, 0, 10, 10))
     frame.flags.writeable = False
     with pytest.raises(ValueError, match="read-only"):
-        _native.compose(crop, region, frame, 0, 0, 10, 10)
+        _native.compose(crop, region, (4, 4), frame, (0, 0, 10, 10))
     with pytest.raises(ValueError, match="sides"):
         _native.resize_cubic(crop, 0, 10)
     with pytest.raises(ValueError, match="packed"):
         _native.resize_cubic(noise(40, 40)[:, ::2], 10, 10)
-    with pytest.raises(ValueError, match="3 x R x R"):
-        _native.region_output(np.zeros((3, 4, 5), np.float32))
+    with pytest.raises(ValueError, match="3 x height x width"):
+        _native.region_output(np.zeros((2, 4, 5), np.float32))

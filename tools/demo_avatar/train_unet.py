@@ -57,6 +57,32 @@ def without_norms(net: UNet) -> UNet:
     return net
 
 
+@torch.no_grad()
+def pass_picture_through(net: UNet) -> UNet:
+    """Make an untrained network give back the unmasked picture, so that it only learns changes.
+
+    The first block's channels 0..2 carry the picture (nothing in it is negative, so ReLU keeps
+    it), the last stage takes them from the skip, and 4.4 (y - 0.5) is close to the logit of y.
+    """
+    skip = WIDTH  # the skip's first channel in the last stage's input
+    for block, first in ((net.inc.inconv[0], 0), (net.up5.conv.double_conv[0], skip)):
+        expand, depthwise, project = block.conv[0], block.conv[3], block.conv[6]
+        expand.weight[:3] = 0
+        depthwise.weight[:3] = 0
+        project.weight[:3] = 0
+        for k in range(3):
+            expand.weight[k, first + k] = 1
+            depthwise.weight[k, 0, 1, 1] = 1
+            project.weight[k, k] = 1
+    net.up5.conv.double_conv[1].conv[6].weight[:3] = 0
+    net.outc.conv.weight *= 0.3
+    for k in range(3):
+        net.outc.conv.weight[k, :3] = 0
+        net.outc.conv.weight[k, k] = 4.4
+    net.outc.conv.bias.fill_(-2.2)
+    return net
+
+
 def reference_state(net_state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights of the normless network under the family's names, with identity batch norms."""
     out: dict[str, Tensor] = {}
@@ -197,7 +223,7 @@ class Trainer:
     def __init__(self, work: pathlib.Path, minutes: float) -> None:
         torch.manual_seed(2)
         self.work, self.seconds = work, minutes * 60
-        self.net = without_norms(UNet(WIDTH, REGION)).to(memory_format=torch.channels_last)
+        self.net = pass_picture_through(without_norms(UNet(WIDTH, REGION))).to(memory_format=torch.channels_last)
         self.head = nn.Linear(16 * WIDTH, 8)
         self.parameters = [*self.net.parameters(), *self.head.parameters()]
         self.optimiser = torch.optim.AdamW(self.parameters, 1e-3, betas=(0.9, 0.98), weight_decay=1e-3)
@@ -288,7 +314,7 @@ class Trainer:
             for name, value in self.net.state_dict().items():
                 self.average[name].lerp_(value, 1 - decay)
         self.step += 1
-        self.losses.append((float(loss), float(aux)))
+        self.losses.append((loss.item(), aux.item()))
 
     def sheet(self) -> float:
         """Write the validation picture; returns the mean error around the mouth in grey levels."""

@@ -66,9 +66,10 @@ class Backend(Protocol):
         ...
 
     def regions(self, jobs: Sequence[RegionJob]) -> list[NDArray[np.uint8]]:
-        """The generated squares, R x R x 3 uint8 RGB each, in the order of ``jobs``.
+        """The generated pictures, H x W x 3 uint8 RGB each, in the order of ``jobs``.
 
-        Jobs of several avatars may be mixed; R is each avatar's ``manifest.region``.
+        Jobs of several avatars may be mixed; height and width are those of each avatar's
+        ``manifest.window``, or ``manifest.region`` where it has none.
         """
         ...
 

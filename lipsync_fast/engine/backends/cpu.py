@@ -29,8 +29,8 @@ from lipsync_fast.engine.backends.base import (
     RegionJob,
 )
 from lipsync_fast.errors import AvatarFormatError, BackendError
+from lipsync_fast.models.shapes import AUDIO_SHAPE, LEVELS, Box, level_shapes, output_shape
 
-LEVELS = ("x1", "x2", "x3", "x4", "x5", "x6")
 IMAGE_CACHE_BYTES = 512 << 20
 PICTURE_CACHE_BYTES = 256 << 20
 _LIMIT = 512 << 20
@@ -91,22 +91,21 @@ class CpuAvatar:
         self.audio_encoder = _session(package, "audio_encoder", options)
         self.image = _session(package, "image", options)
         self.decoder = _session(package, "decoder", options)
-        side = m.region
-        _expect(
-            package, "audio_encoder", self.audio_encoder, {"mel": (1, 80, 16)}, {"feature": (512,)}
-        )
-        levels = {
-            name: (m.width * c, side >> i, side >> i)
-            for i, (name, c) in enumerate(zip(LEVELS, (1, 1, 2, 4, 8, 16), strict=True))
-        }
-        _expect(package, "image", self.image, {"image": (6, side, side)}, levels)
-        _expect(
-            package,
-            "decoder",
-            self.decoder,
-            {**levels, "audio": (32, 16, 16)},
-            {"region": (3, side, side)},
-        )
+        w = m.window
+        box = None if w is None else Box(w.x, w.y, w.width, w.height)
+        levels = level_shapes(m.width, m.region, box)
+        self.corner = (REGION_BORDER + w.x, REGION_BORDER + w.y) if w else (REGION_BORDER,) * 2
+        for name, session, inputs, outputs in (
+            ("audio_encoder", self.audio_encoder, {"mel": (1, 80, 16)}, {"feature": (512,)}),
+            ("image", self.image, {"image": (6, m.region, m.region)}, levels),
+            (
+                "decoder",
+                self.decoder,
+                {**levels, "audio": AUDIO_SHAPE},
+                {"region": output_shape(m.region, box)},
+            ),
+        ):
+            _expect(package, name, session, inputs, outputs)
 
 
 def _session(
@@ -160,7 +159,7 @@ class CpuBackend:
         self._options.add_free_dimension_override_by_name("batch", 1)
         self._options.log_severity_level = 3
         self._levels: ByteLru[dict[str, NDArray[np.float32]]] = ByteLru(IMAGE_CACHE_BYTES, uses=2)
-        self._pictures: ByteLru[NDArray[np.uint8]] = ByteLru(PICTURE_CACHE_BYTES)
+        self._pictures: ByteLru[NDArray[np.uint8]] = ByteLru(PICTURE_CACHE_BYTES, uses=2)
         self._workers = ThreadPoolExecutor(self.threads, "lipsync-cpu")
         self._closed = False
 
@@ -189,7 +188,7 @@ class CpuBackend:
         return out
 
     def regions(self, jobs: Sequence[RegionJob]) -> list[NDArray[np.uint8]]:
-        """The generated squares, R x R x 3 uint8 RGB, in the order of ``jobs``."""
+        """The generated squares (or windows), H x W x 3 uint8 RGB, in the order of ``jobs``."""
         for job in jobs:
             self._check(job)
         return list(self._workers.map(self._region, jobs))
@@ -205,26 +204,25 @@ class CpuBackend:
         if job.audio_block.shape != (AUDIO_BLOCK_ROWS, FEATURE_SIZE):
             raise ValueError(f"audio block of shape {job.audio_block.shape}, expected (16, 512)")
 
-    def _region(self, job: RegionJob) -> NDArray[np.uint8]:
+    def _region(
+        self, job: RegionJob, picture: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
         avatar = self._own(job.avatar)
-        feed = dict(self._image_half(avatar, job.frame_index))
-        feed["audio"] = np.ascontiguousarray(job.audio_block, np.float32).reshape(1, 32, 16, 16)
+        feed = dict(self._image_half(avatar, job.frame_index, picture))
+        feed["audio"] = np.ascontiguousarray(job.audio_block, np.float32).reshape(1, *AUDIO_SHAPE)
         return _native.region_output(avatar.decoder.run(None, feed)[0][0])
 
     def _frame(self, job: RegionJob) -> NDArray[np.uint8]:
-        return self.compose(job.avatar, job.frame_index, self._region(job))
+        avatar = self._own(job.avatar)
+        picture = self._picture(avatar, job.frame_index)
+        return _composed(avatar, job.frame_index, picture, self._region(job, picture))
 
     def compose(
         self, avatar: LoadedAvatar, frame_index: int, region: NDArray[np.uint8]
     ) -> NDArray[np.uint8]:
         """The whole frame H x W x 3 uint8 RGB with ``region`` pasted in; the caller owns it."""
         mine = self._own(avatar)
-        picture = self._picture(mine, frame_index)
-        frame = picture.copy()
-        package = mine.package
-        crop = package.crop(frame_index, picture)
-        _native.compose(crop, region, frame, *package.rect(frame_index), package.mask(frame_index))
-        return frame
+        return _composed(mine, frame_index, self._picture(mine, frame_index), region)
 
     def close(self) -> None:
         """Stop the threads and free the caches; loaded avatars become unusable."""
@@ -247,15 +245,28 @@ class CpuBackend:
 
         return self._pictures.get((id(avatar), index), make)
 
-    def _image_half(self, avatar: CpuAvatar, index: int) -> dict[str, NDArray[np.float32]]:
-        """x1 .. x6 of an avatar's frame, each 1 x C x S x S."""
+    def _image_half(
+        self, avatar: CpuAvatar, index: int, picture: NDArray[np.uint8] | None
+    ) -> dict[str, NDArray[np.float32]]:
+        """x1 .. x6 of an avatar's frame, each 1 x C x H x W."""
 
         def make() -> tuple[dict[str, NDArray[np.float32]], int]:
-            crop = avatar.package.crop(index, self._picture(avatar, index))
+            whole = self._picture(avatar, index) if picture is None else picture
+            crop = avatar.package.crop(index, whole)
             image = _native.region_input(crop, REGION_BORDER)[None]
-            levels = dict(
-                zip(LEVELS, avatar.image.run(list(LEVELS), {"image": image}), strict=True)
-            )
+            made = avatar.image.run(list(LEVELS), {"image": image})
+            levels = dict(zip(LEVELS, made, strict=True))
             return levels, sum(v.nbytes for v in levels.values())
 
         return self._levels.get((id(avatar), index), make)
+
+
+def _composed(
+    avatar: CpuAvatar, index: int, picture: NDArray[np.uint8], region: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    frame = picture.copy()
+    package = avatar.package
+    crop = package.crop(index, picture)
+    rect, keep = package.rect(index), package.mask(index)
+    _native.compose(crop, region, avatar.corner, frame, rect, keep)
+    return frame

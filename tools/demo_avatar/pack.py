@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Put the demo avatar's pictures and networks into a package.
+
+    python pack.py WORK [--dest FILE]
+
+Needs dataset.py's loop.npz and both trained networks in WORK/out. The package keeps the frames as
+JPEG only, and the networks in half precision.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import sys
+
+import cv2
+import numpy as np
+from dataset import WINDOW
+from motion import MOUTH
+from numpy.typing import NDArray
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+from lipsync_fast.avatars.library import shipped_folder
+from lipsync_fast.avatars.manifest import (
+    REGION_BORDER,
+    AudioWindow,
+    FrameJpeg,
+    Manifest,
+    Window,
+)
+from lipsync_fast.avatars.package import AvatarPackage
+from lipsync_fast.avatars.writer import AvatarWriter
+from lipsync_fast.models.checkpoints import load_audio_encoder, load_unet
+from lipsync_fast.models.export import export_audio_encoder, export_unet
+from lipsync_fast.models.shapes import Box
+
+LARGEST = 30_000_000
+QUALITY = 92
+PROVENANCE = """\
+A person who does not exist. The head was rendered with Blender from MakeHuman's base mesh, targets
+and materials and from the Face Units pack (all CC0), and the U-Net was trained on these pictures.
+The audio encoder was trained on sounds by Allison Smith (Asterisk core sounds, CC BY-SA 3.0,
+Digium, Inc.) and on espeak-ng's synthetic voices. Made by tools/demo_avatar of lipsync-fast."""
+
+
+VISIBLE = 4
+"""Grey levels; what changes less, in no picture more, keeps the frame's own pixels."""
+
+
+def moving_area(work: pathlib.Path) -> NDArray[np.uint8]:
+    """Where the mouth's pictures differ visibly from the mouth at rest: 255 there, else 0."""
+    with np.load(work / "dataset.npz") as data:
+        pictures, controls = data["pictures"], data["controls"]
+    rest = pictures[np.abs(controls).sum(axis=1).argmin()].astype(np.int16)
+    most = np.zeros(rest.shape[:2], np.int16)
+    for picture in pictures:
+        most = np.maximum(most, np.abs(picture - rest).max(axis=2))
+    area = (most > VISIBLE).astype(np.uint8) * 255
+    area = cv2.morphologyEx(area, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+    return cv2.dilate(area, np.ones((7, 7), np.uint8)).astype(np.uint8)
+
+
+def moved_masks(area: NDArray[np.uint8], maps: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """The moving area in each frame's face square: frames x side x side."""
+    whole = np.zeros((WINDOW[3] - WINDOW[1], WINDOW[2] - WINDOW[0]), np.uint8)
+    top, left = MOUTH[1] - WINDOW[1], MOUTH[0] - WINDOW[0]
+    whole[top : top + area.shape[0], left : left + area.shape[1]] = area
+    moved = [cv2.remap(whole, m[0], m[1], cv2.INTER_LINEAR) > 127 for m in maps]
+    return np.stack(moved)
+
+
+def window_of(masks: NDArray[np.bool_], region: int) -> Box:
+    """The smallest part of the region that holds every frame's moving area."""
+    inner = masks[:, REGION_BORDER:-REGION_BORDER, REGION_BORDER:-REGION_BORDER]
+    rows, columns = (np.flatnonzero(inner.any(axis=axes)) for axes in ((0, 2), (0, 1)))
+    x, y = int(columns[0]), int(rows[0])
+    box = Box(x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y)
+    return box.grown(0, region)
+
+
+def main() -> None:
+    """Write the package and print its size."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("work", type=pathlib.Path)
+    parser.add_argument("--dest", type=pathlib.Path, default=shipped_folder() / "demo.lsa")
+    args = parser.parse_args()
+    unet = load_unet(args.work / "out" / "unet.pth")
+    encoder = load_audio_encoder(args.work / "out" / "audio_encoder.pth")
+    with np.load(args.work / "loop.npz") as loop:
+        frames, rects, maps = loop["frames"], loop["rects"], loop["maps"]
+    moving = moved_masks(moving_area(args.work), maps)
+    window = window_of(moving, unet.region)
+    image, decoder = export_unet(unet, half=True, window=window)
+    models = {
+        "audio_encoder": export_audio_encoder(encoder, half=True),
+        "image": image,
+        "decoder": decoder,
+    }
+    manifest = Manifest(
+        name="demo",
+        width=unet.width,
+        region=unet.region,
+        window=Window(window.x, window.y, window.width, window.height),
+        audio=AudioWindow(before=14, after=2),
+        frame_width=frames.shape[2],
+        frame_height=frames.shape[1],
+        frame_count=len(frames),
+        loop="pingpong",
+        jpeg=FrameJpeg(quality=QUALITY),
+        synthetic=True,
+        licence="Apache-2.0",
+        provenance=PROVENANCE,
+        consent="Not needed: nobody is shown.",
+    )
+    options = {"keep_pictures": False, "keep_regions": False, "overwrite": True}
+    with AvatarWriter(args.dest, manifest, **options) as writer:
+        for name, data in models.items():
+            writer.add_model(name, data)
+        for frame, rect, area in zip(frames, rects, moving, strict=True):
+            writer.add_frame(frame, tuple(int(v) for v in rect), mask=~area)
+        path = writer.finish()
+    with AvatarPackage.open(path) as package:
+        package.verify()
+    size = path.stat().st_size
+    print(f"{path}: {size / 1e6:.1f} MB, {window}")
+    if size > LARGEST:
+        sys.exit(f"larger than {LARGEST / 1e6:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()
