@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import io
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from lipsync_fast.avatars.manifest import AudioWindow, Manifest
 from lipsync_fast.avatars.writer import AvatarWriter
@@ -35,18 +36,18 @@ def read_landmarks(path: Path) -> NDArray[np.int64]:
         AvatarImportError: names the file and the line.
     """
     try:
-        with open(path, encoding="ascii", errors="strict") as file:
+        with open(path, encoding="ascii", errors="backslashreplace") as file:
             text = file.read(1 << 16)
     except FileNotFoundError:
         raise AvatarImportError(f"{path}: missing; every frame needs its landmarks") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise AvatarImportError(f"{path}: cannot be read as landmarks ({error})") from None
     points: list[tuple[float, float]] = []
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
         try:
-            x, y = (float(np.float32(v)) for v in line.split())
+            x, y = (float(v) for v in line.split())
         except ValueError:
             raise AvatarImportError(
                 f'{path}, line {number}: expected "x y", got {line[:60]!r}'
@@ -82,6 +83,10 @@ def crop_rectangle(
     return inside
 
 
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
 def numbered_pictures(folder: Path) -> list[Path]:
     """``0.jpg`` .. ``{n-1}.jpg`` (or .png) of a folder, in order.
 
@@ -92,7 +97,7 @@ def numbered_pictures(folder: Path) -> list[Path]:
         raise AvatarImportError(f"{folder}: missing; expected a folder with 0.jpg, 1.jpg …")
     found: dict[int, Path] = {}
     for path in folder.iterdir():
-        if path.suffix.lower() in PICTURE_ENDINGS and path.stem.isdigit():
+        if path.suffix.lower() in PICTURE_ENDINGS and _is_number(path.stem):
             if int(path.stem) in found:
                 raise AvatarImportError(f"{path}: frame {int(path.stem)} is there twice")
             found[int(path.stem)] = path
@@ -116,6 +121,8 @@ def read_picture(path: Path) -> tuple[NDArray[np.uint8], bytes]:
         data = path.read_bytes()
         with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
             return np.asarray(image.convert("RGB")), data
+    except UnidentifiedImageError:  # its own words name an object in memory
+        raise AvatarImportError(f"{path}: is not a JPEG or PNG picture") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise AvatarImportError(f"{path}: cannot be read as a picture ({error})") from None
 
@@ -135,7 +142,7 @@ def find_checkpoint(dataset: Path) -> Path:
     """
     folders = [dataset.parent.parent / "checkpoint" / dataset.name, dataset / "checkpoint"]
     for folder in folders:
-        epochs = [p for p in folder.glob("*.pth") if p.stem.isdigit()] if folder.is_dir() else []
+        epochs = [p for p in folder.glob("*.pth") if _is_number(p.stem)] if folder.is_dir() else []
         if epochs:
             return max(epochs, key=lambda p: int(p.stem))
     looked = ", ".join(str(f / "{epoch}.pth") for f in folders)
@@ -206,11 +213,15 @@ def import_synctalk(
         raise AvatarImportError(f"{path}: no such folder")
     path = path.resolve()
     pictures = numbered_pictures(path / "full_body_img")
+    first, _ = read_picture(pictures[0])
+    height, width = first.shape[:2]
+    rects = []  # before the slow parts, so that a wrong line shows at once
+    for i in range(len(pictures)):
+        landmarks = path / "landmarks" / f"{i}.lms"
+        rects.append(crop_rectangle(read_landmarks(landmarks), width, height, str(landmarks)))
     weights = checkpoint or find_checkpoint(path)
     unet = load_unet(weights)
     encoder = load_audio_encoder(audio_encoder or find_audio_encoder(path, weights))
-    first, _ = read_picture(pictures[0])
-    height, width = first.shape[:2]
     import msgspec
 
     draft = {
@@ -230,19 +241,18 @@ def import_synctalk(
     except msgspec.ValidationError as error:
         raise AvatarImportError(f"{path}: cannot become an avatar: {error}") from None
     with AvatarWriter(avatars / manifest.name, manifest, overwrite=overwrite) as writer:
-        for i, file in enumerate(pictures):
+        for i, (file, rect) in enumerate(zip(pictures, rects, strict=True)):
             picture, source = read_picture(file)
             if picture.shape != first.shape:
                 size = f"{picture.shape[1]} x {picture.shape[0]}"
                 raise AvatarImportError(f"{file}: {size}, but frame 0 is {width} x {height}")
-            landmarks = path / "landmarks" / f"{i}.lms"
-            rect = crop_rectangle(read_landmarks(landmarks), width, height, str(landmarks))
             parsing = path / "parsing" / f"{i}.png"
             mask = None
-            if parsing.is_file():
+            if os.path.lexists(parsing):  # a broken link is no map that was never there
                 labels, _ = read_picture(parsing)
                 if labels.shape != first.shape:
-                    raise AvatarImportError(f"{parsing}: its size differs from the frame's")
+                    size = f"{labels.shape[1]} x {labels.shape[0]}"
+                    raise AvatarImportError(f"{parsing}: {size}, but frames are {width} x {height}")
                 mask = keep_mask(labels[rect[1] : rect[3], rect[0] : rect[2]])
             try:
                 writer.add_frame(picture, rect, mask, source)

@@ -11,7 +11,7 @@ import io
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from lipsync_fast.avatars.manifest import FrameJpeg
 from lipsync_fast.errors import AvatarFormatError
@@ -77,5 +77,7 @@ def decode(data: bytes | memoryview, size: tuple[int, int], where: str) -> NDArr
             if image.size != size:
                 raise AvatarFormatError(f"{where}: picture of {image.size}, expected {size}")
             return np.asarray(image.convert("RGB"))
+    except UnidentifiedImageError:  # its own words name an object in memory
+        raise AvatarFormatError(f"{where}: is not a JPEG or PNG picture") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise AvatarFormatError(f"{where}: picture cannot be decoded ({error})") from None

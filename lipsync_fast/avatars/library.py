@@ -48,14 +48,16 @@ class AvatarLibrary:
 
     def _candidates(self) -> Iterator[tuple[str, Path]]:
         for folder in self.folders:
-            if not folder.is_dir():
+            try:
+                paths = sorted(folder.iterdir())
+            except OSError:  # not there, not a folder, or closed to this user
                 continue
-            for path in sorted(folder.iterdir()):
+            for path in paths:
                 if path.name.startswith("."):
                     continue
-                if path.is_dir() and (path / "manifest.json").is_file():
+                if os.path.isfile(path / "manifest.json"):
                     yield path.name, path
-                elif path.suffix == ".lsa" and path.is_file():
+                elif path.suffix == ".lsa" and os.path.isfile(path):
                     yield path.stem, path
 
     def find(self, name: str | os.PathLike[str]) -> Path:
@@ -67,7 +69,7 @@ class AvatarLibrary:
         text = os.fspath(name)
         path = Path(text)
         if len(path.parts) > 1 or text.endswith(".lsa") or path.is_absolute():
-            if not path.exists():
+            if not os.path.exists(path):  # unlike Path.exists, also for names too long to be
                 raise AvatarNotFoundError(f"{text}: no such avatar package")
             return path
         names = []
@@ -75,7 +77,7 @@ class AvatarLibrary:
             if found == text:
                 return where
             names.append(found)
-        if (path / "manifest.json").is_file():
+        if os.path.isfile(path / "manifest.json"):
             return path
         near = difflib.get_close_matches(text, names, 3) or sorted(set(names))[:8]
         hint = f"; there are: {', '.join(near)}" if near else ""

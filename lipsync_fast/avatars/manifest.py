@@ -69,7 +69,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     format: Literal["lipsync-avatar"] = "lipsync-avatar"
     format_version: int = FORMAT_VERSION
-    name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
     family: Literal["synctalk2d"] = "synctalk2d"
     width: Annotated[int, msgspec.Meta(ge=2, le=256)]
     """Base width of the U-Net (the reference: 32)."""

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from lipsync_fast import _native
 from lipsync_fast.avatars.jpeg import decode
 from lipsync_fast.avatars.manifest import FORMAT, FORMAT_VERSION, Manifest
-from lipsync_fast.avatars.storage import Storage, read_array
+from lipsync_fast.avatars.storage import MANIFEST, Storage, read_array
 from lipsync_fast.errors import AvatarError, AvatarFormatError, AvatarVersionError
 
 MAX_MANIFEST = 1 << 20
@@ -59,6 +59,8 @@ def read_manifest(data: memoryview, where: str) -> Manifest:
                 f"{where}: package format {head.format_version} is newer than the"
                 f" {FORMAT_VERSION} that this version reads; update lipsync-fast"
             )
+        if head.format_version < 1:
+            raise AvatarFormatError(f"{where}: there is no package format {head.format_version}")
         manifest = msgspec.json.decode(data, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise AvatarFormatError(f"{where}: the manifest cannot be read: {error}") from None
@@ -76,8 +78,9 @@ class AvatarPackage:
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self.path = storage.path
-        self.manifest = read_manifest(self.member("manifest.json"), str(self.path))
-        m = self.manifest
+        self._listed = {MANIFEST}
+        self.manifest = m = read_manifest(self.member(MANIFEST), str(self.path))
+        self._listed.update(m.files)
         for name, entry in m.files.items():
             found = storage.member(name)
             if found is None or len(found) != entry.size:
@@ -141,11 +144,13 @@ class AvatarPackage:
         """A member's bytes, mapped, without a copy.
 
         Raises:
-            AvatarFormatError: the package has no such member.
+            AvatarFormatError: the package has no such member, or its manifest does not list it.
         """
         data = self._storage.member(name)
         if data is None:
             raise AvatarFormatError(f"{self.path}: {name} is missing; not an avatar package?")
+        if name not in self._listed:  # else verify() would vouch for what it has not read
+            raise AvatarFormatError(f"{self.path}: {name} is not listed in the manifest")
         return data
 
     def _array(self, name: str, dtype: type[np.generic], ndim: int) -> NDArray[np.int64]:

@@ -7,10 +7,12 @@ before they are used, and nothing is read that is larger than the file itself.
 
 from __future__ import annotations
 
+import io
 import mmap
 import os
 import struct
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from numpy.typing import NDArray
 from lipsync_fast.errors import AvatarFormatError, AvatarNotFoundError
 
 ALIGNMENT = 64
+MANIFEST = "manifest.json"
 MAX_MEMBERS = 1_000
 MAX_DIRECTORY = 1 << 20
 _LOCAL = struct.Struct("<4s5H3L2H")
@@ -39,6 +42,15 @@ def safe_name(name: str) -> bool:
     )
 
 
+class _ZipFile(io.FileIO):
+    """A file that refuses to read more at once than a package's directory may have."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > MAX_DIRECTORY:
+            raise zipfile.BadZipFile(f"its directory has {size} bytes, more than {MAX_DIRECTORY}")
+        return super().read(MAX_DIRECTORY if size is None or size < 0 else size) or b""
+
+
 class Storage:
     """Read-only members by name; views stay valid while anything refers to them.
 
@@ -50,9 +62,10 @@ class Storage:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._views: dict[str, memoryview] = {}
-        if path.is_dir():
+        if os.path.isdir(path):
             self._folder = True
-        elif path.is_file():
+            self._root = os.path.realpath(path)
+        elif os.path.isfile(path):
             self._folder = False
             self._open_zip()
         else:
@@ -71,9 +84,8 @@ class Storage:
     def _open_zip(self) -> None:
         whole = self._map(self.path)
         try:
-            with zipfile.ZipFile(self.path) as archive:
+            with _ZipFile(self.path) as file, zipfile.ZipFile(file) as archive:
                 infos = archive.infolist()
-                directory = len(whole) - archive.start_dir
         except (
             zipfile.BadZipFile,
             OSError,
@@ -85,7 +97,7 @@ class Storage:
             OverflowError,
         ) as error:
             raise AvatarFormatError(f"{self.path}: not an avatar package ({error})") from None
-        if len(infos) > MAX_MEMBERS or directory > MAX_DIRECTORY:
+        if len(infos) > MAX_MEMBERS:
             raise AvatarFormatError(
                 f"{self.path}: has {len(infos)} members, more than {MAX_MEMBERS}"
             )
@@ -107,6 +119,9 @@ class Storage:
             if header[0] != b"PK\x03\x04" or start + info.file_size > len(whole):
                 raise AvatarFormatError(f"{self.path}: member {name} lies outside the file")
             self._views[name] = whole[start : start + info.file_size]
+            # The manifest has the checksums of all other members; this is its own.
+            if name == MANIFEST and zlib.crc32(self._views[name]) != info.CRC:
+                raise AvatarFormatError(f"{self.path}: {name} is damaged (its checksum differs)")
 
     def names(self) -> list[str]:
         """All members' names (of a zip; of a folder those opened so far)."""
@@ -118,8 +133,12 @@ class Storage:
             raise AvatarFormatError(f"{self.path}: member {name[:80]!r} is not a plain name")
         if name not in self._views and self._folder:
             path = self.path / name
-            if not path.is_file():
+            if not os.path.isfile(path):
                 return None
+            if os.path.commonpath([self._root, os.path.realpath(path)]) != self._root:
+                raise AvatarFormatError(
+                    f"{self.path}: {name} is a link that leads out of the package; copy its file in"
+                )
             self._views[name] = self._map(path)
         return self._views.get(name)
 
@@ -170,6 +189,8 @@ def read_array(data: memoryview, where: str) -> NDArray[np.generic]:
         count *= n
     if count * dtype.itemsize != len(data) - 10 - length:
         raise AvatarFormatError(f"{where}: shape {shape} does not fit its {len(data)} bytes")
+    if count == 0:
+        raise AvatarFormatError(f"{where}: shape {shape} is empty")
     return np.frombuffer(data, dtype, count, 10 + length).reshape(shape)
 
 

@@ -132,6 +132,11 @@ class AvatarWriter:
         x1, y1, x2, y2 = rect
         if not (0 <= x1 < x2 <= m.frame_width and 0 <= y1 < y2 <= m.frame_height):
             raise AvatarFormatError(f"frame {len(self._rects)}: crop {rect} leaves the frame")
+        if mask is not None and mask.shape != (y2 - y1, x2 - x1):
+            raise AvatarFormatError(
+                f"frame {len(self._rects)}: mask of shape {mask.shape}, expected"
+                f" {(y2 - y1, x2 - x1)}, the crop's"
+            )
         jpeg = encode_frame(picture, m.jpeg)
         self._frames.add(jpeg)
         self._segments.append(segment_offsets(jpeg))
@@ -259,9 +264,10 @@ def pack(folder: Path, file: Path) -> None:
             if not path.is_file():
                 continue
             info = zipfile.ZipInfo(path.relative_to(folder).as_posix(), (1980, 1, 1, 0, 0, 0))
-            start = archive.fp.tell() + 30 + len(info.filename)  # type: ignore[union-attr]
+            wide = path.stat().st_size > zipfile.ZIP64_LIMIT  # then 20 bytes follow the padding
+            start = archive.fp.tell() + 30 + len(info.filename) + 20 * wide  # type: ignore[union-attr]
             padding = -(start + 4) % ALIGNMENT
             info.extra = struct.pack("<HH", 0xD935, padding) + bytes(padding)
             info.external_attr = 0o644 << 16
-            with archive.open(info, "w") as out, open(path, "rb") as data:
+            with archive.open(info, "w", force_zip64=wide) as out, open(path, "rb") as data:
                 shutil.copyfileobj(data, out, _CHUNK)

@@ -9,9 +9,11 @@ A state dict may be bare, or lie under ``model_state_dict`` or ``state_dict``; n
 from __future__ import annotations
 
 import os
-import pickle
-from collections.abc import Mapping
+import re
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +25,7 @@ from lipsync_fast.models.unet import UNet
 MAX_BYTES = 4 << 30
 _WRAPPERS = ("model_state_dict", "state_dict")
 _NAMED = 5
+Network = TypeVar("Network", bound=torch.nn.Module)
 
 
 def load_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -39,12 +42,10 @@ def load_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     if not path.is_file() or not 0 < size <= MAX_BYTES:
         raise CheckpointError(f"{path}: not a checkpoint file (of 1 byte to 4 GiB)")
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{path}: refused as a checkpoint: {reason[:300]}") from None
+        with warnings.catch_warnings(action="ignore"):  # of odd files; those are refused below
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise anything; nothing of it has run
-        raise CheckpointError(f"{path}: damaged checkpoint ({type(error).__name__})") from None
+        raise CheckpointError(f"{path}: refused as a checkpoint: {_reason(error)}") from None
     for key in _WRAPPERS:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
@@ -54,37 +55,71 @@ def load_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     for name, value in loaded.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise CheckpointError(f"{path}: entry {str(name)[:80]!r} is not a named tensor")
-        state[name.removeprefix("module.")] = value
+        plain = name.removeprefix("module.")
+        if plain in state:
+            raise CheckpointError(f"{path}: holds {plain[:80]!r} twice, with and without 'module.'")
+        state[plain] = value
     return state
 
 
-def fit(path: str | os.PathLike[str], state: Mapping[str, Tensor], model: torch.nn.Module) -> None:
-    """Check names and shapes of ``state`` against ``model``, and load it.
+def _reason(error: Exception) -> str:
+    """Why torch refused a file; without its advice to load the file all the same."""
+    text = str(error).strip()
+    foreign = re.search(r"(?:GLOBAL|class) ([\w.]+) (?:was not an allowed|whose module)", text)
+    if foreign:
+        return f"it holds {foreign[1][:100]}, more than tensors (nothing of it has run)"
+    if "TorchScript" in text:
+        return "it is a TorchScript archive, expected a state dict"
+    if isinstance(error, RuntimeError) and text:
+        return text.splitlines()[0][:200]
+    return "it is damaged, or no checkpoint at all"
+
+
+def _usable(tensor: Tensor) -> bool:
+    """Whether a tensor holds its numbers itself, as floating-point ones."""
+    return tensor.layout is torch.strided and tensor.is_floating_point() and not tensor.is_meta
+
+
+def fit(
+    path: str | os.PathLike[str], state: Mapping[str, Tensor], make: Callable[[], Network]
+) -> Network:
+    """The network that ``make`` builds, with ``state``; built only if names and shapes fit.
 
     Raises:
-        CheckpointError: names the tensors that are missing, extra, or of another shape.
+        CheckpointError: names the tensors that are missing, extra, of another shape or no numbers.
     """
-    wanted = {n: tuple(t.shape) for n, t in model.state_dict().items()}
-    optional = {n for n in wanted if n.endswith("num_batches_tracked")}
-    problems = [f"missing {n}" for n in wanted if n not in state and n not in optional]
-    problems += [f"unknown {n}" for n in state if n not in wanted]
+    with torch.device("meta"):  # shapes alone: a lying checkpoint takes no memory
+        model = make()
+    shapes = {n: tuple(t.shape) for n, t in model.state_dict().items()}
+    optional = {n for n in shapes if n.endswith("num_batches_tracked")}
+    wanted = {n: shape for n, shape in shapes.items() if n not in optional}
+    problems = [f"missing {n}" for n in wanted if n not in state]
+    problems += [f"unknown {n[:80]}" for n in state if n not in shapes]
     problems += [
         f"{n} is {tuple(state[n].shape)}, expected {shape}"
         for n, shape in wanted.items()
         if n in state and tuple(state[n].shape) != shape
     ]
     problems += [
-        f"{n} holds numbers that are not finite"
+        f"{n} is not a dense tensor of floating-point numbers"
         for n in wanted
-        if n in state and state[n].is_floating_point() and not bool(torch.isfinite(state[n]).all())
+        if n in state and not _usable(state[n])
     ]
+    if not problems:
+        problems += [
+            f"{n} holds numbers that are not finite"
+            for n in wanted
+            if not bool(torch.isfinite(state[n].float()).all())
+        ]
     if problems:
         more = f" and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
         raise CheckpointError(
             f"{path}: does not fit {type(model).__name__}: {'; '.join(problems[:_NAMED])}{more}"
         )
-    model.load_state_dict(dict(state), strict=False)
-    model.eval()
+    counters = {n: torch.zeros(shapes[n], dtype=torch.int64) for n in optional}
+    model = model.to_empty(device="cpu")
+    model.load_state_dict({**counters, **{n: state[n] for n in wanted}})
+    return model.eval()
 
 
 def load_unet(path: str | os.PathLike[str], region: int = 320) -> UNet:
@@ -98,9 +133,7 @@ def load_unet(path: str | os.PathLike[str], region: int = 320) -> UNet:
     width = int(first.shape[0]) if first is not None and first.ndim == 4 else 32
     if not 2 <= width <= 256 or width % 2:
         raise CheckpointError(f"{path}: base width {width} is not one of the family's (2 to 256)")
-    model = UNet(width, region)
-    fit(path, state, model)
-    return model
+    return fit(path, state, lambda: UNet(width, region))
 
 
 def load_audio_encoder(path: str | os.PathLike[str]) -> AudioEncoder:
@@ -114,6 +147,4 @@ def load_audio_encoder(path: str | os.PathLike[str]) -> AudioEncoder:
         state = {f"audio_encoder.{n}": t for n, t in state.items()}
     else:  # whole wav2lip checkpoints hold the face networks too
         state = {n: t for n, t in state.items() if n.startswith("audio_encoder.")}
-    model = AudioEncoder()
-    fit(path, state, model)
-    return model
+    return fit(path, state, AudioEncoder)

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 CONTROLS = ("open", "close", "pucker", "funnel", "wide", "tuck", "teeth", "tongue")
 """Each 0..1; all 0 is the neutral mouth with gently closed lips."""
 
+EFFECT = (3.0, 2.0, 1.2, 1.2, 1.0, 1.3, 1.5, 0.7)
+"""How much one unit of each control shows: weights of the distance between two poses."""
+
 REST: dict[str, float] = {
     "mouthClose": 0.15,
     "mouthSmile": 0.20,
@@ -26,9 +29,20 @@ ACTIONS: dict[str, dict[str, float]] = {
     "teeth": {"jawOpen": 0.05, "mouthLowerDown": 0.62, "mouthUpperUp": 0.48},
     "tongue": {"tongueOut": 0.22, "jawOpen": 0.09, "mouthLowerDown": 0.30, "mouthUpperUp": 0.18},
 }
+"""What one unit of each control adds to the face actions."""
+
 SIDED = frozenset(
-    "mouthSmile mouthStretch mouthPress mouthLowerDown mouthUpperUp cheekSquint eyeWide".split()
+    {
+        "mouthSmile",
+        "mouthStretch",
+        "mouthPress",
+        "mouthLowerDown",
+        "mouthUpperUp",
+        "cheekSquint",
+        "eyeWide",
+    }
 )
+"""Actions that exist once for each side, as NAMELeft and NAMERight."""
 
 
 def to_actions(controls: Sequence[float]) -> dict[str, float]:

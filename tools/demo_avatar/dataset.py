@@ -3,8 +3,16 @@
 
     python dataset.py WORK [--count 4000]
 
-Writes WORK/dataset.npz: controls and pictures of ``count`` frames of the training speech at the
-canonical position, and where in the speech they lie; and WORK/loop.npz with the idle loop.
+Writes two files. H x W is the mouth box, S the face square's side, N the samples, F the frames.
+
+- WORK/dataset.npz: ``pictures`` (N x H x W x 4, premultiplied RGBA) of mouths at the canonical
+  position with their ``controls`` (N x 8); where in the speech they lie (``names`` and ``frames``);
+  ``validation`` (N): not for training; ``area`` (H x W): how far any of them differs from the
+  neutral picture, 0..1.
+- WORK/loop.npz: the idle loop's ``frames`` (F x 720 x 1280 x 3) and their face squares: ``rects``
+  (F x 4), ``maps`` (F x 2 x S x S: where in WINDOW a pixel comes from, x then y), ``masks``
+  (F x S x S: what speech can change); ``people`` (F x WINDOW x 4) and ``walls`` (F x S x S x 3)
+  to put a square together; ``blinks`` (F).
 """
 
 from __future__ import annotations
@@ -13,35 +21,84 @@ import argparse
 import json
 import pathlib
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import cv2
 import numpy as np
-from geometry import MOUTH, Geometry, Mouths
+from geometry import F32, Geometry, Mouths
+from layout import MOUTH, WINDOW
 from motion import FRAMES, Loop, move, over
+from numpy.typing import NDArray
 
-WINDOW = (476, 244, 804, 572)
-"""Part of the canonical picture that the face square can show, x0, y0, x1, y1."""
+FPS = 25
+REAL_WEIGHT = 3.0
+"""Real recordings are drawn so much more often for their length than synthetic ones."""
 
 
-def save_loop(work: pathlib.Path, geometry: Geometry, area: np.ndarray) -> None:
-    """Idle frames, rectangles, and per frame the maps from its face square to WINDOW."""
+def save_loop(work: pathlib.Path, geometry: Geometry, area: F32) -> None:
+    """Write loop.npz; ``area`` is what speech can change in the mouth box, H x W."""
     loop = Loop(work, geometry)
     x0, y0, x1, y1 = WINDOW
     whole = np.zeros(loop.wall.shape[:2], np.float32)
     whole[MOUTH[1] : MOUTH[3], MOUTH[0] : MOUTH[2]] = area
     frames, rects, maps, people, walls, masks = [], [], [], [], [], []
     for pose, blink in zip(loop.poses, loop.blinks, strict=True):
-        m = loop.mover.maps(pose)
-        rect = loop.rectangle(m)
-        person = loop.canonical(float(blink))
-        frames.append(np.round(over(move(person, m), loop.wall) * 255).astype(np.uint8))
-        rects.append(rect)
+        from_x, from_y = moved = loop.mover.maps(pose)
+        rect = loop.rectangle(moved)
         square = np.s_[rect[1] : rect[3], rect[0] : rect[2]]
-        maps.append(np.stack([m[0][square] - x0, m[1][square] - y0]).astype(np.float32))
+        person = loop.canonical(float(blink))
+        frames.append(np.round(over(move(person, moved), loop.wall) * 255).astype(np.uint8))
+        rects.append(rect)
+        maps.append(np.stack([from_x[square] - x0, from_y[square] - y0]).astype(np.float32))
         people.append(np.round(person[y0:y1, x0:x1] * 255).astype(np.uint8))
         walls.append(loop.wall[square].astype(np.float16))
-        masks.append(cv2.remap(whole, m[0][square], m[1][square], cv2.INTER_LINEAR) > 0.02)
-    np.savez(work / "loop.npz", frames=np.stack(frames), rects=np.array(rects, np.int32), maps=np.stack(maps), people=np.stack(people), walls=np.stack(walls), masks=np.stack(masks), blinks=loop.blinks)
+        masks.append(cv2.remap(whole, from_x[square], from_y[square], cv2.INTER_LINEAR) > 0.02)
+    np.savez(
+        work / "loop.npz",
+        frames=np.stack(frames),
+        rects=np.array(rects, np.int32),
+        maps=np.stack(maps),
+        people=np.stack(people),
+        walls=np.stack(walls),
+        masks=np.stack(masks),
+        blinks=loop.blinks,
+    )
+
+
+def draw(
+    index: list[dict[str, Any]], split: str, count: int, rng: np.random.RandomState
+) -> list[tuple[str, int]]:
+    """Recordings of a split and random frames in them, ``count`` pairs."""
+    entries = [entry for entry in index if entry["split"] == split]
+    weights = np.array(
+        [e["seconds"] * (REAL_WEIGHT if e["origin"] == "real" else 1.0) for e in entries]
+    )
+    seconds = {e["name"]: e["seconds"] for e in entries}
+    drawn = []
+    for name in rng.choice([e["name"] for e in entries], count, p=weights / weights.sum()):
+        frames = int(np.ceil(seconds[name] * FPS - 1e-9))
+        drawn.append((str(name), int(rng.randint(frames))))
+    return drawn
+
+
+def mouth_pictures(mouths: Mouths, controls: F32) -> tuple[NDArray[np.uint8], F32]:
+    """Pictures (N x H x W x 4) of N x 8 controls, and what any of them may change (H x W)."""
+    x0, y0, x1, y1 = MOUTH
+    pictures = np.zeros((len(controls), y1 - y0, x1 - x0, 4), np.uint8)
+    area = np.zeros(pictures.shape[1:3], np.float32)
+
+    def make(i: int) -> F32:
+        picture, free = mouths.picture(controls[i])
+        pictures[i] = np.round(picture * 255).astype(np.uint8)
+        return free
+
+    make(0)  # compiles the rasteriser before two threads want it
+    with ThreadPoolExecutor(2) as pool:
+        for i, free in enumerate(pool.map(make, range(len(controls)))):
+            area = np.maximum(area, free)
+            if i % 500 == 0:
+                print(f"{i}/{len(controls)}", flush=True)
+    return pictures, area
 
 
 def main() -> None:
@@ -58,29 +115,19 @@ def main() -> None:
     corpus = args.work / "speech" / "corpus"
     index = json.loads((corpus / "index.json").read_text())
     rng = np.random.RandomState(8)
-    rows: list[tuple[str, int, bool]] = []
-    for split, count in (("train", args.count), ("val", args.validation)):
-        names = [e["name"] for e in index if e["split"] == split]
-        seconds = np.array([e["seconds"] * (3.0 if e["origin"] == "real" else 1.0) for e in index if e["split"] == split])
-        for name in rng.choice(names, count, p=seconds / seconds.sum()):
-            frames = int(np.ceil(next(e["seconds"] for e in index if e["name"] == name) * 25 - 1e-9))
-            rows.append((str(name), int(rng.randint(frames)), split == "val"))
-    controls = np.stack([np.load(corpus / f"{n}.npz")["controls"][i] for n, i, _ in rows])
-    pictures = np.zeros((len(rows), MOUTH[3] - MOUTH[1], MOUTH[2] - MOUTH[0], 4), np.uint8)
-    area = np.zeros(pictures.shape[1:3], np.float32)
-
-    def make(i: int) -> np.ndarray:
-        picture, free = mouths.picture(controls[i])
-        pictures[i] = np.round(picture * 255).astype(np.uint8)
-        return free
-
-    mouths.picture(controls[0])
-    with ThreadPoolExecutor(2) as pool:
-        for i, free in enumerate(pool.map(make, range(len(rows)))):
-            area = np.maximum(area, free)
-            if i % 500 == 0:
-                print(f"{i}/{len(rows)}", flush=True)
-    np.savez(args.work / "dataset.npz", pictures=pictures, controls=controls, names=[r[0] for r in rows], frames=[r[1] for r in rows], validation=[r[2] for r in rows], area=area)
+    train = draw(index, "train", args.count, rng)
+    rows = train + draw(index, "val", args.validation, rng)
+    controls = np.stack([np.load(corpus / f"{name}.npz")["controls"][i] for name, i in rows])
+    pictures, area = mouth_pictures(mouths, controls)
+    np.savez(
+        args.work / "dataset.npz",
+        pictures=pictures,
+        controls=controls,
+        names=[name for name, _ in rows],
+        frames=[i for _, i in rows],
+        validation=[k >= len(train) for k in range(len(rows))],
+        area=area,
+    )
     save_loop(args.work, geometry, area)
     print(f"{FRAMES} idle frames", flush=True)
 

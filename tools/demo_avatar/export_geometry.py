@@ -5,7 +5,8 @@
 
 Vertices are linear in the action weights, through the subdivision too: P = base + sum w_a delta_a.
 Writes WORK/geometry.npz: base (V x 3, metres), deltas (A x V x 3), actions, triangles (T x 3),
-part (T, index into parts), camera (4 x 4, world to clip space).
+part (T, index into parts), camera (4 x 4, world to clip space), cz (the eyes' z) and front (the
+foremost y of the face between the eyes), metres.
 """
 
 from __future__ import annotations
@@ -17,48 +18,58 @@ import bpy
 import numpy as np
 from controls import ACTIONS, REST, SIDED
 from head import Head
+from layout import HEIGHT, WIDTH
+from numpy.typing import NDArray
 
-SIZE = (1280, 720)
 PARTS = ("head", "eyel", "eyer", "teethupper", "teethlower", "tongue")
+"""What hides and shows in the mouth; lashes, hair and cloth are left out."""
 
 
-def vertices(head: Head, actions: dict[str, float]) -> list[np.ndarray]:
-    """Subdivided vertices of each part in a pose."""
+def all_actions() -> list[str]:
+    """Face actions that the demo person ever uses, in both sides' names."""
+    names = {action for group in (REST, *ACTIONS.values()) for action in group}
+    names |= {"eyeBlinkLeft", "eyeBlinkRight"}
+    sides = {name: ("Left", "Right") if name in SIDED else ("",) for name in names}
+    return [name + side for name in sorted(names) for side in sides[name]]
+
+
+def vertices(head: Head, actions: dict[str, float]) -> NDArray[np.float32]:
+    """Subdivided vertices of all parts in a pose, V x 3, metres."""
     head.pose(actions)
     graph = bpy.context.evaluated_depsgraph_get()
     out = []
     for name in PARTS:
         mesh = head.parts[name].evaluated_get(graph).to_mesh()
-        v = np.empty(len(mesh.vertices) * 3, np.float32)
-        mesh.vertices.foreach_get("co", v)
-        out.append(v.reshape(-1, 3))
+        places = np.empty(len(mesh.vertices) * 3, np.float32)
+        mesh.vertices.foreach_get("co", places)
+        out.append(places.reshape(-1, 3))
         head.parts[name].evaluated_get(graph).to_mesh_clear()
-    return out
+    return np.concatenate(out)
 
 
-def triangles(head: Head) -> tuple[np.ndarray, np.ndarray]:
-    """Triangles of all parts (vertex numbers over all parts) and the part of each."""
+def triangles(head: Head) -> tuple[NDArray[np.int32], NDArray[np.int8]]:
+    """Triangles of all parts (T x 3 vertex numbers over all parts) and the part of each (T)."""
     graph = bpy.context.evaluated_depsgraph_get()
     faces, parts, offset = [], [], 0
     for i, name in enumerate(PARTS):
         mesh = head.parts[name].evaluated_get(graph).to_mesh()
         mesh.calc_loop_triangles()
-        t = np.empty(len(mesh.loop_triangles) * 3, np.int32)
-        mesh.loop_triangles.foreach_get("vertices", t)
-        faces.append(t.reshape(-1, 3) + offset)
-        parts.append(np.full(len(t) // 3, i, np.int8))
+        corners = np.empty(len(mesh.loop_triangles) * 3, np.int32)
+        mesh.loop_triangles.foreach_get("vertices", corners)
+        faces.append(corners.reshape(-1, 3) + offset)
+        parts.append(np.full(len(corners) // 3, i, np.int8))
         offset += len(mesh.vertices)
     return np.concatenate(faces), np.concatenate(parts)
 
 
-def camera_matrix(head: Head) -> np.ndarray:
+def camera_matrix(head: Head) -> NDArray[np.float64]:
     """World to clip space, 4 x 4."""
     render = head.scene.render
-    render.resolution_x, render.resolution_y = SIZE
+    render.resolution_x, render.resolution_y = WIDTH, HEIGHT
     bpy.context.view_layer.update()
     camera = head.scene.camera
     graph = bpy.context.evaluated_depsgraph_get()
-    projection = camera.calc_matrix_camera(graph, x=SIZE[0], y=SIZE[1])
+    projection = camera.calc_matrix_camera(graph, x=WIDTH, y=HEIGHT)
     return np.array(projection @ camera.matrix_world.inverted(), np.float64)
 
 
@@ -69,12 +80,22 @@ def main() -> None:
     parser.add_argument("work", type=pathlib.Path)
     args = parser.parse_args()
     head = Head(args.assets)
-    names = sorted({a for group in (REST, *ACTIONS.values()) for a in group} | {"eyeBlinkLeft", "eyeBlinkRight"})
-    actions = [n for a in names for n in ((a + "Left", a + "Right") if a in SIDED else (a,))]
-    base = np.concatenate(vertices(head, {}))
-    deltas = np.stack([np.concatenate(vertices(head, {a: 1.0})) - base for a in actions])
+    actions = all_actions()
+    base = vertices(head, {})
+    deltas = np.stack([vertices(head, {action: 1.0}) - base for action in actions])
     faces, part = triangles(head)
-    np.savez(args.work / "geometry.npz", base=base, deltas=deltas.astype(np.float32), actions=actions, triangles=faces, part=part, parts=PARTS, camera=camera_matrix(head), cz=head.cz, front=head.front)
+    np.savez(
+        args.work / "geometry.npz",
+        base=base,
+        deltas=deltas.astype(np.float32),
+        actions=actions,
+        triangles=faces,
+        part=part,
+        parts=PARTS,
+        camera=camera_matrix(head),
+        cz=head.face.eye_z,
+        front=head.face.front_y,
+    )
     print(f"{len(base)} vertices, {len(faces)} triangles, {len(actions)} actions")
 
 

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The head's exact geometry: where every pixel's surface point goes when the face or head moves.
 
-Pictures of the person exist for some hundred mouth poses at one head position (render.py). A
-picture of any other pose is made from the nearest ones by moving their pixels along the surface:
-rasterise the wanted pose, find where each pixel's surface point lies in a rendered picture, and
-fetch it from there if it was visible.
+Pictures of the person exist for some hundred mouth poses at one head position (render.py), the
+canonical one. A picture of any other pose is made from the nearest ones by moving their pixels
+along the surface: rasterise the wanted pose, find where each pixel's surface point lies in a
+rendered picture, and fetch it from there if it was visible.
+
+World positions are metres (x across, y away from the camera, z up), picture positions pixels.
+Colours are premultiplied RGBA, float32 0..1.
 """
 
 from __future__ import annotations
@@ -17,26 +20,38 @@ import cv2
 import numba
 import numpy as np
 from controls import to_actions
+from layout import HEIGHT, MOUTH, WIDTH, Box
 from numpy.typing import NDArray
 
-WIDTH, HEIGHT = 1280, 720
-MOUTH = (508, 276, 772, 512)
-"""The rendered mouth pictures' place, x0, y0, x1, y1."""
-
 F32 = NDArray[np.float32]
+I64 = NDArray[np.int64]
+
+MOST_SOURCES = 40
+"""Rendered pictures tried for one pose; those after the nearest ones only fill what these hide."""
+HIDDEN_M = 0.0025
+"""A surface point so far behind what a picture shows there is hidden in it."""
+MOVED_PX, MOVED_M = 0.25, 0.002
+"""A pixel whose surface point moved less, across and in depth, is the neutral picture's."""
+ALONE = 1e-5
+"""Below this weight, no picture shows a pixel."""
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _rasterise(points: F32, triangles: NDArray[np.int32], x0: int, y0: int, width: int, height: int) -> tuple[F32, NDArray[np.int32], F32]:
-    """Depth (1 = far), triangle (-1 = none) and two barycentric weights of each pixel centre."""
+def _rasterise(
+    points: F32, triangles: NDArray[np.int32], x0: int, y0: int, width: int, height: int
+) -> tuple[F32, NDArray[np.int32], F32]:
+    """Depth (1e9 = none), triangle (-1 = none) and two barycentric weights of each pixel centre."""
     depth = np.full((height, width), np.float32(1e9))
     which = np.full((height, width), -1, np.int32)
     weights = np.zeros((height, width, 2), np.float32)
     for t in range(len(triangles)):
         a, b, c = triangles[t]
-        ax, ay, bx, by, cx, cy = points[a, 0], points[a, 1], points[b, 0], points[b, 1], points[c, 0], points[c, 1]
-        left, right = max(int(np.ceil(min(ax, bx, cx) - x0 - 0.5)), 0), min(int(np.floor(max(ax, bx, cx) - x0 - 0.5)), width - 1)
-        top, bottom = max(int(np.ceil(min(ay, by, cy) - y0 - 0.5)), 0), min(int(np.floor(max(ay, by, cy) - y0 - 0.5)), height - 1)
+        ax, bx, cx = points[a, 0], points[b, 0], points[c, 0]
+        ay, by, cy = points[a, 1], points[b, 1], points[c, 1]
+        left = max(int(np.ceil(min(ax, bx, cx) - x0 - 0.5)), 0)
+        right = min(int(np.floor(max(ax, bx, cx) - x0 - 0.5)), width - 1)
+        top = max(int(np.ceil(min(ay, by, cy) - y0 - 0.5)), 0)
+        bottom = min(int(np.floor(max(ay, by, cy) - y0 - 0.5)), height - 1)
         area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
         if left > right or top > bottom or abs(area) < 1e-9:
             continue
@@ -57,7 +72,8 @@ def _rasterise(points: F32, triangles: NDArray[np.int32], x0: int, y0: int, widt
 
 @dataclass
 class Raster:
-    """What lies at each pixel of a box: triangle (-1: nothing), barycentric weights, depth."""
+    """What lies at each pixel of a box, H x W: depth in metres (1e9: nothing), triangle
+    (-1: nothing), and the weights (H x W x 2) of its second and third corner."""
 
     depth: F32
     which: NDArray[np.int32]
@@ -75,7 +91,7 @@ class Geometry:
             self.camera, self.cz, self.front = z["camera"], float(z["cz"]), float(z["front"])
 
     def vertices(self, controls: F32) -> F32:
-        """World positions (metres) of all vertices for eight controls."""
+        """World positions of all vertices (V x 3) for eight controls."""
         weights = to_actions([float(c) for c in controls])
         out = self.base.copy()
         for k, name in enumerate(self.actions):
@@ -89,8 +105,8 @@ class Geometry:
         flat = np.concatenate([world.reshape(-1, 3), np.ones((world.size // 3, 1), np.float32)], 1)
         clip = flat @ self.camera.T.astype(np.float32)
         w = clip[:, 3]
-        out = np.stack([(clip[:, 0] / w + 1) / 2 * WIDTH, (1 - clip[:, 1] / w) / 2 * HEIGHT, w], 1)
-        return out.reshape(shape).astype(np.float32)
+        x, y = (clip[:, 0] / w + 1) / 2 * WIDTH, (1 - clip[:, 1] / w) / 2 * HEIGHT
+        return np.stack([x, y, w], 1).reshape(shape).astype(np.float32)
 
     def near_mouth(self) -> Geometry:
         """The part that can show in the mouth box; a third of the work."""
@@ -106,21 +122,25 @@ class Geometry:
         small.part = self.part[keep]
         return small
 
-    def raster(self, projected: F32, box: tuple[int, int, int, int]) -> Raster:
-        """Rasterise projected vertices in a box x0, y0, x1, y1."""
+    def raster(self, projected: F32, box: Box) -> Raster:
+        """Rasterise projected vertices (V x 3) in a box."""
         x0, y0, x1, y1 = box
         return Raster(*_rasterise(projected, self.triangles, x0, y0, x1 - x0, y1 - y0))
 
     def points(self, raster: Raster, values: F32) -> F32:
         """Per pixel, the interpolated vertex values (H x W x 3); garbage where nothing lies."""
-        triangles = self.triangles[raster.which]
+        corners = self.triangles[raster.which]
+        first, second, third = (values[corners[..., k]] for k in range(3))
         u, v = raster.weights[..., :1], raster.weights[..., 1:]
-        return values[triangles[..., 0]] * (1 - u - v) + values[triangles[..., 1]] * u + values[triangles[..., 2]] * v
+        out: F32 = first * (1 - u - v) + second * u + third * v
+        return out
 
 
-def nearest_filled(valid: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def nearest_filled(valid: NDArray[np.bool_]) -> tuple[I64, I64]:
     """For every pixel, row and column of the nearest valid one."""
-    _, labels = cv2.distanceTransformWithLabels((~valid).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    _, labels = cv2.distanceTransformWithLabels(
+        (~valid).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+    )
     rows, columns = np.nonzero(valid)
     order = np.zeros(labels.max() + 1, np.int64)
     order[labels[valid]] = np.arange(len(rows))
@@ -128,16 +148,29 @@ def nearest_filled(valid: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray
     return rows[index], columns[index]
 
 
-class Mouths:
-    """Pictures of any mouth pose at the canonical head position, premultiplied RGBA float32."""
+@dataclass
+class _Wanted:
+    """A mouth pose to make a picture of: projected vertices, and what they show in the box."""
 
-    def __init__(self, work: pathlib.Path, geometry: Geometry, skip: frozenset[int] = frozenset()) -> None:
-        self.geometry = geometry = geometry.near_mouth()
+    vertices: F32
+    raster: Raster
+    valid: NDArray[np.bool_]
+    filled: tuple[I64, I64]
+    """For each pixel, the nearest one that shows the mesh: its motion is taken where none lies."""
+
+
+class Mouths:
+    """Pictures of any mouth pose at the canonical head position."""
+
+    def __init__(
+        self, work: pathlib.Path, geometry: Geometry, skip: frozenset[int] = frozenset()
+    ) -> None:
+        """Load the rendered mouths of WORK, but those of ``skip``."""
+        self.geometry = geometry.near_mouth()
         folder = work / "render"
         table = np.load(folder / "controls.npy")
         x0, y0, x1, y1 = MOUTH
-        person = load_rgba(folder / "person.png")
-        self.neutral = person[y0:y1, x0:x1]
+        self.neutral = load_rgba(folder / "person.png")[y0:y1, x0:x1]
         self.controls: list[F32] = [np.zeros(8, np.float32)]
         self.pictures: list[F32] = [self.neutral]
         for i, row in enumerate(table):
@@ -146,75 +179,105 @@ class Mouths:
                 continue
             self.controls.append(row)
             self.pictures.append(load_rgba(path))
+        motion = np.linalg.norm(self.geometry.deltas, axis=2).max(0)
+        self._lips: I64 = np.argsort(-motion)[:6000:20]
+        """Vertices among those that move most: their places are a fingerprint of a pose."""
         self._vertices = [self._mouth_vertices(c) for c in self.controls]
-        self._probe = np.stack([v[self._lips] for v in self._vertices]).reshape(len(self.controls), -1)
-        self._projected: dict[int, tuple[F32, Raster]] = {}
-
-    def _mouth_vertices(self, controls: F32) -> F32:
-        return self.geometry.project(self.geometry.vertices(controls))
-
-    @property
-    def _lips(self) -> NDArray[np.int64]:
-        """Vertices that move most: a fingerprint of a pose."""
-        if not hasattr(self, "_lip_index"):
-            motion = np.linalg.norm(self.geometry.deltas, axis=2).max(0)
-            top = np.argsort(-motion)[:6000]
-            self._lip_index = top[::20]
-        return self._lip_index
-
-    def _source(self, k: int) -> tuple[F32, Raster]:
-        if k not in self._projected:
-            p = self._vertices[k]
-            self._projected[k] = (p, self.geometry.raster(p, MOUTH))
-        return self._projected[k]
+        prints = np.stack([v[self._lips] for v in self._vertices])
+        self._prints = prints.reshape(len(self.controls), -1)
+        self._rasters: dict[int, Raster] = {}
+        rows, columns = np.mgrid[0 : y1 - y0, 0 : x1 - x0].astype(np.float32)
+        self._rows: F32 = rows
+        self._columns: F32 = columns
 
     def picture(self, controls: F32, sources: int = 3) -> tuple[F32, F32]:
-        """The mouth box for a pose.
+        """The mouth box for a pose, mixed from its ``sources`` nearest rendered pictures.
 
         Returns:
-            The picture (premultiplied RGBA 0..1) and how far each pixel may differ from the
-            neutral picture (0 = must be the same, 1 = free), H x W.
+            The picture and how far each pixel may differ from the neutral picture (0 = must be
+            the same, 1 = free), H x W.
         """
-        g = self.geometry
-        p = self._mouth_vertices(controls)
-        raster = g.raster(p, MOUTH)
-        valid = raster.which >= 0
-        distance = np.sqrt(((self._probe - p[self._lips].reshape(1, -1)) ** 2).mean(1))
-        chosen = np.argsort(distance)
-        total = np.zeros((*valid.shape, 4), np.float32)
-        weight = np.zeros(valid.shape, np.float32)
-        fallback = self.pictures[int(chosen[0])]
-        rows, columns = nearest_filled(valid)
-        yy, xx = np.mgrid[0 : valid.shape[0], 0 : valid.shape[1]].astype(np.float32)
-        for n, k in enumerate(chosen[:40]):
-            missing = weight < 1e-5
+        wanted = self._wanted(controls)
+        prints = wanted.vertices[self._lips].reshape(1, -1)
+        distance = np.sqrt(((self._prints - prints) ** 2).mean(1))
+        nearest = np.argsort(distance)
+        total = np.zeros((*wanted.valid.shape, 4), np.float32)
+        weight = np.zeros(wanted.valid.shape, np.float32)
+        for n, k in enumerate(nearest[:MOST_SOURCES]):
+            missing = weight < ALONE
             if n >= sources and missing.sum() < 6:
-                break  # further pictures only fill what the nearest ones do not show
-            points, source = self._source(int(k))
-            there = g.points(raster, points)
-            u, v = there[..., 0] - MOUTH[0] - 0.5, there[..., 1] - MOUTH[1] - 0.5
-            u, v = (u - xx)[rows, columns] + xx, (v - yy)[rows, columns] + yy
-            seen_depth = cv2.remap(source.depth, u, v, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
-            hidden = valid & (there[..., 2] > seen_depth + 0.0025)
-            visible = cv2.erode((~hidden).astype(np.uint8), np.ones((3, 3), np.uint8)).astype(np.float32)
+                break
+            u, v, visible = self._sight(wanted, int(k))
             if n >= sources:
                 visible *= missing
                 if not visible.any():
                     continue
-            picture = cv2.remap(self.pictures[int(k)], u, v, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-            w = visible / (distance[k] + 0.15) ** 3
-            total += picture * w[..., None]
-            weight += w
-        out = np.where(weight[..., None] > 1e-5, total / weight[..., None], fallback)
-        moved = np.linalg.norm(g.points(raster, p)[..., :2] - g.points(raster, self._vertices[0])[..., :2], axis=2)
-        changed = (moved[rows, columns] > 0.25).astype(np.uint8)
-        neutral = self._source(0)[1]
-        changed |= (np.abs(raster.depth - neutral.depth) > 0.002).astype(np.uint8)
-        changed[yy < 6] = 0
-        free = cv2.GaussianBlur(cv2.dilate(changed, np.ones((13, 13), np.uint8)).astype(np.float32), (0, 0), 4)
-        edge = np.minimum.reduce([yy, xx, valid.shape[1] - 1 - xx, valid.shape[0] - 1 - yy])
-        free = free * np.clip((edge - 2) / 10, 0, 1)
-        return np.clip(out * free[..., None] + self.neutral * (1 - free[..., None]), 0, 1), free
+            picture = cv2.remap(
+                self.pictures[int(k)], u, v, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
+            )
+            share = visible / (distance[k] + 0.15) ** 3
+            total += picture * share[..., None]
+            weight += share
+        fallback = self.pictures[int(nearest[0])]
+        mixed = total / np.maximum(weight, ALONE)[..., None]
+        out = np.where(weight[..., None] > ALONE, mixed, fallback)
+        free = self._freedom(wanted)
+        out = out * free[..., None] + self.neutral * (1 - free[..., None])
+        return np.clip(out, 0, 1), free
+
+    def _mouth_vertices(self, controls: F32) -> F32:
+        """Projected vertices of a pose."""
+        return self.geometry.project(self.geometry.vertices(controls))
+
+    def _wanted(self, controls: F32) -> _Wanted:
+        """Rasterise a pose."""
+        vertices = self._mouth_vertices(controls)
+        raster = self.geometry.raster(vertices, MOUTH)
+        valid = raster.which >= 0
+        return _Wanted(vertices, raster, valid, nearest_filled(valid))
+
+    def _raster(self, k: int) -> Raster:
+        """What the rendered picture ``k`` shows at each of its pixels."""
+        if k not in self._rasters:
+            self._rasters[k] = self.geometry.raster(self._vertices[k], MOUTH)
+        return self._rasters[k]
+
+    def _sight(self, wanted: _Wanted, k: int) -> tuple[F32, F32, F32]:
+        """Where the wanted pixels lie in the rendered picture ``k``, and which it shows.
+
+        Returns:
+            Column and row in that picture, and 1 where the surface point is visible there, else 0.
+        """
+        columns, rows = self._columns, self._rows
+        there = self.geometry.points(wanted.raster, self._vertices[k])
+        u, v = there[..., 0] - MOUTH[0] - 0.5, there[..., 1] - MOUTH[1] - 0.5
+        u, v = (u - columns)[wanted.filled] + columns, (v - rows)[wanted.filled] + rows
+        seen = cv2.remap(
+            self._raster(k).depth, u, v, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE
+        )
+        hidden = wanted.valid & (there[..., 2] > seen + HIDDEN_M)
+        visible = cv2.erode((~hidden).astype(np.uint8), np.ones((3, 3), np.uint8))
+        return u, v, visible.astype(np.float32)
+
+    def _freedom(self, wanted: _Wanted) -> F32:
+        """How far each pixel may differ from the neutral picture: where the surface moved, softly.
+
+        0 at the box's edges, so that the mouth joins the person without a seam.
+        """
+        here = self.geometry.points(wanted.raster, wanted.vertices)[..., :2]
+        neutral = self.geometry.points(wanted.raster, self._vertices[0])[..., :2]
+        moved = np.linalg.norm(here - neutral, axis=2)[wanted.filled]
+        deeper = np.abs(wanted.raster.depth - self._raster(0).depth)
+        changed = (moved > MOVED_PX).astype(np.uint8)
+        changed |= (deeper > MOVED_M).astype(np.uint8)
+        changed[self._rows < 6] = 0
+        around = cv2.dilate(changed, np.ones((13, 13), np.uint8)).astype(np.float32)
+        free = cv2.GaussianBlur(around, (0, 0), 4)
+        height, width = wanted.valid.shape
+        columns, rows = self._columns, self._rows
+        edge = np.minimum.reduce([rows, columns, width - 1 - columns, height - 1 - rows])
+        out: F32 = free * np.clip((edge - 2) / 10, 0, 1)
+        return out
 
 
 def load_rgba(path: pathlib.Path) -> F32:
@@ -227,14 +290,20 @@ def load_rgba(path: pathlib.Path) -> F32:
     return rgba
 
 
-def inner_lips(geometry: Geometry) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Vertices of the upper and the lower lip that meet at the middle of the closed mouth."""
+def inner_lips(geometry: Geometry) -> tuple[I64, I64]:
+    """Vertices of the upper and the lower lip that meet at the middle of the closed mouth.
+
+    The lips' line is at row 366 of the canonical picture. Of the skin that lies there, in front,
+    what drops when the jaw opens is the lower lip, what stays the upper.
+    """
     rest = geometry.vertices(np.zeros(8, np.float32))
     wide = geometry.vertices(np.array([1, 0, 0, 0, 0, 0, 0, 0], np.float32))
     skin = np.zeros(len(rest), bool)
     skin[np.unique(geometry.triangles[geometry.part == 0])] = True
     px = geometry.project(rest)
-    middle = skin & (np.abs(px[:, 0] - WIDTH / 2) < 22) & (px[:, 2] < px[skin & (np.abs(px[:, 1] - 365) < 30) & (np.abs(px[:, 0] - 640) < 22), 2].min() + 0.016)
+    aside = np.abs(px[:, 0] - WIDTH / 2)
+    foremost = px[skin & (np.abs(px[:, 1] - 365) < 30) & (aside < 22), 2].min()
+    middle = skin & (aside < 22) & (px[:, 2] < foremost + 0.016)
     drop = geometry.project(wide)[:, 1] - px[:, 1]
     lips = middle & (np.abs(px[:, 1] - 366) < 14)
     return np.nonzero(lips & (drop < 6))[0], np.nonzero(lips & (drop > 14))[0]
@@ -244,13 +313,14 @@ def opening_px(geometry: Geometry, controls: F32) -> F32:
     """Gap between the lips in pixels at the middle of the mouth, N x 8 to N; 0 when they touch."""
     upper, lower = inner_lips(geometry)
     out = np.empty(len(controls), np.float32)
-    for i, c in enumerate(controls):
-        p = geometry.project(geometry.vertices(c)[np.concatenate([upper, lower])])
+    for i, row in enumerate(controls):
+        p = geometry.project(geometry.vertices(row)[np.concatenate([upper, lower])])
         up, low = p[: len(upper)], p[len(upper) :]
         gaps = []
         for x in np.arange(628, 653, 4):
-            u, v = up[np.abs(up[:, 0] - x) < 3.5, 1], low[np.abs(low[:, 0] - x) < 3.5, 1]
-            if len(u) and len(v):
-                gaps.append(v.min() - u.max())
+            above = up[np.abs(up[:, 0] - x) < 3.5, 1]
+            below = low[np.abs(low[:, 0] - x) < 3.5, 1]
+            if len(above) and len(below):
+                gaps.append(below.min() - above.max())
         out[i] = max(0.0, float(np.median(gaps))) if gaps else 0.0
     return out

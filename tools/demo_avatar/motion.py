@@ -13,17 +13,17 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from geometry import HEIGHT, MOUTH, WIDTH, Geometry, load_rgba, nearest_filled
+from geometry import F32, Geometry, load_rgba, nearest_filled
+from layout import EYES, FACE_CORNER, FACE_SIDE, HEIGHT, MOUTH, WIDTH, Box
 from numpy.typing import NDArray
 
-F32 = NDArray[np.float32]
 FRAMES = 100
 """Distinct frames; played there and back they last 7.92 s."""
-CROP = (508, 276, 264)
-"""The face square at the canonical position: x, y, side in pixels."""
-EYES = (540, 180, 740, 300)
+LIPS_Y = 89
+"""Row of the lips' middle in the face square, which follows it."""
 BLINK_STARTS = (17, 71)
 BLINK = (0.25, 0.75, 1.0, 1.0, 0.75, 0.5, 0.25)
+"""How far the lids are closed in a blink's frames."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Pose:
 
 
 def smooth_noise(rng: np.random.RandomState, knots: int) -> NDArray[np.float64]:
-    """FRAMES values in about -1..1 with zero slope at both ends (so that there-and-back is smooth)."""
+    """FRAMES values in -1..1 with zero slope at both ends, so that there and back is smooth."""
     phase = np.pi * np.arange(FRAMES) / (FRAMES - 1)
     weights = rng.randn(knots) / np.sqrt(np.arange(1, knots + 1))
     curve = sum(w * np.cos(k * phase) for k, w in enumerate(weights, 1))
@@ -52,10 +52,9 @@ def poses(seed: int = 20) -> list[Pose]:
     yaw, pitch, roll, shift = (smooth_noise(rng, n) for n in (3, 4, 3, 2))
     breath = 0.5 - 0.5 * np.cos(2 * np.pi * 2 * np.arange(FRAMES) / (FRAMES - 1))
     degree = np.pi / 180
-    return [
-        Pose(1.9 * degree * yaw[i], 1.1 * degree * pitch[i], 0.8 * degree * roll[i], 0.0018 * shift[i], breath[i])
-        for i in range(FRAMES)
-    ]
+    yaw, pitch, roll = 1.9 * degree * yaw, 1.1 * degree * pitch, 0.8 * degree * roll
+    curves = (yaw, pitch, roll, 0.0018 * shift, breath)
+    return [Pose(*values) for values in zip(*curves, strict=True)]
 
 
 def blink_levels() -> NDArray[np.float64]:
@@ -66,53 +65,77 @@ def blink_levels() -> NDArray[np.float64]:
     return out
 
 
+def rotation(pose: Pose) -> F32:
+    """The head's turn as a 3 x 3 matrix: roll, then pitch, then yaw."""
+    cy, cp, cr = (np.cos(angle) for angle in (pose.yaw, pose.pitch, pose.roll))
+    sy, sp, sr = (np.sin(angle) for angle in (pose.yaw, pose.pitch, pose.roll))
+    yaw = np.array([[cy, -sy, 0], [sy, cy, 0], [0, 0, 1]])
+    pitch = np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]])
+    roll = np.array([[cr, 0, sr], [0, 1, 0], [-sr, 0, cr]])
+    return (yaw @ pitch @ roll).astype(np.float32)
+
+
 class Mover:
-    """Moves canonical pictures (premultiplied RGBA, whole frame) to the loop's poses."""
+    """Moves canonical pictures (premultiplied RGBA, whole frame) to the loop's poses.
+
+    Attributes:
+        here: Column and row of each pixel, H x W x 2.
+        world: The world position (metres) that each pixel shows, H x W x 3.
+        turning: How far each pixel turns with the head, from 0 (shoulders) to 1, H x W.
+        joint: World position of the neck joint.
+    """
 
     def __init__(self, geometry: Geometry) -> None:
         self.geometry = geometry
-        projected = geometry.project(geometry.vertices(np.zeros(8, np.float32)))
-        raster = geometry.raster(projected, (0, 0, WIDTH, HEIGHT))
-        valid = raster.which >= 0
-        world = geometry.points(raster, geometry.vertices(np.zeros(8, np.float32)))
-        rows, columns = nearest_filled(valid)
-        depth = world[..., 1][rows, columns]
-        # Where no mesh lies (hair, cloth, wall): the pixel's own ray at the nearest mesh depth.
-        yy, xx = np.mgrid[0:HEIGHT, 0:WIDTH].astype(np.float32)
-        scale_x, scale_z = self._plane_scales()
-        centre = geometry.project(np.array([[0, geometry.front, geometry.cz]], np.float32))[0]
-        eye_y = geometry.front - 1.35
-        ratio = (depth - eye_y) / (geometry.front - eye_y)
-        x = (xx + 0.5 - centre[0]) / scale_x * ratio
-        eye_z = geometry.cz + 0.01
-        z = eye_z + ((centre[1] - yy - 0.5) / scale_z + geometry.cz - eye_z) * ratio
-        self.world = np.stack([x, cv2.GaussianBlur(depth, (0, 0), 3), z], 2).astype(np.float32)
-        self.here = np.stack([xx, yy], 2)
-        height = z - (geometry.cz - 0.165)
-        self.turning = np.clip(height / 0.10, 0, 1)
-        self.turning = (self.turning**2 * (3 - 2 * self.turning)).astype(np.float32)
+        rows, columns = np.mgrid[0:HEIGHT, 0:WIDTH].astype(np.float32)
+        self.here = np.stack([columns, rows], 2)
+        depth = self._depth()
+        across, up = self._on_rays(columns, rows, depth)
+        smooth = cv2.GaussianBlur(depth, (0, 0), 3)
+        self.world = np.stack([across, smooth, up], 2).astype(np.float32)
+        height = np.clip((up - (geometry.cz - 0.165)) / 0.10, 0, 1)
+        self.turning = (height**2 * (3 - 2 * height)).astype(np.float32)
         self.joint = np.array([0, geometry.front + 0.105, geometry.cz - 0.10], np.float32)
+
+    def _depth(self) -> F32:
+        """World y of each pixel (H x W); where no mesh lies (hair, cloth, wall), the nearest's."""
+        vertices = self.geometry.vertices(np.zeros(8, np.float32))
+        raster = self.geometry.raster(self.geometry.project(vertices), (0, 0, WIDTH, HEIGHT))
+        world = self.geometry.points(raster, vertices)
+        out: F32 = world[..., 1][nearest_filled(raster.which >= 0)]
+        return out
+
+    def _on_rays(self, columns: F32, rows: F32, depth: F32) -> tuple[F32, F32]:
+        """World x and z of the points on the pixels' rays at world y ``depth``."""
+        g = self.geometry
+        scale_x, scale_z = self._plane_scales()
+        centre = g.project(np.array([[0, g.front, g.cz]], np.float32))[0]
+        eye_y, eye_z = g.front - 1.35, g.cz + 0.01  # head.py's camera
+        ratio = (depth - eye_y) / (g.front - eye_y)
+        x = (columns + 0.5 - centre[0]) / scale_x * ratio
+        z = eye_z + ((centre[1] - rows - 0.5) / scale_z + g.cz - eye_z) * ratio
+        return x, z
 
     def _plane_scales(self) -> tuple[float, float]:
         """Pixels per metre, across and up, at the depth of the face's front."""
         g = self.geometry
-        p = g.project(np.array([[0, g.front, g.cz], [0.1, g.front, g.cz], [0, g.front, g.cz + 0.1]], np.float32))
+        world = [[0, g.front, g.cz], [0.1, g.front, g.cz], [0, g.front, g.cz + 0.1]]
+        p = g.project(np.array(world, np.float32))
         return float((p[1, 0] - p[0, 0]) / 0.1), float((p[0, 1] - p[2, 1]) / 0.1)
 
     def maps(self, pose: Pose) -> tuple[F32, F32]:
         """For every output pixel, where in the canonical picture it comes from (x and y)."""
-        cy, sy, cp, sp, cr, sr = (f(a) for a in (pose.yaw, pose.pitch, pose.roll) for f in (np.cos, np.sin))
-        turn = np.array([[cy, -sy, 0], [sy, cy, 0], [0, 0, 1]]) @ np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]])
-        turn = (turn @ np.array([[cr, 0, sr], [0, 1, 0], [-sr, 0, cr]])).astype(np.float32)
         offset = self.world - self.joint
-        moved = self.world + ((offset @ turn.T) - offset) * self.turning[..., None]
+        turned = (offset @ rotation(pose).T) - offset
+        moved = self.world + turned * self.turning[..., None]
         moved[..., 0] += pose.shift * (0.35 + 0.65 * self.turning)
         moved[..., 2] += 0.0016 * pose.breath * (1 - 0.55 * self.turning)
         there, here = self.geometry.project(moved), self.geometry.project(self.world)
         flow = (there - here)[..., :2]
         source = self.here.copy()
         for _ in range(5):  # invert the flow by fixed-point iteration
-            flow_there = cv2.remap(flow, source[..., 0], source[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+            x, y = source[..., 0], source[..., 1]
+            flow_there = cv2.remap(flow, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
             source = self.here - flow_there
         return source[..., 0].copy(), source[..., 1].copy()
 
@@ -134,7 +157,8 @@ class Loop:
     def __init__(self, work: pathlib.Path, geometry: Geometry) -> None:
         folder = work / "render"
         self.person = load_rgba(folder / "person.png")
-        self.wall = cv2.cvtColor(cv2.imread(str(folder / "wall.png")), cv2.COLOR_BGR2RGB).astype(np.float32) / 255
+        wall = cv2.cvtColor(cv2.imread(str(folder / "wall.png")), cv2.COLOR_BGR2RGB)
+        self.wall = wall.astype(np.float32) / 255
         x0, y0, x1, y1 = EYES
         self.lids = {0.0: self.person[y0:y1, x0:x1]}
         for level in (0.25, 0.5, 0.75, 1.0):
@@ -155,11 +179,11 @@ class Loop:
             out[y0:y1, x0:x1] = mouth
         return out
 
-    def rectangle(self, maps: tuple[F32, F32]) -> tuple[int, int, int, int]:
+    def rectangle(self, maps: tuple[F32, F32]) -> Box:
         """The face square in a moved frame, whole pixels: it follows the middle of the mouth."""
-        x, y, side = CROP
-        centre_y, centre_x = y + 89, x + side // 2
+        x, y = FACE_CORNER
+        centre_y, centre_x = y + LIPS_Y, x + FACE_SIDE // 2
         dx = centre_x - maps[0][centre_y, centre_x]
         dy = centre_y - maps[1][centre_y, centre_x]
         left, top = x + round(float(dx)), y + round(float(dy))
-        return left, top, left + side, top + side
+        return left, top, left + FACE_SIDE, top + FACE_SIDE

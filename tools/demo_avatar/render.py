@@ -14,54 +14,72 @@ import argparse
 import os
 import pathlib
 import time
-from typing import Any
 
 import numpy as np
 from controls import CONTROLS, REST, to_actions
+from head import Head
+from layout import EYES, HEIGHT, MOUTH, WIDTH, Box
+from numpy.typing import NDArray
 
-SIZE = (1280, 720)
-MOUTH = (508, 276, 772, 512)
-"""Picture part that speech can change, x0, y0, x1, y1 in pixels."""
-EYES = (540, 180, 740, 300)
 BLINKS = (0.25, 0.5, 0.75, 1.0)
+"""How far the lids are closed in the eyes' pictures."""
+PERSON_SAMPLES, EYES_SAMPLES, MOUTH_SAMPLES = 64, 24, 10
 
 
-def controls_table(poses: np.ndarray, mixtures: int = 100, seed: int = 11) -> np.ndarray:
-    """Control vectors to render: single controls, pairs with ``open``, mixtures, then ``poses``.
-
-    Any prefix covers the space, so training can begin before the last picture is there.
-    """
+def regular_poses() -> list[dict[str, float]]:
+    """Neutral, single controls, pairs with ``open``, and roundings of different strength."""
     rows: list[dict[str, float]] = [{}]
     for level in (1.0, 0.5, 0.75, 0.25):
         rows += [{name: level} for name in CONTROLS]
         rows += [{name: level, "open": 0.3} for name in CONTROLS if name != "open"]
     rows += [{"open": o, "wide": w} for o in (0.12, 0.4, 0.6) for w in (0.4, 0.8)]
-    rows += [{"open": o, "funnel": f, "pucker": p} for o in (0.15, 0.45) for f in (0.4, 0.8) for p in (0.0, 0.4)]
+    rows += [
+        {"open": o, "funnel": f, "pucker": p}
+        for o in (0.15, 0.45)
+        for f in (0.4, 0.8)
+        for p in (0.0, 0.4)
+    ]
+    return rows
+
+
+def mixture(rng: np.random.RandomState) -> dict[str, float]:
+    """A random pose: some opening, wide or round, now and then teeth, tongue, tuck or close."""
+    row = {"open": float(rng.beta(1.1, 2.4))}
+    if rng.rand() < 0.5:
+        row["wide"] = float(rng.beta(1.2, 1.8))
+    else:
+        row["pucker" if rng.rand() < 0.5 else "funnel"] = float(rng.beta(1.2, 1.5))
+    for name, chance in (("teeth", 0.45), ("tongue", 0.15), ("tuck", 0.15), ("close", 0.3)):
+        if rng.rand() < chance:
+            row[name] = float(rng.beta(1.1, 1.3))
+    return row
+
+
+def controls_table(
+    poses: NDArray[np.float32], regular: int = 100, seed: int = 11
+) -> NDArray[np.float32]:
+    """Controls to render, N x 8: ``regular`` regular poses and mixtures, then ``poses``.
+
+    Any prefix covers the space, so training can begin before the last picture is there.
+    """
+    rows = regular_poses()
     rng = np.random.RandomState(seed)
-    while len(rows) < mixtures:
-        row = {"open": float(rng.beta(1.1, 2.4))}
-        if rng.rand() < 0.5:
-            row["wide"] = float(rng.beta(1.2, 1.8))
-        else:
-            row["pucker" if rng.rand() < 0.5 else "funnel"] = float(rng.beta(1.2, 1.5))
-        for name, chance in (("teeth", 0.45), ("tongue", 0.15), ("tuck", 0.15), ("close", 0.3)):
-            if rng.rand() < chance:
-                row[name] = float(rng.beta(1.1, 1.3))
-        rows.append(row)
+    while len(rows) < regular:
+        rows.append(mixture(rng))
     first = np.array([[r.get(n, 0.0) for n in CONTROLS] for r in rows], np.float32)
     return np.concatenate([first, poses])
 
 
-def save(head: Any, path: pathlib.Path, samples: int, region: tuple[int, ...] | None) -> None:
+def save(head: Head, path: pathlib.Path, samples: int, region: Box | None) -> None:
     """Render to ``path`` unless it is there; the name appears only when the file is whole."""
     if path.exists():
         return
     partial = path.with_suffix(".part.png")
-    head.render(partial, SIZE, samples, region)
+    head.render(partial, (WIDTH, HEIGHT), samples, region)
     os.replace(partial, path)
 
 
-def show(head: Any, *, person: bool, wall: bool) -> None:
+def show(head: Head, *, person: bool, wall: bool) -> None:
     """Choose what the camera sees; the wall still lights the person when hidden from it."""
     for thing in head.scene.collection.objects:
         if thing.type in ("MESH", "CURVES"):
@@ -73,42 +91,52 @@ def show(head: Any, *, person: bool, wall: bool) -> None:
     head.scene.render.image_settings.color_mode = "RGBA"
 
 
+def save_person(head: Head, out: pathlib.Path) -> None:
+    """The person, the blinking eyes, and the wall."""
+    neutral = to_actions([0.0] * len(CONTROLS))
+    head.pose(neutral)
+    show(head, person=True, wall=False)
+    save(head, out / "person.png", PERSON_SAMPLES, None)
+    for level in BLINKS:
+        wide = REST["eyeWide"] * (1 - level)
+        lids = {"eyeWideLeft": wide, "eyeWideRight": wide}
+        lids |= {"eyeBlinkLeft": level, "eyeBlinkRight": level}
+        head.pose({**neutral, **lids})
+        save(head, out / f"blink-{int(100 * level):03d}.png", EYES_SAMPLES, EYES)
+    head.pose(neutral)
+    show(head, person=False, wall=True)
+    save(head, out / "wall.png", PERSON_SAMPLES, None)
+
+
+def save_mouths(head: Head, out: pathlib.Path, table: NDArray[np.float32]) -> None:
+    """The mouths of ``table`` (N x 8) that are not there yet."""
+    show(head, person=True, wall=False)
+    started, made = time.time(), 0
+    for i, row in enumerate(table):
+        path = out / f"{i:04d}.png"
+        if path.exists():
+            continue
+        head.pose(to_actions([float(x) for x in row]))
+        save(head, path, MOUTH_SAMPLES, MOUTH)
+        made += 1
+        if made % 20 == 0:
+            each = (time.time() - started) / made
+            print(f"{i + 1}/{len(table)} mouths, {each:.2f} s each", flush=True)
+
+
 def main() -> None:
     """Render what is missing under WORK/render."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("assets")
     parser.add_argument("work", type=pathlib.Path)
     args = parser.parse_args()
-    from head import Head
-
     out = args.work / "render"
     (out / "mouths").mkdir(parents=True, exist_ok=True)
-    head = Head(args.assets)
-    neutral = to_actions([0.0] * len(CONTROLS))
-    head.pose(neutral)
-    show(head, person=True, wall=False)
-    save(head, out / "person.png", 64, None)
-    for level in BLINKS:
-        lids = {"eyeBlinkLeft": level, "eyeBlinkRight": level}
-        rest = {"eyeWideLeft": REST["eyeWide"] * (1 - level), "eyeWideRight": REST["eyeWide"] * (1 - level)}
-        head.pose({**neutral, **rest, **lids})
-        save(head, out / f"blink-{int(100 * level):03d}.png", 24, EYES)
-    head.pose(neutral)
-    show(head, person=False, wall=True)
-    save(head, out / "wall.png", 64, None)
-    show(head, person=True, wall=False)
     table = controls_table(np.load(args.work / "poses.npy"))
     np.save(out / "controls.npy", table)
-    started, made = time.time(), 0
-    for i, row in enumerate(table):
-        path = out / "mouths" / f"{i:04d}.png"
-        if path.exists():
-            continue
-        head.pose(to_actions([float(x) for x in row]))
-        save(head, path, 10, MOUTH)
-        made += 1
-        if made % 20 == 0:
-            print(f"{i + 1}/{len(table)} mouths, {(time.time() - started) / made:.2f} s each", flush=True)
+    head = Head(args.assets)
+    save_person(head, out)
+    save_mouths(head, out / "mouths", table)
 
 
 if __name__ == "__main__":
