@@ -28,7 +28,10 @@ def test_interrupted(
 ) -> None:
     write_wav(tmp_path / "s.wav", tone(300))
     with subprocess.Popen(
-        render_command(tiny_avatar, "s.wav", out), cwd=tmp_path, stderr=subprocess.PIPE
+        render_command(tiny_avatar, "s.wav", out),
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        preexec_fn=heed_interrupts,
     ) as process:
         wait_for(lambda: partial_bytes(tmp_path, out) > 0, process)
         process.send_signal(sent)
@@ -70,6 +73,11 @@ def test_a_full_device_behind_standard_output(tiny_avatar: Path, tmp_path: Path)
         )
     assert done.returncode == 2
     assert done.stderr == "error: cannot write to standard output: No space left on device\n"
+
+
+def heed_interrupts() -> None:
+    """Undo what a shell does to commands in its background: they ignore Ctrl-C from birth."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def partial_bytes(folder: Path, out: str) -> int:

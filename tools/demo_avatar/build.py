@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Make the demo avatar: run every step of the pipeline, from MakeHuman's mesh to the evaluation.
 
-    python build.py WORK --blender-python VENV/bin/python [--assets FOLDER] [--minutes 24 60]
+    python build.py WORK --blender-python VENV/bin/python [--assets FOLDER] [--minutes 24 15 60]
 
 WORK is a folder for some 2 GB of data, outside the repository. A step that is finished is not run
 again; a step that was interrupted (renders, trainings) goes on where it stopped. After a step has
@@ -37,12 +37,12 @@ POSES = 380
 
 @dataclass(frozen=True)
 class Options:
-    """The command line. ``minutes``: of the audio encoder's and of the U-Net's training."""
+    """The command line. ``minutes`` of training: encoder, audio branch, rest of the U-Net."""
 
     work: pathlib.Path
     given_assets: pathlib.Path | None
     blender_python: pathlib.Path | None
-    minutes: tuple[float, float]
+    minutes: tuple[float, float, float]
     dest: pathlib.Path
 
     @property
@@ -179,7 +179,7 @@ def picture_steps(options: Options) -> Iterator[Step]:
 def network_steps(options: Options) -> Iterator[Step]:
     """Both networks, and what they are trained on."""
     work = options.work
-    encoder_minutes, unet_minutes = options.minutes
+    encoder_minutes, listening_minutes, unet_minutes = options.minutes
     yield Step(
         "train_encoder",
         "the audio encoder and its features",
@@ -195,8 +195,15 @@ def network_steps(options: Options) -> Iterator[Step]:
         (missing_modules,),
     )
     yield Step(
+        "listening",
+        "the U-Net's audio branch",
+        options.run("listening.py", "--minutes", f"{listening_minutes:g}"),
+        (work / "listener.pt",),
+        (missing_modules,),
+    )
+    yield Step(
         "train_unet",
-        "the U-Net",
+        "the rest of the U-Net",
         options.run("train_unet.py", "--minutes", f"{unet_minutes:g}"),
         (work / "out" / "unet.pth",),
         (missing_modules,),
@@ -288,10 +295,10 @@ def parsed() -> tuple[Options, str | None, bool]:
     parser.add_argument(
         "--minutes",
         type=float,
-        nargs=2,
-        default=(24, 60),
-        metavar=("ENCODER", "UNET"),
-        help="of training, for both networks (default: 24 60)",
+        nargs=3,
+        default=(24, 15, 60),
+        metavar=("ENCODER", "LISTENING", "UNET"),
+        help="of training (default: 24 15 60)",
     )
     parser.add_argument(
         "--dest", type=pathlib.Path, help="the package (default: WORK/out/demo.lsa)"

@@ -1,36 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the U-Net is trained on: pairs of an idle frame and a mouth, and the sound that asks for it.
 
-A mouth of dataset.npz is put onto any frame of the idle loop by the loop's exact geometry. Its
-sound is its own frame's, or that of any frame of the training speech that asks for nearly the same
-mouth.
+A mouth of dataset.npz is put onto any frame of the idle loop by the loop's exact geometry. It is
+paired with sounds in which the audio branch hears that very mouth (listening.py), not with the
+sound that was spoken there: what cannot be heard would only blur the picture.
 """
 
 from __future__ import annotations
 
-import json
 import pathlib
 
 import cv2
 import numpy as np
 from controls import EFFECT
+from geometry import Geometry
 from layout import MOUTH, WINDOW
+from listening import GapOfControls, Listener, Utterance, Widening, load, utterances
 from normless import REGION
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 U8 = NDArray[np.uint8]
-F16 = NDArray[np.float16]
 F32 = NDArray[np.float32]
 
 BORDER = 4
 """Pixels of the face square around the network's region."""
-BEFORE, AFTER = 14, 2
-"""Audio features before a frame, and from it on, in its block."""
-NEIGHBOURS, NEAR = 24, 0.10
-"""Other frames whose mouth is so near (EFFECT's distance) lend their sound."""
-OTHER_SOUND = 0.75
-"""How often a mouth comes with another frame's sound."""
+NEIGHBOURS, NEAR = 16, 0.16
+"""A mouth's sounds: the nearest so many, if they are so near (in SCALE's distance)."""
+SCALE = np.array([*EFFECT, 3.0], np.float32)
+"""How visible each control is, and the lip gap."""
+EVERY = 2
+"""Frames from one that is listened to on to the next."""
 
 
 class Data:
@@ -38,68 +38,56 @@ class Data:
 
     Attributes:
         idle: The loop's face squares, F x 264 x 264 x 3 RGB.
-        controls: The samples' controls, N x 8.
-        validation: Which samples are held out, N.
-        utterances: Features (T x 512) and controls (T x 8) of the training speech, changed copies
-            too.
-        where: Recording and frame of each sample.
-        feature_of: Features of the samples' recordings, T x 512, by name.
+        train: Numbers of the mouths that are heard somewhere in the training speech.
+        held: Pairs of an audio block of held-out real speech and the mouth nearest to what is
+            heard in it.
     """
 
-    def __init__(self, work: pathlib.Path) -> None:
+    def __init__(self, work: pathlib.Path, listener: Listener) -> None:
         with np.load(work / "loop.npz") as z:
             frames, rects, self.maps = z["frames"], z["rects"], z["maps"]
             self.people, self.walls = z["people"], z["walls"]
         with np.load(work / "dataset.npz") as z:
-            self.pictures, self.controls = z["pictures"], z["controls"]
-            names, numbers, self.validation = z["names"], z["frames"], z["validation"]
-        folder = work / "speech" / "features"
-        self.utterances: list[tuple[F16, F32]] = []
-        for entry in json.loads((folder / "index.json").read_text()):
-            if entry["split"] == "train":
-                with np.load(folder / f"{entry['name']}.npz") as z:
-                    self.utterances.append((z["features"], z["controls"]))
-        self.feature_of: dict[str, F16] = {
-            str(name): np.load(folder / f"{name}-0.npz")["features"] for name in sorted(set(names))
-        }
-        self.where = [(str(n), int(i)) for n, i in zip(names, numbers, strict=True)]
+            self.pictures, controls, validation = z["pictures"], z["controls"], z["validation"]
         self.idle: U8 = np.stack(
             [f[y0:y1, x0:x1] for f, (x0, y0, x1, y1) in zip(frames, rects, strict=True)]
         )
-        self._like = self._neighbours()
+        gap = GapOfControls(Geometry(work), controls)
+        mouths = np.column_stack([controls, gap(controls)]) * SCALE
+        speech = utterances(load(work, "train"), gap)
+        self._speech = [u for k, u in enumerate(speech) if u.name.startswith("real") or k % 2]
+        widening = self._pair(listener, mouths, validation)
+        held = [u for u in load(work, "val") if u[0].startswith("real") and u[0].endswith("-0")]
+        self.held = hold(listener, widening, utterances(held, gap), mouths)
 
-    def _neighbours(self) -> list[list[tuple[int, int]]]:
-        """Per sample, (utterance, frame) of training speech that asks for almost the same mouth."""
-        spoken = [(k, i) for k, (_, c) in enumerate(self.utterances) for i in range(0, len(c), 2)]
-        table = np.stack([self.utterances[k][1][i] for k, i in spoken])
-        scale = np.array(EFFECT, np.float32)
-        distances, numbers = cKDTree(table * scale).query(self.controls * scale, k=NEIGHBOURS)
-        return [
+    def _pair(self, listener: Listener, mouths: F32, validation: NDArray[np.bool_]) -> Widening:
+        """Find each mouth's sounds."""
+        told = listener.tell(self._speech, EVERY)
+        real = [k for k, u in enumerate(self._speech) if u.name.startswith("real")]
+        widening = Widening.of(
+            np.concatenate([told[k] for k in real]),
+            np.concatenate([self._speech[k].targets[::EVERY] for k in real]),
+        )
+        spoken = [
+            (u, EVERY * i) for u, t in zip(self._speech, told, strict=True) for i in range(len(t))
+        ]
+        heard = widening(np.concatenate(told)) * SCALE
+        distances, numbers = cKDTree(heard).query(mouths, k=NEIGHBOURS)
+        self._like: list[list[tuple[Utterance, int]]] = [
             [spoken[j] for j, far in zip(row, away, strict=True) if far < NEAR]
             for row, away in zip(numbers, distances, strict=True)
         ]
-
-    def block(self, features: F16, i: int) -> F32:
-        """The 32 x 16 x 16 audio block of frame i; zeros beyond the recording's ends."""
-        padded = np.concatenate([features[:1], features, features[-1:]])
-        out = np.zeros((BEFORE + AFTER, 512), np.float32)
-        low, high = max(0, i - BEFORE), min(len(padded), i + AFTER)
-        if high > low:
-            out[low - (i - BEFORE) : high - (i - BEFORE)] = padded[low:high]
-        return out.reshape(32, 16, 16)
-
-    def own_audio(self, sample: int) -> F32:
-        """The audio block of a sample's own frame."""
-        name, i = self.where[sample]
-        return self.block(self.feature_of[name], i)
+        self.train = np.array(
+            [k for k, like in enumerate(self._like) if like and not validation[k]]
+        )
+        print(f"{len(self.train)} of {np.sum(~validation)} mouths are heard", flush=True)
+        return widening
 
     def audio(self, sample: int, rng: np.random.RandomState) -> F32:
-        """An audio block for a sample: its own frame's, or that of a frame like it."""
+        """An audio block in which a sample's mouth is heard."""
         near = self._like[sample]
-        if near and rng.rand() < OTHER_SOUND:
-            k, i = near[rng.randint(len(near))]
-            return self.block(self.utterances[k][0], i)
-        return self.own_audio(sample)
+        utterance, frame = near[rng.randint(len(near))]
+        return utterance.block(frame)
 
     def target(self, sample: int, frame: int) -> U8:
         """The face square (264 x 264 RGB) of an idle frame with a sample's mouth."""
@@ -115,6 +103,18 @@ class Data:
         rgb = moved[..., :3] + self.walls[frame].astype(np.float32) * (1 - moved[..., 3:])
         out: U8 = np.round(np.clip(rgb, 0, 1) * 255).astype(np.uint8)
         return out
+
+
+def hold(
+    listener: Listener, widening: Widening, speech: list[Utterance], mouths: F32
+) -> list[tuple[F32, int]]:
+    """24 audio blocks of held-out speech, each with the number of the mouth that is heard."""
+    rng, tree, out = np.random.RandomState(12), cKDTree(mouths), []
+    for n in rng.choice(len(speech), 24):
+        heard = widening(listener.tell([speech[n]])[0]) * SCALE
+        i = rng.randint(len(heard))
+        out.append((speech[n].block(i), int(tree.query(heard[i])[1])))
+    return out
 
 
 def planes(square: U8) -> F32:

@@ -3,11 +3,11 @@
 
     python train_unet.py WORK [--minutes 45]
 
-Needs dataset.py's and speech/train_encoder.py's output; the audio encoder stays as it is. Batch
-norms are left out while training (a bias in their place; the exported weights have identity norms)
-and the two last stages run only on a window around the mouth (normless.py): together four times
-the speed. First the audio branch learns to tell the controls, then the whole network learns from
-pictures. Resumes from WORK/unet-state.pt. Writes WORK/out/unet.pth and WORK/unet-validation.png.
+Needs dataset.py's and listening.py's output; the audio encoder and the audio branch stay as they
+are. Batch norms are left out while training (a bias in their place; the exported weights have
+identity norms) and the two last stages run only on a window around the mouth (normless.py):
+together four times the speed. Resumes from WORK/unet-state.pt. Writes WORK/out/unet.pth and
+WORK/unet-validation.png.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import time
 import cv2
 import numpy as np
 import torch
+from listening import Listener
 from normless import (
     REGION,
-    WIDTH,
     WINDOW_H,
     WINDOW_W,
     decode_window,
@@ -36,9 +36,8 @@ from samples import Data, image_input, planes
 from torch import Tensor, nn
 from torch.nn import functional
 
-LISTEN_RATE, LEARN_RATE = 1.5e-3, 1.2e-3
-"""Highest learning rates of the audio branch alone and of the whole network."""
-LISTEN_BATCH = 64
+LEARN_RATE = 1.2e-3
+"""The highest learning rate."""
 FRAMES, MOUTHS = 2, 6
 """A step's idle frames, and mouths put onto each: the image half runs once per frame."""
 MOVING = 0.03
@@ -75,50 +74,46 @@ def picture_loss(made: Tensor, goal: Tensor, before: Tensor) -> Tensor:
 
 
 class Trainer:
-    """The network, its average, the optimiser, and where training stands.
-
-    ``head`` tells the eight controls from the audio branch's output, so that the branch keeps
-    hearing them; it is not exported. ``average`` is the running mean of the weights, which is.
-    """
+    """The network, its running average (which is exported), and where training stands."""
 
     def __init__(self, work: pathlib.Path, minutes: float) -> None:
         torch.manual_seed(2)
         self.work, self.seconds = work, minutes * 60
+        listener = Listener.restored(work / "listener.pt")
         self.net = new_network()
-        self.head = nn.Linear(16 * WIDTH, 8)
-        self.parameters = [*self.net.parameters(), *self.head.parameters()]
+        self.parameters = [
+            p for name, p in self.net.named_parameters() if not name.startswith("audio_model")
+        ]
         self.optimiser = torch.optim.AdamW(
             self.parameters, 1e-3, betas=(0.9, 0.98), weight_decay=1e-3
         )
+        self.net.audio_model.load_state_dict(listener.branch())
+        self.net.audio_model.requires_grad_(False)
         self.average = {k: v.clone() for k, v in self.net.state_dict().items()}
-        self.spent, self.step, self.heard = 0.0, 0, 0
-        self.losses: list[tuple[float, float]] = []
+        self.spent, self.step = 0.0, 0
+        self.losses: list[float] = []
         self.state_file = work / "unet-state.pt"
         if self.state_file.exists():
             self._resume()
-        self.data = Data(work)
-        self.rng = np.random.RandomState(31 + self.step + self.heard)
-        self.train = np.nonzero(~self.data.validation)[0]
+        self.data = Data(work, listener)
+        self.rng = np.random.RandomState(31 + self.step)
 
     def _resume(self) -> None:
         """Take up a former run's state."""
         state = torch.load(self.state_file, weights_only=True)
         self.net.load_state_dict(state["net"])
-        self.head.load_state_dict(state["head"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.average = state["average"]
-        self.spent, self.step, self.heard = state["spent"], state["step"], state["heard"]
+        self.spent, self.step = state["spent"], state["step"]
 
     def save(self) -> None:
         """Checkpoint and exported weights, each appearing whole."""
         state = {
             "net": self.net.state_dict(),
-            "head": self.head.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "average": self.average,
             "spent": self.spent,
             "step": self.step,
-            "heard": self.heard,
         }
         weights = reference_state(self.average)
         for path, what in ((self.state_file, state), (self.work / "out" / "unet.pth", weights)):
@@ -126,50 +121,11 @@ class Trainer:
             torch.save(what, partial)
             os.replace(partial, path)
 
-    def controls_loss(self, heard: Tensor, controls: NDArray[np.float32]) -> Tensor:
-        """How badly the controls (B x 8) are told from the audio branch's output."""
-        predicted = self.head(heard.float().mean((2, 3)))
-        return functional.smooth_l1_loss(predicted, torch.from_numpy(controls), beta=0.1)
-
-    def listen(self, steps: int) -> None:
-        """Teach the audio branch to tell the controls, before any picture."""
-        losses = []
-        branch = [*self.net.audio_model.parameters(), *self.head.parameters()]
-        optimiser = torch.optim.AdamW(branch, LISTEN_RATE)
-        while self.heard < steps:
-            warm, left = min(1, (self.heard + 1) / 30), 1 - self.heard / steps
-            for group in optimiser.param_groups:
-                group["lr"] = LISTEN_RATE * warm * (0.1 + 0.9 * left)
-            blocks, controls = self._utterance_frames(LISTEN_BATCH)
-            with torch.autocast("cpu", torch.bfloat16):
-                heard = self.net.audio_model(channels_last(blocks))
-            loss = self.controls_loss(heard, controls)
-            optimiser.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(branch, 1.0)
-            optimiser.step()
-            losses.append(loss.item())
-            self.heard += 1
-            if self.heard % 100 == 0:
-                recent = np.mean(losses[-100:])
-                print(f"audio branch {self.heard}/{steps}: {recent:.4f}", flush=True)
-                self.save()
-
-    def _utterance_frames(self, count: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Audio blocks (count x 32 x 16 x 16) and controls (count x 8) of random frames."""
-        blocks, rows = [], []
-        for _ in range(count):
-            features, controls = self.data.utterances[self.rng.randint(len(self.data.utterances))]
-            i = self.rng.randint(len(controls))
-            blocks.append(self.data.block(features, i))
-            rows.append(controls[i])
-        return np.stack(blocks), np.stack(rows)
-
     def learn(self) -> None:
         """One step: two idle frames, six mouths each, one window."""
         d, rng = self.data, self.rng
         frames = rng.choice(len(d.idle), FRAMES, replace=False)
-        samples = rng.choice(self.train, FRAMES * MOUTHS)
+        samples = rng.choice(d.train, FRAMES * MOUTHS)
         top, left = place_window(rng)
         shown = np.repeat(frames, MOUTHS)
         targets = [planes(d.target(s, f)) for s, f in zip(samples, shown, strict=True)]
@@ -181,17 +137,15 @@ class Trainer:
         with torch.autocast("cpu", torch.bfloat16):
             levels = self.net.encode_image(channels_last(images))
             levels = tuple(x.repeat_interleave(MOUTHS, 0) for x in levels)
-            made, heard = decode_window(self.net, levels, channels_last(audio), top, left)
-        aux = self.controls_loss(heard, d.controls[samples])
+            made, _ = decode_window(self.net, levels, channels_last(audio), top, left)
         loss = picture_loss(made, goal, before)
-        total = loss + 0.1 * aux
         self.optimiser.zero_grad()
-        total.backward()
+        loss.backward()
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimiser.step()
         self._update_average()
         self.step += 1
-        self.losses.append((loss.item(), aux.item()))
+        self.losses.append(loss.item())
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -209,10 +163,10 @@ class Trainer:
         d = self.data
         net = reference_network(self.average)
         pairs, errors = [], []
-        for n, sample in enumerate(np.nonzero(d.validation)[0][:24]):
+        for n, (audio, sample) in enumerate(d.held):
             frame = (7 * n) % len(d.idle)
             goal = planes(d.target(sample, frame))
-            image, audio = image_input(d.idle[frame]), d.own_audio(sample)
+            image = image_input(d.idle[frame])
             made = net(torch.from_numpy(image)[None], torch.from_numpy(audio)[None])[0].numpy()
             errors.append(np.abs(made - goal)[:, 30:150, 60:200].mean() * 255)
             if n < 12:
@@ -222,10 +176,8 @@ class Trainer:
         cv2.imwrite(str(self.work / "unet-validation.png"), picture)
         return float(np.mean(errors))
 
-    def run(self, listen_steps: int) -> None:
+    def run(self) -> None:
         """Train for the wall-clock time; saves and reports every SAVE_S seconds."""
-        self.listen(listen_steps)
-        self.losses = []
         last = saved = time.time()
         while self.spent < self.seconds:
             part = self.spent / self.seconds
@@ -242,11 +194,10 @@ class Trainer:
 
     def _report(self, error: float) -> None:
         """Print the losses since the last report and the validation's error."""
-        loss, aux = np.mean(self.losses, 0)
+        loss = np.mean(self.losses)
         self.losses = []
         print(
-            f"{self.spent:5.0f} s step {self.step} loss {loss:.4f} aux {aux:.4f} "
-            f"validation {error:.2f} grey levels",
+            f"{self.spent:5.0f} s step {self.step} loss {loss:.4f} validation {error:.2f}",
             flush=True,
         )
 
@@ -256,13 +207,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("work", type=pathlib.Path)
     parser.add_argument("--minutes", type=float, default=45)
-    parser.add_argument("--listen", type=int, default=1200)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(1)
     (args.work / "out").mkdir(exist_ok=True)
-    Trainer(args.work, args.minutes).run(args.listen)
+    Trainer(args.work, args.minutes).run()
 
 
 if __name__ == "__main__":
