@@ -196,6 +196,7 @@ def _manifest_lines(m: Manifest, path: Path) -> list[str]:
         ("consent", m.consent or "not stated"),
         ("frames", f"{m.frame_count} of {m.frame_width} x {m.frame_height}, {m.loop}, {m.fps}/s"),
         ("networks", f"{m.family}, width {m.width}, region {m.region} x {m.region}"),
+        ("window", f"{w.width} x {w.height} at {w.x}, {w.y}" if (w := m.window) else "all of it"),
         ("look-ahead", f"{_lookahead_ms(m):.1f} ms"),
     ]
     return [f"{name:<12}{value}" for name, value in rows]

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 from dataset import WINDOW
 from motion import MOUTH
+from normless import REGION
 from numpy.typing import NDArray
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
@@ -84,7 +85,7 @@ def main() -> None:
     parser.add_argument("work", type=pathlib.Path)
     parser.add_argument("--dest", type=pathlib.Path, default=shipped_folder() / "demo.lsa")
     args = parser.parse_args()
-    unet = load_unet(args.work / "out" / "unet.pth")
+    unet = load_unet(args.work / "out" / "unet.pth", REGION)
     encoder = load_audio_encoder(args.work / "out" / "audio_encoder.pth")
     with np.load(args.work / "loop.npz") as loop:
         frames, rects, maps = loop["frames"], loop["rects"], loop["maps"]
