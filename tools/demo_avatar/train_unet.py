@@ -4,10 +4,10 @@
     python train_unet.py WORK [--minutes 45]
 
 Needs dataset.py's and listening.py's output; the audio encoder and the audio branch stay as they
-are. Batch norms are left out while training (a bias in their place; the exported weights have
-identity norms) and the two last stages run only on a window around the mouth (normless.py):
-together four times the speed. Resumes from WORK/unet-state.pt. Writes WORK/out/unet.pth and
-WORK/unet-validation.png.
+are. Begins with WORK/unet-start.pth where restore.py wrote it. Batch norms are left out while
+training (a bias in their place; the exported weights have identity norms) and the two last stages
+run only on a window around the mouth (normless.py): together four times the speed. Resumes from
+WORK/unet-state.pt. Writes WORK/out/unet.pth and WORK/unet-validation.png.
 """
 
 from __future__ import annotations
@@ -81,6 +81,9 @@ class Trainer:
         self.work, self.seconds = work, minutes * 60
         listener = Listener.restored(work / "listener.pt")
         self.net = new_network()
+        start = work / "unet-start.pth"
+        if start.exists():
+            self.net.load_state_dict(torch.load(start, weights_only=True))
         self.parameters = [
             p for name, p in self.net.named_parameters() if not name.startswith("audio_model")
         ]

@@ -184,10 +184,12 @@ def main() -> None:
     parser.add_argument("work", type=pathlib.Path)
     parser.add_argument("--minutes", type=float, default=12)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--features-only", action="store_true", help="WORK/out has the encoder")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(1)
-    Trainer(args.work, args.minutes).run()
+    if not args.features_only:
+        Trainer(args.work, args.minutes).run()
     export(args.work)
 
 
