@@ -83,10 +83,10 @@ def main() -> None:
     parser.add_argument("--avatar", type=pathlib.Path, default=shipped_folder() / "demo.lsa")
     args = parser.parse_args()
     with AvatarPackage.open(args.avatar) as package:
-        graphs = {
-            name: bytes(package.model(name)) for name in ("audio_encoder", "image", "decoder")
-        }
-    packed = constants(graphs["image"]) | constants(graphs["decoder"])
+        hearing, image, decoder = (
+            constants(bytes(package.model(name))) for name in ("audio_encoder", "image", "decoder")
+        )
+    packed = image | decoder
     state = unet_state(packed)
     again = [constants(graph) for graph in export_unet(reference_network(state), half=True)]
     for name, value in (again[0] | again[1]).items():
