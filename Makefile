@@ -39,12 +39,18 @@ demo: $(VENV)/.core
 test: $(VENV)/.test native-test
 	$(BIN)/pytest
 
-# The native code by itself, under AddressSanitizer and UndefinedBehaviorSanitizer.
+# The native code by itself, under AddressSanitizer and UndefinedBehaviorSanitizer; the ring, which
+# two threads share, under ThreadSanitizer too.
+NATIVE := $(CXX) -std=c++20 -O1 -g -Wall -Wextra -Werror -ffp-contract=off -pthread \
+	-fno-sanitize-recover=all -Icsrc
 native-test:
 	@mkdir -p build
-	$(CXX) -std=c++20 -O1 -g -Wall -Wextra -Werror -ffp-contract=off -fsanitize=address,undefined \
-		-fno-sanitize-recover=all -Icsrc csrc/tests/test_native.cpp -o build/test_native
+	$(NATIVE) -fsanitize=address,undefined csrc/tests/test_native.cpp -o build/test_native
 	build/test_native
+	$(NATIVE) -fsanitize=address,undefined csrc/tests/test_ring.cpp -o build/test_ring
+	build/test_ring
+	$(NATIVE) -fsanitize=thread csrc/tests/test_ring.cpp -o build/test_ring_threads
+	build/test_ring_threads
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@
 
 #include "image.hpp"
 #include "mel.hpp"
+#include "ring.hpp"
 
 namespace py = pybind11;
 
@@ -152,6 +153,101 @@ class PyMelStream {
   lipsync::MelStream stream_;
 };
 
+// Ring memory that somebody looks at; keeps the mapping alive. (Not a NumPy array: a process that
+// only passes records on has no need to import NumPy.)
+struct RingBytes {
+  std::shared_ptr<const lipsync::ring::Mapping> map;
+  const std::byte* data;
+  std::size_t size;
+  bool readonly;
+  py::buffer_info buffer() const {
+    return {const_cast<std::byte*>(data), 1, "B", static_cast<py::ssize_t>(size), readonly};
+  }
+};
+
+py::memoryview ring_view(const std::shared_ptr<const lipsync::ring::Mapping>& map,
+                         const std::byte* data, std::size_t size, bool readonly) {
+  return py::memoryview(py::cast(RingBytes{map, data, size, readonly}));
+}
+
+template <class Side>
+class PyRing {
+ public:
+  PyRing(int fd, std::uint64_t generation)
+      : map_(std::make_shared<const lipsync::ring::Mapping>(
+            lipsync::ring::Mapping::attach(fd, generation))),
+        side_(map_) {}
+  Side& side() { return side_; }
+  std::size_t capacity() const { return map_->capacity(); }
+  std::optional<py::memoryview> try_reserve(std::size_t size) {
+    const auto room = side_.try_reserve(size);
+    if (!room) return std::nullopt;
+    return ring_view(map_, room->data(), room->size(), false);
+  }
+  std::optional<py::memoryview> next() {
+    const auto record = side_.next();
+    if (!record) return std::nullopt;
+    return ring_view(map_, record->data(), record->size(), true);
+  }
+
+ private:
+  std::shared_ptr<const lipsync::ring::Mapping> map_;
+  Side side_;
+};
+
+using PyRingWriter = PyRing<lipsync::ring::Writer>;
+using PyRingReader = PyRing<lipsync::ring::Reader>;
+
+void bind_ring(py::module_& m) {
+  using lipsync::ring::Mapping;
+  py::class_<RingBytes>(m, "RingBytes", py::buffer_protocol()).def_buffer(&RingBytes::buffer);
+  py::register_exception<lipsync::ring::Corrupt>(m, "RingCorruptError", PyExc_RuntimeError);
+  m.def(
+      "ring_create",
+      [](int fd, std::size_t capacity, std::uint64_t generation) {
+        Mapping::create(fd, capacity, generation);
+      },
+      py::arg("fd"), py::arg("capacity"), py::arg("generation"),
+      "Make an empty memfd a ring of `capacity` bytes (a power of two, 4096 to 2^30).");
+  py::class_<PyRingWriter>(m, "RingWriter", "The writing side of a ring; see csrc/ring.hpp.")
+      .def(py::init<int, std::uint64_t>(), py::arg("fd"), py::arg("generation"))
+      .def("try_reserve", &PyRingWriter::try_reserve, py::arg("size"),
+           "A writable view of `size` bytes, or None when they do not fit now.")
+      .def(
+          "commit", [](PyRingWriter& w, std::size_t size) { return w.side().commit(size); },
+          py::arg("size"), "Make the reserved bytes a record; True when the reader sleeps.")
+      .def(
+          "want_space", [](PyRingWriter& w, std::size_t size) { return w.side().want_space(size); },
+          py::arg("size"), "Ask to be woken; False when `size` bytes fit already.")
+      .def(
+          "room", [](PyRingWriter& w) { return w.side().room(); }, "Payload bytes that fit now.")
+      .def(
+          "backlog", [](PyRingWriter& w) { return w.side().backlog(); },
+          "Bytes committed and not yet released.")
+      .def_property_readonly(
+          "position", [](PyRingWriter& w) { return w.side().position(); }, "Bytes ever committed.")
+      .def_property_readonly(
+          "largest", [](PyRingWriter& w) { return w.side().largest(); },
+          "The largest payload that ever fits.")
+      .def_property_readonly("capacity", &PyRingWriter::capacity, "Bytes of data.");
+  py::class_<PyRingReader>(m, "RingReader", "The reading side of a ring; see csrc/ring.hpp.")
+      .def(py::init<int, std::uint64_t>(), py::arg("fd"), py::arg("generation"))
+      .def("next", &PyRingReader::next,
+           "A read-only view of the next record, or None when there is none now.")
+      .def(
+          "release", [](PyRingReader& r) { return r.side().release(); },
+          "Give the oldest held record back; True when the writer sleeps.")
+      .def(
+          "want_data", [](PyRingReader& r) { return r.side().want_data(); },
+          "Ask to be woken; False when a record is there already.")
+      .def_property_readonly(
+          "held", [](PyRingReader& r) { return r.side().held(); },
+          "Records read and not yet released.")
+      .def_property_readonly(
+          "position", [](PyRingReader& r) { return r.side().position(); }, "Bytes ever released.")
+      .def_property_readonly("capacity", &PyRingReader::capacity, "Bytes of data.");
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_native, m) {
@@ -165,6 +261,7 @@ PYBIND11_MODULE(_native, m) {
            "End the stream; return the remaining rows, so that there are 1 + samples // 200.")
       .def_property_readonly("samples", &PyMelStream::samples, "Samples consumed so far.")
       .def_property_readonly("rows", &PyMelStream::rows, "Rows returned so far.");
+  bind_ring(m);
   m.def("resize_cubic", &resize_cubic, py::arg("source"), py::arg("height"), py::arg("width"),
         "Resize H x W x 3 uint8, bicubic as OpenCV's INTER_CUBIC (within one grey level).");
   m.def("region_input", &region_input, py::arg("crop"), py::arg("border"),

@@ -47,3 +47,7 @@ class OutputError(LipsyncError):
 
 class BackendError(LipsyncError):
     """A backend cannot run here; the message says what is missing."""
+
+
+class RingError(LipsyncError):
+    """Shared memory between processes cannot be made, or is not what it should be."""
