@@ -116,6 +116,26 @@ void compose(py::array_t<std::uint8_t> crop, py::array_t<std::uint8_t> region,
   lipsync::compose(cv, rv, left, top, target, x1, y1, x2 - x1, y2 - y1, mask);
 }
 
+F32 mel_rows_at(F32 pcm, std::int64_t start, std::int64_t first, std::int64_t count) {
+  using lipsync::mel::kFft, lipsync::mel::kHop;
+  if (pcm.ndim() != 1) fail("pcm has shape " + shape_of(pcm) + ": expected one dimension");
+  constexpr std::int64_t far = std::int64_t{1} << 50;
+  if (start < 0 || start > far || first < 0 || first > far || count < 1 || count > 4096)
+    fail("start " + std::to_string(start) + ", first " + std::to_string(first) + ", count " +
+         std::to_string(count) + ": expected 0 or more, 0 or more, 1 to 4096");
+  const std::int64_t needed = std::max<std::int64_t>(0, first * kHop - kFft / 2 - 1);
+  if (start > needed)
+    fail("pcm begins at sample " + std::to_string(start) + ": row " + std::to_string(first) +
+         " needs those from " + std::to_string(needed) + " on");
+  F32 out({static_cast<py::ssize_t>(count), py::ssize_t{lipsync::mel::kBands}});
+  const float* in = pcm.data();
+  float* data = out.mutable_data();
+  const std::int64_t n = pcm.shape(0);
+  py::gil_scoped_release release;
+  lipsync::mel_rows_at(in, n, start, first, static_cast<std::size_t>(count), data);
+  return out;
+}
+
 // MelStream behind a lock, so that two Python threads cannot tear it.
 class PyMelStream {
  public:
@@ -262,6 +282,10 @@ PYBIND11_MODULE(_native, m) {
       .def_property_readonly("samples", &PyMelStream::samples, "Samples consumed so far.")
       .def_property_readonly("rows", &PyMelStream::rows, "Rows returned so far.");
   bind_ring(m);
+  m.def("mel_rows_at", &mel_rows_at, py::arg("pcm").noconvert(), py::arg("start"), py::arg("first"),
+        py::arg("count"),
+        "Mel rows first .. first + count - 1 of a stream, count x 80, from the part `pcm` of it "
+        "that begins at sample `start`; the sound ends where `pcm` does.");
   m.def("resize_cubic", &resize_cubic, py::arg("source"), py::arg("height"), py::arg("width"),
         "Resize H x W x 3 uint8, bicubic as OpenCV's INTER_CUBIC (within one grey level).");
   m.def("region_input", &region_input, py::arg("crop"), py::arg("border"),

@@ -63,6 +63,26 @@ class MelTables {
   std::vector<float> weights_;
 };
 
+// Rows of a part of a stream, equal bit for bit to what MelStream gives for the whole.
+//
+// pcm holds the samples start .. start + n - 1. They must reach back to sample 200 first - 401, or
+// to the stream's first one; where they end before the last row's window does, so does the sound.
+// Writes count x 80 values to out.
+inline void mel_rows_at(const float* pcm, std::int64_t n, std::int64_t start, std::int64_t first,
+                        std::size_t count, float* out) {
+  const std::int64_t from = first * mel::kHop - mel::kFft / 2;
+  std::vector<double> buffer((count - 1) * mel::kHop + mel::kFft, 0.0);
+  for (std::size_t i = 0; i < buffer.size(); i++) {
+    const std::int64_t at = from + static_cast<std::int64_t>(i) - start;
+    if (at < 0 || at >= n) continue;
+    const double x = static_cast<double>(pcm[at]);
+    buffer[i] = at + start == 0 ? x : mel::preemphasis(x, static_cast<double>(pcm[at - 1]));
+  }
+  const MelTables& tables = MelTables::shared();
+  for (std::size_t r = 0; r < count; r++)
+    tables.row(buffer.data() + r * mel::kHop, out + r * mel::kBands);
+}
+
 class MelStream {
  public:
   MelStream() : buffer_(mel::kFft / 2, 0.0) {}

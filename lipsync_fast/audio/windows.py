@@ -3,27 +3,36 @@
 
 Feature j reads mel rows [int(3.2 j), int(3.2 j) + 16); a window past the end is moved back to the
 last 16 rows. There are F = int((M - 16) / 80 * 25) + 2 features for M rows; the first and the last
-are repeated once, and frame i sees padded rows [i - before, i + after), zeros outside. A stream
-gives the same blocks as the whole sound, whatever its pieces.
+are repeated once, and frame i sees padded rows [i - before, i + after), zeros outside.
+
+``block_starts`` is that rule; a feature is known by the mel row at which its window begins. Whole
+streams go through ``BlockStream``, single frames cut out of a stream through ``BlockCache``: both
+give the same blocks bit for bit, whatever the pieces.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsync_fast._native import MelStream
+from lipsync_fast._native import MelStream, mel_rows_at
 from lipsync_fast.audio import FRAME_SAMPLES
 from lipsync_fast.avatars.manifest import AudioWindow
 
+F32 = NDArray[np.float32]
 WINDOW_ROWS = 16
+"""Mel rows that a feature reads; also feature vectors that a frame sees."""
 FEATURE_SIZE = 512
+HOP, HALF = 200, 400
+"""Samples between mel rows; row r sees samples HOP r - HALF .. HOP r + HALF - 1."""
 MIN_SAMPLES = 3_000
 """A shorter sound is followed by silence up to here, so that one mel window exists."""
+BATCH = 64
 
-Features = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+Features = Callable[[F32], F32]
 """Mel windows N x 16 x 80 to features N x 512."""
 
 
@@ -42,6 +51,55 @@ def frame_count(samples: int) -> int:
     return -(-samples // FRAME_SAMPLES)
 
 
+def block_starts(frame: int, window: AudioWindow, samples: int | None = None) -> list[int]:
+    """For each of the 16 vectors that a frame sees, the mel row at which its window begins.
+
+    Args:
+        frame: its number in the sound; those before 0 and behind the last see padding.
+        window: which vectors a frame of the avatar sees.
+        samples: of the whole sound; None while that is not known (the frame must be decided).
+
+    Returns:
+        16 numbers, oldest first; -1 stands for a vector of zeros.
+    """
+    padded = range(frame - window.before, frame + window.after)
+    if samples is None:
+        return [-1 if p < 0 else first_row(max(0, p - 1)) for p in padded]
+    rows = 1 + max(samples, MIN_SAMPLES) // HOP
+    total = feature_count(rows)
+    return [
+        -1
+        if p < 0 or p > total + 1
+        else min(first_row(min(max(0, p - 1), total - 1)), rows - WINDOW_ROWS)
+        for p in padded
+    ]
+
+
+def samples_seen(starts: Iterable[int]) -> tuple[int, int]:
+    """First sample, and the one after the last, that these windows read (not cut at the end)."""
+    rows = [s for s in starts if s >= 0]
+    if not rows:
+        return 0, 0
+    # One sample before the first window goes into its pre-emphasis.
+    return max(0, HOP * min(rows) - HALF - 1), HOP * (max(rows) + WINDOW_ROWS - 1) + HALF
+
+
+def is_decided(frame: int, window: AudioWindow, samples: int) -> bool:
+    """Whether a frame has begun, and so many samples hold all it sees, whatever follows them."""
+    return (
+        frame * FRAME_SAMPLES < samples and samples_seen(block_starts(frame, window))[1] <= samples
+    )
+
+
+def stacked(starts: list[int], vectors: dict[int, F32] | OrderedDict[int, F32]) -> F32:
+    """The block, 16 x 512: a vector for each start, zeros for -1."""
+    block = np.zeros((WINDOW_ROWS, FEATURE_SIZE), np.float32)
+    for k, start in enumerate(starts):
+        if start >= 0:
+            block[k] = vectors[start]
+    return block
+
+
 class BlockStream:
     """Audio blocks (16 x 512 float32) of the frames 0, 1, 2 … of a stream, in order.
 
@@ -58,81 +116,107 @@ class BlockStream:
         self._samples = 0
         self._rows = np.zeros((0, 80), np.float32)
         self._rows_start = 0
-        self._vectors: list[NDArray[np.float32]] = []
-        self._vectors_start = 0
-        self._next_feature = 0
-        self._next_frame = 0
+        self._vectors: dict[int, F32] = {}
+        self._next = 0
 
     @property
     def samples(self) -> int:
         """Samples pushed so far."""
         return self._samples
 
-    def push(self, pcm: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+    def push(self, pcm: F32) -> Iterator[F32]:
         """Feed 16 kHz samples; yields the blocks that are decided now."""
         self._samples += len(pcm)
         self._take(self._mel.push(np.ascontiguousarray(pcm, np.float32)))
-        ready = self._rows_start + len(self._rows)
-        count = self._next_feature
-        while first_row(count) + WINDOW_ROWS <= ready:
-            count += 1
-        self._encode([first_row(j) for j in range(self._next_feature, count)])
-        while self._decided():
-            yield self._block(None)
+        last = self._next
+        while is_decided(last, self._window, self._samples):
+            last += 1
+        yield from self._blocks(last, None)
 
-    def finish(self) -> Iterator[NDArray[np.float32]]:
+    def finish(self) -> Iterator[F32]:
         """End the stream; yields the remaining blocks, ceil(samples / 640) in all."""
         if self._samples == 0:
             return
         if self._samples < MIN_SAMPLES:
-            silence = np.zeros(MIN_SAMPLES - self._samples, np.float32)
-            self._take(self._mel.push(silence))
+            self._take(self._mel.push(np.zeros(MIN_SAMPLES - self._samples, np.float32)))
         self._take(self._mel.finish())
-        rows = self._rows_start + len(self._rows)
-        total = feature_count(rows)
-        last = rows - WINDOW_ROWS
-        self._encode([min(first_row(j), last) for j in range(self._next_feature, total)])
-        while self._next_frame < frame_count(self._samples):
-            yield self._block(total)
+        yield from self._blocks(frame_count(self._samples), self._samples)
 
-    def _decided(self) -> bool:
-        """Whether the next frame has begun and its last row is a feature that exists."""
-        last = self._next_frame + self._window.after - 1
-        there = last < 0 or max(0, last - 1) < self._next_feature
-        return there and self._next_frame * FRAME_SAMPLES < self._samples
-
-    def _take(self, rows: NDArray[np.float32]) -> None:
+    def _take(self, rows: F32) -> None:
         self._rows = np.concatenate([self._rows, rows])
 
-    def _encode(self, starts: list[int]) -> None:
-        """Encode the windows at these rows and drop the rows that nothing needs any more."""
-        if not starts:
-            return
-        local = [s - self._rows_start for s in starts]
-        for i in range(0, len(local), 64):
-            windows = np.stack([self._rows[s : s + WINDOW_ROWS] for s in local[i : i + 64]])
-            self._vectors.extend(self._features(windows))
-        self._next_feature += len(starts)
-        last = self._rows_start + len(self._rows) - WINDOW_ROWS
-        keep = max(0, min(first_row(self._next_feature), last) - self._rows_start)
-        self._rows, self._rows_start = self._rows[keep:].copy(), self._rows_start + keep
+    def _blocks(self, last: int, samples: int | None) -> Iterator[F32]:
+        """Blocks of the frames up to ``last``, encoded together in batches."""
+        while self._next < last:
+            frames = range(self._next, min(last, self._next + BATCH))
+            seen = [block_starts(i, self._window, samples) for i in frames]
+            self._encode(sorted({s for starts in seen for s in starts if s >= 0}))
+            for starts in seen:
+                self._next += 1
+                yield stacked(starts, self._vectors)
+            self._forget(block_starts(self._next, self._window))
 
-    def _block(self, total: int | None) -> NDArray[np.float32]:
-        """The block of the next frame; ``total`` is the number of features once it is known."""
-        i = self._next_frame
-        block = np.zeros((WINDOW_ROWS, FEATURE_SIZE), np.float32)
-        for k, p in enumerate(range(i - self._window.before, i + self._window.after)):
-            if p < 0 or (total is not None and p > total + 1):
-                continue
-            j = max(0, p - 1)
-            if total is not None:
-                j = min(j, total - 1)
-            block[k] = self._vectors[j - self._vectors_start]
-        self._next_frame += 1
-        # The oldest feature the next frame can still see.
-        needed = max(0, self._next_frame - self._window.before - 1)
-        drop = min(needed - self._vectors_start, len(self._vectors) - 1)
-        if drop > 0:
-            del self._vectors[:drop]
-            self._vectors_start += drop
+    def _encode(self, starts: list[int]) -> None:
+        missing = [s for s in starts if s not in self._vectors]
+        if missing:
+            windows = [self._rows[s - self._rows_start :][:WINDOW_ROWS] for s in missing]
+            self._vectors |= zip(missing, self._features(np.stack(windows)), strict=True)
+
+    def _forget(self, ahead: list[int]) -> None:
+        """Drop what no later frame needs; at the end, windows may move back to the last rows."""
+        oldest = min((s for s in ahead if s >= 0), default=0)
+        self._vectors = {s: v for s, v in self._vectors.items() if s >= oldest - WINDOW_ROWS}
+        end = self._rows_start + len(self._rows)
+        keep = max(self._rows_start, min(max([oldest, *self._vectors]), end - WINDOW_ROWS))
+        self._rows = self._rows[keep - self._rows_start :].copy()
+        self._rows_start = keep
+
+
+class BlockCache:
+    """Audio blocks of single frames, each cut out of its stream with the samples that it sees.
+
+    Vectors that frames share are computed once and kept: those of the ``streams`` streams used
+    last, ``depth`` (16 or more) of each. It holds no truth: without it, the blocks are the same.
+    """
+
+    def __init__(self, features: Features, streams: int = 1024, depth: int = 48) -> None:
+        self._features, self._streams, self._depth = features, streams, depth
+        self._kept: OrderedDict[int, OrderedDict[int, F32]] = OrderedDict()
+        self.made = self.reused = 0
+
+    def block(self, stream: int, starts: list[int], pcm: F32, first: int) -> F32:
+        """The block of a frame, 16 x 512.
+
+        Args:
+            stream: a number that no other sound has; its samples never change.
+            starts: ``block_starts`` of the frame.
+            pcm: the stream's samples from ``first`` on, as ``samples_seen`` says; fewer where the
+                sound ends (with silence up to MIN_SAMPLES behind a shorter one).
+            first: number of the first sample.
+
+        Raises:
+            ValueError: ``pcm`` begins too late.
+        """
+        kept = self._kept.setdefault(stream, OrderedDict())
+        self._kept.move_to_end(stream)
+        needed = sorted({s for s in starts if s >= 0})
+        missing = [s for s in needed if s not in kept]
+        if missing:
+            low, high = missing[0], missing[-1] + WINDOW_ROWS
+            rows = mel_rows_at(np.ascontiguousarray(pcm, np.float32), first, low, high - low)
+            windows = np.stack([rows[s - low :][:WINDOW_ROWS] for s in missing])
+            kept.update(zip(missing, self._features(windows), strict=True))
+        self.made += len(missing)
+        self.reused += len(needed) - len(missing)
+        for start in needed:
+            kept.move_to_end(start)
+        block = stacked(starts, kept)
+        while len(kept) > self._depth:
+            kept.popitem(last=False)
+        while len(self._kept) > self._streams:
+            self._kept.popitem(last=False)
         return block
+
+    def forget(self, stream: int) -> None:
+        """Drop what is kept of a stream that has ended."""
+        self._kept.pop(stream, None)

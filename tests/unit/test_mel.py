@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from lipsync_fast._native import MelStream
+from lipsync_fast._native import MelStream, mel_rows_at
 from lipsync_fast.audio.mel_numpy import mel
 
 
@@ -33,6 +33,41 @@ def test_pieces_equal_the_whole_bit_for_bit(length: int, seed: int, sizes: list[
     whole = in_pieces(pcm, [])
     assert whole.shape == (1 + length // 200, 80)
     assert np.array_equal(in_pieces(pcm, sizes), whole)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    length=st.integers(1, 9_000),
+    seed=st.integers(0, 1_000),
+    place=st.floats(0, 1),
+    count=st.integers(1, 20),
+    before=st.integers(0, 500),
+)
+def test_rows_cut_out_of_a_stream_are_the_streams_own(
+    length: int, seed: int, place: float, count: int, before: int
+) -> None:
+    pcm = np.random.RandomState(seed).uniform(-1, 1, length).astype(np.float32)
+    whole = in_pieces(pcm, [])
+    first = int(place * (len(whole) - 1))
+    count = min(count, len(whole) - first)
+    start = max(0, 200 * first - 401 - before)
+    end = 200 * (first + count - 1) + 400
+    part = mel_rows_at(pcm[start:end], start, first, count)
+    assert np.array_equal(part, whole[first : first + count])
+
+
+def test_a_part_that_lacks_what_its_rows_see_is_refused() -> None:
+    with pytest.raises(ValueError, match="row 4 needs those from 399 on"):
+        mel_rows_at(np.zeros(800, np.float32), 400, 4, 1)
+    for start, first, count in (
+        (-1, 0, 1),
+        (0, -1, 1),
+        (0, 0, 0),
+        (0, 0, 1 << 40),
+        (0, 1 << 60, 1),
+    ):
+        with pytest.raises(ValueError, match="expected 0 or more"):
+            mel_rows_at(np.zeros(800, np.float32), start, first, count)
 
 
 @pytest.mark.parametrize("level", [1.0, 0.1, 1e-4, 0.0])

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,7 +12,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from lipsync_fast.audio.mel_numpy import mel
-from lipsync_fast.audio.windows import BlockStream
+from lipsync_fast.audio.windows import (
+    MIN_SAMPLES,
+    BlockCache,
+    BlockStream,
+    block_starts,
+    is_decided,
+    samples_seen,
+)
 from lipsync_fast.avatars.manifest import AudioWindow
 
 PROJECTION = np.random.RandomState(0).standard_normal((16 * 80, 512)).astype(np.float32)
@@ -92,3 +101,51 @@ def test_memory_does_not_grow_with_the_stream() -> None:
 
 def test_no_samples_make_no_frames() -> None:
     assert len(streamed(np.zeros(0, np.float32), AudioWindow(), [])) == 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    length=st.integers(1, 20_000),
+    after=st.sampled_from([8, 2, 0, 16]),
+    order=st.randoms(use_true_random=False),
+    known=st.booleans(),
+)
+def test_frames_cut_out_singly_equal_the_stream(
+    length: int, after: int, order: random.Random, known: bool
+) -> None:
+    """In any order, from a cache that forgets, before or after the sound's length is known."""
+    window = AudioWindow(before=16 - after, after=after)
+    pcm = np.random.RandomState(length).uniform(-0.5, 0.5, length).astype(np.float32)
+    whole = streamed(pcm, window, [])
+    padded = np.pad(pcm, (0, max(0, MIN_SAMPLES - length)))
+    cache = BlockCache(features, streams=1, depth=16)
+    frames = list(range(len(whole)))
+    order.shuffle(frames)
+    for i in frames:
+        samples = None if not known and is_decided(i, window, length) else length
+        starts = block_starts(i, window, samples)
+        first, end = samples_seen(starts)
+        assert np.array_equal(cache.block(1, starts, padded[first:end], first), whole[i])
+        if order.random() < 0.1:
+            cache.block(2, starts, padded[first:end], first)
+
+
+def test_a_vector_is_computed_once_for_all_frames_that_see_it() -> None:
+    window, cache = AudioWindow(14, 2), BlockCache(features)
+    pcm = np.zeros(16_000, np.float32)
+    for i in range(20):
+        starts = block_starts(i, window, len(pcm))
+        first, end = samples_seen(starts)
+        cache.block(1, starts, pcm[first:end], first)
+    assert cache.made == 20
+    cache.forget(1)
+    cache.block(1, starts, pcm[first:end], first)
+    assert cache.made == 36
+
+
+def test_frames_before_and_behind_a_sound_see_padding() -> None:
+    window = AudioWindow(14, 2)
+    assert block_starts(-3, window) == [-1] * 16
+    assert block_starts(-1, window)[-1] == 0
+    assert block_starts(60, window, 16_000)[-1] == -1
+    assert block_starts(100, window, 16_000) == [-1] * 16
