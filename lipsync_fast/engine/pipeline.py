@@ -27,6 +27,11 @@ class Picture:
     image: NDArray[np.uint8]
 
 
+def as_it_is(place: int, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Nothing more to do with a frame."""
+    return image
+
+
 def pictures(
     backend: Backend, avatar: LoadedAvatar, pcm: Iterable[NDArray[np.float32]], start_frame: int = 0
 ) -> Iterator[Picture]:
@@ -48,7 +53,8 @@ def pictures(
     def begin(block: NDArray[np.float32]) -> None:
         nonlocal count
         index = manifest.picture_index(count, start_frame)
-        begun.append((count, index, backend.submit([RegionJob(avatar, index, block)])[0]))
+        job = RegionJob(avatar, index, block)
+        begun.append((count, index, backend.submit([job], as_it_is)[0]))
         count += 1
 
     def ready(most: int) -> Iterator[Picture]:

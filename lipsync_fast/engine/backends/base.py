@@ -7,16 +7,17 @@ A backend may be used from one thread at a time; ``submit`` returns at once, all
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lipsync_fast.avatars.package import AvatarPackage
 
+Result = TypeVar("Result")
 AUDIO_BLOCK_ROWS = 16
 FEATURE_SIZE = 512
 
@@ -36,11 +37,14 @@ class RegionJob:
         avatar: as ``Backend.load`` gave it.
         frame_index: which of the avatar's frames, 0 <= index < frame_count.
         audio_block: 16 x 512 float32, the feature vectors that the frame sees, oldest first.
+        share: how much of the generated mouth is shown, 0..1; the rest is the avatar's own. For
+            the frames between idle and speech.
     """
 
     avatar: LoadedAvatar
     frame_index: int
     audio_block: NDArray[np.float32]
+    share: float = 1.0
 
 
 class Backend(Protocol):
@@ -78,11 +82,20 @@ class Backend(Protocol):
         """How many submitted frames keep the device busy."""
         ...
 
-    def submit(self, jobs: Sequence[RegionJob]) -> list[Future[NDArray[np.uint8]]]:
-        """Begin to make whole frames: ``regions``, then ``compose``, for each job.
+    def submit(
+        self,
+        jobs: Sequence[RegionJob],
+        finish: Callable[[int, NDArray[np.uint8]], Result],
+    ) -> list[Future[Result]]:
+        """Begin to make whole frames: ``regions``, ``compose``, then ``finish``, for each job.
 
-        The futures' results are H x W x 3 uint8 RGB, owned by the caller; an avatar's damaged
-        frame raises ``AvatarFormatError`` there. ``close`` cancels those that have not begun.
+        Args:
+            jobs: what to make.
+            finish: gets the job's place in ``jobs`` and its frame (H x W x 3 uint8 RGB, its own to
+                keep), in a thread of the backend; what it returns is the future's result.
+
+        An avatar's damaged frame raises ``AvatarFormatError`` there. ``close`` cancels those that
+        have not begun.
         """
         ...
 

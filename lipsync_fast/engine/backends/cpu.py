@@ -27,6 +27,7 @@ from lipsync_fast.engine.backends.base import (
     FEATURE_SIZE,
     LoadedAvatar,
     RegionJob,
+    Result,
 )
 from lipsync_fast.errors import AvatarFormatError, BackendError
 from lipsync_fast.models.shapes import AUDIO_SHAPE, LEVELS, Box, level_shapes, output_shape
@@ -106,6 +107,13 @@ class CpuAvatar:
             ),
         ):
             _expect(package, name, session, inputs, outputs)
+
+    def own_region(
+        self, index: int, picture: NDArray[np.uint8], size: tuple[int, ...]
+    ) -> NDArray[np.uint8]:
+        """The avatar's own pixels (H x W x 3 RGB) where the network's go."""
+        left, top = self.corner
+        return self.package.crop(index, picture)[top : top + size[0], left : left + size[1]]
 
 
 def _session(
@@ -193,16 +201,25 @@ class CpuBackend:
             self._check(job)
         return list(self._workers.map(self._region, jobs))
 
-    def submit(self, jobs: Sequence[RegionJob]) -> list[Future[NDArray[np.uint8]]]:
-        """Begin to make whole frames, H x W x 3 uint8 RGB, in the order of ``jobs``."""
+    def submit(
+        self,
+        jobs: Sequence[RegionJob],
+        finish: Callable[[int, NDArray[np.uint8]], Result],
+    ) -> list[Future[Result]]:
+        """Begin to make whole frames; each thread that made one calls ``finish(place, frame)``."""
         for job in jobs:
             self._check(job)
-        return [self._workers.submit(self._frame, job) for job in jobs]
+        return [
+            self._workers.submit(lambda k, job: finish(k, self._frame(job)), k, job)
+            for k, job in enumerate(jobs)
+        ]
 
     def _check(self, job: RegionJob) -> None:
         self._own(job.avatar)
         if job.audio_block.shape != (AUDIO_BLOCK_ROWS, FEATURE_SIZE):
             raise ValueError(f"audio block of shape {job.audio_block.shape}, expected (16, 512)")
+        if not 0 <= job.share <= 1:
+            raise ValueError(f"share {job.share}: expected 0 to 1")
 
     def _region(
         self, job: RegionJob, picture: NDArray[np.uint8] | None = None
@@ -210,7 +227,12 @@ class CpuBackend:
         avatar = self._own(job.avatar)
         feed = dict(self._image_half(avatar, job.frame_index, picture))
         feed["audio"] = np.ascontiguousarray(job.audio_block, np.float32).reshape(1, *AUDIO_SHAPE)
-        return _native.region_output(avatar.decoder.run(None, feed)[0][0])
+        made = _native.region_output(avatar.decoder.run(None, feed)[0][0])
+        if job.share == 1:
+            return made
+        whole = self._picture(avatar, job.frame_index) if picture is None else picture
+        own = avatar.own_region(job.frame_index, whole, made.shape[:2]).astype(np.float32)
+        return np.rint(own + np.float32(job.share) * (made - own)).astype(np.uint8)
 
     def _frame(self, job: RegionJob) -> NDArray[np.uint8]:
         avatar = self._own(job.avatar)

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What lies in the rings: jobs from a front to an engine, answers back.
+
+A record is a header (msgspec, MessagePack) and, behind it, bulk bytes that are read where they lie:
+
+    u16 header length | header | zeros up to a multiple of 8 | payload
+
+A job carries all that makes its picture, so any engine can take any job, and a job whose engine has
+died goes to another one unchanged. Each job gets exactly one answer from a living engine. The ring
+says who may be trusted to write; still, a record that cannot be read is refused (``MessageError``)
+and costs nothing but itself.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Annotated, TypeVar
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+from numpy.typing import NDArray
+
+from lipsync_fast.errors import LipsyncError
+from lipsync_fast.ipc.ring import RingWriter
+
+Count = Annotated[int, Meta(ge=0, lt=1 << 62)]
+_LENGTH = 2
+_LONGEST_HEADER = 4096
+
+
+class MessageError(LipsyncError):
+    """A record of a ring cannot be read."""
+
+
+class Content(IntEnum):
+    """What a client wants to see."""
+
+    FRAME = 0
+    """Whole frames."""
+    MOUTH = 1
+    """The face rectangle alone."""
+
+
+class Look(msgspec.Struct, frozen=True, array_like=True):
+    """How pictures are encoded for a client; the avatar's own quality and width where None."""
+
+    content: Content = Content.FRAME
+    quality: Annotated[int, Meta(ge=1, le=100)] | None = None
+    max_width: Annotated[int, Meta(ge=16, le=8192)] | None = None
+
+
+class Speech(msgspec.Struct, frozen=True, array_like=True):
+    """Where a frame lies in its sound; the record's payload is what it sees of that sound.
+
+    Attributes:
+        stream: a number that no other sound of this front has had.
+        frame: number of the frame in the sound; before 0 and behind the end there is padding.
+        samples: of the whole sound at 16 kHz, once it is known.
+        first: number of the payload's first sample; the payload is float32, 16 kHz.
+        share: how much of the generated mouth is shown, 0..1.
+    """
+
+    stream: Count
+    frame: Annotated[int, Meta(gt=-(1 << 62), lt=1 << 62)]
+    samples: Count | None
+    first: Count
+    share: Annotated[float, Meta(ge=0.0, le=1.0)] = 1.0
+
+
+class Job(msgspec.Struct, frozen=True, array_like=True):
+    """One picture to make.
+
+    Attributes:
+        session: number of the session in its front.
+        epoch: raised when a session is interrupted; answers to older ones are dropped.
+        number: the picture's number in the session.
+        avatar: the name under which the engine was told to load it.
+        picture: which of the avatar's frames lies under it.
+        deadline_ns: on CLOCK_MONOTONIC; when it has passed, the answer is "skipped".
+        look: how it is encoded.
+        speech: what is said; None asks for the avatar's own picture.
+    """
+
+    session: Count
+    epoch: Count
+    number: Count
+    avatar: Annotated[str, Meta(min_length=1, max_length=1000)]
+    picture: Count
+    deadline_ns: Count
+    look: Look = Look()
+    speech: Speech | None = None
+
+
+class Status(IntEnum):
+    """What became of a job."""
+
+    MADE = 0
+    SKIPPED = 1
+    """Too late to be of use."""
+    FAILED = 2
+
+
+class Answer(msgspec.Struct, frozen=True, array_like=True):
+    """What became of a job; the payload is the JPEG when it was made.
+
+    Attributes:
+        session, epoch, number: the job's own.
+        status: made, skipped or failed.
+        box: x, y, width and height of the picture in the avatar's frame.
+        reason: why it failed, for a person.
+        taken_ns, made_ns: when the engine took the job up and when it was done, CLOCK_MONOTONIC.
+    """
+
+    session: Count
+    epoch: Count
+    number: Count
+    status: Status
+    box: tuple[int, int, int, int] = (0, 0, 0, 0)
+    reason: Annotated[str, Meta(max_length=500)] = ""
+    taken_ns: Count = 0
+    made_ns: Count = 0
+
+
+Header = TypeVar("Header", Job, Answer)
+_encoder = msgspec.msgpack.Encoder()
+_decoders = {kind: msgspec.msgpack.Decoder(kind) for kind in (Job, Answer)}
+
+
+def _payload_at(header: int) -> int:
+    return (_LENGTH + header + 7) & ~7
+
+
+def record_size(header: bytes, payload: int) -> int:
+    """Bytes of a record whose header is encoded and whose payload has so many bytes."""
+    return _payload_at(len(header)) + payload
+
+
+def encode_header(header: Job | Answer) -> bytes:
+    """A header's bytes."""
+    return _encoder.encode(header)
+
+
+def fill(
+    view: memoryview, header: bytes, payload: bytes | memoryview | NDArray[np.float32]
+) -> None:
+    """Lay a record into ``view``, which has exactly ``record_size`` bytes."""
+    start = _payload_at(len(header))
+    view[:_LENGTH] = len(header).to_bytes(_LENGTH, "little")
+    view[_LENGTH : _LENGTH + len(header)] = header
+    view[_LENGTH + len(header) : start] = bytes(start - _LENGTH - len(header))
+    view[start:] = memoryview(payload).cast("B")
+
+
+def try_send(
+    ring: RingWriter,
+    header: Job | Answer,
+    payload: bytes | memoryview | NDArray[np.float32] = b"",
+) -> bool:
+    """Put a record into a ring, or nothing when it is too full now.
+
+    Raises:
+        ValueError: the record is larger than the ring.
+    """
+    return send(ring, header, payload, 0.0)
+
+
+def send(
+    ring: RingWriter,
+    header: Job | Answer,
+    payload: bytes | memoryview | NDArray[np.float32],
+    timeout_s: float,
+) -> bool:
+    """Like ``try_send``, but wait for room for up to ``timeout_s``."""
+    encoded = encode_header(header)
+    size = record_size(encoded, memoryview(payload).nbytes)
+    view = ring.reserve(size, timeout_s)
+    if view is None:
+        return False
+    fill(view, encoded, payload)
+    view.release()
+    ring.commit(size)
+    return True
+
+
+def read(record: memoryview, kind: type[Header]) -> tuple[Header, memoryview]:
+    """Header and payload (in place) of a record.
+
+    Raises:
+        MessageError: it holds no header of that kind.
+    """
+    length = int.from_bytes(record[:_LENGTH], "little")
+    start = _payload_at(length)
+    if len(record) < start or length > _LONGEST_HEADER:
+        raise MessageError(f"record of {len(record)} bytes with a header of {length}")
+    try:
+        header = _decoders[kind].decode(record[_LENGTH : _LENGTH + length])
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise MessageError(f"record that is no {kind.__name__}: {error}") from None
+    return header, record[start:]  # type: ignore[return-value]
+
+
+def samples_of(payload: memoryview) -> NDArray[np.float32]:
+    """The payload of a job with speech, as float32 samples, in place.
+
+    Raises:
+        MessageError: its size is not that of whole samples.
+    """
+    if len(payload) % 4:
+        raise MessageError(f"{len(payload)} bytes of float32 samples")
+    return np.frombuffer(payload, np.float32)

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every backend promises (engine/backends/base.py), on a small avatar."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from lipsync_fast.avatars.package import AvatarPackage
+from lipsync_fast.engine.backends import Backend, LoadedAvatar, RegionJob, create_backend
+from lipsync_fast.errors import BackendError
+
+
+@pytest.fixture(scope="module")
+def package(tiny_avatar: Path) -> Iterator[AvatarPackage]:
+    with AvatarPackage.open(tiny_avatar) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module", params=["cpu"])
+def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
+    made = create_backend(request.param, threads=2)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def avatar(backend: Backend, package: AvatarPackage) -> LoadedAvatar:
+    return backend.load(package)
+
+
+def jobs(avatar: LoadedAvatar, count: int = 7) -> list[RegionJob]:
+    rng = np.random.default_rng(5)
+    blocks = rng.standard_normal((count, 16, 512)).astype(np.float32) * 3
+    return [RegionJob(avatar, k % 5, block) for k, block in enumerate(blocks)]
+
+
+def keep(place: int, image: NDArray[np.uint8]) -> tuple[int, NDArray[np.uint8]]:
+    return place, image
+
+
+def test_submitted_frames_are_composed_regions(backend: Backend, avatar: LoadedAvatar) -> None:
+    todo = jobs(avatar)
+    regions = backend.regions(todo)
+    futures = backend.submit(todo, keep)
+    for k, (job, region, future) in enumerate(zip(todo, regions, futures, strict=True)):
+        place, frame = future.result(60)
+        assert place == k
+        assert frame.shape == (192, 160, 3)
+        assert frame.flags.writeable
+        assert np.array_equal(frame, backend.compose(avatar, job.frame_index, region))
+
+
+def test_a_batch_gives_what_single_jobs_give(backend: Backend, avatar: LoadedAvatar) -> None:
+    todo = jobs(avatar)
+    together = backend.regions(todo)
+    for job, region in zip(todo, together, strict=True):
+        assert np.array_equal(backend.regions([job])[0], region)
+
+
+def test_share_goes_from_the_avatars_own_mouth_to_the_generated_one(
+    backend: Backend, avatar: LoadedAvatar, package: AvatarPackage
+) -> None:
+    job = jobs(avatar, 1)[0]
+    frames = [
+        backend.submit([replace(job, share=share)], keep)[0].result(60)[1].astype(int)
+        for share in (0.0, 0.5, 1.0)
+    ]
+    x1, y1, x2, y2 = package.rect(0)
+    own = package.picture(0).astype(int)
+    outside = np.ones(own.shape[:2], bool)
+    outside[y1:y2, x1:x2] = False
+    for frame in frames:
+        assert np.array_equal(frame[outside], own[outside])
+    assert np.abs(frames[0] - own).max() <= 2, "the crop is resized and put back"
+    assert np.abs(frames[2] - own).max() > 20
+    assert np.abs(frames[1] - (frames[0] + frames[2]) / 2).max() <= 1.5
+    for share in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match="share"):
+            backend.submit([replace(job, share=share)], keep)
+
+
+def test_an_error_in_finish_is_the_futures(backend: Backend, avatar: LoadedAvatar) -> None:
+    def refuse(place: int, image: NDArray[np.uint8]) -> None:
+        raise OSError("no room")
+
+    future = backend.submit(jobs(avatar, 1), refuse)[0]
+    with pytest.raises(OSError, match="no room"):
+        future.result(60)
+
+
+def test_wrong_jobs_are_refused(backend: Backend, avatar: LoadedAvatar) -> None:
+    job = jobs(avatar, 1)[0]
+    with pytest.raises(ValueError, match="audio block"):
+        backend.submit([replace(job, audio_block=job.audio_block[:15])], keep)
+    with pytest.raises(IndexError):
+        backend.submit([replace(job, frame_index=5)], keep)[0].result(60)
+    with pytest.raises(TypeError, match="another backend"):
+        backend.regions([replace(job, avatar=object())])  # type: ignore[arg-type]
+
+
+def test_closing_cancels_what_has_not_begun(package: AvatarPackage) -> None:
+    backend = create_backend("cpu", threads=1)
+    avatar = backend.load(package)
+    futures = backend.submit(jobs(avatar, 60), keep)
+    backend.close()
+    assert all(future.done() for future in futures)
+    with pytest.raises(BackendError, match="closed"):
+        backend.regions(jobs(avatar, 1))
