@@ -13,7 +13,7 @@ give the same blocks bit for bit, whatever the pieces.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -181,14 +181,14 @@ class BlockCache:
 
     def __init__(self, features: Features, streams: int = 1024, depth: int = 48) -> None:
         self._features, self._streams, self._depth = features, streams, depth
-        self._kept: OrderedDict[int, OrderedDict[int, F32]] = OrderedDict()
+        self._kept: OrderedDict[Hashable, OrderedDict[int, F32]] = OrderedDict()
         self.made = self.reused = 0
 
-    def block(self, stream: int, starts: list[int], pcm: F32, first: int) -> F32:
+    def block(self, stream: Hashable, starts: list[int], pcm: F32, first: int) -> F32:
         """The block of a frame, 16 x 512.
 
         Args:
-            stream: a number that no other sound has; its samples never change.
+            stream: a key that no other sound has; its samples never change.
             starts: ``block_starts`` of the frame.
             pcm: the stream's samples from ``first`` on, as ``samples_seen`` says; fewer where the
                 sound ends (with silence up to MIN_SAMPLES behind a shorter one).
@@ -217,6 +217,6 @@ class BlockCache:
             self._kept.popitem(last=False)
         return block
 
-    def forget(self, stream: int) -> None:
+    def forget(self, stream: Hashable) -> None:
         """Drop what is kept of a stream that has ended."""
         self._kept.pop(stream, None)

@@ -141,9 +141,7 @@ def encode_header(header: Job | Answer) -> bytes:
     return _encoder.encode(header)
 
 
-def fill(
-    view: memoryview, header: bytes, payload: bytes | memoryview | NDArray[np.float32]
-) -> None:
+def fill(view: memoryview, header: bytes, payload: bytes | memoryview) -> None:
     """Lay a record into ``view``, which has exactly ``record_size`` bytes."""
     start = _payload_at(len(header))
     view[:_LENGTH] = len(header).to_bytes(_LENGTH, "little")
@@ -155,7 +153,7 @@ def fill(
 def try_send(
     ring: RingWriter,
     header: Job | Answer,
-    payload: bytes | memoryview | NDArray[np.float32] = b"",
+    payload: bytes | memoryview = b"",
 ) -> bool:
     """Put a record into a ring, or nothing when it is too full now.
 
@@ -168,7 +166,7 @@ def try_send(
 def send(
     ring: RingWriter,
     header: Job | Answer,
-    payload: bytes | memoryview | NDArray[np.float32],
+    payload: bytes | memoryview,
     timeout_s: float,
 ) -> bool:
     """Like ``try_send``, but wait for room for up to ``timeout_s``."""

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Records of the rings: what goes in comes out, and nothing else is taken for one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lipsync_fast.ipc.messages import (
+    Answer,
+    Content,
+    Job,
+    Look,
+    MessageError,
+    Speech,
+    Status,
+    read,
+    samples_of,
+    try_send,
+)
+from lipsync_fast.ipc.ring import RingHandle, RingReader, RingWriter
+
+COUNTS = st.integers(0, (1 << 62) - 1)
+JOBS = st.builds(
+    Job,
+    session=COUNTS,
+    epoch=COUNTS,
+    number=COUNTS,
+    avatar=st.text(min_size=1, max_size=50),
+    picture=COUNTS,
+    deadline_ns=COUNTS,
+    look=st.builds(
+        Look,
+        content=st.sampled_from(Content),
+        quality=st.none() | st.integers(1, 100),
+        max_width=st.none() | st.integers(16, 8192),
+    ),
+    speech=st.none()
+    | st.builds(
+        Speech,
+        stream=COUNTS,
+        frame=st.integers(-(1 << 40), 1 << 40),
+        samples=st.none() | COUNTS,
+        first=COUNTS,
+        share=st.floats(0, 1),
+    ),
+)
+ANSWERS = st.builds(
+    Answer,
+    session=COUNTS,
+    epoch=COUNTS,
+    number=COUNTS,
+    status=st.sampled_from(Status),
+    box=st.tuples(*[st.integers(0, 65_535)] * 4),
+    reason=st.text(max_size=100),
+    taken_ns=COUNTS,
+    made_ns=COUNTS,
+)
+
+
+@pytest.fixture(scope="module")
+def ring() -> Iterator[tuple[RingWriter, RingReader]]:
+    handle = RingHandle.create(1 << 16, 1)
+    yield RingWriter(handle), RingReader(handle)
+    handle.close()
+
+
+@settings(max_examples=100)
+@given(header=JOBS | ANSWERS, payload=st.binary(max_size=3000))
+def test_round_trip(
+    ring: tuple[RingWriter, RingReader], header: Job | Answer, payload: bytes
+) -> None:
+    writer, reader = ring
+    assert try_send(writer, header, payload)
+    record = reader.next()
+    assert record is not None
+    found, rest = read(record, type(header))
+    assert found == header
+    assert bytes(rest) == payload
+    reader.release()
+
+
+@settings(max_examples=200)
+@given(data=st.binary(max_size=200), kind=st.sampled_from([Job, Answer]))
+def test_garbage_is_refused_and_nothing_worse(
+    data: bytes, kind: type[Job] | type[Answer]
+) -> None:
+    try:
+        header, _ = read(memoryview(data), kind)
+    except MessageError:
+        return
+    assert isinstance(header, kind)
+
+
+def test_samples_lie_where_they_came(ring: tuple[RingWriter, RingReader]) -> None:
+    writer, reader = ring
+    pcm = np.linspace(-1, 1, 1001, dtype=np.float32)
+    job = Job(1, 2, 3, "demo", 4, 5, speech=Speech(6, 7, None, 8))
+    assert try_send(writer, job, pcm.data)
+    record = reader.next()
+    assert record is not None
+    _, payload = read(record, Job)
+    samples = samples_of(payload)
+    assert np.array_equal(samples, pcm)
+    assert not samples.flags.owndata
+    assert samples.flags.aligned
+    reader.release()
+    with pytest.raises(MessageError, match="3 bytes"):
+        samples_of(memoryview(b"abc"))
+
+
+def test_a_full_ring_takes_nothing() -> None:
+    handle = RingHandle.create(4096, 1)
+    writer = RingWriter(handle)
+    answer = Answer(1, 1, 1, Status.MADE)
+    assert try_send(writer, answer, bytes(3000))
+    assert not try_send(writer, answer, bytes(3000))
+    with pytest.raises(ValueError, match="the ring holds"):
+        try_send(writer, answer, bytes(5000))
+    handle.close()
