@@ -86,9 +86,7 @@ def test_round_trip(
 
 @settings(max_examples=200)
 @given(data=st.binary(max_size=200), kind=st.sampled_from([Job, Answer]))
-def test_garbage_is_refused_and_nothing_worse(
-    data: bytes, kind: type[Job] | type[Answer]
-) -> None:
+def test_garbage_is_refused_and_nothing_worse(data: bytes, kind: type[Job] | type[Answer]) -> None:
     try:
         header, _ = read(memoryview(data), kind)
     except MessageError:

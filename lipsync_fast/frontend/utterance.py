@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sound of one utterance, as it comes, and what each of its frames sees of it.
+
+Samples are numbered from the utterance's first one, at 16 kHz. Frame k shows the 40 ms from sample
+640 k on. Only the samples that frames not yet made can see are kept.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lipsync_fast.audio import FRAME_SAMPLES
+from lipsync_fast.audio.windows import (
+    MIN_SAMPLES,
+    block_starts,
+    frame_count,
+    is_decided,
+    samples_seen,
+)
+from lipsync_fast.avatars.manifest import AudioWindow
+from lipsync_fast.ipc.messages import Speech
+
+F32 = NDArray[np.float32]
+
+
+class Utterance:
+    """Samples in, frames' views of them out.
+
+    Args:
+        stream: a number that no other utterance of this process has.
+        window: which audio features a frame of the avatar sees.
+    """
+
+    def __init__(self, stream: int, window: AudioWindow) -> None:
+        self.stream, self.window = stream, window
+        self.samples = 0
+        """Come so far."""
+        self.ended = False
+        self.decided = 0
+        """Frames that all samples which they see have come for."""
+        self._pcm = np.zeros(0, np.float32)
+        self._first = 0
+
+    @property
+    def frames(self) -> int | None:
+        """How many frames there are, once the sound has ended."""
+        return frame_count(self.samples) if self.ended else None
+
+    def push(self, pcm: F32) -> None:
+        """More samples (16 kHz mono in [-1, 1]).
+
+        Raises:
+            ValueError: the sound has ended.
+        """
+        if self.ended:
+            raise ValueError("samples after the end of the utterance")
+        self._pcm = np.concatenate([self._pcm, pcm])
+        self.samples += len(pcm)
+        while is_decided(self.decided, self.window, self.samples):
+            self.decided += 1
+
+    def end(self) -> None:
+        """No more samples come; the last frames see silence behind them. Twice is harmless."""
+        if self.ended:
+            return
+        self.ended = True
+        self.decided = frame_count(self.samples)
+        self._pcm = np.pad(self._pcm, (0, max(0, MIN_SAMPLES - self.samples)))
+
+    def speech(self, frame: int, share: float = 1.0) -> tuple[Speech, F32]:
+        """What a decided frame sees. Before 0 and, once ended, behind the last frame are others.
+
+        Raises:
+            ValueError: it is not decided, or its samples are forgotten.
+        """
+        samples = self.samples if self.ended else None
+        first, end = samples_seen(block_starts(frame, self.window, samples))
+        if not self.ended and (frame >= self.decided or end > self.samples):
+            raise ValueError(f"frame {frame} is not decided yet")
+        if first < self._first and end > 0:
+            raise ValueError(f"the samples of frame {frame} are forgotten")
+        seen = self._pcm[first - self._first : end - self._first] if end > 0 else self._pcm[:0]
+        return Speech(self.stream, frame, samples, first, share), np.ascontiguousarray(seen)
+
+    def forget(self, frame: int) -> None:
+        """Drop the samples that no frame from ``frame`` on can see, whenever the sound ends."""
+        # A sound that ends now moves the last windows back by at most two frames.
+        first, _ = samples_seen(block_starts(max(0, frame - 4), self.window))
+        keep = min(first, max(0, self.samples - 2 * FRAME_SAMPLES * 16))
+        if keep > self._first:
+            self._pcm = self._pcm[keep - self._first :].copy()
+            self._first = keep

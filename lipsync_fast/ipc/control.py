@@ -1,0 +1,356 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Control messages between the supervisor and its fronts and engines, over ZeroMQ.
+
+The supervisor binds one socket in a private folder (0700, so no other user can connect); fronts and
+engines connect to it, each under its name. Nothing bulky goes here: sound and pictures go through
+rings, and the rings' descriptors through a Unix socket that a child is born with (``RingSocket``).
+
+    child ─► supervisor    Hello, Heartbeat, AvatarState, Bye
+    supervisor ─► child    LoadAvatar, UnloadAvatar, PeerGone, Drain, Stop
+    status ─► supervisor   StatusRequest; answered by StatusReply
+
+Every message carries its type's tag, and Hello the version: who speaks another one is told to stop.
+A message that cannot be read is counted and ignored. A peer that does not read loses messages
+beyond a bound, and does not hold up the sender; heartbeats are what tells that it is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import zmq
+from msgspec import Meta
+
+from lipsync_fast.errors import LipsyncError
+from lipsync_fast.ipc.ring import RingHandle
+
+VERSION = 1
+MOST_QUEUED = 1000
+"""Messages to a peer that does not read; more are dropped."""
+LONGEST = 1 << 20
+
+Name = Annotated[str, Meta(min_length=1, max_length=1000)]
+Amount = Annotated[int, Meta(ge=0)]
+
+
+class ControlError(LipsyncError):
+    """The control socket cannot be used, or a peer sent what cannot be read."""
+
+
+class Message(msgspec.Struct, tag=True, kw_only=True):
+    """Base of all."""
+
+
+class Hello(Message):
+    """A child is there.
+
+    Attributes:
+        role: "front" or "engine".
+        pid: its process.
+        device: what an engine runs on, such as "cpu" or "cuda:0".
+        version: of these messages.
+    """
+
+    role: str
+    pid: int
+    device: str = ""
+    version: int = VERSION
+
+
+class Load(msgspec.Struct, kw_only=True):
+    """What an engine has to do, has done, and holds."""
+
+    waiting: Amount = 0
+    in_flight: Amount = 0
+    made: Amount = 0
+    skipped: Amount = 0
+    failed: Amount = 0
+    dropped: Amount = 0
+    damaged: Amount = 0
+    frames_per_s: float = 0.0
+    oldest_ms: float = 0.0
+    cache_bytes: dict[str, int] = msgspec.field(default_factory=dict)
+
+
+class Heartbeat(Message):
+    """A child lives. Sent by its working loop, so a loop that stands still sends none."""
+
+    load: Load = msgspec.field(default_factory=Load)
+
+
+class AvatarState(Message):
+    """An engine has loaded an avatar (error empty), or could not."""
+
+    name: Name
+    error: str = ""
+
+
+class Bye(Message):
+    """A child is about to leave, having done all it had."""
+
+
+class LoadAvatar(Message):
+    """Make an avatar available under a name."""
+
+    name: Name
+    path: str
+
+
+class UnloadAvatar(Message):
+    """Jobs that name it may be refused from now on."""
+
+    name: Name
+
+
+class PeerGone(Message):
+    """A front or engine has died or left; its rings are void."""
+
+    peer: Name
+
+
+class Drain(Message):
+    """Take nothing new; end what has begun; then say Bye."""
+
+
+class Stop(Message):
+    """Leave at once."""
+
+
+class StatusRequest(Message):
+    """Asked by ``lipsync-fast status``."""
+
+
+class StatusReply(Message):
+    """All that the supervisor knows, as plain data."""
+
+    status: msgspec.Raw
+
+
+AnyMessage = (
+    Hello
+    | Heartbeat
+    | AvatarState
+    | Bye
+    | LoadAvatar
+    | UnloadAvatar
+    | PeerGone
+    | Drain
+    | Stop
+    | StatusRequest
+    | StatusReply
+)
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(AnyMessage)
+
+
+def private_folder(path: Path) -> Path:
+    """Make sure that a folder is there, ours, and closed to others.
+
+    Raises:
+        ControlError: it is another user's, or open to others, or no folder.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        about = path.lstat()
+    except OSError as error:
+        raise ControlError(f"{path}: {error.strerror}") from None
+    if not path.is_dir() or path.is_symlink() or about.st_uid != os.geteuid():
+        raise ControlError(f"{path}: is not a folder of this user")
+    if about.st_mode & 0o077:
+        raise ControlError(f"{path}: is open to other users; chmod 700 it")
+    return path
+
+
+def address(folder: Path) -> str:
+    """The control socket in a private folder.
+
+    Raises:
+        ControlError: the folder's path is too long for a Unix socket.
+    """
+    path = folder / "control"
+    if len(os.fsencode(path)) > 100:
+        raise ControlError(f"{path}: longer than a Unix socket's path may be (100 bytes)")
+    return f"ipc://{path}"
+
+
+@dataclass
+class _Socket:
+    """What both ends share."""
+
+    socket: zmq.Socket[bytes]
+    ignored: int = field(default=0, init=False)
+    """Messages that could not be read."""
+    dropped: int = field(default=0, init=False)
+    """Messages that a peer did not take."""
+
+    @property
+    def fd(self) -> int:
+        """Becomes readable, once, when something has come; every message must be taken then."""
+        return int(self.socket.getsockopt(zmq.FD))
+
+    def _send(self, frames: list[bytes]) -> bool:
+        try:
+            self.socket.send_multipart(frames, zmq.DONTWAIT)
+        except zmq.ZMQError:
+            self.dropped += 1
+            return False
+        return True
+
+    def _take(self) -> list[bytes] | None:
+        try:
+            return self.socket.recv_multipart(zmq.DONTWAIT)
+        except zmq.Again:
+            return None
+
+    def _read(self, data: bytes) -> AnyMessage | None:
+        try:
+            message: AnyMessage = _decoder.decode(data)
+        except (msgspec.MsgspecError, RecursionError):
+            self.ignored += 1
+            return None
+        return message
+
+    def close(self) -> None:
+        """Close at once; what was sent last is still given 100 ms to leave."""
+        self.socket.close(linger=100)
+
+
+def _options(socket: zmq.Socket[bytes]) -> zmq.Socket[bytes]:
+    socket.setsockopt(zmq.SNDHWM, MOST_QUEUED)
+    socket.setsockopt(zmq.RCVHWM, MOST_QUEUED)
+    socket.setsockopt(zmq.MAXMSGSIZE, LONGEST)
+    return socket
+
+
+class Hub(_Socket):
+    """The supervisor's end."""
+
+    @classmethod
+    def bind(cls, context: zmq.Context[zmq.Socket[bytes]], folder: Path) -> Hub:
+        """Open the socket in a folder of ``private_folder``.
+
+        Raises:
+            ControlError: it cannot be opened.
+        """
+        socket = _options(context.socket(zmq.ROUTER))
+        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # sending to nobody is an error
+        socket.setsockopt(zmq.ROUTER_HANDOVER, 1)  # a successor takes over its name
+        try:
+            socket.bind(address(folder))
+        except zmq.ZMQError as error:
+            socket.close(linger=0)
+            raise ControlError(f"cannot open {address(folder)}: {error}") from None
+        return cls(socket)
+
+    def send(self, name: str, message: AnyMessage) -> bool:
+        """Send to a peer; False when it is not there or does not read."""
+        return self._send([name.encode(), _encoder.encode(message)])
+
+    def received(self) -> Iterator[tuple[str, AnyMessage]]:
+        """All that has come, with the senders' names."""
+        while (frames := self._take()) is not None:
+            if len(frames) != 2:
+                self.ignored += 1
+                continue
+            message = self._read(frames[1])
+            if message is not None:
+                yield frames[0].decode(errors="replace"), message
+
+
+class Link(_Socket):
+    """A child's end, or that of ``lipsync-fast status``."""
+
+    @classmethod
+    def connect(cls, context: zmq.Context[zmq.Socket[bytes]], folder: Path, name: str) -> Link:
+        """Connect under a name to the hub in a folder (also before it is there)."""
+        socket = _options(context.socket(zmq.DEALER))
+        socket.setsockopt(zmq.IDENTITY, name.encode())
+        socket.connect(address(folder))
+        return cls(socket)
+
+    def send(self, message: AnyMessage) -> bool:
+        """Send to the hub; False when too much waits to be sent."""
+        return self._send([_encoder.encode(message)])
+
+    def received(self) -> Iterator[AnyMessage]:
+        """All that has come."""
+        while (frames := self._take()) is not None:
+            message = self._read(frames[0]) if len(frames) == 1 else None
+            if message is not None:
+                yield message
+
+
+# ---------------------------------------------------------------- descriptors
+class _Offer(msgspec.Struct, frozen=True):
+    peer: str
+    generation: int
+
+
+@dataclass
+class RingSocket:
+    """A Unix socket pair's end, on which the supervisor hands rings to a child.
+
+    A message is the offer's peer and generation, with six descriptors (SCM_RIGHTS): memory, data
+    bell and space bell of the job ring, then those of the answer ring. The supervisor closes its
+    copies; so the rings are gone when both peers are.
+    """
+
+    socket: socket.socket
+
+    @classmethod
+    def pair(cls) -> tuple[RingSocket, RingSocket]:
+        """The supervisor's end and the child's, which does not block."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        return cls(ours), cls(theirs)
+
+    def fileno(self) -> int:
+        """The descriptor."""
+        return self.socket.fileno()
+
+    def offer(self, peer: str, jobs: RingHandle, answers: RingHandle) -> bool:
+        """Hand two rings of one generation over; False when the child is gone or does not read."""
+        about = msgspec.msgpack.encode(_Offer(peer, jobs.generation))
+        try:
+            socket.send_fds(self.socket, [about], [*jobs.fds, *answers.fds])
+        except OSError:
+            return False
+        return True
+
+    def accept(self) -> tuple[str, RingHandle, RingHandle] | None:
+        """The next offer: peer, job ring, answer ring; None when there is none now.
+
+        Raises:
+            ControlError: the supervisor has gone.
+        """
+        try:
+            data, fds, flags, _ = socket.recv_fds(self.socket, 4096, 6)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise ControlError(f"cannot receive rings: {error.strerror}") from None
+        if not data:
+            raise ControlError("the supervisor has gone")
+        try:
+            about = msgspec.msgpack.decode(data, type=_Offer)
+        except msgspec.MsgspecError:
+            about = None
+        if about is None or len(fds) != 6 or flags & socket.MSG_CTRUNC:
+            for fd in fds:
+                os.close(fd)
+            raise ControlError(f"an offer of rings with {len(fds)} descriptors")
+        for fd in fds:
+            os.set_inheritable(fd, False)
+        jobs = RingHandle(fds[0], fds[1], fds[2], about.generation)
+        return about.peer, jobs, RingHandle(fds[3], fds[4], fds[5], about.generation)
+
+    def close(self) -> None:
+        """Close this end."""
+        self.socket.close()
