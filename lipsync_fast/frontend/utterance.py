@@ -68,6 +68,10 @@ class Utterance:
         self.decided = frame_count(self.samples)
         self._pcm = np.pad(self._pcm, (0, max(0, MIN_SAMPLES - self.samples)))
 
+    def decided_before(self, frame: int) -> bool:
+        """Whether the samples have come that a frame before the first one (negative) sees."""
+        return samples_seen(block_starts(frame, self.window))[1] <= self.samples
+
     def speech(self, frame: int, share: float = 1.0) -> tuple[Speech, F32]:
         """What a decided frame sees. Before 0 and, once ended, behind the last frame are others.
 

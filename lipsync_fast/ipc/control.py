@@ -5,8 +5,11 @@ The supervisor binds one socket in a private folder (0700, so no other user can 
 engines connect to it, each under its name. Nothing bulky goes here: sound and pictures go through
 rings, and the rings' descriptors through a Unix socket that a child is born with (``RingSocket``).
 
-    child ─► supervisor    Hello, Heartbeat, AvatarState, Bye
+    child ─► supervisor    Hello, Ready, Heartbeat, Bye
+    front ─► supervisor    FrontHeartbeat, WantAvatar
+    engine ─► supervisor   AvatarState
     supervisor ─► child    LoadAvatar, UnloadAvatar, PeerGone, Drain, Stop
+    supervisor ─► front    Engines, StatusReply (every second)
     status ─► supervisor   StatusRequest; answered by StatusReply
 
 Every message carries its type's tag, and Hello the version: who speaks another one is told to stop.
@@ -78,10 +81,32 @@ class Load(msgspec.Struct, kw_only=True):
     cache_bytes: dict[str, int] = msgspec.field(default_factory=dict)
 
 
+class Ready(Message):
+    """An engine has loaded the avatars it was born with, and takes jobs; a front accepts.
+
+    Attributes:
+        capacity: frames a second that an engine makes, measured; 0 for a front.
+    """
+
+    capacity: float = 0.0
+
+
 class Heartbeat(Message):
-    """A child lives. Sent by its working loop, so a loop that stands still sends none."""
+    """An engine lives. Sent by its working loop, so a loop that stands still sends none."""
 
     load: Load = msgspec.field(default_factory=Load)
+
+
+class FrontHeartbeat(Message):
+    """A front lives; ``load`` is a status.FrontLoad as plain data."""
+
+    load: msgspec.Raw
+
+
+class WantAvatar(Message):
+    """A front needs an avatar that engines may not have loaded; nothing when they have."""
+
+    name: Name
 
 
 class AvatarState(Message):
@@ -106,6 +131,38 @@ class UnloadAvatar(Message):
     """Jobs that name it may be refused from now on."""
 
     name: Name
+
+
+class EngineInfo(msgspec.Struct, kw_only=True):
+    """What fronts know of an engine.
+
+    Attributes:
+        active: it may be given jobs; a spare is kept for when another one dies.
+        avatars: loaded there.
+        errors: avatars that it could not load, with the reasons.
+        capacity: frames a second, measured.
+    """
+
+    name: str
+    device: str
+    active: bool
+    capacity: float
+    avatars: list[str]
+    errors: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+class Engines(Message):
+    """All engines that live, whenever something about them has changed, and every second.
+
+    Attributes:
+        engines: those that are not here are gone.
+        speakers: how many sessions may speak at once, in all fronts.
+        others: how many speak in other fronts.
+    """
+
+    engines: list[EngineInfo]
+    speakers: Amount = 0
+    others: Amount = 0
 
 
 class PeerGone(Message):
@@ -134,11 +191,15 @@ class StatusReply(Message):
 
 AnyMessage = (
     Hello
+    | Ready
     | Heartbeat
+    | FrontHeartbeat
+    | WantAvatar
     | AvatarState
     | Bye
     | LoadAvatar
     | UnloadAvatar
+    | Engines
     | PeerGone
     | Drain
     | Stop

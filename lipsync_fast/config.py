@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The server's configuration: one typed tree, from a TOML file, the environment and flags.
+
+Later ones win: defaults, file, environment (``LIPSYNC_FAST_SECTION_KEY``), flags.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+Port = Annotated[int, Meta(ge=0, le=65_535)]
+Positive = Annotated[float, Meta(gt=0)]
+Amount = Annotated[int, Meta(ge=0)]
+AtLeastOne = Annotated[int, Meta(ge=1)]
+
+
+class Listen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where clients connect.
+
+    Attributes:
+        host: address to bind; 127.0.0.1 serves this machine alone.
+        ports: of the stream protocols (WebSocket, any path); 0 takes a free one.
+        http_port: of the page, HTTP and /ws; 0 takes a free one.
+        origins: foreign Origins that browsers may come from; "*" allows all. Pages of the server
+            itself, and clients that send no Origin, are always allowed.
+        token: what clients must show (Authorization: Bearer, or ?token=); none asked where empty.
+    """
+
+    host: str = "127.0.0.1"
+    ports: tuple[Port, ...] = (8084,)
+    http_port: Port = 8086
+    origins: tuple[str, ...] = ()
+    token: str = ""
+
+
+class Avatars(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which avatars are served.
+
+    Attributes:
+        folders: looked in first (see ``avatars.library``).
+        default: the avatar of clients that name none; loaded before the server is ready.
+        only: names that may be used; all that are found where empty.
+    """
+
+    folders: tuple[str, ...] = ()
+    default: str = "demo"
+    only: tuple[str, ...] = ()
+
+
+class Engines(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The processes that make frames.
+
+    Attributes:
+        gpus: "all", "none", or their numbers, such as "0,2". "all" without a GPU is one CPU engine.
+        per_gpu: engines on each GPU; without a GPU, CPU engines in all.
+        threads: of a CPU engine; chosen by the processors where 0.
+        spares: engines kept ready to take over at once when one dies.
+        heartbeat_s: how often children say that they live.
+        hung_s: a child that has not said so for this long is killed and replaced.
+        backoff_s: wait before restarting a child that died young; doubles up to ``backoff_most_s``.
+    """
+
+    gpus: Annotated[str, Meta(pattern=r"^(all|none|\d+(,\d+)*)$")] = "all"
+    per_gpu: AtLeastOne = 1
+    threads: Amount = 0
+    spares: Amount = 1
+    heartbeat_s: Positive = 0.25
+    hung_s: Positive = 2.0
+    backoff_s: Positive = 0.1
+    backoff_most_s: Positive = 10.0
+
+
+class Live(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Sessions.
+
+    Attributes:
+        margin_ms: from the moment that a frame's sound is there to the moment it is shown.
+        hold_ms: how long a session waits for frames whose engine was lost before it skips them.
+        headroom: share of the measured capacity that speakers may use.
+        speakers: how many may speak at once; measured where 0.
+    """
+
+    margin_ms: Positive = 60.0
+    hold_ms: Annotated[float, Meta(ge=0)] = 450.0
+    headroom: Annotated[float, Meta(gt=0, le=1)] = 0.8
+    speakers: Amount = 0
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a client may cost.
+
+    Attributes:
+        message_bytes: the largest message; old clients send up to 10 MB.
+        queued_s: seconds of sound a session may have waiting; beyond, it is not read from.
+        sessions: connections in all; sessions_per_address: of one address.
+        handshake_s: to complete the upgrade; idle_s: without any message from the client.
+        requests_in_flight: of one connection of the old protocols; beyond, it is not read from.
+        late_frames: frames that wait for a slow reader before it is skipped to the newest.
+    """
+
+    message_bytes: Annotated[int, Meta(ge=1024, le=1 << 30)] = 10_000_000
+    queued_s: Positive = 30.0
+    sessions: AtLeastOne = 1000
+    sessions_per_address: AtLeastOne = 200
+    handshake_s: Positive = 10.0
+    idle_s: Positive = 600.0
+    requests_in_flight: AtLeastOne = 16
+    late_frames: AtLeastOne = 12
+
+
+class Log(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What is written to standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] = "text"
+
+
+class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """All that ``lipsync-fast serve`` can be told.
+
+    Attributes:
+        fronts: processes that talk to clients.
+        folder: private folder of the control socket; one under the runtime folder where empty.
+        drain_seconds: how long utterances may go on after SIGTERM.
+    """
+
+    listen: Listen = Listen()
+    avatars: Avatars = Avatars()
+    engines: Engines = Engines()
+    live: Live = Live()
+    limits: Limits = Limits()
+    log: Log = Log()
+    fronts: AtLeastOne = 1
+    folder: str = ""
+    drain_seconds: Annotated[float, Meta(ge=0)] = 10.0

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A client's connection as the protocols see it, whichever server has accepted it."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+
+class SocketClosedError(Exception):
+    """The client has gone, or the connection was closed; no more comes and no more can be sent."""
+
+
+class Socket(Protocol):
+    """A WebSocket connection. One task receives, one sends; closing may be done by any."""
+
+    @property
+    def peer(self) -> str:
+        """The client's address."""
+        ...
+
+    @property
+    def port(self) -> int:
+        """The port that it came in on."""
+        ...
+
+    @property
+    def kind(self) -> Literal["stream", "http"]:
+        """Whether it came to a stream port, or to /ws of the HTTP port."""
+        ...
+
+    @property
+    def subprotocol(self) -> str | None:
+        """The subprotocol that was agreed on."""
+        ...
+
+    async def receive(self) -> str | bytes:
+        """The next message.
+
+        Raises:
+            SocketClosedError: there is none.
+        """
+        ...
+
+    async def send(self, data: str | bytes) -> None:
+        """Send a message; returns when the transport has taken it (back-pressure).
+
+        Raises:
+            SocketClosedError: the client has gone.
+        """
+        ...
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        """Close the connection; harmless when it is closed already."""
+        ...

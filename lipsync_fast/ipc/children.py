@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a child process is told at its birth: one JSON object on standard input.
+
+The supervisor starts ``python -m lipsync_fast.engine.process`` and
+``python -m lipsync_fast.frontend.process`` with the descriptors named here open (``pass_fds``), and
+writes the object. It is the only thing a child reads from there; standard error is for its log.
+A child leaves by itself when its end of the ring socket says that the supervisor has gone.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Literal, TypeVar
+
+import msgspec
+
+from lipsync_fast.config import Log, ServeConfig
+
+
+class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """An engine's task.
+
+    Attributes:
+        name: unique among all processes that this server ever started.
+        folder: of the control socket.
+        rings_fd: its end of the ring socket.
+        device: "cpu" or "cuda:N".
+        threads: of the CPU backend; None for its own choice.
+        avatars: name to path of those to load before it says Ready, the default one first.
+        heartbeat_s: how often to send Heartbeat.
+    """
+
+    name: str
+    folder: str
+    rings_fd: int
+    device: str = "cpu"
+    threads: int | None = None
+    avatars: dict[str, str] = {}
+    heartbeat_s: float = 0.25
+    log: Log = Log()
+
+
+class Listener(msgspec.Struct, frozen=True, kw_only=True):
+    """A listening socket that the supervisor has bound."""
+
+    fd: int
+    kind: Literal["stream", "http"]
+    port: int
+
+
+class FrontSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A front's task.
+
+    Attributes:
+        name: unique among all processes that this server ever started.
+        folder: of the control socket.
+        rings_fd: its end of the ring socket.
+        listeners: what to accept from.
+    """
+
+    name: str
+    folder: str
+    rings_fd: int
+    listeners: list[Listener]
+    config: ServeConfig
+
+
+Spec = TypeVar("Spec", EngineSpec, FrontSpec)
+
+
+def read_spec(kind: type[Spec]) -> Spec:
+    """Read the task from standard input.
+
+    Raises:
+        msgspec.MsgspecError: it is none.
+    """
+    return msgspec.json.decode(sys.stdin.buffer.read(), type=kind)

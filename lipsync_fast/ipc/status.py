@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the server says of itself: to ``lipsync-fast status``, /stats, /health and /metrics."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from lipsync_fast.ipc.control import Load
+
+EngineState = Literal["starting", "ready", "spare", "draining", "gone"]
+
+
+class EngineStatus(msgspec.Struct, kw_only=True):
+    """An engine process.
+
+    Attributes:
+        name: of this process; slot: the place that it fills, which its successors fill after it.
+        restarts: how often that place has been filled again.
+        capacity: frames a second that it can make, measured.
+        silent_s: since its last heartbeat.
+    """
+
+    name: str
+    slot: int
+    pid: int
+    device: str
+    state: EngineState
+    uptime_s: float
+    restarts: int
+    avatars: list[str]
+    capacity: float
+    silent_s: float
+    load: Load
+
+
+class FrontLoad(msgspec.Struct, kw_only=True):
+    """What a front has done since it began; counts only grow.
+
+    Attributes:
+        connections, sessions, speaking: now.
+        refused: connections, sessions and utterances, by reason.
+        requests: of the old protocols, answered with a picture; request_errors: with an error.
+        frames: sent; idle_frames: of these, without speech; late: spoken, not ready in time, and
+            skipped; skipped: not sent to slow readers.
+        errors: told to clients, by code.
+        latency_ms: from a spoken frame's last needed sample to its bytes on the socket, over the
+            last minute: p50, p95, p99, most.
+        queued_s: sound that waits, in all.
+    """
+
+    connections: int = 0
+    sessions: int = 0
+    speaking: int = 0
+    opened: int = 0
+    refused: dict[str, int] = msgspec.field(default_factory=dict)
+    requests: int = 0
+    request_errors: int = 0
+    frames: int = 0
+    idle_frames: int = 0
+    late: int = 0
+    skipped: int = 0
+    bytes: int = 0
+    errors: dict[str, int] = msgspec.field(default_factory=dict)
+    latency_ms: dict[str, float] = msgspec.field(default_factory=dict)
+    queued_s: float = 0.0
+    redispatched: int = 0
+
+
+class FrontStatus(msgspec.Struct, kw_only=True):
+    """A front process."""
+
+    name: str
+    pid: int
+    state: Literal["starting", "ready", "draining", "gone"]
+    uptime_s: float
+    restarts: int
+    load: FrontLoad
+
+
+class ServerStatus(msgspec.Struct, kw_only=True):
+    """The server as a whole.
+
+    Attributes:
+        ports: of the stream protocols; http_port: of HTTP.
+        capacity: frames a second of all ready engines; speakers: how many may speak at once.
+        ignored: control messages that could not be read.
+    """
+
+    version: str
+    pid: int
+    state: Literal["starting", "serving", "draining"]
+    uptime_s: float
+    host: str
+    ports: list[int]
+    http_port: int
+    default_avatar: str
+    engines: list[EngineStatus]
+    fronts: list[FrontStatus]
+    capacity: float
+    speakers: int
+    frames_per_s: float
+    ignored: int

@@ -1,0 +1,334 @@
+# SPDX-License-Identifier: Apache-2.0
+"""lipsync.v1, the native stream: its text messages and its media header, for servers and clients.
+
+Text messages are JSON objects whose ``type`` names them; binary messages are media (from the
+server, behind ``MediaHeader``) or PCM (from the client, bare). ``docs/protocol.md`` tells the whole
+conversation; ``docs/lipsync.v1.schema.json`` is made from these types.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum, IntFlag
+from typing import Annotated, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+from lipsync_fast.errors import LipsyncError
+
+SUBPROTOCOL = "lipsync.v1"
+MAGIC = b"LSF1"
+MIN_RATE, MAX_RATE = 8_000, 192_000
+
+
+class ProtocolError(LipsyncError):
+    """A peer sent what lipsync.v1 does not allow."""
+
+
+ErrorCode: TypeAlias = Literal[
+    "bad_request",
+    "unknown_avatar",
+    "unsupported_audio",
+    "too_large",
+    "overloaded",
+    "unauthorized",
+    "engine_lost",
+    "internal",
+]
+
+
+# ---------------------------------------------------------------- client to server
+class AudioFormat(msgspec.Struct, kw_only=True, frozen=True):
+    """The PCM that the client sends: interleaved little-endian samples."""
+
+    sample_rate: Annotated[int, Meta(ge=MIN_RATE, le=MAX_RATE)] = 16_000
+    format: Literal["s16le", "f32le"] = "s16le"
+    channels: Annotated[int, Meta(ge=1, le=2)] = 1
+
+
+class VideoFormat(msgspec.Struct, kw_only=True, frozen=True):
+    """The pictures that the client wants.
+
+    Attributes:
+        content: whole frames, or the face rectangle alone.
+        quality: of the JPEGs; the avatar's own by default.
+        max_width: wider frames are scaled down to it; only with content "frame".
+    """
+
+    content: Literal["frame", "mouth"] = "frame"
+    codec: Literal["jpeg"] = "jpeg"
+    quality: Annotated[int, Meta(ge=1, le=100)] | None = None
+    max_width: Annotated[int, Meta(ge=16, le=8192)] | None = None
+
+
+class FromClient(msgspec.Struct, tag_field="type", kw_only=True, frozen=True):
+    """Base of what clients send. Unknown fields are ignored, so that fields can be added."""
+
+
+class SessionStart(FromClient, tag="session.start", kw_only=True, frozen=True):
+    """Begin the session; the first message of a connection.
+
+    Attributes:
+        avatar: its name; the server's default when empty.
+        pace: "live" shows frames in real time; "burst" sends each as soon as it is made.
+        idle: show the avatar between utterances too (only with pace "live").
+        echo_audio: send the sound back, on the pictures' clock.
+    """
+
+    avatar: Annotated[str, Meta(max_length=200)] = ""
+    audio: AudioFormat = AudioFormat()
+    video: VideoFormat = VideoFormat()
+    pace: Literal["live", "burst"] = "live"
+    idle: bool = True
+    echo_audio: bool = False
+
+
+class UtteranceEnd(FromClient, tag="utterance.end", kw_only=True, frozen=True):
+    """The end of what is spoken; without it, the last frames wait for more sound."""
+
+
+class SessionInterrupt(FromClient, tag="session.interrupt", kw_only=True, frozen=True):
+    """Drop all that is to be said, at once."""
+
+
+class SessionUpdate(FromClient, tag="session.update", kw_only=True, frozen=True):
+    """Change what is given; between utterances at once, else behind the one being spoken."""
+
+    avatar: Annotated[str, Meta(max_length=200)] | None = None
+    video: VideoFormat | None = None
+
+
+class SessionStop(FromClient, tag="session.stop", kw_only=True, frozen=True):
+    """End the session; what is left is not sent."""
+
+
+class Ping(FromClient, tag="ping", kw_only=True, frozen=True):
+    """Answered by pong with the same id."""
+
+    id: Annotated[str, Meta(max_length=200)] | int | None = None
+
+
+# ---------------------------------------------------------------- server to client
+class FromServer(msgspec.Struct, tag_field="type", kw_only=True, frozen=True):
+    """Base of what the server sends."""
+
+
+class SessionStarted(FromServer, tag="session.started", kw_only=True, frozen=True):
+    """The session has begun, or has changed by session.update.
+
+    Attributes:
+        session: a name for logs.
+        width, height: of the pictures' full frame, as scaled for the client.
+        bounds: x, y, width and height of the face rectangle in the first frame.
+        latency_ms: from a sound to the picture that shows it, as planned.
+    """
+
+    session: str
+    avatar: str
+    width: int
+    height: int
+    fps: int
+    bounds: tuple[int, int, int, int]
+    latency_ms: float
+
+
+class UtteranceStarted(FromServer, tag="utterance.started", kw_only=True, frozen=True):
+    """The utterance's first frame follows."""
+
+    utterance: int
+
+
+class UtteranceEnded(FromServer, tag="utterance.ended", kw_only=True, frozen=True):
+    """All of its frames were sent; ``dropped`` of ``frames`` were not."""
+
+    utterance: int
+    frames: int
+    dropped: int
+
+
+class SessionInterrupted(FromServer, tag="session.interrupted", kw_only=True, frozen=True):
+    """No frame of what was said before comes behind this; ``last_frame`` was the last one sent."""
+
+    last_frame: int
+
+
+class SessionOverloaded(FromServer, tag="session.overloaded", kw_only=True, frozen=True):
+    """The utterance that begins is not spoken: too many speak already. Its sound is dropped."""
+
+    retry_after_ms: int
+    message: str = ""
+
+
+class Error(FromServer, tag="error", kw_only=True, frozen=True):
+    """Something went wrong; when fatal, the server closes the connection."""
+
+    code: ErrorCode
+    message: str
+    fatal: bool
+
+
+class Stats(FromServer, tag="stats", kw_only=True, frozen=True):
+    """How the session does: sent every 5 seconds, and when frames were skipped.
+
+    Attributes:
+        frames: sent; late: not ready in time; skipped: not sent, since the client reads slowly.
+        queued_ms: sound that waits to be spoken.
+        latency_ms: from a frame's last needed sample to its bytes being sent; median of the last.
+    """
+
+    frames: int
+    late: int
+    skipped: int
+    queued_ms: float
+    latency_ms: float | None = None
+
+
+class Pong(FromServer, tag="pong", kw_only=True, frozen=True):
+    """The answer to a ping."""
+
+    id: str | int | None = None
+
+
+ClientMessage: TypeAlias = (
+    SessionStart | UtteranceEnd | SessionInterrupt | SessionUpdate | SessionStop | Ping
+)
+ServerMessage: TypeAlias = (
+    SessionStarted
+    | UtteranceStarted
+    | UtteranceEnded
+    | SessionInterrupted
+    | SessionOverloaded
+    | Error
+    | Stats
+    | Pong
+)
+_encoder = msgspec.json.Encoder()
+_from_client = msgspec.json.Decoder(ClientMessage)
+_from_server = msgspec.json.Decoder(ServerMessage)
+
+
+def encode(message: ClientMessage | ServerMessage) -> str:
+    """A message as JSON text."""
+    return _encoder.encode(message).decode()
+
+
+def decode_client(text: str) -> ClientMessage:
+    """What a client said.
+
+    Raises:
+        ProtocolError: it is no message of lipsync.v1; says what is wrong with it.
+    """
+    try:
+        message: ClientMessage = _from_client.decode(text)
+        return message
+    except (msgspec.MsgspecError, RecursionError, UnicodeEncodeError) as error:
+        raise ProtocolError(str(error) or "nested too deeply") from None
+
+
+def decode_server(text: str) -> ServerMessage:
+    """What a server said.
+
+    Raises:
+        ProtocolError: it is no message of lipsync.v1.
+    """
+    try:
+        message: ServerMessage = _from_server.decode(text)
+        return message
+    except (msgspec.MsgspecError, RecursionError, UnicodeEncodeError) as error:
+        raise ProtocolError(str(error) or "nested too deeply") from None
+
+
+# ---------------------------------------------------------------- media
+class MediaType(IntEnum):
+    """What a binary message of the server holds."""
+
+    FRAME = 1
+    MOUTH = 2
+    AUDIO = 3
+
+
+class MediaFlag(IntFlag):
+    """What a frame is."""
+
+    NONE = 0
+    IDLE = 1
+    FIRST = 2
+    LAST = 4
+    REPEATED = 8
+
+
+class MediaHeader(msgspec.Struct, frozen=True, kw_only=True):
+    """What stands before a payload (little-endian, 40 bytes).
+
+    Attributes:
+        type: frame, mouth or audio (s16le, mono, at the rate that the client sends).
+        flags: MediaFlag bits.
+        sequence: number of the message in the session.
+        utterance: whose sound it shows; 0 for none.
+        pts_us: presentation time, microseconds from the session's start.
+        index: of the avatar's frame under the picture.
+        box: x, y, width and height of the picture in the full frame.
+        size: bytes of payload.
+    """
+
+    type: MediaType
+    flags: MediaFlag = MediaFlag.NONE
+    sequence: int = 0
+    utterance: int = 0
+    pts_us: int = 0
+    index: int = 0
+    box: tuple[int, int, int, int] = (0, 0, 0, 0)
+    size: int = 0
+
+
+_LAYOUT = struct.Struct("<4sBBHIIQI4HI")
+HEADER_SIZE = _LAYOUT.size
+assert HEADER_SIZE == 40
+
+
+def pack_media(header: MediaHeader) -> bytes:
+    """The header's 40 bytes; numbers wrap at their width."""
+    return _LAYOUT.pack(
+        MAGIC,
+        header.type,
+        header.flags,
+        HEADER_SIZE,
+        header.sequence & 0xFFFF_FFFF,
+        header.utterance & 0xFFFF_FFFF,
+        header.pts_us,
+        header.index,
+        *header.box,
+        header.size,
+    )
+
+
+def unpack_media(data: bytes | memoryview) -> tuple[MediaHeader, memoryview]:
+    """Header and payload (in place) of a binary message of the server.
+
+    Raises:
+        ProtocolError: it is none, or its lengths lie.
+    """
+    view = memoryview(data)
+    if len(view) < HEADER_SIZE or view[:4] != MAGIC:
+        raise ProtocolError("not a media message of lipsync.v1")
+    _, kind, flags, length, sequence, utterance, pts, index, x, y, w, h, size = _LAYOUT.unpack_from(
+        view
+    )
+    if length < HEADER_SIZE or len(view) != length + size:
+        raise ProtocolError(f"media message of {len(view)} bytes says {length} + {size}")
+    try:
+        kind = MediaType(kind)
+    except ValueError:
+        raise ProtocolError(f"media message of type {kind}") from None
+    header = MediaHeader(
+        type=kind,
+        flags=MediaFlag(flags),
+        sequence=sequence,
+        utterance=utterance,
+        pts_us=pts,
+        index=index,
+        box=(x, y, w, h),
+        size=size,
+    )
+    return header, view[length:]
