@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a front process offers to its protocols: avatars, engines, numbers, and what is refused."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import trio
+from numpy.typing import NDArray
+
+from lipsync_fast.avatars.library import AvatarLibrary
+from lipsync_fast.avatars.package import AvatarPackage
+from lipsync_fast.config import ServeConfig
+from lipsync_fast.errors import AvatarError, AvatarNotFoundError, LipsyncError
+from lipsync_fast.frontend.latencies import Latencies
+from lipsync_fast.frontend.pool import EnginePool, Pending
+from lipsync_fast.ipc.messages import Answer, Job, Look, Speech, Status
+from lipsync_fast.ipc.status import FrontLoad, ServerStatus
+
+F32 = NDArray[np.float32]
+NS = 1_000_000_000
+LOAD_TIMEOUT_S = 30.0
+"""How long an engine may take to load an avatar that a client asks for."""
+REQUEST_NS = 10 * NS
+"""A single request is answered within this, or fails."""
+MOST_REQUESTS = 512
+"""Single requests that may wait in this front."""
+RETRY_S = 2.0
+"""What a client that was refused is told to wait."""
+
+
+class EngineLostError(LipsyncError):
+    """No engine could make a frame: they have died, or are too busy."""
+
+
+class OverloadedError(LipsyncError):
+    """The server has as much to do as it can; try again later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A picture, as an engine made it.
+
+    Attributes:
+        jpeg: the picture.
+        box: x, y, width and height of it in the avatar's frame.
+        taken_ns, made_ns: when the engine took the job up and was done, CLOCK_MONOTONIC.
+    """
+
+    jpeg: bytes
+    box: tuple[int, int, int, int]
+    taken_ns: int
+    made_ns: int
+
+
+class Services:
+    """One for a front process. All methods: its one thread."""
+
+    def __init__(
+        self, config: ServeConfig, pool: EnginePool, want_avatar: Callable[[str], None]
+    ) -> None:
+        self.config, self.pool = config, pool
+        self.load = FrontLoad()
+        self.latencies = Latencies()
+        self.status: ServerStatus | None = None
+        self.speakers = 1
+        """How many sessions may speak at once, in all fronts."""
+        self.others = 0
+        """How many speak in other fronts."""
+        self.draining = trio.Event()
+        self._want_avatar = want_avatar
+        self._library = AvatarLibrary(config.avatars.folders)
+        self._packages: dict[Path, AvatarPackage] = {}
+        self._streams, self._sessions = itertools.count(1), itertools.count(1)
+        self._requests = 0
+
+    # ------------------------------------------------------------ avatars
+    @property
+    def default_avatar(self) -> str:
+        """The avatar of clients that name none."""
+        return self.config.avatars.default
+
+    def avatar_names(self) -> list[str]:
+        """Names of the avatars that can be used, the default one first."""
+        names = [a.name for a in self._library.list() if a.error is None and self._allowed(a.name)]
+        default = self.default_avatar
+        return [*(n for n in (default,) if n in names), *(n for n in names if n != default)]
+
+    def _allowed(self, name: str) -> bool:
+        only = self.config.avatars.only
+        return not only or name in only or name == self.default_avatar
+
+    def peek(self, name: str) -> AvatarPackage:
+        """An avatar's package, mapped once and kept; '' is the default one.
+
+        Raises:
+            AvatarNotFoundError: there is none of that name; a path is no name here.
+            AvatarError: it cannot be used.
+        """
+        name = name or self.default_avatar
+        by_path = os.sep in name or name.endswith(".lsa")
+        if name != self.default_avatar and (by_path or not self._allowed(name)):
+            raise AvatarNotFoundError(f"there is no avatar {name[:64]!r}")
+        try:
+            path = self._library.find(name)
+        except AvatarNotFoundError:  # its message names folders, which are not a client's business
+            raise AvatarNotFoundError(f"there is no avatar {name[:64]!r}") from None
+        package = self._packages.get(path)
+        if package is None:
+            package = self._packages[path] = AvatarPackage.open(path)
+        return package
+
+    async def avatar(self, name: str) -> AvatarPackage:
+        """An avatar's package, and an engine has loaded it.
+
+        Raises:
+            AvatarNotFoundError, AvatarError: it cannot be used.
+            EngineLostError: no engine has loaded it in time.
+        """
+        name = name or self.default_avatar
+        package = self.peek(name)
+        if self.pool.holds(name):
+            return package
+        self._want_avatar(name)
+        with trio.move_on_after(LOAD_TIMEOUT_S):
+            while not self.pool.holds(name):
+                error = self.pool.error(name)
+                if error is not None:
+                    raise AvatarError(f"avatar {name!r} cannot be used: {error}")
+                await self.pool.changed()
+            return package
+        raise EngineLostError(f"no engine has loaded avatar {name!r} within {LOAD_TIMEOUT_S:g} s")
+
+    # ------------------------------------------------------------ numbers
+    def new_stream(self) -> int:
+        """A number for a sound that no other sound of this process has."""
+        return next(self._streams)
+
+    def new_session(self) -> int:
+        """A number for a session that no other session of this process has."""
+        return next(self._sessions)
+
+    # ------------------------------------------------------------ admission
+    def may_speak(self) -> bool:
+        """Whether one more session may begin to speak now."""
+        return self.load.speaking + self.others < self.speakers and not self.draining.is_set()
+
+    def overloaded(self) -> float | None:
+        """Seconds after which to try again, where no more connections are taken now."""
+        full = self.load.connections >= self.config.limits.sessions
+        return RETRY_S if full or self.draining.is_set() else None
+
+    def refused(self, reason: str) -> None:
+        """Count what was refused."""
+        self.load.refused[reason] = self.load.refused.get(reason, 0) + 1
+
+    # ------------------------------------------------------------ single pictures
+    async def make(
+        self,
+        avatar: str,
+        picture: int,
+        look: Look,
+        speech: Speech | None,
+        pcm: F32,
+        session: int = 0,
+    ) -> Made:
+        """Have one picture made, whatever happens to engines meanwhile.
+
+        Args:
+            avatar: a name that ``avatar`` has answered to.
+            picture: index of the avatar's frame.
+            look: how it is encoded.
+            speech: what is said; None for the avatar's own picture.
+            pcm: the samples that ``speech`` sees, 16 kHz mono.
+            session: from ``new_session``: keeps a client's pictures at one engine, whose caches
+                know its sound; 0 for none.
+
+        Raises:
+            OverloadedError: too many wait already.
+            EngineLostError: none could make it in time.
+            LipsyncError: it cannot be made; says why.
+        """
+        if self._requests >= MOST_REQUESTS:
+            raise OverloadedError(f"more than {MOST_REQUESTS} requests wait; try again later")
+        self._requests += 1
+        done = trio.Event()
+        result: list[tuple[Answer, bytes]] = []
+
+        def answered(answer: Answer, jpeg: memoryview) -> None:
+            result.append((answer, bytes(jpeg)))
+            done.set()
+
+        deadline = time.monotonic_ns() + REQUEST_NS
+        number = next(self._streams)  # any number that is new
+        job = Job(session, 0, number, avatar, picture, deadline, look, speech)
+        self.pool.submit(Pending(job, pcm, answered, lambda job: job))
+        try:
+            with trio.move_on_after(REQUEST_NS / NS + 1):
+                await done.wait()
+        finally:
+            self._requests -= 1
+        if not result or result[0][0].status == Status.SKIPPED:
+            raise EngineLostError(f"no engine has made the picture within {REQUEST_NS // NS} s")
+        answer, jpeg = result[0]
+        if answer.status == Status.FAILED:
+            raise LipsyncError(answer.reason)
+        return Made(jpeg, answer.box, answer.taken_ns, answer.made_ns)
+
+    def close(self) -> None:
+        """Forget the mapped packages."""
+        for package in self._packages.values():
+            package.close()
+        self._packages.clear()
+
+
+def retry_after(seconds: float) -> str:
+    """The value of a Retry-After header."""
+    return str(max(1, math.ceil(seconds)))
