@@ -1,25 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """A live session's clock: which picture is due when, and what must be made for it.
 
-Time is cut into slots of 40 ms; slot n is shown at ``origin + 40 ms * n``, and shows the avatar's
-frame n of its loop. No input or output happens here: sound, answers and the time go in, jobs and
-pictures come out, so that a test can play hours in a second.
+Time is cut into slots of 40 ms; slot n is shown at ``origin + 40 ms * n``, over the avatar's frame
+n of its loop.
 
-    sound ─► utterances ─► plan: frames that are decided, each to its slot ─► jobs
-                                                                               │
-    pictures ◄─ tick: the slot's picture, or what stands in for it ◄─ answers ◄┘
+    sound ─► utterances ─► plan: slot by slot, what it will show ─► jobs
+                                                                    │
+    pictures ◄─ tick: the slot's picture, or what stands in ◄─ answers
 
-- A frame of an utterance gets its slot when all sound that it sees has come: the first one
-  ``MARGIN_NS`` later, all others in step behind it. Frame n always shows the sound of its 40 ms.
+- Between idle and speech the mouth is drawn from the avatar's own to the generated one over
+  ``LEAD`` slots before the first frame, and back behind the last one.
+- The first frame of an utterance is shown ``margin`` after all sound that it sees has come, as far
+  as that can be foretold from sound in real time; the others follow in step. Frame n always shows
+  the sound of its own 40 ms. Before an utterance the slots move back by less than one, so that none
+  of that time is wasted.
 - Sound that comes faster than real time waits in the utterance; the caller stops reading while
   ``queued_s`` is beyond its bound.
 - Under-run: when a slot comes whose sound has not, the mouth closes and rests until it has; what
   follows moves back as a whole, and never runs faster to catch up.
 - A picture that is not there at its slot is late: it is counted and skipped, the last one is
-  repeated, and the rest stays in step.
+  repeated, and the rest stays in step. Only when its engine was lost do all wait for it, for up to
+  ``hold``; then they are shown without pause until the clock is reached again.
 - An interruption raises the epoch: what was planned is void, also on its way to and from engines.
-- Between idle and speech, the mouth is drawn from the avatar's own to the generated one over a few
-  frames before the first and behind the last one, which are padding to the networks.
 """
 
 from __future__ import annotations
@@ -27,111 +29,94 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from enum import IntFlag
+from dataclasses import dataclass, field, replace
 
+import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from lipsync_fast.audio import FRAME_SAMPLES
 from lipsync_fast.avatars.manifest import Manifest
+from lipsync_fast.frontend.pace import (
+    F32,
+    SLOT_NS,
+    Ended,
+    Event,
+    Flag,
+    Picture,
+    Started,
+)
 from lipsync_fast.frontend.utterance import Utterance
 from lipsync_fast.ipc.messages import Answer, Job, Look, Speech, Status
 
-F32 = NDArray[np.float32]
-SLOT_NS = 40_000_000
 MARGIN_NS = 60_000_000
 """From the moment that a frame's sound is there to its slot: time to make and send it."""
+HOLD_NS = 450_000_000
+"""How long to wait for frames whose engine was lost."""
 AHEAD = 8
-"""Slots that are planned before they are due."""
+"""Slots that are planned before they are due, where sound is there."""
+IDLE_AHEAD = 3
+"""Slots of the avatar's own pictures that are asked for, where they are not at hand."""
 LEAD = 3
-"""Frames over which the mouth is drawn to the generated one, and back."""
+"""Slots over which the mouth is drawn to the generated one, and back."""
 NOTHING = np.zeros(0, np.float32)
+SPEECHLESS = 1.0 / (LEAD + 1)
+"""What a slot changes in the share of the generated mouth."""
 
 
-class Flag(IntFlag):
-    """What a picture is; the bits of lipsync.v1."""
-
-    NONE = 0
-    IDLE = 1
-    FIRST = 2
-    LAST = 4
-    REPEATED = 8
-
-
-@dataclass(frozen=True)
-class Picture:
-    """What to show in a slot.
-
-    Attributes:
-        number: of the slot, counted from the session's start.
-        pts_ns: when it is shown, from the session's start.
-        index: the avatar's frame under it.
-        flags: what it is.
-        utterance: whose sound it shows; 0 for none.
-        jpeg: the picture; None for the avatar's own.
-        box: x, y, width and height of the picture in the avatar's frame.
-    """
-
-    number: int
-    pts_ns: int
-    index: int
-    flags: Flag
-    utterance: int
-    jpeg: bytes | None
-    box: tuple[int, int, int, int] | None
-
-
-@dataclass(frozen=True)
-class Started:
-    """The first frame of an utterance is shown."""
-
-    utterance: int
-
-
-@dataclass(frozen=True)
-class Ended:
-    """The last frame of an utterance was shown, or would have been."""
-
-    utterance: int
-    frames: int
-    dropped: int
-
-
-Event = Picture | Started | Ended
-
-
-@dataclass
+@dataclass(slots=True)
 class _Spoken:
     """An utterance on its way through the slots."""
 
     number: int
     sound: Utterance
-    next: int
-    """Frame to be planned next; negative ones come before the sound."""
-    start: int | None = None
-    """Slot of frame 0; None while it is not known when it can be shown."""
+    heard_ns: int
+    """When its last sound came."""
+    next: int = 0
+    """Frame to be planned next."""
+    under_way: bool = False
+    """Slots are given to its frames one after the other; else it waits for ``_begin``."""
     dropped: int = 0
 
+    @property
+    def planned(self) -> bool:
+        """All of its frames have slots."""
+        frames = self.sound.frames
+        return frames is not None and self.next >= frames
 
-@dataclass
+    @property
+    def decided(self) -> bool:
+        """The sound that its next frame sees has come."""
+        return self.sound.ended or self.next < self.sound.decided
+
+
+@dataclass(slots=True)
 class _Planned:
     """What a slot is to show."""
 
-    job: int
     index: int
-    flags: Flag
-    spoken: _Spoken | None
-    last: bool = False
-    """The last frame of its utterance, padding apart."""
+    share: float
+    """Of the generated mouth."""
+    flags: Flag = Flag.IDLE
+    spoken: _Spoken | None = None
+    frame: int | None = None
+    job: int = 0
     jpeg: bytes | None = None
     box: tuple[int, int, int, int] | None = None
     failed: bool = False
+    held_ns: int = 0
+    """Worth waiting for up to then: its engine was lost."""
+
+
+@dataclass(slots=True)
+class _Avatar:
+    manifest: Manifest
+    name: str
+    look: Look
 
 
 @dataclass
 class LiveSession:
-    """One session with ``pace: live``.
+    """One session with ``pace: live``; see ``pace.Pace``.
 
     Args:
         number: of the session in its front.
@@ -140,9 +125,10 @@ class LiveSession:
         look: how pictures are encoded.
         now_ns: the time, on CLOCK_MONOTONIC.
         streams: gives each utterance a number of its own in this front.
-        own_ready: whether the avatar's own picture of an index is at hand in this look; else it is
-            asked of the engine.
+        own_ready: whether the avatar's own pictures are at hand in the look; else they are asked
+            of the engine.
         idle: show the avatar between utterances too.
+        margin_ns, hold_ns: see MARGIN_NS, HOLD_NS.
     """
 
     number: int
@@ -151,50 +137,72 @@ class LiveSession:
     look: Look
     now_ns: int
     streams: Callable[[], int]
-    own_ready: Callable[[int], bool]
+    own_ready: Callable[[], bool]
     idle: bool = True
+    margin_ns: int = MARGIN_NS
+    hold_ns: int = HOLD_NS
     jobs: deque[tuple[Job, F32]] = field(default_factory=deque)
-    """Jobs to be sent; the caller takes them out."""
 
     def __post_init__(self) -> None:
         self.epoch = 0
         self.late = 0
         self._begun_ns = self._origin_ns = self.now_ns
         self._slot = 0
+        """To be shown next."""
+        self._next = 0
+        """To be planned next."""
         self._utterances: deque[_Spoken] = deque()
         self._planned: dict[int, _Planned] = {}
         self._by_job: dict[int, _Planned] = {}
         self._numbers, self._jobs = itertools.count(1), itertools.count(1)
         self._shown: _Planned | None = None
+        self._share = 0.0
+        """Of the slot shown last."""
         self._last_speech: tuple[Speech, F32] | None = None
+        self._behind = False
+        """The clock was held and is not reached again yet."""
+        self._change: _Avatar | None = None
+        self._shifted_ns = 0
+        """How far the slots were moved back since the last picture: less than one of them."""
 
     # ------------------------------------------------------------ what comes in
-    def hear(self, pcm: F32, now_ns: int) -> None:
-        """Sound, 16 kHz mono; begins an utterance where none is open."""
-        if len(pcm) == 0:
-            return
-        if not self._utterances or self._utterances[-1].sound.ended:
+    def hear(self, pcm: F32, now_ns: int) -> int:
+        """Sound, 16 kHz mono; begins an utterance where none is open. Gives its number."""
+        if not self.open:
             sound = Utterance(self.streams(), self.manifest.audio)
-            self._utterances.append(_Spoken(next(self._numbers), sound, -self._lead))
-        self._utterances[-1].sound.push(pcm)
-        self._plan(now_ns)
+            self._utterances.append(_Spoken(next(self._numbers), sound, now_ns))
+        spoken = self._utterances[-1]
+        if len(pcm):
+            spoken.sound.push(pcm)
+            spoken.heard_ns = now_ns
+            self._plan(now_ns)
+        return spoken.number
 
     def end_utterance(self, now_ns: int) -> None:
         """What was heard is all; without an open utterance nothing happens."""
-        if self._utterances and not self._utterances[-1].sound.ended:
-            self._utterances[-1].sound.end()
+        if self.open:
+            spoken = self._utterances[-1]
+            spoken.sound.end()
+            spoken.heard_ns = now_ns
+            if spoken.sound.samples == 0:
+                self._utterances.pop()
             self._plan(now_ns)
 
     def interrupt(self, now_ns: int) -> int:
         """Drop all that is to be said; the number of the last slot that was shown, or -1."""
         self.epoch += 1
         self._utterances.clear()
-        self._planned.clear()
-        self._by_job.clear()
         self.jobs.clear()
+        self._drop_from(self._slot)
+        self._by_job.clear()
         self._shown = None  # what stands in for a late picture is the avatar's own
-        self._rest(self._slot, now_ns)
+        self._behind = False
+        self._plan(now_ns)
         return self._slot - 1
+
+    def change(self, manifest: Manifest, avatar: str, look: Look) -> None:
+        """Another avatar or look: from the next moment on in which nothing is spoken."""
+        self._change = _Avatar(manifest, avatar, look)
 
     def answered(self, answer: Answer, jpeg: bytes) -> None:
         """What an engine made of a job; answers to what is void are ignored."""
@@ -206,11 +214,33 @@ class LiveSession:
         else:
             planned.failed = True
 
+    def lost(self, job: Job, now_ns: int) -> Job | None:
+        """A job's engine is gone: the job with more time, or None when it is void."""
+        planned = self._by_job.get(job.number) if job.epoch == self.epoch else None
+        if planned is None:
+            return None
+        if not planned.held_ns:
+            planned.held_ns = max(job.deadline_ns, now_ns) + self.hold_ns
+        return msgspec.structs.replace(job, deadline_ns=planned.held_ns)
+
     # ------------------------------------------------------------ time
+    def _due(self, slot: int) -> int:
+        return self._origin_ns + SLOT_NS * slot
+
     @property
-    def due_ns(self) -> int:
-        """When the next slot is due."""
-        return self._origin_ns + SLOT_NS * self._slot
+    def wake_ns(self) -> int:
+        """When to tick next, whatever else happens."""
+        due = self._due(self._slot)
+        planned = self._planned.get(self._slot)
+        if planned is not None and self._waits(planned):
+            due = max(due, planned.held_ns)
+        begin = self._begin_ns(self._utterances[-1]) if self._utterances else None
+        return due if begin is None else min(due, begin)
+
+    @property
+    def open(self) -> bool:
+        """An utterance has begun and not been ended by the client."""
+        return bool(self._utterances) and not self._utterances[-1].sound.ended
 
     @property
     def speaking(self) -> bool:
@@ -220,23 +250,32 @@ class LiveSession:
     @property
     def queued_s(self) -> float:
         """Seconds of sound that have come and are not planned yet."""
-        waiting = sum(s.sound.samples - max(0, s.next) * FRAME_SAMPLES for s in self._utterances)
+        waiting = sum(s.sound.samples - s.next * FRAME_SAMPLES for s in self._utterances)
         return max(0, waiting) / 16_000
 
     @property
     def latency_ms(self) -> float:
         """From a sound to the picture that shows it."""
-        return self.manifest.audio.lookahead_samples / 16 + MARGIN_NS / 1e6
+        return self.manifest.audio.lookahead_samples / 16 + self.margin_ns / 1e6
 
     def tick(self, now_ns: int) -> list[Event]:
         """What the slots that are due by now show. Slots missed long ago are passed over."""
         events: list[Event] = []
-        while self.due_ns <= now_ns:
-            self._plan(now_ns)
+        self._plan(now_ns)
+        while self._due(self._slot) <= now_ns:
+            planned = self._planned.get(self._slot)
+            if planned is not None and self._waits(planned) and now_ns < planned.held_ns:
+                self._behind = True
+                return events
             events += self._show(now_ns)
             self._slot += 1
-        self._plan(now_ns)
+            self._plan(now_ns)
+        self._behind = False
         return events
+
+    @staticmethod
+    def _waits(planned: _Planned) -> bool:
+        return planned.held_ns > 0 and planned.jpeg is None and not planned.failed
 
     # ------------------------------------------------------------ planning
     @property
@@ -244,84 +283,133 @@ class LiveSession:
         return LEAD if self.idle else 0
 
     def _plan(self, now_ns: int) -> None:
-        """Give slots to all frames that are decided and near, and ask for them."""
-        for spoken in self._utterances:
-            if not self._plan_utterance(spoken, now_ns):
-                break
-        self._plan_own(now_ns)
+        """Give slots to what is known now, and ask for it."""
+        self._apply_change()
+        self._next = max(self._next, self._slot)
+        horizon = max(self._slot, (now_ns - self._origin_ns) // SLOT_NS) + AHEAD
+        while self._next < horizon:
+            spoken = next((u for u in self._utterances if not u.planned), None)
+            if spoken is not None and not spoken.under_way:
+                begin = self._begin_ns(spoken)
+                if begin is not None and begin <= now_ns:
+                    self._begin(spoken, begin, now_ns)
+                    continue
+            if spoken is not None and spoken.under_way:
+                if not self._plan_speech(spoken, now_ns):
+                    return
+            elif not self._plan_rest(now_ns):
+                return
 
-    def _plan_utterance(self, spoken: _Spoken, now_ns: int) -> bool:
-        """Plan what can be planned; True when all of it has been."""
-        sound = spoken.sound
-        while spoken.next < self._end(spoken):
-            if not self._is_decided(spoken):
-                return False
-            if spoken.start is None:
-                spoken.start = self._first_slot(now_ns) - spoken.next
-            slot = spoken.start + spoken.next
-            if slot >= self._slot + AHEAD:
-                return False
-            self._plan_frame(spoken, slot, now_ns)
-            spoken.next += 1
-            sound.forget(spoken.next)
-        return sound.ended
+    def _apply_change(self) -> None:
+        if self._change is None or self._utterances:
+            return
+        new, self._change = self._change, None
+        self.manifest, self.avatar, self.look = new.manifest, new.name, new.look
+        self._drop_from(self._slot)
+        self._shown, self._last_speech, self._share = None, None, 0.0
 
-    def _end(self, spoken: _Spoken) -> int:
-        """The frame behind the last one that is planned."""
-        frames = spoken.sound.frames
-        return 1 << 60 if frames is None else frames + self._lead
+    def _begin_ns(self, spoken: _Spoken) -> int | None:
+        """When to begin (again) with an utterance; None while that cannot be said."""
+        if spoken.under_way or spoken.planned:
+            return None
+        if spoken.decided:
+            return spoken.heard_ns
+        if spoken.next > 0 or not self._lead or spoken.sound.samples == 0:
+            return None
+        missing = self.manifest.audio.lookahead_samples - spoken.sound.samples
+        decided = spoken.heard_ns + max(0, missing) * 1_000_000_000 // 16_000
+        return max(spoken.heard_ns, decided - self._lead * SLOT_NS)
 
-    def _is_decided(self, spoken: _Spoken) -> bool:
-        sound = spoken.sound
-        if spoken.next >= 0:
-            return sound.ended or spoken.next < sound.decided
-        # A frame before the first is shown as long before it as it is decided.
-        return sound.ended or sound.decided_before(spoken.next)
-
-    def _first_slot(self, now_ns: int) -> int:
-        """The slot in which a frame that was decided now is shown.
-
-        While nothing is spoken, the slots are moved back by less than one, so that it is shown
-        ``MARGIN_NS`` from now exactly.
-        """
-        wanted = now_ns + MARGIN_NS
+    def _begin(self, spoken: _Spoken, begin_ns: int, now_ns: int) -> None:
+        """Choose the first slot of an utterance's way in, ``margin`` from its beginning."""
+        spoken.under_way = True
+        if now_ns - begin_ns > self.margin_ns // 4:
+            begin_ns = now_ns
+        wanted = begin_ns + self.margin_ns
         slot = max(self._slot, (wanted - self._origin_ns) // SLOT_NS)
-        spoken = [n for n, p in self._planned.items() if p.spoken is not None]
-        if spoken:
-            return max(slot + 1, *(n + 1 for n in spoken))
-        self._origin_ns += max(0, wanted - (self._origin_ns + SLOT_NS * slot))
-        return slot
+        said = [n for n, p in self._planned.items() if p.spoken is not None]
+        if said:
+            slot = max(slot + 1, max(said) + 1)
+        elif (shift := max(0, wanted - self._due(slot))) + self._shifted_ns < SLOT_NS:
+            self._origin_ns += shift
+            self._shifted_ns += shift
+        else:
+            slot += 1
+        self._drop_from(slot)
+        while self._next < slot and self._plan_rest(now_ns, everything=True):
+            pass
 
-    def _plan_frame(self, spoken: _Spoken, slot: int, now_ns: int) -> None:
+    def _share_before(self, slot: int) -> float:
+        before = self._planned.get(slot - 1)
+        return before.share if before is not None else self._share
+
+    def _plan_speech(self, spoken: _Spoken, now_ns: int) -> bool:
+        """Plan the next slot of an utterance: of its way in, or its next frame."""
+        slot = self._next
+        share = self._share_before(slot) if self._lead else 1.0
+        if share < 1 and not (self._due(slot) <= now_ns and spoken.decided):
+            speech, samples = self._last_speech or (self._unheard(spoken), NOTHING)
+            if spoken.next == 0:
+                speech, samples = self._unheard(spoken), NOTHING
+            share = min(1.0, share + SPEECHLESS)
+            if share < 1:
+                faded = msgspec.structs.replace(speech, share=share)
+                self._ask(_Planned(0, share), faded, samples, now_ns)
+                return True
+        if not spoken.decided:
+            if self._due(slot) > now_ns:
+                return False
+            spoken.under_way = False  # under-run: rest, and let what follows move back
+            return True
         frame, frames = spoken.next, spoken.sound.frames
-        padding = frame < 0 or (frames is not None and frame >= frames)
-        share = 1.0
-        if frame < 0:
-            share = (frame + self._lead + 1) / (self._lead + 1)
-        elif frames is not None and frame >= frames:
-            share = 1 - (frame - frames + 1) / (self._lead + 1)
-        flags = Flag.IDLE if padding else Flag.NONE
+        flags = Flag.NONE
         if frame == 0:
             flags |= Flag.FIRST
-        last = frames is not None and frame == frames - 1
-        if last:
+        if frames is not None and frame == frames - 1:
             flags |= Flag.LAST
-        speech, samples = spoken.sound.speech(frame, share)
+        speech, samples = spoken.sound.speech(frame)
         self._last_speech = speech, samples
-        self._ask(slot, speech, samples, _Planned(0, 0, flags, spoken, last), now_ns)
+        self._ask(_Planned(0, 1.0, flags, spoken, frame), speech, samples, now_ns)
+        spoken.next += 1
+        spoken.sound.forget(spoken.next)
+        return True
 
-    def _ask(
-        self, slot: int, speech: Speech | None, samples: F32, planned: _Planned, now_ns: int
-    ) -> None:
-        """Give a slot to a picture, and ask for it unless it is too late for that."""
-        planned.job, planned.index = next(self._jobs), self.manifest.picture_index(slot)
-        replaced = self._planned.get(slot)
-        if replaced is not None:
-            self._by_job.pop(replaced.job, None)
+    def _unheard(self, spoken: _Spoken) -> Speech:
+        """What a mouth shows of an utterance before any of it is heard."""
+        return Speech(spoken.sound.stream, -self.manifest.audio.after, None, 0)
+
+    def _plan_rest(self, now_ns: int, everything: bool = False) -> bool:
+        """Plan a slot without speech: the mouth on its way back, or the avatar's own picture."""
+        slot = self._next
+        share = max(0.0, self._share_before(slot) - SPEECHLESS)
+        if share > 0 and self._last_speech is not None and self._lead:
+            speech, samples = self._last_speech
+            faded = msgspec.structs.replace(speech, share=share)
+            self._ask(_Planned(0, share), faded, samples, now_ns)
+            return True
+        index = self.manifest.picture_index(slot)
+        if self._due(slot) <= now_ns or everything:
+            pass
+        elif slot >= self._slot + IDLE_AHEAD or not self.idle or self.own_ready():
+            return False
+        if self.idle and not self.own_ready():
+            self._ask(_Planned(index, 0.0), None, NOTHING, now_ns)
+        else:
+            self._planned[slot] = _Planned(index, 0.0)
+            self._next += 1
+        return True
+
+    def _ask(self, planned: _Planned, speech: Speech | None, samples: F32, now_ns: int) -> None:
+        """Give the next slot to a picture, and ask for it unless it is too late for that."""
+        slot = self._next
+        planned.index = self.manifest.picture_index(slot)
         self._planned[slot] = planned
-        deadline = self._origin_ns + SLOT_NS * slot
-        if deadline <= now_ns:
+        self._next = slot + 1
+        if self._due(slot) <= now_ns:
+            if planned.spoken is None:  # what is shown again has its own share
+                planned.share = self._share_before(slot)
             return
+        planned.job = next(self._jobs)
         self._by_job[planned.job] = planned
         job = Job(
             self.number,
@@ -329,95 +417,71 @@ class LiveSession:
             planned.job,
             self.avatar,
             planned.index,
-            deadline,
+            self._due(slot),
             self.look,
             speech,
         )
         self.jobs.append((job, samples))
 
-    def _plan_own(self, now_ns: int) -> None:
-        """Ask for the avatar's own pictures where they are not at hand."""
-        if not self.idle:
-            return
-        for slot in range(self._slot, self._slot + AHEAD):
-            if slot not in self._planned and not self.own_ready(self.manifest.picture_index(slot)):
-                self._ask(slot, None, NOTHING, _Planned(0, 0, Flag.IDLE, None), now_ns)
-
-    def _rest(self, first: int, now_ns: int) -> None:
-        """Draw the mouth back from the last planned frame to the avatar's own, from a slot on."""
-        if self._last_speech is None or not self._lead:
-            return
-        speech, samples = self._last_speech
-        self._last_speech = None
-        for k in range(LEAD):
-            share = speech.share * (1 - (k + 1) / (LEAD + 1))
-            faded = Speech(speech.stream, speech.frame, speech.samples, speech.first, share)
-            self._ask(first + k, faded, samples, _Planned(0, 0, Flag.IDLE, None), now_ns)
+    def _drop_from(self, slot: int) -> None:
+        """Take back what was planned for a slot and those behind it."""
+        for number in [n for n in self._planned if n >= slot]:
+            self._by_job.pop(self._planned.pop(number).job, None)
+        self._next = min(self._next, slot)
 
     # ------------------------------------------------------------ showing
     def _show(self, now_ns: int) -> list[Event]:
         """The present slot's picture and what is to be told with it."""
         slot, events = self._slot, list[Event]()
-        passed_over = now_ns - self.due_ns > AHEAD * SLOT_NS
-        planned = self._planned.pop(slot, None)
-        if planned is None or planned.spoken is None:
-            stopped = self._check_underrun(now_ns)
-            if planned is None or stopped:
-                if self.idle and not passed_over:
-                    events.append(self._stand_in(slot, stopped))
-                return events
+        passed_over = not self._behind and now_ns - self._due(slot) > AHEAD * SLOT_NS
+        planned = self._planned.pop(slot, None) or _Planned(
+            self.manifest.picture_index(slot), self._share
+        )
         self._by_job.pop(planned.job, None)
+        self._share, self._shifted_ns = planned.share, 0
         spoken = planned.spoken
         if spoken is not None and planned.flags & Flag.FIRST:
             events.append(Started(spoken.number))
-        if planned.jpeg is None or passed_over:
-            if spoken is not None and not planned.flags & Flag.IDLE:
-                spoken.dropped += 1
-                self.late += 1
-            if not passed_over and (self.idle or spoken is not None):
-                events.append(self._repeated(slot, planned))
-        else:
-            events.append(self._picture(slot, planned, planned.flags))
+        own = planned.job == 0 and planned.share == 0 and self.own_ready()
+        missing = planned.jpeg is None and not own
+        if spoken is not None and (missing or passed_over):
+            spoken.dropped += 1
+            self.late += 1
+        if (self.idle or spoken is not None) and not passed_over:
+            events.append(
+                self._repeated(slot, planned) if missing else self._picture(slot, planned)
+            )
+        if not missing:
             self._shown = planned
-        if spoken is not None and planned.last:
-            frames = spoken.sound.frames or 0
-            events.append(Ended(spoken.number, frames, spoken.dropped))
-        if spoken is not None and slot + 1 == (spoken.start or 0) + self._end(spoken):
+        if spoken is not None and planned.flags & Flag.LAST:
+            events.append(Ended(spoken.number, spoken.sound.frames or 0, spoken.dropped))
             self._utterances.remove(spoken)
-            self._last_speech = None
         return events
 
-    def _check_underrun(self, now_ns: int) -> bool:
-        """A slot has come whose sound has not: rest, and let what follows move back."""
-        spoken = self._utterances[0] if self._utterances else None
-        if spoken is None or spoken.start is None or spoken.start + spoken.next > self._slot:
-            return False
-        spoken.start = None
-        self._rest(self._slot + 1, now_ns)
-        return True
-
-    def _picture(self, slot: int, planned: _Planned, flags: Flag) -> Picture:
-        number = planned.spoken.number if planned.spoken is not None else 0
-        utterance = 0 if flags & Flag.IDLE else number
-        pts = self._origin_ns + SLOT_NS * slot - self._begun_ns
-        return Picture(slot, pts, planned.index, flags, utterance, planned.jpeg, planned.box)
-
-    def _stand_in(self, slot: int, repeat: bool) -> Picture:
-        """A picture for a slot that has none: the avatar's own, or the last one again."""
-        index = self.manifest.picture_index(slot)
-        planned = _Planned(0, index, Flag.IDLE, None)
-        if repeat or not self.own_ready(index):
-            return self._repeated(slot, planned)
-        self._shown = None
-        return self._picture(slot, planned, Flag.IDLE)
+    def _picture(self, slot: int, planned: _Planned) -> Picture:
+        due = self._due(slot)
+        return Picture(
+            slot,
+            due - self._begun_ns,
+            planned.index,
+            planned.flags,
+            planned.spoken.number if planned.spoken is not None else 0,
+            planned.jpeg,
+            planned.box,
+            planned.frame,
+            due - self.margin_ns,
+        )
 
     def _repeated(self, slot: int, planned: _Planned) -> Picture:
         """The last picture again, or the avatar's own one where there is none."""
-        before = self._shown
-        if before is None:
-            stand_in = _Planned(0, planned.index, planned.flags, planned.spoken)
-        else:
-            stand_in = _Planned(
-                0, before.index, planned.flags, planned.spoken, jpeg=before.jpeg, box=before.box
-            )
-        return self._picture(slot, stand_in, planned.flags | Flag.REPEATED)
+        before = self._shown or _Planned(planned.index, 0.0)
+        return self._picture(
+            slot,
+            replace(
+                planned,
+                index=before.index,
+                jpeg=before.jpeg,
+                box=before.box,
+                flags=planned.flags | Flag.REPEATED,
+            ),
+        )

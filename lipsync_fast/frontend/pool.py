@@ -15,6 +15,7 @@ keeps what can be outstanding far below what a ring holds.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -199,10 +200,12 @@ class EnginePool:
         best = min(self._candidates(job.avatar), key=lambda e: e.backlog, default=None)
         if best is None:
             return None
+        if job.session == 0:
+            return best
         own = self._engines.get(self._of_session.get(job.session, ""))
-        if own is not None and own.info.active and job.avatar in own.info.avatars:
-            if own.backlog <= 2 * best.backlog + 4:
-                return own
+        able = own is not None and own.info.active and job.avatar in own.info.avatars
+        if own is not None and able and own.backlog <= 2 * best.backlog + 4:
+            return own
         self._of_session[job.session] = best.name
         return best
 
@@ -214,7 +217,7 @@ class EnginePool:
         """Put jobs into the ring, in order, while they fit."""
         while engine.unsent:
             pending = engine.unsent[0]
-            payload = memoryview(pending.pcm).cast("B") if len(pending.pcm) else b""
+            payload = memoryview(pending.pcm.data).cast("B") if len(pending.pcm) else b""
             if not try_send(engine.jobs, pending.job, payload):
                 return
             engine.unsent.popleft()
@@ -246,7 +249,9 @@ class EnginePool:
             while True:
                 await trio.lowlevel.checkpoint()
                 try:
-                    taken = sum(1 for _ in zip(range(ANSWERS_IN_A_ROW), self._answers(engine)))
+                    taken = sum(
+                        1 for _ in itertools.islice(self._answers(engine), ANSWERS_IN_A_ROW)
+                    )
                 except RingError as error:
                     # Its memory is not what it should be: nothing from there can be believed.
                     log.error("answers cannot be read", engine=engine.name, reason=str(error))

@@ -18,17 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lipsync_fast.avatars.manifest import AudioWindow, Manifest
-from lipsync_fast.frontend.live import (
-    LEAD,
-    MARGIN_NS,
-    SLOT_NS,
-    Ended,
-    Event,
-    Flag,
-    LiveSession,
-    Picture,
-    Started,
-)
+from lipsync_fast.frontend.live import HOLD_NS, LEAD, MARGIN_NS, LiveSession
+from lipsync_fast.frontend.pace import SLOT_NS, Ended, Event, Flag, Picture, Started
 from lipsync_fast.ipc.messages import Answer, Job, Look, Speech, Status
 
 MS = 1_000_000
@@ -61,19 +52,28 @@ class World:
             Look(),
             self.now,
             itertools.count(1).__next__,
-            lambda index: self.own_ready,
+            lambda: self.own_ready,
             self.idle,
         )
         self.begun = self.now
         self.working: list[tuple[int, int, Job]] = []
         self.order = itertools.count()
         self.fails = False
+        self.lose_ns = 0
+        """How long after they were sent jobs go to another engine, since theirs has died."""
+        self.lost = 0
 
     def engine(self) -> None:
         while self.session.jobs:
             job, _ = self.session.jobs.popleft()
             assert job.deadline_ns >= self.now, "asked for what is already late"
-            heappush(self.working, (self.now + self.delay_ns, next(self.order), job))
+            done = self.now + self.delay_ns
+            if self.lose_ns:
+                again = self.session.lost(job, self.now)
+                assert again is not None
+                job, done = again, done + self.lose_ns
+                self.lost += 1
+            heappush(self.working, (done, next(self.order), job))
 
     def run(self, milliseconds: float) -> None:
         """Let time pass, in steps of 1 ms."""
@@ -182,7 +182,7 @@ def test_a_pause_in_the_sound() -> None:
     """Pieces of one utterance with 700 ms of nothing in between."""
     world = World()
     world.run(200)
-    for pause in (700, 100, 0):
+    for pause in (700, 400, 0):
         for _ in range(50):
             world.run(20)
             world.session.hear(np.zeros(320, np.float32), world.now)
@@ -302,6 +302,7 @@ def test_a_front_that_stood_still_goes_on_in_the_present() -> None:
     world.run(100)
     world.session.hear(np.zeros(16_000 * 3, np.float32), world.now)
     world.session.end_utterance(world.now)
+    world.engine()
     world.now += 10_000 * MS
     world.run(6_000)
     shown = world.pictures()
@@ -322,10 +323,58 @@ def test_queued_sound_is_told() -> None:
 def test_an_hour_has_no_drift() -> None:
     """Slots are counted, never added up from what the timer gave."""
     world = World()
-    due = world.session.due_ns
+    due = world.session.wake_ns
     for hour_ms in range(0, 3_600_000, 37):
         world.session.tick(world.begun + hour_ms * MS)
-    assert (world.session.due_ns - due) == (3_600_000 * MS // SLOT_NS) * SLOT_NS
+    assert (world.session.wake_ns - due) == (3_600_000 * MS // SLOT_NS) * SLOT_NS
+
+
+def test_frames_of_a_lost_engine_are_waited_for() -> None:
+    """Jobs whose engine died come late from another one: all are shown, in order, and soon."""
+    world = World()
+    world.run(200)
+    world.say(1.0)
+    world.run(1_500)
+    world.log.clear()
+    world.lose_ns = 200 * MS
+    world.say(0.4)
+    lost = world.lost
+    world.lose_ns = 0
+    world.run(2_000)
+    assert lost, "the engine died with jobs in it"
+    spoken = world.spoken()
+    assert [s.frame for _, _, s in spoken] == list(range(10))
+    assert world.session.late == 0
+    times = [t for t, _ in world.pictures()]
+    assert max(b - a for a, b in itertools.pairwise(times)) <= 300 * MS
+    assert [p.number for _, p in world.pictures()] == list(
+        range(world.pictures()[0][1].number, world.pictures()[-1][1].number + 1)
+    )
+
+
+def test_a_lost_engine_is_not_waited_for_forever() -> None:
+    world = World()
+    world.run(200)
+    world.lose_ns = 10_000 * MS
+    world.say(0.4)
+    world.run(3_000)
+    assert [e for _, e in world.log if isinstance(e, Ended)] == [Ended(1, 10, 10)]
+    times = [t for t, _ in world.pictures()]
+    assert max(b - a for a, b in itertools.pairwise(times)) <= HOLD_NS + 100 * MS
+
+
+def test_another_avatar_comes_when_nothing_is_spoken() -> None:
+    world = World()
+    world.run(100)
+    other = msgspec.structs.replace(MANIFEST, name="y", frame_count=3)
+    world.say(0.4, speed=10.0)
+    world.session.change(other, "y", Look(quality=50))
+    world.run(300)
+    assert world.session.avatar == "x"
+    world.run(1_000)
+    assert world.session.avatar == "y"
+    assert max(p.index for _, p in world.pictures()[-8:]) == 2
+    assert len(world.spoken()) == 10
 
 
 @settings(max_examples=40, deadline=None)

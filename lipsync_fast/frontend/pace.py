@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What both paces of a session (live.py, burst.py) have in common.
+
+A session is told of sound, answers and the time; it gives out jobs and events. No input or output
+happens in it, so that a test can play hours in a second.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from enum import IntFlag
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lipsync_fast.avatars.manifest import Manifest
+from lipsync_fast.ipc.messages import Answer, Job, Look
+
+F32 = NDArray[np.float32]
+SLOT_NS = 40_000_000
+"""One frame."""
+
+
+class Flag(IntFlag):
+    """What a picture is; the bits of lipsync.v1."""
+
+    NONE = 0
+    IDLE = 1
+    FIRST = 2
+    LAST = 4
+    REPEATED = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What to show in a slot.
+
+    Attributes:
+        number: of the slot, counted from the session's start.
+        pts_ns: when it is shown, from the session's start.
+        index: the avatar's frame under it.
+        flags: what it is.
+        utterance: whose sound it shows; 0 for none.
+        jpeg: the picture; None for the avatar's own.
+        box: x, y, width and height of the picture in the avatar's frame.
+        frame: which 40 ms of the utterance are heard with it; None for none.
+        ready_ns: when all sound that it sees had come (as late as the pace lets it matter).
+    """
+
+    number: int
+    pts_ns: int
+    index: int
+    flags: Flag
+    utterance: int
+    jpeg: bytes | None
+    box: tuple[int, int, int, int] | None
+    frame: int | None = None
+    ready_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The first frame of an utterance is shown."""
+
+    utterance: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The last frame of an utterance was shown, or would have been."""
+
+    utterance: int
+    frames: int
+    dropped: int
+
+
+Event = Picture | Started | Ended
+
+
+class Pace(Protocol):
+    """A session's clock."""
+
+    jobs: deque[tuple[Job, F32]]
+    """Jobs to be sent, with the samples that they see; the caller takes them out."""
+    epoch: int
+    late: int
+
+    def hear(self, pcm: F32, now_ns: int) -> int:
+        """Sound, 16 kHz mono; the number of the utterance that it belongs to."""
+        ...
+
+    def end_utterance(self, now_ns: int) -> None:
+        """What was heard is all; without an open utterance nothing happens."""
+        ...
+
+    def interrupt(self, now_ns: int) -> int:
+        """Drop all that is to be said; the number of the last slot that was shown, or -1."""
+        ...
+
+    def change(self, manifest: Manifest, avatar: str, look: Look) -> None:
+        """Another avatar or look: from the next moment on in which nothing is spoken."""
+        ...
+
+    def answered(self, answer: Answer, jpeg: bytes) -> None:
+        """What an engine made of a job; answers to what is void are ignored."""
+        ...
+
+    def lost(self, job: Job, now_ns: int) -> Job | None:
+        """A job's engine is gone: the job as it is to be sent again, or None when it is void."""
+        ...
+
+    def tick(self, now_ns: int) -> list[Event]:
+        """What is to be sent now."""
+        ...
+
+    @property
+    def wake_ns(self) -> int | None:
+        """When to tick next, whatever else happens; None when nothing is due."""
+        ...
+
+    @property
+    def open(self) -> bool:
+        """An utterance has begun and not been ended by the client."""
+        ...
+
+    @property
+    def speaking(self) -> bool:
+        """An utterance is open or not all shown."""
+        ...
+
+    @property
+    def queued_s(self) -> float:
+        """Seconds of sound that have come and are not planned yet."""
+        ...
+
+    @property
+    def latency_ms(self) -> float:
+        """From a sound to the picture that shows it, as planned."""
+        ...
