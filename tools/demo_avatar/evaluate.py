@@ -38,7 +38,6 @@ from mouth_measure import (
 )
 from numpy.typing import NDArray
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "speech"))
 from phones import CLOSURES
 

@@ -9,13 +9,10 @@ work, run only on the window that the loss looks at.
 from __future__ import annotations
 
 import math
-import pathlib
-import sys
 
 import torch
 from torch import Tensor, nn
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 from lipsync_fast.models.unet import InvertedResidual, UNet
 
 WIDTH, REGION = 16, 256

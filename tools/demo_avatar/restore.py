@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 from lipsync_fast.avatars.library import shipped_folder
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.models.audio_encoder import AudioEncoder
@@ -76,6 +75,22 @@ def unet_state(packed: dict[str, NDArray[np.float32]]) -> dict[str, Tensor]:
     return state
 
 
+def packed_unet(package: AvatarPackage) -> dict[str, Tensor]:
+    """Weights of a package's U-Net, normless; checked: packed again they are the same.
+
+    Raises:
+        SystemExit: they are not.
+    """
+    image, decoder = (constants(bytes(package.model(name))) for name in ("image", "decoder"))
+    packed = image | decoder
+    state = unet_state(packed)
+    again = [constants(graph) for graph in export_unet(reference_network(state), half=True)]
+    for name, value in (again[0] | again[1]).items():
+        if value.ndim > 1 and not np.array_equal(value, packed[name]):
+            sys.exit(f"{name} does not come back as it was")
+    return state
+
+
 def main() -> None:
     """Write both networks, and check that packing them again gives the same weights."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -83,15 +98,8 @@ def main() -> None:
     parser.add_argument("--avatar", type=pathlib.Path, default=shipped_folder() / "demo.lsa")
     args = parser.parse_args()
     with AvatarPackage.open(args.avatar) as package:
-        hearing, image, decoder = (
-            constants(bytes(package.model(name))) for name in ("audio_encoder", "image", "decoder")
-        )
-    packed = image | decoder
-    state = unet_state(packed)
-    again = [constants(graph) for graph in export_unet(reference_network(state), half=True)]
-    for name, value in (again[0] | again[1]).items():
-        if value.ndim > 1 and not np.array_equal(value, packed[name]):
-            sys.exit(f"{name} does not come back as it was")
+        hearing = constants(bytes(package.model("audio_encoder")))
+        state = packed_unet(package)
     encoder, start = args.work / "out" / "audio_encoder.pth", args.work / "unet-start.pth"
     encoder.parent.mkdir(parents=True, exist_ok=True)
     torch.save(encoder_state(hearing), encoder)

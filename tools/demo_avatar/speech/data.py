@@ -5,14 +5,12 @@ from __future__ import annotations
 
 import json
 import pathlib
-import sys
 from dataclasses import dataclass
 
 import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3]))
 from lipsync_fast._native import MelStream
 
 RATE, FRAME = 16_000, 640
