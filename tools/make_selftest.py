@@ -33,7 +33,7 @@ def main(golden: Path) -> None:
     with lipsync_fast.open("demo", backend="cpu") as avatar:
         x1, y1, x2, y2 = avatar.package.rect(0)
         side = min(96, x2 - x1, y2 - y1)
-        left, top = (x1 + x2 - side) // 2, y1 + (y2 - y1) * 5 // 8 - side // 2
+        left, top = (x1 + x2 - side) // 2, y1 + (y2 - y1) // 3 - side // 2
         frames = {f.index: f.image for f in avatar.render(pcm, 16_000) if f.index in FRAMES}
     mouths = np.stack([frames[i][top : top + side, left : left + side] for i in FRAMES])
     np.savez_compressed(

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 
 import typer
@@ -19,7 +18,7 @@ def demo_recording() -> Path:
     Raises:
         MediaError: this installation came without it.
     """
-    path = Path(str(resources.files("lipsync_fast"))) / "data" / "demo" / "speech.wav"
+    path = Path(__file__).parents[1] / "data" / "demo" / "speech.wav"
     if not path.is_file():
         raise MediaError(f"this installation came without its demo recording ({path})")
     return path
