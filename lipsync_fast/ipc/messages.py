@@ -207,3 +207,11 @@ def samples_of(payload: memoryview) -> NDArray[np.float32]:
     if len(payload) % 4:
         raise MessageError(f"{len(payload)} bytes of float32 samples")
     return np.frombuffer(payload, np.float32)
+
+
+def scaled_size(size: tuple[int, int], max_width: int | None) -> tuple[int, int]:
+    """Width and height of a frame that is scaled down to ``max_width`` where it is wider."""
+    width, height = size
+    if max_width is None or width <= max_width:
+        return size
+    return max_width, max(1, round(height * max_width / width))
