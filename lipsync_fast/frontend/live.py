@@ -204,15 +204,15 @@ class LiveSession:
         """Another avatar or look: from the next moment on in which nothing is spoken."""
         self._change = _Avatar(manifest, avatar, look)
 
-    def answered(self, answer: Answer, jpeg: bytes) -> None:
-        """What an engine made of a job; answers to what is void are ignored."""
+    def answered(self, answer: Answer, jpeg: bytes) -> bool:
+        """What an engine made of a job; what is void is ignored. True where a tick is due."""
         planned = self._by_job.pop(answer.number, None) if answer.epoch == self.epoch else None
-        if planned is None:
-            return
-        if answer.status == Status.MADE:
-            planned.jpeg, planned.box = jpeg, answer.box
-        else:
-            planned.failed = True
+        if planned is not None:
+            if answer.status == Status.MADE:
+                planned.jpeg, planned.box = jpeg, answer.box
+            else:
+                planned.failed = True
+        return self._behind
 
     def lost(self, job: Job, now_ns: int) -> Job | None:
         """A job's engine is gone: the job with more time, or None when it is void."""

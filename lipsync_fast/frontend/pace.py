@@ -103,8 +103,8 @@ class Pace(Protocol):
         """Another avatar or look: from the next moment on in which nothing is spoken."""
         ...
 
-    def answered(self, answer: Answer, jpeg: bytes) -> None:
-        """What an engine made of a job; answers to what is void are ignored."""
+    def answered(self, answer: Answer, jpeg: bytes) -> bool:
+        """What an engine made of a job; what is void is ignored. True where a tick is due."""
         ...
 
     def lost(self, job: Job, now_ns: int) -> Job | None:

@@ -1,0 +1,503 @@
+# SPDX-License-Identifier: Apache-2.0
+"""lipsync.v1 on one connection: a session from its start to its end.
+
+    receive ─► control ─────────────┐
+            └► PCM ─► 16 kHz ─► pace (live or burst) ─► jobs ─► pool
+    send ◄─ outbox ◄─ clock ◄───────┘ ◄─ answers ◄──────────────┘
+
+Four tasks: one receives, one keeps the clock, one sends, one tells how it goes. The session ends
+when the client goes, stops, or is silent for too long; all that is its own ends with it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+
+import structlog
+import trio
+
+from lipsync_fast.avatars.package import AvatarPackage
+from lipsync_fast.errors import AvatarError, LipsyncError
+from lipsync_fast.frontend.burst import BurstSession
+from lipsync_fast.frontend.live import LiveSession
+from lipsync_fast.frontend.outbox import Item, Outbox
+from lipsync_fast.frontend.pace import Ended, Event, Flag, Pace, Picture, Started
+from lipsync_fast.frontend.pool import Pending
+from lipsync_fast.frontend.services import RETRY_S, EngineLostError, Services
+from lipsync_fast.frontend.sockets import Socket, SocketClosedError
+from lipsync_fast.frontend.sound import ClientSound
+from lipsync_fast.ipc.messages import Answer, Content, Job, Look, scaled_size
+from lipsync_fast.protocol import (
+    ClientMessage,
+    Error,
+    ErrorCode,
+    MediaFlag,
+    MediaHeader,
+    MediaType,
+    Ping,
+    Pong,
+    ProtocolError,
+    ServerMessage,
+    SessionInterrupt,
+    SessionInterrupted,
+    SessionOverloaded,
+    SessionStart,
+    SessionStarted,
+    SessionStop,
+    SessionUpdate,
+    Stats,
+    UtteranceEnd,
+    UtteranceEnded,
+    UtteranceStarted,
+    VideoFormat,
+    decode_client,
+    encode,
+    pack_media,
+)
+from lipsync_fast.provenance import jpeg_with_xmp, xmp_packet
+
+log = structlog.get_logger("lipsync.front")
+MOST_ERRORS = 100
+"""Mistakes that a client may make in one connection."""
+STATS_S = 5.0
+NORMAL, GOING_AWAY, POLICY = 1000, 1001, 1008
+
+
+class _EndError(Exception):
+    """The session ends: close the connection with this code and reason."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code, self.reason = code, reason
+
+
+async def serve_native(socket: Socket, services: Services, first: str | bytes | None) -> None:
+    """Speak lipsync.v1 until the client goes; ``first`` is a message that has come already."""
+    code, reason = NORMAL, ""
+    try:
+        session = NativeSession(socket, services, *await _begin(socket, services, first))
+        await session.run()
+    except _EndError as end:
+        code, reason = end.code, end.reason
+    except SocketClosedError:
+        return
+    await socket.close(code, reason)
+
+
+async def _begin(
+    socket: Socket, services: Services, first: str | bytes | None
+) -> tuple[SessionStart, str, AvatarPackage]:
+    """Take messages until one starts a session: what it wants, and its avatar."""
+    for _ in range(MOST_ERRORS):
+        message = await _receive(socket, services) if first is None else first
+        first = None
+        try:
+            wanted = _decoded(message)
+            if isinstance(wanted, Ping):
+                await socket.send(encode(Pong(id=wanted.id)))
+                continue
+            if isinstance(wanted, SessionStop):
+                raise _EndError(NORMAL, "stopped")
+            if not isinstance(wanted, SessionStart):
+                raise ProtocolError("expected session.start")
+            name = wanted.avatar or services.default_avatar
+            return wanted, name, await services.avatar(name)
+        except LipsyncError as error:
+            code = code_of(error)
+            count_error(services, code)
+            await socket.send(encode(Error(code=code, message=str(error), fatal=False)))
+    raise _EndError(POLICY, f"{MOST_ERRORS} mistakes before session.start")
+
+
+async def _receive(socket: Socket, services: Services) -> str | bytes:
+    limit = services.config.limits.idle_s
+    with trio.move_on_after(limit):
+        return await socket.receive()
+    raise _EndError(POLICY, f"nothing was heard for {limit:g} s; send a ping now and then")
+
+
+def _decoded(message: str | bytes) -> ClientMessage:
+    if isinstance(message, bytes):
+        raise ProtocolError("expected session.start, got a binary message")
+    return decode_client(message)
+
+
+def code_of(error: LipsyncError) -> ErrorCode:
+    """The stable word for what went wrong."""
+    if isinstance(error, ProtocolError):
+        return "unsupported_audio" if "$.audio" in str(error) else "bad_request"
+    if isinstance(error, AvatarError):
+        return "unknown_avatar"
+    return "engine_lost" if isinstance(error, EngineLostError) else "internal"
+
+
+def count_error(services: Services, code: ErrorCode) -> None:
+    """Note an error that a client is told of."""
+    services.load.errors[code] = services.load.errors.get(code, 0) + 1
+
+
+class _Signal:
+    """Wakes whoever waits for it; a ring while nobody waits is kept for the next one."""
+
+    def __init__(self) -> None:
+        self._event = trio.Event()
+
+    def ring(self) -> None:
+        self._event.set()
+
+    async def wait(self) -> None:
+        await self._event.wait()
+        self._event = trio.Event()
+
+
+class NativeSession:
+    """A session that has been started."""
+
+    def __init__(
+        self,
+        socket: Socket,
+        services: Services,
+        start: SessionStart,
+        avatar: str,
+        package: AvatarPackage,
+    ) -> None:
+        self._socket, self._services, self._start = socket, services, start
+        self.number = services.new_session()
+        self._sound = ClientSound(start.audio, start.echo_audio)
+        limits = services.config.limits
+        self._outbox = Outbox(socket, limits.late_frames, self._left_out)
+        self._poked, self._room = _Signal(), _Signal()
+        self._sequence = self._frames = self._skipped = self._errors = 0
+        self._speaking = False
+        self._refused_ns = 0
+        """Sound is dropped until then: too many others speak. 0 while it is not."""
+        self._latency_ms: float | None = None
+        self._set_avatar(avatar, package, start.video)
+        self._pace = self._new_pace(package)
+
+    # ------------------------------------------------------------ what is shown
+    def _set_avatar(self, name: str, package: AvatarPackage, video: VideoFormat) -> None:
+        self._avatar, self._package, self._video = name, package, video
+        m = package.manifest
+        self._xmp = xmp_packet(m.synthetic)
+        mouth = video.content == "mouth"
+        self._size = package.frame_size
+        if not mouth:
+            self._size = scaled_size(package.frame_size, video.max_width)
+        as_it_is = self._size == package.frame_size
+        self._own_ready = not mouth and as_it_is and video.quality in (None, m.jpeg.quality)
+        self._look = Look(
+            Content.MOUTH if mouth else Content.FRAME,
+            video.quality,
+            None if mouth or as_it_is else video.max_width,
+        )
+
+    def _new_pace(self, package: AvatarPackage) -> Pace:
+        services, live = self._services, self._services.config.live
+        manifest = package.manifest
+        if self._start.pace == "burst":
+            return BurstSession(
+                self.number, manifest, self._avatar, self._look, services.new_stream
+            )
+        return LiveSession(
+            self.number,
+            manifest,
+            self._avatar,
+            self._look,
+            time.monotonic_ns(),
+            services.new_stream,
+            lambda: self._own_ready,
+            self._start.idle,
+            int(live.margin_ms * 1e6),
+            int(live.hold_ms * 1e6),
+        )
+
+    def _started(self) -> SessionStarted:
+        x1, y1, x2, y2 = self._package.rect(0)
+        scale = self._size[0] / self._package.frame_size[0]
+        x, y, w, h = (round(v * scale) for v in (x1, y1, x2 - x1, y2 - y1))
+        return SessionStarted(
+            session=f"s{self.number}",
+            avatar=self._avatar,
+            width=self._size[0],
+            height=self._size[1],
+            fps=25,
+            bounds=(x, y, w, h),
+            latency_ms=self._pace.latency_ms,
+        )
+
+    # ------------------------------------------------------------ life
+    async def run(self) -> None:
+        """Until the client goes.
+
+        Raises:
+            SocketClosedError, _EndError: how it ended.
+        """
+        load = self._services.load
+        load.sessions += 1
+        ended: list[_EndError | SocketClosedError] = []
+        try:
+            async with trio.open_nursery() as nursery:
+
+                async def until_end(task: Callable[[], Awaitable[None]]) -> None:
+                    try:
+                        await task()
+                    except (_EndError, SocketClosedError) as error:
+                        ended.append(error)
+                        nursery.cancel_scope.cancel()
+
+                self._say(self._started())
+                for task in (
+                    self._receive_all,
+                    self._keep_clock,
+                    self._send_all,
+                    self._tell,
+                    self._leave_when_drained,
+                ):
+                    nursery.start_soon(until_end, task)
+        finally:
+            load.sessions -= 1
+            self._set_speaking(False)
+            self._services.pool.forget(self.number)
+        raise ended[0] if ended else SocketClosedError
+
+    def _say(self, message: ServerMessage) -> None:
+        self._outbox.put(Item(encode(message)))
+
+    def _mistake(self, error: LipsyncError) -> None:
+        """Tell the client; one that does not stop making them is sent away."""
+        self._errors += 1
+        fatal = self._errors >= MOST_ERRORS
+        code = code_of(error)
+        count_error(self._services, code)
+        self._say(Error(code=code, message=str(error), fatal=fatal))
+        if fatal:
+            raise _EndError(POLICY, f"{MOST_ERRORS} mistakes")
+
+    # ------------------------------------------------------------ what comes in
+    async def _receive_all(self) -> None:
+        limit = self._services.config.limits.queued_s
+        while True:
+            message = await _receive(self._socket, self._services)
+            try:
+                if isinstance(message, bytes):
+                    self._hear(message)
+                else:
+                    await self._obey(decode_client(message))
+            except LipsyncError as error:
+                self._mistake(error)
+            self._send_jobs()
+            self._poked.ring()
+            while self._pace.queued_s > limit:  # back-pressure: not read from
+                await self._room.wait()
+
+    def _hear(self, data: bytes) -> None:
+        now = time.monotonic_ns()
+        pcm = self._sound.push(data)
+        if not self._pace.open and not self._admitted(now):
+            return
+        self._set_speaking(True)
+        self._sound.keep(self._pace.hear(pcm, now))
+
+    def _admitted(self, now: int) -> bool:
+        """Whether an utterance may begin; tells the client where not."""
+        if now < self._refused_ns:
+            return False
+        if self._speaking or self._services.may_speak():
+            self._refused_ns = 0
+            return True
+        self._refused_ns = now + int(RETRY_S * 1e9)
+        self._sound.reset()
+        self._services.refused("utterance")
+        count_error(self._services, "overloaded")
+        self._say(
+            SessionOverloaded(
+                retry_after_ms=int(RETRY_S * 1000), message="as many speak as this server can serve"
+            )
+        )
+        return False
+
+    async def _obey(self, message: ClientMessage) -> None:
+        now = time.monotonic_ns()
+        if isinstance(message, UtteranceEnd):
+            self._end_utterance(now)
+        elif isinstance(message, SessionInterrupt):
+            self._interrupt(now)
+        elif isinstance(message, SessionUpdate):
+            await self._update(message)
+        elif isinstance(message, Ping):
+            self._say(Pong(id=message.id))
+        elif isinstance(message, SessionStop):
+            raise _EndError(NORMAL, "stopped")
+        else:
+            raise ProtocolError("the session has begun already; use session.update, or reconnect")
+
+    def _end_utterance(self, now: int) -> None:
+        if self._pace.open:
+            last = self._sound.finish()
+            if len(last):
+                self._pace.hear(last, now)
+            self._pace.end_utterance(now)
+        else:
+            self._sound.reset()
+        self._refused_ns = 0
+        self._set_speaking(self._pace.speaking)
+
+    def _interrupt(self, now: int) -> None:
+        self._pace.interrupt(now)
+        self._services.pool.void(self.number, self._pace.epoch)
+        self._sound.reset()
+        self._sound.silence()
+        self._outbox.drop_media()
+        self._refused_ns = 0
+        self._set_speaking(False)
+        self._say(SessionInterrupted(last_frame=self._outbox.last_frame))
+        self._room.ring()
+
+    async def _update(self, message: SessionUpdate) -> None:
+        name, package, video = self._avatar, self._package, message.video or self._video
+        if message.avatar is not None:
+            name = message.avatar or self._services.default_avatar
+            package = await self._services.avatar(name)
+        # What is being spoken goes on as it was; its pictures are told apart by their sizes.
+        self._set_avatar(name, package, video)
+        self._pace.change(package.manifest, self._avatar, self._look)
+        self._say(self._started())
+
+    # ------------------------------------------------------------ the clock
+    async def _keep_clock(self) -> None:
+        burst = self._start.pace == "burst"
+        while True:
+            if burst:
+                await self._outbox.room()
+            now = time.monotonic_ns()
+            for event in self._pace.tick(now):
+                self._emit(event)
+            self._send_jobs()
+            self._set_speaking(self._pace.speaking)
+            self._room.ring()
+            wake = self._pace.wake_ns
+            wait = float("inf") if wake is None else max(0.0, (wake - time.monotonic_ns()) / 1e9)
+            with trio.move_on_after(wait):
+                await self._poked.wait()
+
+    def _send_jobs(self) -> None:
+        jobs = self._pace.jobs
+        while jobs:
+            job, pcm = jobs.popleft()
+            self._services.pool.submit(Pending(job, pcm, self._answered, self._lost))
+
+    def _answered(self, answer: Answer, jpeg: memoryview) -> None:
+        if self._pace.answered(answer, bytes(jpeg)):
+            self._poked.ring()
+
+    def _lost(self, job: Job) -> Job | None:
+        again = self._pace.lost(job, time.monotonic_ns())
+        self._poked.ring()
+        return again
+
+    # ------------------------------------------------------------ what goes out
+    def _emit(self, event: Event) -> None:
+        if isinstance(event, Picture):
+            self._emit_picture(event)
+        elif isinstance(event, Started):
+            self._say(UtteranceStarted(utterance=event.utterance))
+        else:
+            self._emit_end(event)
+
+    def _emit_end(self, event: Ended) -> None:
+        self._sound.ended(event.utterance)
+        if event.dropped == event.frames and self._services.pool.capacity == 0:
+            count_error(self._services, "engine_lost")
+            message = "no engine could make the frames; it will be replaced"
+            self._say(Error(code="engine_lost", message=message, fatal=False))
+        self._say(
+            UtteranceEnded(utterance=event.utterance, frames=event.frames, dropped=event.dropped)
+        )
+
+    def _emit_picture(self, picture: Picture) -> None:
+        if picture.frame is not None:
+            echo = self._sound.echo(picture.utterance, picture.frame)
+            if echo:
+                self._put_media(MediaType.AUDIO, picture, echo, (0, 0, 0, 0), None)
+        jpeg, mouth = picture.jpeg, self._video.content == "mouth"
+        if jpeg is None:
+            if mouth or not self._own_ready:
+                return  # none was made yet in this look
+            jpeg = jpeg_with_xmp(bytes(self._package.frame_jpeg(picture.index)), self._xmp)
+        box = picture.box if mouth and picture.box is not None else (0, 0, *self._size)
+        kind = MediaType.MOUTH if mouth else MediaType.FRAME
+        load = self._services.load
+        load.frames += 1
+        load.late += bool(picture.frame is not None and picture.flags & Flag.REPEATED)
+        load.idle_frames += picture.frame is None
+        self._frames += 1
+
+        def sent() -> None:
+            load.bytes += len(jpeg)
+            if picture.frame is not None and not picture.flags & Flag.REPEATED:
+                self._latency_ms = (time.monotonic_ns() - picture.ready_ns) / 1e6
+                self._services.latencies.add(self._latency_ms)
+
+        self._put_media(kind, picture, jpeg, box, sent)
+
+    def _put_media(
+        self,
+        kind: MediaType,
+        picture: Picture,
+        payload: bytes,
+        box: tuple[int, int, int, int],
+        sent: Callable[[], None] | None,
+    ) -> None:
+        header = MediaHeader(
+            type=kind,
+            flags=MediaFlag(int(picture.flags)),
+            sequence=self._sequence,
+            utterance=picture.utterance,
+            pts_us=picture.pts_ns // 1000,
+            index=picture.index,
+            box=box,
+            size=len(payload),
+        )
+        frame = None if kind == MediaType.AUDIO else self._sequence
+        self._sequence += 1
+        self._outbox.put(Item(pack_media(header) + payload, frame, True, sent))
+
+    def _left_out(self, frames: int) -> None:
+        """The client reads too slowly: it is told, and goes on with the newest picture."""
+        self._skipped += frames
+        self._services.load.skipped += frames
+        self._say(self._stats())
+
+    async def _send_all(self) -> None:
+        await self._outbox.run()
+        raise _EndError(GOING_AWAY, "the server is going away")
+
+    async def _leave_when_drained(self) -> None:
+        """When the server drains: say what is to be said, then go."""
+        await self._services.draining.wait()
+        while self._pace.speaking:
+            await trio.sleep(0.05)
+        self._outbox.close()
+        await trio.sleep_forever()
+
+    # ------------------------------------------------------------ how it goes
+    async def _tell(self) -> None:
+        while True:
+            await trio.sleep(STATS_S)
+            self._say(self._stats())
+
+    def _stats(self) -> Stats:
+        return Stats(
+            frames=self._frames,
+            late=self._pace.late,
+            skipped=self._skipped,
+            queued_ms=round(self._pace.queued_s * 1000, 1),
+            latency_ms=None if self._latency_ms is None else round(self._latency_ms, 1),
+        )
+
+    def _set_speaking(self, speaking: bool) -> None:
+        if speaking != self._speaking:
+            self._speaking = speaking
+            self._services.load.speaking += 1 if speaking else -1

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What waits to be sent to one client, in order, and what is left out when it reads too slowly."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import trio
+
+from lipsync_fast.frontend.sockets import Socket, SocketClosedError
+
+MOST_MESSAGES = 1000
+"""Text messages that may wait; a client that leaves more unread is cut off."""
+
+
+@dataclass(slots=True)
+class Item:
+    """A message that waits.
+
+    Attributes:
+        data: as it goes out.
+        frame: a picture's sequence number; None for others.
+        media: it may be left out when the client reads slowly, or is interrupted.
+        sent: called once it is with the transport.
+    """
+
+    data: str | bytes
+    frame: int | None = None
+    media: bool = False
+    sent: Callable[[], None] | None = None
+
+
+class Outbox:
+    """Messages to a socket, sent by ``run``. ``put`` never waits.
+
+    Args:
+        socket: where to.
+        late_frames: pictures that may wait: with more, all media but the newest picture are left
+            out (the live pace).
+        skipped: told how many pictures were left out.
+    """
+
+    def __init__(self, socket: Socket, late_frames: int, skipped: Callable[[int], None]) -> None:
+        self._socket, self._late_frames, self._skipped = socket, late_frames, skipped
+        self._items: deque[Item] = deque()
+        self._frames = 0
+        self._filled, self._emptied = trio.Event(), trio.Event()
+        self.last_frame = -1
+        """Sequence number of the last picture that was sent."""
+        self.closing = False
+
+    @property
+    def frames(self) -> int:
+        """Pictures that wait."""
+        return self._frames
+
+    def put(self, item: Item) -> None:
+        """Send a message when those before it are sent.
+
+        Raises:
+            SocketClosedError: the client does not read: give it up.
+        """
+        if self.closing:
+            return
+        self._items.append(item)
+        if item.frame is not None:
+            self._frames += 1
+            if self._frames > self._late_frames:
+                self._skipped(self._leave_out(newest=item))
+        elif len(self._items) - self._frames > MOST_MESSAGES:
+            raise SocketClosedError(f"{MOST_MESSAGES} messages are left unread")
+        self._filled.set()
+
+    def drop_media(self) -> None:
+        """Leave out all media that waits."""
+        self._leave_out(newest=None)
+
+    def _leave_out(self, newest: Item | None) -> int:
+        before = self._frames
+        self._items = deque(i for i in self._items if not i.media or i is newest)
+        self._frames = sum(i.frame is not None for i in self._items)
+        return before - self._frames
+
+    def close(self) -> None:
+        """End ``run`` when all that waits is sent."""
+        self.closing = True
+        self._filled.set()
+
+    async def room(self) -> None:
+        """Wait until no more than half of the pictures wait that may."""
+        while self._frames > self._late_frames // 2:
+            await self._emptied.wait()
+
+    async def run(self) -> None:
+        """Send until closed.
+
+        Raises:
+            SocketClosedError: the client has gone.
+        """
+        while True:
+            while self._items:
+                item = self._items.popleft()
+                if item.frame is not None:
+                    self._frames -= 1
+                    self.last_frame = item.frame
+                await self._socket.send(item.data)
+                if item.sent is not None:
+                    item.sent()
+                self._emptied.set()
+                self._emptied = trio.Event()
+            if self.closing:
+                return
+            self._filled = trio.Event()
+            if not self._items:
+                await self._filled.wait()

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The front process: ``python -m lipsync_fast.frontend.process``, started by the supervisor.
+
+    supervisor ─► control link, ring socket ─► pool, services
+    clients ⇄ stream ports, HTTP port ─► connections ─► lipsync.v1, the old protocols
+
+It leaves when told to (Stop), when it has drained, or when the supervisor has gone.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket as sockets
+import sys
+
+import msgspec
+import structlog
+import trio
+import zmq
+
+from lipsync_fast.frontend.connections import Connections
+from lipsync_fast.frontend.pool import EnginePool
+from lipsync_fast.frontend.services import Services
+from lipsync_fast.frontend.stream import serve_stream
+from lipsync_fast.ipc.children import FrontSpec, read_spec
+from lipsync_fast.ipc.control import (
+    AnyMessage,
+    Bye,
+    ControlError,
+    Drain,
+    Engines,
+    FrontHeartbeat,
+    Hello,
+    Link,
+    PeerGone,
+    Ready,
+    RingSocket,
+    StatusReply,
+    Stop,
+    WantAvatar,
+)
+from lipsync_fast.ipc.status import ServerStatus
+from lipsync_fast.logs import setup_logs
+
+log = structlog.get_logger("lipsync.front")
+_status = msgspec.msgpack.Decoder(ServerStatus)
+_encoder = msgspec.msgpack.Encoder()
+
+
+class Front:
+    """The process's parts and what the supervisor says to them."""
+
+    def __init__(
+        self, spec: FrontSpec, link: Link, rings: RingSocket, nursery: trio.Nursery
+    ) -> None:
+        self.spec, self.link, self.rings, self._nursery = spec, link, rings, nursery
+        self.pool = EnginePool(nursery)
+        self.services = Services(spec.config, self.pool, self._want_avatar)
+        self.connections = Connections(self.services)
+        self.stop = trio.Event()
+        self._link_used = trio.Event()
+
+    # ------------------------------------------------------------ control
+    def tell(self, message: AnyMessage) -> None:
+        """Send to the supervisor."""
+        self.link.send(message)
+        self._link_used.set()  # sending may swallow the descriptor's edge
+
+    def _want_avatar(self, name: str) -> None:
+        self.tell(WantAvatar(name=name))
+
+    async def listen(self) -> None:
+        """Obey the supervisor."""
+        while True:
+            for message in self.link.received():
+                self._obey(message)
+            self._link_used = trio.Event()
+            async with trio.open_nursery() as nursery:
+
+                async def readable() -> None:
+                    await trio.lowlevel.wait_readable(self.link.fd)
+                    nursery.cancel_scope.cancel()
+
+                async def used() -> None:
+                    await self._link_used.wait()
+                    nursery.cancel_scope.cancel()
+
+                nursery.start_soon(readable)
+                nursery.start_soon(used)
+
+    def _obey(self, message: AnyMessage) -> None:
+        services = self.services
+        if isinstance(message, Engines):
+            services.speakers, services.others = max(1, message.speakers), message.others
+            self.pool.update(message.engines)
+        elif isinstance(message, PeerGone):
+            self.pool.gone(message.peer)
+        elif isinstance(message, StatusReply):
+            try:
+                services.status = _status.decode(message.status)
+            except msgspec.MsgspecError as error:
+                log.error("status of another version", reason=str(error))
+        elif isinstance(message, Drain):
+            if not services.draining.is_set():
+                log.info("draining", sessions=services.load.sessions)
+                services.draining.set()
+                self._nursery.start_soon(self._leave_when_empty)
+        elif isinstance(message, Stop):
+            self.stop.set()
+
+    async def take_rings(self) -> None:
+        """Take the rings of new engines; leave when the supervisor has gone."""
+        while True:
+            await trio.lowlevel.wait_readable(self.rings.fileno())
+            try:
+                offer = self.rings.accept()
+            except ControlError as error:
+                log.error("leaving", reason=str(error))
+                self.stop.set()
+                return
+            if offer is not None:
+                self.pool.attach(*offer)
+
+    async def beat(self) -> None:
+        """Say that this process lives, and how it does."""
+        load = self.services.load
+        while True:
+            load.latency_ms = self.services.latencies.percentiles()
+            load.redispatched = self.pool.redispatched
+            self.tell(FrontHeartbeat(load=msgspec.Raw(_encoder.encode(load))))
+            await trio.sleep(self.spec.config.engines.heartbeat_s)
+
+    async def _leave_when_empty(self) -> None:
+        while self.services.load.connections:
+            await trio.sleep(0.05)
+        self.tell(Bye())
+        self.stop.set()
+
+    # ------------------------------------------------------------ life
+    async def run(self) -> None:
+        """Serve until told to stop."""
+        nursery = self._nursery
+        self.tell(Hello(role="front", pid=os.getpid()))
+        nursery.start_soon(self.listen)
+        nursery.start_soon(self.take_rings)
+        nursery.start_soon(self.beat)
+        for listener in self.spec.listeners:
+            if listener.kind == "http":
+                from lipsync_fast.frontend.http.serving import serve_http
+
+                await nursery.start(
+                    serve_http, listener.fd, self.services, self.connections.serve, self.stop
+                )
+            else:
+                socket = sockets.socket(fileno=listener.fd)
+                await nursery.start(serve_stream, socket, self.services, self.connections)
+        self.tell(Ready())
+        await self.stop.wait()
+        nursery.cancel_scope.cancel()
+
+
+async def _run(spec: FrontSpec, link: Link, rings: RingSocket) -> None:
+    async with trio.open_nursery() as nursery:
+        front = Front(spec, link, rings, nursery)
+        try:
+            await front.run()
+        finally:
+            front.services.close()
+
+
+def main() -> None:
+    """Read the task, serve, and exit."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the supervisor decides
+    spec = read_spec(FrontSpec)
+    setup_logs(spec.config.log, spec.name)
+    context = zmq.Context[zmq.Socket[bytes]]()
+    socket = sockets.socket(fileno=spec.rings_fd)
+    socket.setblocking(False)
+    from pathlib import Path
+
+    link = Link.connect(context, Path(spec.folder), spec.name)
+    try:
+        trio.run(_run, spec, link, RingSocket(socket))
+    finally:
+        link.close()
+        context.term()
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()
