@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engines as a front sees them, over real rings, with engines that the test plays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import trio
+
+from lipsync_fast.frontend.pool import EnginePool, Pending
+from lipsync_fast.ipc.control import EngineInfo
+from lipsync_fast.ipc.messages import Answer, Job, MessageError, Status, read, samples_of, try_send
+from lipsync_fast.ipc.ring import RingHandle, RingReader, RingWriter
+
+FAR = 1 << 60
+
+
+class PlayedEngine:
+    """An engine's ends of its rings."""
+
+    def __init__(self, name: str, generation: int, jobs_bytes: int = 1 << 16) -> None:
+        self.name = name
+        self.job_ring = RingHandle.create(jobs_bytes, generation)
+        self.answer_ring = RingHandle.create(1 << 16, generation)
+        self.jobs = RingReader(self.job_ring)
+        self.answers = RingWriter(self.answer_ring)
+        self.seen: list[Job] = []
+
+    def copies(self) -> tuple[RingHandle, RingHandle]:
+        """Handles whose descriptors belong to the pool."""
+        import os
+
+        def copy(h: RingHandle) -> RingHandle:
+            return RingHandle(*(os.dup(fd) for fd in h.fds), h.generation)
+
+        return copy(self.job_ring), copy(self.answer_ring)
+
+    def take(self) -> list[Job]:
+        out = []
+        while (record := self.jobs.next()) is not None:
+            job, payload = read(record, Job)
+            assert len(samples_of(payload)) == job.picture, "a job keeps its samples"
+            self.jobs.release()
+            out.append(job)
+        self.seen += out
+        return [j for j in out if not j.void]
+
+    def answer(self, job: Job, status: Status = Status.MADE) -> None:
+        about = Answer(job.session, job.epoch, job.number, status)
+        assert try_send(self.answers, about, f"{self.name}:{job.number}".encode())
+
+    def close(self) -> None:
+        self.job_ring.close()
+        self.answer_ring.close()
+
+
+@dataclass
+class World:
+    """A pool and its engines."""
+
+    pool: EnginePool
+    engines: dict[str, PlayedEngine] = field(default_factory=dict)
+    infos: dict[str, EngineInfo] = field(default_factory=dict)
+    got: list[tuple[int, str]] = field(default_factory=list)
+    lost: list[int] = field(default_factory=list)
+    give_up: bool = False
+
+    def start(self, name: str, active: bool = True, avatars: tuple[str, ...] = ("a",)) -> None:
+        engine = PlayedEngine(name, len(self.engines) + 1)
+        self.engines[name] = engine
+        self.infos[name] = EngineInfo(
+            name=name, device="cpu", active=active, capacity=50.0, avatars=list(avatars)
+        )
+        self.pool.attach(name, *engine.copies())
+        self.tell()
+
+    def tell(self) -> None:
+        self.pool.update(list(self.infos.values()))
+
+    def submit(self, number: int, session: int = 1, avatar: str = "a", size: int = 10) -> None:
+        job = Job(session, 0, number, avatar, size, FAR)
+        pcm = np.zeros(size, np.float32)
+        self.pool.submit(Pending(job, pcm, self._answered, self._again))
+
+    def _answered(self, answer: Answer, jpeg: memoryview) -> None:
+        self.got.append((answer.number, bytes(jpeg).decode()))
+
+    def _again(self, job: Job) -> Job | None:
+        self.lost.append(job.number)
+        return None if self.give_up else msgspec.structs.replace(job, deadline_ns=FAR + 1)
+
+    async def until(self, done: Callable[[], bool]) -> None:
+        with trio.fail_after(10):
+            while not done():
+                await trio.lowlevel.checkpoint()
+
+
+def played(test: Callable[[World], Any]) -> Callable[[], None]:
+    """Run an async test with a pool that ends with it."""
+
+    def run() -> None:
+        async def main() -> None:
+            async with trio.open_nursery() as nursery:
+                world = World(EnginePool(nursery))
+                try:
+                    await test(world)
+                finally:
+                    for name in list(world.pool._engines):
+                        world.pool.gone(name)
+                    for engine in world.engines.values():
+                        engine.close()
+                    nursery.cancel_scope.cancel()
+
+        trio.run(main)
+
+    run.__name__, run.__doc__ = test.__name__, test.__doc__
+    return run
+
+
+@played
+async def test_jobs_out_answers_in(world: World) -> None:
+    world.start("e1")
+    for number in range(5):
+        world.submit(number)
+    jobs = world.engines["e1"].take()
+    assert [j.number for j in jobs] == list(range(5))
+    for job in reversed(jobs):
+        world.engines["e1"].answer(job)
+    await world.until(lambda: len(world.got) == 5)
+    assert world.got == [(n, f"e1:{n}") for n in (4, 3, 2, 1, 0)]
+    assert world.pool.backlog == 0
+    assert not world.lost
+
+
+@played
+async def test_an_answer_that_nobody_waits_for_is_ignored(world: World) -> None:
+    world.start("e1")
+    world.submit(1)
+    (job,) = world.engines["e1"].take()
+    world.engines["e1"].answer(msgspec.structs.replace(job, number=9))
+    world.engines["e1"].answer(job)
+    world.engines["e1"].answer(job)
+    await world.until(lambda: bool(world.got))
+    for _ in range(20):
+        await trio.lowlevel.checkpoint()
+    assert world.got == [(1, "e1:1")]
+
+
+@played
+async def test_what_a_dead_engine_owes_goes_to_another(world: World) -> None:
+    """What it had answered is taken; the rest is asked of the spare at once."""
+    world.start("e1")
+    world.start("e2", active=False)
+    for number in range(6):
+        world.submit(number)
+    jobs = world.engines["e1"].take()
+    assert not world.engines["e2"].take()
+    world.engines["e1"].answer(jobs[0])
+    world.engines["e1"].answer(jobs[3])
+    del world.infos["e1"]
+    world.infos["e2"].active = True
+    world.tell()
+    again = world.engines["e2"].take()
+    assert [j.number for j in again] == [1, 2, 4, 5]
+    assert all(j.deadline_ns == FAR + 1 for j in again)
+    assert world.pool.redispatched == 4
+    for job in again:
+        world.engines["e2"].answer(job)
+    await world.until(lambda: len(world.got) == 6)
+    assert sorted(n for n, _ in world.got) == list(range(6))
+
+
+@played
+async def test_jobs_wait_for_an_engine(world: World) -> None:
+    world.submit(1)
+    world.start("e1", avatars=("b",))
+    assert not world.engines["e1"].take()
+    assert world.lost == [1], "asked once whether it is still wanted"
+    world.infos["e1"].avatars.append("a")
+    world.tell()
+    assert [j.number for j in world.engines["e1"].take()] == [1]
+
+
+@played
+async def test_a_job_that_is_given_up_goes_nowhere(world: World) -> None:
+    world.start("e1")
+    world.submit(1)
+    world.give_up = True
+    world.start("e2")
+    world.pool.gone("e1")
+    assert not world.engines["e2"].take()
+    assert world.pool.backlog == 0
+
+
+@played
+async def test_a_session_stays_with_its_engine_until_that_has_much_more_to_do(
+    world: World,
+) -> None:
+    world.start("e1")
+    world.start("e2")
+    for number in range(4):
+        world.submit(number, session=1)
+        world.submit(number, session=2)
+    one = world.engines["e1"].take() + world.engines["e2"].take()
+    assert len({(j.session, e.name) for e in world.engines.values() for j in e.seen}) == 2
+    assert len(one) == 8
+    for number in range(4, 60):
+        world.submit(number, session=1)
+    assert all(len(e.take()) > 10 for e in world.engines.values())
+
+
+@played
+async def test_a_full_ring_holds_jobs_back_in_order(world: World) -> None:
+    world.engines["e1"] = engine = PlayedEngine("e1", 1, jobs_bytes=4096)
+    world.infos["e1"] = EngineInfo(
+        name="e1", device="cpu", active=True, capacity=1.0, avatars=["a"]
+    )
+    world.pool.attach("e1", *engine.copies())
+    world.tell()
+    for number in range(12):
+        world.submit(number, size=200)
+    seen: list[int] = []
+    while len(seen) < 12:
+        jobs = engine.take()
+        assert jobs
+        assert len(jobs) < 12
+        seen += [j.number for j in jobs]
+        for job in jobs:
+            engine.answer(job)
+        await world.until(lambda: len(world.got) == len(seen))  # noqa: B023
+    assert seen == list(range(12))
+
+
+@played
+async def test_void_jobs_are_taken_back(world: World) -> None:
+    world.start("e1")
+    world.submit(1)
+    world.submit(2, session=2)
+    world.pool.void(1, 5)
+    engine = world.engines["e1"]
+    jobs = engine.take()
+    assert [(j.session, j.epoch) for j in engine.seen if j.void] == [(1, 5)]
+    for job in jobs:
+        engine.answer(job)
+    await world.until(lambda: bool(world.got))
+    assert world.got == [(2, "e1:2")]
+    world.pool.gone("e1")
+    assert not world.lost
+
+
+@played
+async def test_garbage_in_an_answer_ring_costs_only_itself(world: World) -> None:
+    world.start("e1")
+    world.submit(1)
+    engine = world.engines["e1"]
+    view = engine.answers.try_reserve(40)
+    assert view is not None
+    view[:] = bytes(range(40))
+    view.release()
+    engine.answers.commit(40)
+    (job,) = engine.take()
+    engine.answer(job)
+    await world.until(lambda: bool(world.got))
+    assert world.pool.damaged == 1
+
+
+def test_what_is_no_record_is_refused() -> None:
+    with pytest.raises(MessageError):
+        read(memoryview(b"\xff\xff"), Answer)
