@@ -6,9 +6,9 @@ A record is a header (msgspec, MessagePack) and, behind it, bulk bytes that are 
     u16 header length | header | zeros up to a multiple of 8 | payload
 
 A job carries all that makes its picture, so any engine can take any job, and a job whose engine has
-died goes to another one unchanged. Each job gets exactly one answer from a living engine. The ring
-says who may be trusted to write; still, a record that cannot be read is refused (``MessageError``)
-and costs nothing but itself.
+died goes to another one unchanged. Each job gets exactly one answer from a living engine, unless a
+later record of its session makes it void. The ring says who may be trusted to write; still, a
+record that cannot be read is refused (``MessageError``) and costs nothing but itself.
 """
 
 from __future__ import annotations
@@ -40,6 +40,9 @@ class Content(IntEnum):
     """Whole frames."""
     MOUTH = 1
     """The face rectangle alone."""
+    REGION = 2
+    """The generated square alone, as the network made it (manifest.region pixels wide, at
+    REGION_BORDER of the crop). The answer's box is the face rectangle that the whole crop fills."""
 
 
 class Look(msgspec.Struct, frozen=True, array_like=True):
@@ -80,6 +83,8 @@ class Job(msgspec.Struct, frozen=True, array_like=True):
         deadline_ns: on CLOCK_MONOTONIC; when it has passed, the answer is "skipped".
         look: how it is encoded.
         speech: what is said; None asks for the avatar's own picture.
+        void: this is no job: jobs of its session with a lower epoch that have not begun are
+            dropped without an answer, and it gets none itself.
     """
 
     session: Count
@@ -90,6 +95,7 @@ class Job(msgspec.Struct, frozen=True, array_like=True):
     deadline_ns: Count
     look: Look = Look()
     speech: Speech | None = None
+    void: bool = False
 
 
 class Status(IntEnum):
