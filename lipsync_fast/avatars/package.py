@@ -180,6 +180,8 @@ class AvatarPackage:
     def _check(self, index: int) -> None:
         if not 0 <= index < self.manifest.frame_count:
             raise IndexError(f"frame {index} of {self.manifest.frame_count}")
+        if not self._storage.intact():
+            raise AvatarFormatError(f"{self.path}: has become shorter while it was in use")
 
     @property
     def frame_size(self) -> tuple[int, int]:

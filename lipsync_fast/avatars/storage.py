@@ -62,6 +62,7 @@ class Storage:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._views: dict[str, memoryview] = {}
+        self._maps: list[mmap.mmap] = []
         if os.path.isdir(path):
             self._folder = True
             self._root = os.path.realpath(path)
@@ -77,9 +78,19 @@ class Storage:
                 size = os.fstat(file.fileno()).st_size
                 if size == 0:
                     return memoryview(b"")
-                return memoryview(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ))
+                made = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
             raise AvatarFormatError(f"{path}: cannot be read ({error})") from None
+        self._maps.append(made)
+        return memoryview(made)
+
+    def intact(self) -> bool:
+        """Whether the files still have the bytes that are mapped.
+
+        Reading a mapped byte that a file has lost kills the process. A file that was deleted, or
+        replaced by another one, is kept as it was.
+        """
+        return all(m.size() >= len(m) for m in self._maps)
 
     def _open_zip(self) -> None:
         whole = self._map(self.path)
@@ -145,6 +156,7 @@ class Storage:
     def close(self) -> None:
         """Forget all views; the mapping goes when nothing refers to it any more."""
         self._views = {}
+        self._maps = []
 
 
 def read_array(data: memoryview, where: str) -> NDArray[np.generic]:

@@ -33,6 +33,8 @@ REQUEST_NS = 10 * NS
 """A single request is answered within this, or fails."""
 MOST_REQUESTS = 512
 """Single requests that may wait in this front."""
+NAMES_S = 2.0
+"""How long a list of avatars is believed: looking for them opens each."""
 RETRY_S = 2.0
 """What a client that was refused is told to wait."""
 
@@ -83,6 +85,8 @@ class Services:
         self._packages: dict[Path, AvatarPackage] = {}
         self._streams, self._sessions = itertools.count(1), itertools.count(1)
         self._requests = 0
+        self._names: list[str] = []
+        self._names_until = 0.0
 
     # ------------------------------------------------------------ avatars
     @property
@@ -92,9 +96,14 @@ class Services:
 
     def avatar_names(self) -> list[str]:
         """Names of the avatars that can be used, the default one first."""
-        names = [a.name for a in self._library.list() if a.error is None and self._allowed(a.name)]
-        default = self.default_avatar
-        return [*(n for n in (default,) if n in names), *(n for n in names if n != default)]
+        now = time.monotonic()
+        if now >= self._names_until:
+            found = [a.name for a in self._library.list() if a.error is None]
+            default = self.default_avatar
+            names = [n for n in found if self._allowed(n) and n != default]
+            self._names = [default, *names] if default in found else names
+            self._names_until = now + NAMES_S
+        return list(self._names)
 
     def _allowed(self, name: str) -> bool:
         only = self.config.avatars.only

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import tempfile
 import zipfile
 from dataclasses import dataclass
@@ -240,3 +242,21 @@ def test_pictures_are_played_there_and_back(count: int, start: int) -> None:
     assert played == there_and_back[start : start + 4 * count]
     cycle = msgspec.structs.replace(made, loop="cycle")
     assert cycle.picture_index(3 * count + 1) == 1 % count
+
+
+def test_a_file_that_shrinks_while_in_use_is_an_error(tiny_avatar: Path, tmp_path: Path) -> None:
+    """Not a dead process: bytes that a file has lost must not be touched."""
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_avatar, copy)
+    with AvatarPackage.open(copy) as package:
+        before = bytes(package.frame_jpeg(0))
+        os.truncate(copy / "frames.bin", 100)
+        with pytest.raises(AvatarFormatError, match="shorter"):
+            package.frame_jpeg(0)
+        with pytest.raises(AvatarFormatError, match="shorter"):
+            package.picture(1)
+    other = tmp_path / "other"
+    shutil.copytree(tiny_avatar, other)
+    with AvatarPackage.open(other) as package:
+        shutil.rmtree(other)
+        assert bytes(package.frame_jpeg(0)) == before, "a deleted file is kept"
