@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from sounds import RATE, render_command, tone, write_media, write_wav
 
+from lipsync_fast.avatars.writer import pack
 from lipsync_fast.cli.main import app
 
 DEADLINE_S = 60
@@ -84,6 +85,20 @@ def test_missing_file(render: Cli, tmp_path: Path) -> None:
 def test_a_folder_as_sound(render: Cli, tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     refused(render("d", "o.mp4"), "folder")
+
+
+def test_a_file_that_cannot_be_read(render: Cli, tmp_path: Path) -> None:
+    (tmp_path / "s.wav").symlink_to("/proc/self/mem")  # opens, and then fails to read, for anyone
+    refused(render("s.wav", "o.mp4"), "s.wav")
+    assert left(tmp_path) == ["s.wav"]
+
+
+def test_a_file_without_permission(render: Cli, tmp_path: Path) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root may read everything")
+    write_wav(tmp_path / "s.wav", tone(0.2)).chmod(0)
+    refused(render("s.wav", "o.mp4"), "s.wav", "ermission")
+    assert left(tmp_path) == ["s.wav"]
 
 
 @pytest.mark.parametrize(
@@ -291,6 +306,20 @@ def test_unknown_avatar_and_backend(render: Cli, tmp_path: Path) -> None:
     refused(render("s.wav", "o.mp4", "--backend", "abacus"), "abacus")
     refused(render("s.wav", "o.mp4", "--backend", "cuda"), "CUDA")
     assert left(tmp_path) == ["s.wav"]
+
+
+def test_a_damaged_avatar(render: Cli, tiny_avatar: Path, tmp_path: Path) -> None:
+    """What the package's reader refuses (test_avatar_damage.py) is one line here, and no output."""
+    write_wav(tmp_path / "s.wav", tone(0.2))
+    pack(tiny_avatar, tmp_path / "whole.lsa")
+    whole = (tmp_path / "whole.lsa").read_bytes()
+    (tmp_path / "cut.lsa").write_bytes(whole[: len(whole) // 2])
+    changed = bytearray(whole)
+    changed[whole.index(b'"format_version": 1') + 18] = ord("9")
+    (tmp_path / "newer.lsa").write_bytes(changed)
+    refused(render("s.wav", "o.mp4", "--avatar", "cut.lsa"), "cut.lsa")
+    refused(render("s.wav", "o.mp4", "--avatar", "newer.lsa"), "newer.lsa")
+    assert left(tmp_path) == ["cut.lsa", "newer.lsa", "s.wav", "whole.lsa"]
 
 
 def mounted(folder: Path, options: str) -> Iterator[Path]:
