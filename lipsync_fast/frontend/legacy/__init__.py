@@ -5,7 +5,7 @@
     json_messages the text messages on the same socket
     stitch        which sound a client's window shows, found by its contents
     pictures      one picture for a request, from any engine
-    json_answers  what each text message is answered
+    answers       what each message is answered
     connection    one connection: many requests at a time, replies in their order
     video         an avatar's frames as an MP4
     counts        what the statistics of these protocols tell

@@ -40,6 +40,8 @@ CHUNK_BYTES = 1_920
 """40 ms of int16 at 24 kHz; 640 samples at 16 kHz, one frame."""
 BEFORE = 8
 """Chunks of a window before its current one."""
+AFTER = 7
+"""Chunks of a window behind it."""
 AHEAD = 24
 """Chunks behind the current one that are taken; no frame sees farther."""
 KEPT_CHUNKS = 32
@@ -65,6 +67,8 @@ class Heard:
         pcm: what is kept of the sound, 16 kHz; first: number of its first sample.
         samples: of the whole sound, where the window is all of it (with silence behind it in
             ``pcm`` where it is shorter than MIN_SAMPLES).
+        frames: that the window holds from its current chunk on with 7 chunks behind each; 1 at
+            least.
     """
 
     stream: int
@@ -72,6 +76,7 @@ class Heard:
     pcm: F32
     first: int = 0
     samples: int | None = None
+    frames: int = 1
 
     def speech(self, window: AudioWindow, ahead: int = 0) -> tuple[Speech, F32]:
         """What a frame sees, and the samples for it.
@@ -118,10 +123,10 @@ class _Sound:
         self._append(window[self._end - at :])
         return True
 
-    def heard(self, current: int) -> Heard:
+    def heard(self, current: int, frames: int) -> Heard:
         """The window taken last, with its current chunk."""
         pcm = np.concatenate([self._pcm, self._tail()])
-        return Heard(self.stream, self.at + current, pcm, self._first)
+        return Heard(self.stream, self.at + current, pcm, self._first, frames=frames)
 
     @property
     def _end(self) -> int:
@@ -203,7 +208,7 @@ class Stitcher:
         self._sounds.move_to_end(avatar)
         if len(self._sounds) > SOUNDS:
             self._sounds.popitem(last=False)
-        return sound.heard(current)
+        return sound.heard(current, max(1, len(chunks) - BEFORE - AFTER))
 
 
 def _chunks(audio: bytes | memoryview) -> list[bytes]:

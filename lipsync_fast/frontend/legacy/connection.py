@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One connection of an old client.
+
+    receive ─► read, place its sound ─► worked on, up to ``requests_in_flight`` at a time
+                    │                                   │
+                    ▼                                   ▼
+               its place in the queue ────────► sent in the order of the messages
+
+Exactly one reply for each message. While as many wait to be made and sent as may be, nothing is
+read from the client (back-pressure). When the server drains, what was asked is answered still.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import structlog
+import trio
+
+from lipsync_fast.errors import LipsyncError
+from lipsync_fast.frontend.legacy.answers import Answers, Reply, Work, tells_stats
+from lipsync_fast.frontend.services import Services
+from lipsync_fast.frontend.sockets import Socket, SocketClosedError
+
+log = structlog.get_logger("lipsync.old_clients")
+STATS_S = 5.0
+"""How often statistics are sent unasked."""
+GOING_AWAY, POLICY = 1001, 1008
+
+
+async def serve_legacy(socket: Socket, services: Services, first: Reply) -> None:
+    """Answer a client until it goes, says nothing for too long, or the server drains.
+
+    Args:
+        socket: the connection.
+        services: the front's.
+        first: the message that was received already.
+    """
+    session = services.new_session()
+    try:
+        await _Connection(socket, services, session).run(first)
+    finally:
+        services.pool.forget(session)
+
+
+@dataclass
+class _Place:
+    """A reply's place in the queue."""
+
+    reply: Reply = ""
+    ready: trio.Event = field(default_factory=trio.Event)
+    unasked: bool = False
+
+
+class _Connection:
+    def __init__(self, socket: Socket, services: Services, session: int) -> None:
+        self._socket, self._services = socket, services
+        self._answers = Answers(socket, services, session)
+        limit = services.config.limits.requests_in_flight
+        self._free = trio.Semaphore(limit, max_value=limit)
+        # One more than may be in flight: statistics come unasked.
+        self._queue, self._to_send = trio.open_memory_channel[_Place](limit + 1)
+        self._reading, self._asides = trio.CancelScope(), trio.CancelScope()
+
+    async def run(self, first: Reply) -> None:
+        """Until the end of the connection."""
+        gone, why = False, (GOING_AWAY, "the server is going away")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._write, nursery.cancel_scope)
+            nursery.start_soon(self._aside)
+            try:
+                with self._reading:
+                    why = await self._read(first, nursery)
+            except SocketClosedError:
+                gone = True
+                nursery.cancel_scope.cancel()
+            self._asides.cancel()
+            self._queue.close()  # what is in it is sent, then the writer ends
+        if not gone:
+            await self._socket.close(*why)
+
+    async def _read(self, first: Reply, nursery: trio.Nursery) -> tuple[int, str]:
+        """Take messages; returns why no more are taken."""
+        limit = self._services.config.limits.idle_s
+        message = first
+        while True:
+            await self._free.acquire()
+            place = _Place()
+            await self._queue.send(place)
+            nursery.start_soon(self._answer, place, self._answers.read(message))
+            with trio.move_on_after(limit) as patience:
+                message = await self._socket.receive()
+            if patience.cancelled_caught:
+                return POLICY, f"nothing was heard for {limit:g} s"
+
+    async def _answer(self, place: _Place, work: Work) -> None:
+        load = self._services.load
+        try:
+            place.reply = await work.make()
+        except LipsyncError as error:
+            place.reply = work.refuse(str(error))
+            load.request_errors += work.request
+        except Exception:  # a defect; the client still gets its one reply
+            log.exception("a request has failed", peer=self._socket.peer)
+            place.reply = work.refuse("internal error")
+            load.request_errors += work.request
+            load.errors["internal"] = load.errors.get("internal", 0) + 1
+        place.ready.set()
+
+    async def _write(self, scope: trio.CancelScope) -> None:
+        """Send what is ready, in order."""
+        try:
+            async for place in self._to_send:
+                await place.ready.wait()
+                await self._socket.send(place.reply)
+                if not place.unasked:
+                    self._free.release()
+        except SocketClosedError:
+            scope.cancel()
+
+    async def _aside(self) -> None:
+        """What happens without the client's asking."""
+        with self._asides:
+            async with trio.open_nursery() as nursery:
+                if tells_stats(self._socket):
+                    nursery.start_soon(self._tell_stats)
+                await self._services.draining.wait()
+                self._reading.cancel()
+
+    async def _tell_stats(self) -> None:
+        while True:
+            await trio.sleep(STATS_S)
+            place = _Place(unasked=True)
+            place.ready.set()
+            place.reply = self._answers.stats()
+            await self._queue.send(place)

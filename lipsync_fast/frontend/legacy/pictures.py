@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One picture for a request of the old protocols.
+
+A client that gets a picture goes on; one that gets errors stalls. So where no engine can make what
+was asked for, the avatar's own picture is sent (made here), and that is logged and counted. What
+the client itself has got wrong, such as the name of an avatar, is an error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import structlog
+import trio
+
+from lipsync_fast.avatars.jpeg import encode_frame
+from lipsync_fast.avatars.manifest import REGION_BORDER
+from lipsync_fast.avatars.package import AvatarPackage
+from lipsync_fast.errors import AvatarNotFoundError, LipsyncError
+from lipsync_fast.frontend.legacy.stitch import NOTHING, Heard
+from lipsync_fast.frontend.services import EngineLostError, OverloadedError, Services
+from lipsync_fast.ipc.messages import Content, Look
+from lipsync_fast.provenance import jpeg_with_xmp, xmp_packet
+
+log = structlog.get_logger("lipsync.old_clients")
+Bounds = tuple[float, float, float, float]
+REGION, WHOLE = Look(Content.REGION), Look(Content.FRAME)
+DEFAULT_NAMES = ("", "default_model")
+FULL_BODY, FACE, MASKED = VIDEO_TYPES = ("full_body", "face_regions", "masked_regions")
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """The generated square of a frame.
+
+    Attributes:
+        jpeg: the square; ``side`` pixels wide and high.
+        bounds: x1, y1, x2, y2 of where it belongs in the avatar's frame.
+        index: of that frame.
+    """
+
+    jpeg: bytes
+    side: int
+    bounds: Bounds
+    index: int
+
+
+def region_bounds(package: AvatarPackage, index: int) -> Bounds:
+    """Where the generated square belongs in a frame: x1, y1, x2, y2, in pixels and their parts.
+
+    The face rectangle is a crop with a border of 4 around the square (328 for 320 pixels).
+    """
+    x1, y1, x2, y2 = package.rect(index)
+    border = REGION_BORDER / package.manifest.crop
+    across, down = (x2 - x1) * border, (y2 - y1) * border
+    return x1 + across, y1 + down, x2 - across, y2 - down
+
+
+def own_picture(package: AvatarPackage, index: int, kind: str) -> bytes:
+    """A JPEG of an avatar's own frame (slow; for a thread).
+
+    Args:
+        package: the avatar.
+        index: of the frame.
+        kind: one of VIDEO_TYPES: all of it; the square that is generated; the same with the part
+            black that the networks do not see.
+    """
+    manifest = package.manifest
+    packet = xmp_packet(manifest.synthetic)
+    if kind == FULL_BODY:
+        return jpeg_with_xmp(bytes(package.frame_jpeg(index)), packet)
+    region = package.crop(index)[REGION_BORDER:-REGION_BORDER, REGION_BORDER:-REGION_BORDER]
+    if kind == MASKED:
+        region = region.copy()
+        region[5:-10, 5:-5] = 0
+    return jpeg_with_xmp(encode_frame(region, manifest.jpeg), packet)
+
+
+class Pictures:
+    """Pictures for one connection.
+
+    Args:
+        services: the front's.
+        session: number that keeps the connection at one engine.
+    """
+
+    def __init__(self, services: Services, session: int) -> None:
+        self._services, self._session = services, session
+        self._open: dict[str, AvatarPackage] = {}
+
+    def name(self, asked: str) -> str:
+        """The avatar that a client means."""
+        return self._services.default_avatar if asked in DEFAULT_NAMES else asked
+
+    async def package(self, name: str) -> AvatarPackage:
+        """An avatar that an engine has loaded.
+
+        Raises:
+            LipsyncError: it cannot be used; lists those that can.
+        """
+        known = self._open.get(name)
+        if known is not None and self._services.pool.holds(name):
+            return known
+        try:
+            package = await self._services.avatar(name)
+        except AvatarNotFoundError:
+            names = self._services.avatar_names()
+            if not names:
+                raise LipsyncError("No models loaded in engine") from None
+            listed = ", ".join(names)
+            raise AvatarNotFoundError(f"Unknown model {name[:64]!r}; loaded: {listed}") from None
+        except EngineLostError:
+            if known is None:
+                raise
+            return known
+        self._open[name] = package
+        return package
+
+    async def region(self, name: str, frame_id: int, heard: Heard | None, ahead: int = 0) -> Region:
+        """The generated square of a frame; without sound, the avatar's own.
+
+        Args:
+            name: from ``name``.
+            frame_id: any number; it goes through the avatar's frames there and back.
+            heard: the window of sound.
+            ahead: frames behind the window's current one.
+
+        Raises:
+            LipsyncError: there is no such avatar, or too much to do.
+        """
+        package = await self.package(name)
+        manifest = package.manifest
+        index = manifest.picture_index(frame_id)
+        speech, pcm = heard.speech(manifest.audio, ahead) if heard else (None, NOTHING)
+        make = self._services.make
+        try:
+            jpeg = (await make(name, index, REGION, speech, pcm, self._session)).jpeg
+        except OverloadedError:
+            raise
+        except LipsyncError as error:
+            jpeg = await self._instead(package, index, FACE, error)
+        return Region(jpeg, manifest.region, region_bounds(package, index), index)
+
+    async def whole(self, name: str, frame_id: int) -> bytes:
+        """The avatar's own frame.
+
+        Raises:
+            LipsyncError: there is no such avatar, or too much to do.
+        """
+        package = await self.package(name)
+        index = package.manifest.picture_index(frame_id)
+        try:
+            made = await self._services.make(name, index, WHOLE, None, NOTHING, self._session)
+        except OverloadedError:
+            raise
+        except LipsyncError as error:
+            return await self._instead(package, index, FULL_BODY, error)
+        return made.jpeg
+
+    async def of_kind(self, name: str, frame_id: int, kind: str) -> bytes:
+        """The avatar's own picture, of one of VIDEO_TYPES.
+
+        Raises:
+            LipsyncError: there is no such avatar or kind.
+        """
+        if kind not in VIDEO_TYPES:
+            raise LipsyncError(
+                f"Unknown video type {kind[:64]!r}; there are {', '.join(VIDEO_TYPES)}"
+            )
+        if kind == FULL_BODY:
+            return await self.whole(name, frame_id)
+        package = await self.package(name)
+        return await self._own(package, package.manifest.picture_index(frame_id), kind)
+
+    async def _own(self, package: AvatarPackage, index: int, kind: str) -> bytes:
+        return await trio.to_thread.run_sync(partial(own_picture, package, index, kind))
+
+    async def _instead(
+        self, package: AvatarPackage, index: int, kind: str, error: LipsyncError
+    ) -> bytes:
+        errors = self._services.load.errors
+        errors["engine_lost"] = errors.get("engine_lost", 0) + 1
+        log.warning("sent the avatar's own picture", reason=str(error))
+        return await self._own(package, index, kind)
