@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A cache that is bounded by bytes."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+Value = TypeVar("Value")
+Key = tuple[Hashable, ...]
+
+
+class ByteLru(Generic[Value]):
+    """Values by key, the least recently used dropped beyond a number of bytes; for any thread.
+
+    A key is a tuple whose first part is its owner; the owner lives until it is forgotten.
+
+    Args:
+        limit: bytes that may be held.
+        uses: keep a value from this use on. New memory is dear (1 ms per MB on a virtual machine
+            that has not touched it yet), so what is costly to keep should be asked for twice.
+    """
+
+    def __init__(self, limit: int, uses: int = 1) -> None:
+        self.limit, self.used, self._uses = limit, 0, uses
+        self._asked: dict[Key, int] = {}
+        self._entries: OrderedDict[Key, tuple[Value, int]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: Key, make: Callable[[], tuple[Value, int]]) -> Value:
+        """The value of ``key``, made (with its size in bytes) where it is not there.
+
+        Two threads that ask for the same missing key both make it; one result is kept.
+        """
+        with self._lock:
+            found = self._entries.get(key)
+            if found is not None:
+                self._entries.move_to_end(key)
+                return found[0]
+        value, size = make()
+        with self._lock:
+            asked = self._uses
+            if self._uses > 1:
+                asked = self._asked[key] = self._asked.get(key, 0) + 1
+            if asked >= self._uses and key not in self._entries:
+                self._entries[key] = value, size
+                self.used += size
+            while self.used > self.limit and len(self._entries) > 1:
+                _, (_, dropped) = self._entries.popitem(last=False)
+                self.used -= dropped
+        return value
+
+    def forget(self, owner: Hashable) -> None:
+        """Drop all that belongs to an owner."""
+        with self._lock:
+            for key in [k for k in self._entries if k[0] == owner]:
+                self.used -= self._entries.pop(key)[1]
+            self._asked = {k: n for k, n in self._asked.items() if k[0] != owner}
+
+    def clear(self) -> None:
+        """Forget all entries."""
+        with self._lock:
+            self._entries.clear()
+            self._asked.clear()
+            self.used = 0

@@ -1,0 +1,290 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures for clients, with nothing encoded that was encoded before.
+
+A frame's JPEG is a list of restart segments that are coded by themselves. What differs between two
+frames over the same avatar frame lies in a part of the face rectangle, so only the segments that
+hold that part are encoded anew, and put into a JPEG of the frame that was encoded once:
+
+    frame, encoded once      0 1 2 3 | 4 5 6 7 | …      segment k ends with marker RST(k mod 8)
+    part, cut at segments          0 1     2 3          encoded by itself; markers renumbered
+    sent                     0 1 0 1 | 4 5 2 3 | …      the bytes of encoding the whole frame
+
+The JPEG of the frame is the first one that was asked for, with whatever mouth. The avatar's own
+(``AvatarPackage.frame_jpeg``) would not do: it is not what encoding its decoded pixels gives, and
+the border of the face rectangle is resampled in every frame that speaks. It serves idle frames.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lipsync_fast.avatars.jpeg import encode_frame, segment_offsets
+from lipsync_fast.avatars.manifest import REGION_BORDER, FrameJpeg, Manifest
+from lipsync_fast.avatars.package import AvatarPackage
+from lipsync_fast.engine.caches import ByteLru, Key
+from lipsync_fast.ipc.messages import scaled_size
+from lipsync_fast.provenance import jpeg_with_xmp, xmp_packet
+
+VARIANT_CACHE_BYTES = 128 << 20
+NO_MARKERS = 65_535
+"""A restart interval that small pictures do not reach."""
+UNIT = 16
+"""Side of a minimum coded unit in pixels, with 4:2:0."""
+U8 = NDArray[np.uint8]
+Box = tuple[int, int, int, int]
+"""x1, y1, x2, y2 in pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """How a client wants frames: JPEG quality 1..100, and no wider than ``max_width``."""
+
+    quality: int
+    max_width: int | None = None
+
+
+# ---------------------------------------------------------------- what can differ
+def reached(first: int, end: int, source: int, target: int) -> tuple[int, int]:
+    """Which outputs of a bicubic resize from ``source`` to ``target`` pixels see some inputs.
+
+    Args:
+        first, end: the inputs first .. end - 1.
+
+    Returns:
+        The first output and the one after the last. One input more on either side is counted, so
+        that no rounding of positions matters.
+    """
+    at = np.floor((np.arange(target) + 0.5) * source / target - 0.5)
+    seen = np.flatnonzero((at + 3 >= first) & (at - 2 < end))
+    return (int(seen[0]), int(seen[-1]) + 1) if len(seen) else (0, 0)
+
+
+def changing(package: AvatarPackage, index: int) -> Box | None:
+    """The part of a frame that what is said can change; None when nothing can."""
+    m = package.manifest
+    x1, y1, x2, y2 = package.rect(index)
+    left, top, width, height = 0, 0, m.region, m.region
+    if m.window is not None:
+        left, top, width, height = m.window.x, m.window.y, m.window.width, m.window.height
+    left, top = left + REGION_BORDER, top + REGION_BORDER
+    a, b = reached(left, left + width, m.crop, x2 - x1)
+    c, d = reached(top, top + height, m.crop, y2 - y1)
+    if a == b or c == d:  # a face so small that no pixel of it sees the window
+        return None
+    keep = package.mask(index)
+    if keep is not None:
+        rows, columns = np.nonzero(keep[c:d, a:b] == 0)
+        if len(rows) == 0:
+            return None
+        c, d = c + int(rows.min()), c + int(rows.max()) + 1
+        a, b = a + int(columns.min()), a + int(columns.max()) + 1
+    return x1 + a, y1 + c, x1 + b, y1 + d
+
+
+# ---------------------------------------------------------------- where it lies
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A part of a frame that consists of whole restart segments.
+
+    Attributes:
+        box: in pixels; its sides are those of units, or the frame's.
+        firsts: of each run of segments, the number of its first one in the frame.
+        run: segments in each run.
+        count: segments of the frame.
+    """
+
+    box: Box
+    firsts: tuple[int, ...]
+    run: int
+    count: int
+
+
+def cut(size: tuple[int, int], interval: int, box: Box) -> Cut:
+    """The smallest cut around a box of a frame of that size.
+
+    Where the segments do not end with the rows, it takes rows of units as a whole, as many as it
+    needs to begin and end with a segment; all of the frame, if it must be.
+    """
+    across, down = (math.ceil(side / UNIT) for side in size)
+    x1, y1, x2, y2 = box
+    top, bottom = y1 // UNIT, math.ceil(y2 / UNIT)
+    count = math.ceil(across * down / interval)
+    if across % interval == 0:
+        first = x1 // UNIT // interval
+        run = math.ceil(x2 / UNIT / interval) - first
+        per_row = across // interval
+        left, right = first * interval * UNIT, min((first + run) * interval * UNIT, size[0])
+        firsts = tuple(row * per_row + first for row in range(top, bottom))
+    else:
+        step = interval // math.gcd(across, interval)  # rows after which a segment ends with one
+        top, bottom = top // step * step, min(math.ceil(bottom / step) * step, down)
+        left, right = 0, size[0]
+        firsts = (top * across // interval,)
+        run = math.ceil((bottom - top) * across / interval)
+    return Cut((left, top * UNIT, right, min(bottom * UNIT, size[1])), firsts, run, count)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A frame that was encoded once, to put parts into.
+
+    Attributes:
+        jpeg: all of it, with the XMP.
+        kept: its bytes around the runs of ``cut``, one piece more than there are runs.
+        cut: what is put in; None when nothing ever changes.
+    """
+
+    jpeg: bytes
+    kept: tuple[memoryview, ...]
+    cut: Cut | None
+
+    @classmethod
+    def of(cls, jpeg: bytes, part: Cut | None) -> Encoded:
+        """Take a whole JPEG apart."""
+        if part is None:
+            return cls(jpeg, (), None)
+        offsets = segment_offsets(jpeg)
+        if len(offsets) != part.count + 1:
+            raise AssertionError(f"{len(offsets) - 1} segments, expected {part.count}")
+        view, at, kept = memoryview(jpeg), 0, []
+        for first in part.firsts:
+            kept.append(view[at : offsets[first]])
+            at = int(offsets[first + part.run])
+        return cls(jpeg, (*kept, view[at:]), part)
+
+    def with_part(self, part: bytes) -> bytes:
+        """The frame with the JPEG of what is now at ``cut.box``."""
+        assert self.cut is not None
+        run, count, firsts = self.cut.run, self.cut.count, self.cut.firsts
+        offsets = segment_offsets(part)
+        if len(offsets) != run * len(firsts) + 1:
+            raise AssertionError(f"{len(offsets) - 1} segments, expected {run * len(firsts)}")
+        ends = offsets[1:].astype(np.int64)
+        ends[-1] += 2  # the last one's marker comes where the end of the part's image was
+        numbers = (np.array(firsts)[:, None] + np.arange(run)).ravel()
+        data = np.frombuffer(bytearray(part), np.uint8)
+        data[ends - 1] = 0xD0 + (numbers & 7)
+        coded, pieces = memoryview(data.data), [self.kept[0]]
+        at = int(offsets[0])
+        for k, after in enumerate(self.kept[1:]):
+            end = int(ends[(k + 1) * run - 1])
+            last = numbers[(k + 1) * run - 1] == count - 1  # the frame's end follows, no marker
+            pieces += [coded[at : end - 2 if last else end], after]
+            at = end
+        return b"".join(pieces)
+
+
+# ---------------------------------------------------------------- the encoder
+class FrameEncoder:
+    """Encodes composed frames as JPEGs that say how they were made. For any thread.
+
+    Args:
+        limit: bytes of encoded frames that are kept.
+    """
+
+    def __init__(self, limit: int = VARIANT_CACHE_BYTES) -> None:
+        self._spoken: ByteLru[Encoded] = ByteLru(limit // 2)
+        self._own: ByteLru[bytes] = ByteLru(limit // 2)
+
+    @property
+    def cache_bytes(self) -> dict[str, int]:
+        """Bytes held, by what they are."""
+        return {"encoded frames": self._spoken.used, "encoded own pictures": self._own.used}
+
+    def frame(self, package: AvatarPackage, index: int, variant: Variant, image: U8) -> bytes:
+        """A composed frame.
+
+        Args:
+            package, index: of the avatar's frame that lies under it.
+            variant: quality and width.
+            image: H x W x 3 uint8 RGB.
+
+        Returns:
+            The bytes of encoding the (scaled) frame as a whole.
+        """
+        m = package.manifest
+        if scaled_size(package.frame_size, variant.max_width) != package.frame_size:
+            return self._whole(m, variant, image)
+        made: list[Encoded] = []
+
+        def make() -> tuple[Encoded, int]:
+            box = changing(package, index)
+            part = box and cut(package.frame_size, m.jpeg.restart_interval, box)
+            made.append(Encoded.of(self._whole(m, variant, image), part))
+            return made[0], len(made[0].jpeg)
+
+        base = self._spoken.get((package, index, variant.quality), make)
+        if made or base.cut is None:
+            return (made[0] if made else base).jpeg
+        x1, y1, x2, y2 = base.cut.box
+        return base.with_part(encode_frame(image[y1:y2, x1:x2], _how(m, variant.quality)))
+
+    def original(self, package: AvatarPackage, index: int, variant: Variant) -> bytes:
+        """The avatar's own frame; encoded once, where it is not in the package as it is wanted."""
+        m = package.manifest
+        size = scaled_size(package.frame_size, variant.max_width)
+        if size == package.frame_size and variant.quality == m.jpeg.quality:
+            jpeg = bytes(package.frame_jpeg(index))
+            return jpeg_with_xmp(jpeg, xmp_packet(m.synthetic))
+        key = (package, index, "frame", variant.quality, size)
+        return self._once(key, lambda: self._whole(m, variant, package.picture(index)))
+
+    def mouth(self, package: AvatarPackage, index: int, image: U8, quality: int) -> bytes:
+        """The face rectangle of a composed frame (H x W x 3), by itself."""
+        x1, y1, x2, y2 = package.rect(index)
+        return _alone(package.manifest, quality, image[y1:y2, x1:x2])
+
+    def own_mouth(self, package: AvatarPackage, index: int, quality: int) -> bytes:
+        """The face rectangle of the avatar's own frame."""
+        key = (package, index, "mouth", quality)
+        return self._once(key, lambda: self.mouth(package, index, package.picture(index), quality))
+
+    def region(self, package: AvatarPackage, image: U8, quality: int) -> bytes:
+        """A generated square (region x region x 3), by itself."""
+        return _alone(package.manifest, quality, image)
+
+    def own_region(self, package: AvatarPackage, index: int, quality: int) -> bytes:
+        """What the avatar's own frame has in place of the generated square."""
+        inner = slice(REGION_BORDER, -REGION_BORDER)
+        key = (package, index, "region", quality)
+        return self._once(
+            key, lambda: self.region(package, package.crop(index)[inner, inner], quality)
+        )
+
+    def forget(self, package: AvatarPackage) -> None:
+        """Drop what is kept of an avatar."""
+        self._spoken.forget(package)
+        self._own.forget(package)
+
+    def _once(self, key: Key, make: Callable[[], bytes]) -> bytes:
+        def sized() -> tuple[bytes, int]:
+            jpeg = make()
+            return jpeg, len(jpeg)
+
+        return self._own.get(key, sized)
+
+    @staticmethod
+    def _whole(m: Manifest, variant: Variant, image: U8) -> bytes:
+        size = scaled_size((image.shape[1], image.shape[0]), variant.max_width)
+        if size != (image.shape[1], image.shape[0]):
+            scaled = Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)
+            image = np.asarray(scaled)
+        jpeg = encode_frame(image, _how(m, variant.quality))
+        return jpeg_with_xmp(jpeg, xmp_packet(m.synthetic))
+
+
+def _how(m: Manifest, quality: int) -> FrameJpeg:
+    return msgspec.structs.replace(m.jpeg, quality=quality)
+
+
+def _alone(m: Manifest, quality: int, image: U8) -> bytes:
+    """A small picture, all of it new each time: markers would be of no use."""
+    how = msgspec.structs.replace(m.jpeg, quality=quality, restart_interval=NO_MARKERS)
+    return jpeg_with_xmp(encode_frame(image, how), xmp_packet(m.synthetic))
