@@ -21,6 +21,7 @@ from lipsync_fast.config import ServeConfig
 from lipsync_fast.errors import AvatarError, AvatarNotFoundError, LipsyncError
 from lipsync_fast.frontend.latencies import Latencies
 from lipsync_fast.frontend.legacy.counts import LegacyCounts
+from lipsync_fast.frontend.legacy.video import AvatarVideos
 from lipsync_fast.frontend.pool import EnginePool, Pending
 from lipsync_fast.ipc.messages import Answer, Job, Look, Speech, Status
 from lipsync_fast.ipc.status import FrontLoad, ServerStatus
@@ -74,6 +75,7 @@ class Services:
         self.latencies = Latencies()
         self.legacy = LegacyCounts()
         """What the old protocols' statistics tell."""
+        self.videos = AvatarVideos()
         self.status: ServerStatus | None = None
         self.speakers = 1
         """How many sessions may speak at once, in all fronts."""

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An avatar's frames as an MP4, for clients that draw pictures into a copy of their own.
+
+All frames in order, from the first to the last, once: clients go there and back by themselves. Made
+when it is first asked for, in a thread of low priority, one at a time. A file without a name holds
+it, mapped into memory: nothing is left of it when the process has gone, however it went.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import trio
+
+from lipsync_fast.avatars.package import AvatarPackage
+from lipsync_fast.errors import LipsyncError, OutputError
+from lipsync_fast.provenance import mp4_uuid_box, xmp_packet
+
+if TYPE_CHECKING:
+    from lipsync_fast.frontend.services import Services
+
+MOST_BYTES = 256 << 20
+"""Of one video; an avatar whose frames make more has none."""
+KEPT_BYTES = 512 << 20
+"""Of all that are kept; the one used longest ago goes first."""
+NICE = 15
+KEY_EVERY = 25
+"""Frames between two that need no others: players seek in these videos."""
+
+
+class _StoppedError(Exception):
+    """Nobody waits for the video any more."""
+
+
+class AvatarVideos:
+    """The videos of a front's avatars."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[Path, memoryview] = OrderedDict()
+        self._making = trio.Lock()
+
+    async def get(self, package: AvatarPackage) -> memoryview:
+        """The whole file of an avatar's frames; it stays readable for as long as it is held.
+
+        Raises:
+            LipsyncError: it cannot be made.
+        """
+        async with self._making:
+            if package.path not in self._kept:
+                self._kept[package.path] = await _in_thread(package)
+            self._kept.move_to_end(package.path)
+            while sum(map(len, self._kept.values())) > KEPT_BYTES and len(self._kept) > 1:
+                self._kept.popitem(last=False)
+            return self._kept[package.path]
+
+
+async def avatar_video(services: Services, name: str) -> memoryview:
+    """The MP4 of an avatar's frames, for ``GET /models/{name}/video.mp4``.
+
+    Args:
+        services: the front's.
+        name: of the avatar; "" and "default_model" are the default one.
+
+    Raises:
+        AvatarNotFoundError, AvatarError: there is none of that name, or it cannot be used.
+        LipsyncError: the video cannot be made.
+    """
+    return await services.videos.get(services.peek("" if name == "default_model" else name))
+
+
+async def _in_thread(package: AvatarPackage) -> memoryview:
+    """Make a video in a thread that the others go before."""
+    token, done, stop = trio.lowlevel.current_trio_token(), trio.Event(), threading.Event()
+    made: list[memoryview | Exception] = []
+
+    def work() -> None:
+        try:
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)  # of this thread
+            made.append(_encoded(package, stop.is_set))
+        except Exception as error:  # raised where it is waited for
+            made.append(error)
+        token.run_sync_soon(done.set)
+
+    threading.Thread(target=work, name="lipsync-video").start()
+    try:
+        await done.wait()
+    finally:
+        stop.set()
+        with trio.CancelScope(shield=True):  # ends within a frame
+            await done.wait()
+    if isinstance(made[0], Exception):
+        raise made[0]
+    return made[0]
+
+
+def _encoded(package: AvatarPackage, stopped: Callable[[], bool]) -> memoryview:
+    """All frames, encoded.
+
+    Raises:
+        LipsyncError: it cannot be.
+    """
+    import av  # heavy, and only needed here
+
+    try:
+        with tempfile.TemporaryFile(prefix="lipsync-video-") as file:
+            path = Path(f"/proc/self/fd/{file.fileno()}")
+            _write(package, path, stopped)
+            with path.open("ab") as end:
+                end.write(mp4_uuid_box(xmp_packet(package.manifest.synthetic)))
+            return memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
+    except (OSError, av.FFmpegError) as error:
+        raise OutputError(f"cannot make the video of {package.manifest.name}: {error}") from None
+
+
+def _write(package: AvatarPackage, path: Path, stopped: Callable[[], bool]) -> None:
+    import av
+    from av.video.reformatter import ColorRange, Colorspace
+    from av.video.stream import VideoStream
+
+    from lipsync_fast.output.mp4 import video_encoder
+
+    m = package.manifest
+    name, options = video_encoder()
+    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        stream = container.add_stream(name, rate=m.fps, options=dict(options))
+        assert isinstance(stream, VideoStream)
+        across, down = m.frame_width % 2, m.frame_height % 2  # 4:2:0 needs even sizes
+        stream.width, stream.height = m.frame_width + across, m.frame_height + down
+        stream.pix_fmt = "yuv420p"
+        context = stream.codec_context
+        context.thread_count, context.gop_size = 1, KEY_EVERY
+        context.time_base = Fraction(1, m.fps)
+        context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
+        odd = ((0, down), (0, across), (0, 0))
+        for index in range(m.frame_count):
+            if stopped():
+                raise _StoppedError
+            if path.stat().st_size > MOST_BYTES:
+                raise LipsyncError(f"the video of {m.name} would have more than {MOST_BYTES} bytes")
+            image = np.pad(package.picture(index), odd, mode="edge")
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            picture = frame.reformat(
+                format="yuv420p",
+                dst_colorspace=Colorspace.ITU709,
+                dst_color_range=ColorRange.MPEG,
+            )
+            picture.pts, picture.time_base = index, Fraction(1, m.fps)
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
