@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who may connect: Origin, Host and token, decided from a request's head alone."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import parse_qs, urlsplit
+
+from lipsync_fast.config import Listen
+
+Header = Callable[[str], str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a request is refused: the HTTP status, a word to count it by, and a sentence."""
+
+    status: int
+    reason: str
+    message: str
+
+
+def refusal(listen: Listen, header: Header, path: str) -> Refusal | None:
+    """Why a request may not go on; None where it may.
+
+    Args:
+        listen: the configuration.
+        header: a header's value by its name; None where there is none.
+        path: of the request, with its query.
+    """
+    if not host_allowed(listen, header("Host")):
+        return Refusal(403, "host", "this name of the server is not known to it")
+    if not origin_allowed(listen, header("Origin"), header("Host")):
+        return Refusal(403, "origin", "pages of this origin may not connect; see listen.origins")
+    if not token_shown(listen, header("Authorization"), path):
+        return Refusal(401, "unauthorized", "show the token: Authorization: Bearer, or ?token=")
+    return None
+
+
+def host_allowed(listen: Listen, host: str | None) -> bool:
+    """Whether the Host is one that this server may be called by.
+
+    A server that is bound to this machine alone is called by its loopback names alone: else a
+    foreign page could reach it under a name of its own that points here.
+    """
+    if host is None or not _is_loopback(listen.host):
+        return True
+    name = urlsplit(f"//{host}").hostname or ""
+    return _is_loopback(name) or name == listen.host
+
+
+def origin_allowed(listen: Listen, origin: str | None, host: str | None) -> bool:
+    """Whether a page of that Origin may connect: the server's own, or one that is configured."""
+    if origin is None or "*" in listen.origins or origin in listen.origins:
+        return True
+    if host is None:
+        return False
+    try:
+        return urlsplit(origin).netloc.lower() == host.lower()
+    except ValueError:
+        return False
+
+
+def token_shown(listen: Listen, authorization: str | None, path: str) -> bool:
+    """Whether the configured token was shown, or none is configured."""
+    if not listen.token:
+        return True
+    shown = []
+    if authorization is not None and authorization[:7].lower() == "bearer ":
+        shown.append(authorization[7:].strip())
+    shown += parse_qs(urlsplit(path).query).get("token", [])
+    return any(hmac.compare_digest(s.encode(), listen.token.encode()) for s in shown)
+
+
+def _is_loopback(name: str) -> bool:
+    if name.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
