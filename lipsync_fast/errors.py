@@ -51,3 +51,26 @@ class BackendError(LipsyncError):
 
 class RingError(LipsyncError):
     """Shared memory between processes cannot be made, or is not what it should be."""
+
+
+class SessionError(LipsyncError):
+    """A session with a server could not begin, or has ended as nobody wished.
+
+    Attributes:
+        code: a word of the protocol's (bad_request, unknown_avatar, unsupported_audio, too_large,
+            overloaded, unauthorized, engine_lost, internal), or "connection": the server could
+            not be reached, or has gone.
+        retry_after_s: when to try again, where the server said so.
+    """
+
+    def __init__(self, code: str, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.code, self.retry_after_s = code, retry_after_s
+
+
+class ConfigError(LipsyncError):
+    """A configuration holds a key or a value that cannot be; the message names it and its place."""
+
+
+class ServerError(LipsyncError):
+    """The server cannot start or go on; the message says why."""
