@@ -48,7 +48,10 @@ def host_allowed(listen: Listen, host: str | None) -> bool:
     """
     if host is None or not _is_loopback(listen.host):
         return True
-    name = urlsplit(f"//{host}").hostname or ""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return False
     return _is_loopback(name) or name == listen.host
 
 
@@ -71,7 +74,7 @@ def token_shown(listen: Listen, authorization: str | None, path: str) -> bool:
     shown = []
     if authorization is not None and authorization[:7].lower() == "bearer ":
         shown.append(authorization[7:].strip())
-    shown += parse_qs(urlsplit(path).query).get("token", [])
+    shown += parse_qs(path.partition("?")[2]).get("token", [])
     return any(hmac.compare_digest(s.encode(), listen.token.encode()) for s in shown)
 
 

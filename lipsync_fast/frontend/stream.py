@@ -54,7 +54,7 @@ class StreamSocket:
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Close the connection."""
-        await self._connection.close(code, reason)
+        await self._connection.aclose(code, reason)
 
 
 def peer_of(connection: ServerConnection) -> str:
