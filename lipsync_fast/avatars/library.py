@@ -8,10 +8,12 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from lipsync_fast.avatars.manifest import Manifest
-from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.errors import AvatarError, AvatarNotFoundError
+
+if TYPE_CHECKING:
+    from lipsync_fast.avatars.manifest import Manifest
 
 VARIABLE = "LIPSYNC_FAST_AVATARS"
 """Environment variable: folders of avatars, separated as PATH is."""
@@ -86,6 +88,8 @@ class AvatarLibrary:
 
     def list(self) -> list[AvatarInfo]:
         """All avatars, the first of each name; broken ones with their error."""
+        from lipsync_fast.avatars.package import AvatarPackage  # numpy: who only finds needs none
+
         out: dict[str, AvatarInfo] = {}
         for name, path in self._candidates():
             if name in out:
