@@ -6,7 +6,12 @@
 ...     for frame in avatar.render("speech.wav"):
 ...         frame.image, frame.jpeg, frame.pts
 
-Importing the package loads nothing heavy; ``open`` does.
+>>> async with lipsync_fast.connect("ws://127.0.0.1:8084") as session:  # doctest: +SKIP
+...     await session.send(pcm)
+...     async for event in session:
+...         ...
+
+Importing the package loads nothing heavy; ``open`` and ``connect`` do.
 """
 
 from __future__ import annotations
@@ -17,8 +22,9 @@ from lipsync_fast.version import __version__
 
 if TYPE_CHECKING:
     from lipsync_fast.api import Avatar, Frame, Rendering, open
+    from lipsync_fast.client import connect
 
-__all__ = ["Avatar", "Frame", "Rendering", "__version__", "open"]
+__all__ = ["Avatar", "Frame", "Rendering", "__version__", "connect", "open"]
 
 
 def __getattr__(name: str) -> Any:
@@ -26,6 +32,10 @@ def __getattr__(name: str) -> Any:
         from lipsync_fast import api
 
         return getattr(api, name)
+    if name == "connect":
+        from lipsync_fast import client
+
+        return client.connect
     raise AttributeError(f"module 'lipsync_fast' has no attribute {name!r}")
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lipsync_fast.client.local import LocalServer
+
 
 @pytest.fixture(scope="session", autouse=True)
 def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
@@ -53,3 +55,10 @@ def tiny_avatar(tmp_path_factory: pytest.TempPathFactory) -> Path:
         writer.add_model("image", image)
         writer.add_model("decoder", decoder)
         return writer.finish()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[LocalServer]:
+    """``lipsync-fast serve`` with the demo avatar on free ports, shared by a module's tests."""
+    with LocalServer({"live": {"speakers": 4}}) as server:
+        yield server

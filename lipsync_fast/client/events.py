@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a session gives to whoever iterates over it."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from lipsync_fast.protocol import (
+    Error,
+    MediaFlag,
+    MediaType,
+    Pong,
+    ProtocolError,
+    SessionInterrupted,
+    SessionOverloaded,
+    SessionStarted,
+    Stats,
+    UtteranceEnded,
+    UtteranceStarted,
+    unpack_media,
+)
+
+
+class Frame(msgspec.Struct, frozen=True, kw_only=True):
+    """A picture.
+
+    Attributes:
+        jpeg: the picture, encoded.
+        content: the whole frame, or the face rectangle alone.
+        box: x, y, width and height of the picture in the full frame, pixels.
+        pts_us: when to show it, microseconds from the session's start.
+        index: of the avatar's frame under it.
+        utterance: whose sound it shows; 0 for none.
+        sequence: number of the media message in the session; gaps are what was left out.
+        flags: MediaFlag bits, which ``kind``, ``first``, ``last`` and ``repeated`` spell out.
+    """
+
+    jpeg: bytes
+    content: Literal["frame", "mouth"]
+    box: tuple[int, int, int, int]
+    pts_us: int
+    index: int
+    utterance: int
+    sequence: int
+    flags: MediaFlag
+
+    @property
+    def pts(self) -> Fraction:
+        """When to show it, seconds from the session's start."""
+        return Fraction(self.pts_us, 1_000_000)
+
+    @property
+    def kind(self) -> Literal["idle", "speech"]:
+        """Whether something is said in it."""
+        return "idle" if self.flags & MediaFlag.IDLE else "speech"
+
+    @property
+    def first(self) -> bool:
+        """The first of its utterance."""
+        return bool(self.flags & MediaFlag.FIRST)
+
+    @property
+    def last(self) -> bool:
+        """The last of its utterance, as far as that was known when it was planned."""
+        return bool(self.flags & MediaFlag.LAST)
+
+    @property
+    def repeated(self) -> bool:
+        """Its own picture was not ready in time: it is an older one."""
+        return bool(self.flags & MediaFlag.REPEATED)
+
+
+class Audio(msgspec.Struct, frozen=True, kw_only=True):
+    """Sound that came from the client, on the pictures' clock (``echo_audio``).
+
+    Attributes:
+        pcm: 16-bit little-endian samples, mono, at the rate that the client sends.
+        pts_us: when to play its first sample, microseconds from the session's start.
+        utterance, sequence: as of a frame.
+    """
+
+    pcm: bytes
+    pts_us: int
+    utterance: int
+    sequence: int
+
+    @property
+    def pts(self) -> Fraction:
+        """When to play its first sample, seconds from the session's start."""
+        return Fraction(self.pts_us, 1_000_000)
+
+
+Event: TypeAlias = (
+    Frame
+    | Audio
+    | SessionStarted
+    | UtteranceStarted
+    | UtteranceEnded
+    | SessionInterrupted
+    | SessionOverloaded
+    | Error
+    | Stats
+    | Pong
+)
+
+
+def media_event(data: bytes) -> Frame | Audio:
+    """A binary message of the server as an event.
+
+    Raises:
+        ProtocolError: it is none of lipsync.v1.
+    """
+    header, payload = unpack_media(data)
+    if header.type == MediaType.AUDIO:
+        return Audio(
+            pcm=bytes(payload),
+            pts_us=header.pts_us,
+            utterance=header.utterance,
+            sequence=header.sequence,
+        )
+    if header.type not in (MediaType.FRAME, MediaType.MOUTH):
+        raise ProtocolError(f"media message of type {header.type}")
+    return Frame(
+        jpeg=bytes(payload),
+        content="frame" if header.type == MediaType.FRAME else "mouth",
+        box=header.box,
+        pts_us=header.pts_us,
+        index=header.index,
+        utterance=header.utterance,
+        sequence=header.sequence,
+        flags=header.flags,
+    )

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A server of one's own: ``lipsync-fast serve`` on free ports, for tests, benchmarks and programs.
+
+>>> with LocalServer() as server:  # doctest: +SKIP
+...     async with lipsync_fast.connect(server.url) as session:
+...         ...
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import msgspec
+import zmq
+
+from lipsync_fast.errors import LipsyncError
+from lipsync_fast.ipc.control import Link, StatusReply, StatusRequest
+from lipsync_fast.ipc.status import ServerStatus
+
+POLL_S = 0.05
+LOG_TAIL = 4000
+
+
+class LocalServer:
+    """Starts the server when entered, and stops it when left.
+
+    Args:
+        config: as in the server's configuration file: sections (and ``fronts``, ``drain_seconds``)
+            by name. Ports are free ones, the folder is a private temporary one, unless given.
+        start_s: how long it may take until it serves; stop_s: until it has left, then it is killed.
+
+    Raises when entered:
+        LipsyncError: it does not start; with the end of its log.
+
+    Attributes:
+        url, http_url: where it listens; set once it serves.
+        folder: its private folder, which holds its log too.
+    """
+
+    url: str
+    http_url: str
+
+    def __init__(
+        self,
+        config: Mapping[str, Any] | None = None,
+        *,
+        start_s: float = 60.0,
+        stop_s: float = 20.0,
+    ) -> None:
+        self._config, self._start_s, self._stop_s = config or {}, start_s, stop_s
+
+    # ------------------------------------------------------------ life
+    def __enter__(self) -> LocalServer:
+        self.folder = Path(tempfile.mkdtemp(prefix="lsf-"))
+        self.log_path = self.folder / "serve.log"
+        path = self.folder / "serve.toml"
+        path.write_text(self._toml())
+        self._log = self.log_path.open("wb")
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        command = [sys.executable, "-m", "lipsync_fast", "serve", "--config", str(path)]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log
+        )
+        try:
+            status = self._until_serving()
+        except BaseException:
+            self.close()
+            raise
+        host = f"[{status.host}]" if ":" in status.host else status.host
+        self.url = f"ws://{host}:{status.ports[0]}"
+        self.http_url = f"http://{host}:{status.http_port}"
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop the server without letting it drain, and remove its folder."""
+        for number in (signal.SIGTERM, signal.SIGTERM):  # the second one: at once
+            if self.process.poll() is None:
+                self.process.send_signal(number)
+                time.sleep(POLL_S)
+        try:
+            self.process.wait(self._stop_s)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self._log.close()
+        self._context.term()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def terminate(self) -> None:
+        """Ask it to drain and leave (SIGTERM)."""
+        self.process.terminate()
+
+    def wait(self, timeout: float) -> int:
+        """Its exit status, once it has left.
+
+        Raises:
+            TimeoutError: it has not left in time.
+        """
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise TimeoutError(f"the server has not left within {timeout:g} s") from None
+
+    # ------------------------------------------------------------ what it says
+    @property
+    def pid(self) -> int:
+        """The supervisor's process."""
+        return self.process.pid
+
+    def status(self, timeout: float = 10.0) -> ServerStatus:
+        """What ``lipsync-fast status`` says.
+
+        Raises:
+            LipsyncError: it does not answer in time.
+        """
+        name = f"local-{os.getpid()}-{time.monotonic_ns()}"
+        link = Link.connect(self._context, self.folder, name)
+        try:
+            link.send(StatusRequest())
+            end = time.monotonic() + timeout
+            while (left := end - time.monotonic()) > 0:
+                link.socket.poll(max(1, int(min(left, 1.0) * 1000)))
+                for message in link.received():
+                    if isinstance(message, StatusReply):
+                        return msgspec.msgpack.decode(message.status, type=ServerStatus)
+                if self.process.poll() is not None:
+                    break
+        finally:
+            link.socket.close(linger=0)
+        raise LipsyncError(f"the server does not answer; its log ends:\n{self.log()[-LOG_TAIL:]}")
+
+    def log(self) -> str:
+        """What it has written so far."""
+        return self.log_path.read_text(errors="replace")
+
+    def _until_serving(self) -> ServerStatus:
+        end = time.monotonic() + self._start_s
+        while time.monotonic() < end and self.process.poll() is None:
+            try:
+                status = self.status(1.0)
+            except LipsyncError:
+                continue
+            if status.state == "serving":
+                return status
+            time.sleep(POLL_S)
+        raise LipsyncError(f"the server has not started; its log ends:\n{self.log()[-LOG_TAIL:]}")
+
+    def _toml(self) -> str:
+        """The configuration file. JSON's scalars and lists are TOML's too."""
+        given = dict(self._config)
+        listen = {"ports": [0], "http_port": 0} | dict(given.pop("listen", {}))
+        sections = {"listen": listen} | {n: v for n, v in given.items() if isinstance(v, Mapping)}
+        top = {"folder": str(self.folder)} | {
+            n: v for n, v in given.items() if not isinstance(v, Mapping)
+        }
+        lines = [f"{name} = {json.dumps(value)}" for name, value in top.items()]
+        for section, values in sections.items():
+            lines.append(f"\n[{section}]")
+            lines += [f"{name} = {json.dumps(value)}" for name, value in values.items()]
+        return "\n".join(lines) + "\n"

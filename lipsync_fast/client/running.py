@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What differs between trio and asyncio: who opens a connection, and how closing is protected."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Literal, Protocol
+
+Library = Literal["trio", "asyncio"]
+
+
+class Connection(Protocol):
+    """What both of websockets' connections can do."""
+
+    async def send(self, message: str | bytes) -> None:
+        """Send a message; returns when the transport has taken it."""
+        ...
+
+    async def recv(self) -> str | bytes:
+        """The next message; cancelling it loses none."""
+        ...
+
+
+def running_library() -> Library:
+    """The library whose event loop runs this task.
+
+    Raises:
+        RuntimeError: none does.
+    """
+    trio = sys.modules.get("trio")  # what is not imported does not run
+    if trio is not None and trio.lowlevel.in_trio_task():
+        return "trio"
+    import asyncio
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        raise RuntimeError("lipsync_fast.connect needs a running trio or asyncio loop") from None
+    return "asyncio"
+
+
+def opened(library: Library, url: str, **options: Any) -> AbstractAsyncContextManager[Any]:
+    """A WebSocket client connection of that library, to be entered."""
+    if library == "trio":
+        from websockets.trio.client import connect as connect_trio
+
+        return connect_trio(url, **options)
+    from websockets.asyncio.client import connect as connect_asyncio
+
+    return connect_asyncio(url, **options)
+
+
+async def last_words(
+    library: Library, connection: Any, say: Callable[[], Awaitable[None]], seconds: float
+) -> None:
+    """Say goodbye and close within so many seconds, also when what was inside is cancelled."""
+    if library == "trio":
+        import trio
+
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + seconds):
+            await say()
+            await connection.aclose()
+        return
+    import asyncio
+    import contextlib
+
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await say()
+            await connection.close()

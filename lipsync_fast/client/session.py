@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A session as its client sees it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from lipsync_fast.client.events import Event, media_event
+from lipsync_fast.client.running import Connection
+from lipsync_fast.errors import AudioFormatError, SessionError
+from lipsync_fast.protocol import (
+    AudioFormat,
+    ClientMessage,
+    Error,
+    Ping,
+    ProtocolError,
+    SessionInterrupt,
+    SessionStarted,
+    SessionUpdate,
+    UtteranceEnd,
+    VideoFormat,
+    decode_server,
+    encode,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Pcm: TypeAlias = "bytes | bytearray | memoryview | NDArray[np.generic]"
+
+PIECE = 64 << 10
+"""Bytes of PCM in a message: small enough for any server's limit, large enough to cost little."""
+NORMAL = 1000
+
+
+class Session:
+    """Send sound, iterate over what comes; made by ``connect``.
+
+    One task may send while another one iterates. Nothing is buffered here beyond a few messages: a
+    client that does not iterate is a slow reader to the server, and one that sends more than the
+    server lets wait is held up in ``send`` until it has been spoken.
+    """
+
+    def __init__(self, connection: Connection, audio: AudioFormat, video: VideoFormat) -> None:
+        self._connection, self._audio, self._video = connection, audio, video
+        self._started: SessionStarted | None = None
+
+    @property
+    def started(self) -> SessionStarted:
+        """What the server last said of the session: avatar, size, face rectangle, latency."""
+        assert self._started is not None
+        return self._started
+
+    # ------------------------------------------------------------ what is sent
+    async def send(self, pcm: Pcm) -> None:
+        """Send sound, any amount; waits while the server has enough of it.
+
+        Args:
+            pcm: bytes in the format that the session was begun with; or an array, (samples,) or
+                (samples, channels), int16 or float in [-1, 1], which is brought into that format.
+
+        Raises:
+            AudioFormatError: an array that cannot be brought into it.
+            SessionError: the session has ended.
+        """
+        raw = isinstance(pcm, (bytes, bytearray, memoryview))
+        data = memoryview(pcm if raw else self._encoded(pcm)).cast("B")  # type: ignore[arg-type]
+        for start in range(0, len(data), PIECE):
+            await self._put(bytes(data[start : start + PIECE]))
+
+    async def end_utterance(self) -> None:
+        """What was sent is all that is to be said for now: show its last frames."""
+        await self._say(UtteranceEnd())
+
+    async def interrupt(self) -> None:
+        """Stop what is being said, at once; answered by SessionInterrupted."""
+        await self._say(SessionInterrupt())
+
+    async def update(
+        self,
+        *,
+        avatar: str | None = None,
+        content: Literal["frame", "mouth"] | None = None,
+        quality: int | None = None,
+        max_width: int | None = None,
+    ) -> None:
+        """Change what is shown, between utterances; answered by SessionStarted.
+
+        What is not given stays as it is.
+        """
+        changed: dict[str, Any] = {"content": content, "quality": quality, "max_width": max_width}
+        given = {name: value for name, value in changed.items() if value is not None}
+        video = None
+        if given:
+            old = self._video
+            kept = {"content": old.content, "quality": old.quality, "max_width": old.max_width}
+            video = self._video = VideoFormat(**(kept | given))
+        await self._say(SessionUpdate(avatar=avatar, video=video))
+
+    async def ping(self, id: str | int | None = None) -> None:
+        """Ask for a Pong; also tells the server that a silent client is still there."""
+        await self._say(Ping(id=id))
+
+    async def _say(self, message: ClientMessage) -> None:
+        await self._put(encode(message))
+
+    async def _put(self, data: str | bytes) -> None:
+        from websockets.exceptions import ConnectionClosed
+
+        try:
+            await self._connection.send(data)
+        except ConnectionClosed as error:
+            raise ended(error) or SessionError("connection", "the session has ended") from None
+
+    def _encoded(self, pcm: Any) -> bytes:
+        import numpy as np
+
+        from lipsync_fast.audio.pcm import to_float
+
+        array = np.asarray(pcm)
+        channels = array.shape[1] if array.ndim == 2 else 1
+        if array.ndim not in (1, 2) or channels != self._audio.channels:
+            raise AudioFormatError(
+                f"an array of shape {array.shape}: expected {self._audio.channels} channels, as "
+                "the session was begun with"
+            )
+        if self._audio.format == "s16le" and array.dtype == np.int16:
+            return array.astype("<i2").tobytes()
+        samples = to_float(array if array.ndim == 2 else array[:, None])
+        if self._audio.format == "f32le":
+            return samples.astype("<f4").tobytes()
+        loud = np.clip(np.rint(np.nan_to_num(samples) * 32768.0), -32768, 32767)
+        return bytes(loud.astype("<i2").tobytes())
+
+    # ------------------------------------------------------------ what comes
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self
+
+    async def __anext__(self) -> Event:
+        """The next event.
+
+        Raises:
+            StopAsyncIteration: the session has ended as was wished.
+            SessionError: it has ended otherwise; ``code`` says why.
+        """
+        from websockets.exceptions import ConnectionClosed
+
+        try:
+            message = await self._connection.recv()
+        except ConnectionClosed as error:
+            failure = ended(error)
+            if failure is None:
+                raise StopAsyncIteration from None
+            raise failure from None
+        try:
+            event = decode_server(message) if isinstance(message, str) else media_event(message)
+        except ProtocolError as error:
+            raise SessionError(
+                "connection", f"the server does not speak lipsync.v1: {error}"
+            ) from (error)
+        if isinstance(event, SessionStarted):
+            self._started = event
+        if isinstance(event, Error) and event.fatal:
+            raise SessionError(event.code, event.message)
+        return event
+
+
+def ended(error: Any) -> SessionError | None:
+    """A closed connection as an error; None where it was closed as it should be."""
+    close = error.rcvd
+    if close is None:
+        return SessionError("connection", "the connection was lost")
+    if close.code == NORMAL:
+        return None
+    return SessionError("connection", close.reason or f"closed by the server ({close.code})")

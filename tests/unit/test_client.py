@@ -1,0 +1,401 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The client library under trio and asyncio, against a scripted server on a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import trio
+from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
+from websockets.sync.server import ServerConnection, serve
+
+import lipsync_fast
+from lipsync_fast.client import (
+    Audio,
+    Error,
+    Event,
+    Frame,
+    Pong,
+    SessionError,
+    SessionInterrupted,
+    SessionOverloaded,
+    SessionStarted,
+    UtteranceEnded,
+)
+from lipsync_fast.errors import AudioFormatError
+from lipsync_fast.protocol import (
+    MediaFlag,
+    MediaHeader,
+    MediaType,
+    ServerMessage,
+    encode,
+    pack_media,
+)
+
+STARTED = SessionStarted(
+    session="s1", avatar="demo", width=8, height=6, fps=25, bounds=(1, 2, 3, 4), latency_ms=321.0
+)
+Script = Callable[[ServerConnection, list[Any]], None]
+LIBRARIES = ["trio", "asyncio"]
+
+
+def run(library: str, task: Callable[[], Awaitable[Any]]) -> Any:
+    if library == "trio":
+        return trio.run(task)
+    return asyncio.run(task())  # type: ignore[arg-type]
+
+
+class Scripted:
+    """A server that does what a script says, and notes what it is told."""
+
+    def __init__(self, script: Script, status: int = 0, headers: dict[str, str] | None = None):
+        self.heard: list[Any] = []
+        self.offered: list[str] = []
+        self.headers: list[dict[str, str]] = []
+        self.ended = threading.Event()
+
+        def handle(connection: ServerConnection) -> None:
+            try:
+                self.heard.append(msgspec.json.decode(connection.recv(20)))
+                script(connection, self.heard)
+            except ConnectionClosed:
+                pass
+            finally:
+                self.ended.set()
+
+        def admit(connection: ServerConnection, request: Request) -> Response | None:
+            self.headers.append(dict(request.headers.raw_items()))
+            if not status:
+                return None
+            response = connection.respond(status, "no, thank you\n")
+            for name, value in (headers or {}).items():
+                response.headers[name] = value
+            return response
+
+        self.server = serve(
+            handle, "127.0.0.1", 0, process_request=admit, subprotocols=["lipsync.v1"]
+        )
+        self.url = f"ws://127.0.0.1:{self.server.socket.getsockname()[1]}"
+
+
+@contextmanager
+def scripted(script: Script, status: int = 0, **headers: str) -> Iterator[Scripted]:
+    server = Scripted(script, status, {k.replace("_", "-"): v for k, v in headers.items()})
+    thread = threading.Thread(target=server.server.serve_forever)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.server.shutdown()
+        thread.join(20)
+
+
+def say(connection: ServerConnection, *messages: ServerMessage) -> None:
+    for message in messages:
+        connection.send(encode(message))
+
+
+def media(kind: MediaType, payload: bytes, **fields: Any) -> bytes:
+    return pack_media(MediaHeader(type=kind, size=len(payload), **fields)) + payload
+
+
+def until_stop(connection: ServerConnection, heard: list[Any]) -> None:
+    """Note messages until session.stop, then close as the server does."""
+    for message in connection:
+        heard.append(msgspec.json.decode(message) if isinstance(message, str) else message)
+        if isinstance(heard[-1], dict) and heard[-1]["type"] == "session.stop":
+            return
+
+
+def quiet(connection: ServerConnection, heard: list[Any]) -> None:
+    say(connection, STARTED)
+    until_stop(connection, heard)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_what_is_sent(library: str) -> None:
+    async def client() -> None:
+        async with lipsync_fast.connect(
+            server.url,
+            avatar="ann",
+            sample_rate=8000,
+            channels=2,
+            pace="burst",
+            quality=70,
+            token="secret",
+        ) as session:
+            assert session.started == STARTED
+            await session.send(b"\1\2\3")
+            await session.send(np.array([[1.0, -1.0], [0.5, np.nan]], np.float32))
+            await session.send(np.array([[1, 2]], np.int16))
+            await session.end_utterance()
+            await session.interrupt()
+            await session.update(max_width=320)
+            await session.update(avatar="bob")
+            await session.ping(7)
+
+    with scripted(quiet) as server:
+        run(library, client)
+        assert server.ended.wait(20)
+    start, raw, floats, ints, *rest = server.heard
+    assert server.headers[0]["Authorization"] == "Bearer secret"
+    assert server.headers[0]["Sec-WebSocket-Protocol"] == "lipsync.v1"
+    assert start["type"] == "session.start"
+    assert start["avatar"] == "ann"
+    assert start["pace"] == "burst"
+    assert start["audio"] == {"sample_rate": 8000, "format": "s16le", "channels": 2}
+    assert start["video"]["quality"] == 70
+    assert raw == b"\1\2\3"
+    assert np.frombuffer(floats, "<i2").tolist() == [32767, -32768, 16384, 0]
+    assert np.frombuffer(ints, "<i2").tolist() == [1, 2]
+    assert [m["type"] for m in rest] == [
+        "utterance.end", "session.interrupt", "session.update", "session.update", "ping",
+        "session.stop",
+    ]  # fmt: skip
+    assert rest[2]["video"] == {
+        "content": "frame", "codec": "jpeg", "quality": 70, "max_width": 320,
+    }  # fmt: skip
+    assert rest[3] == {"type": "session.update", "avatar": "bob", "video": None}
+    assert rest[4]["id"] == 7
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_what_comes(library: str) -> None:
+    messages: list[ServerMessage] = [
+        SessionOverloaded(retry_after_ms=2000),
+        SessionInterrupted(last_frame=3),
+        Error(code="bad_request", message="never mind", fatal=False),
+        UtteranceEnded(utterance=1, frames=5, dropped=1),
+        Pong(id="x"),
+    ]
+    flags = MediaFlag.FIRST | MediaFlag.REPEATED
+
+    def script(connection: ServerConnection, heard: list[Any]) -> None:
+        say(connection, STARTED)
+        connection.send(
+            media(MediaType.MOUTH, b"jpeg", flags=flags, sequence=4, utterance=2, pts_us=80_000,
+                  index=9, box=(1, 2, 3, 4))
+        )  # fmt: skip
+        connection.send(media(MediaType.FRAME, b"whole", flags=MediaFlag.IDLE))
+        connection.send(media(MediaType.AUDIO, b"\0\0", pts_us=40_000, utterance=2))
+        say(connection, *messages)
+        connection.close(1000)
+
+    async def client() -> list[Event]:
+        async with lipsync_fast.connect(server.url) as session:
+            return [event async for event in session]
+
+    with scripted(script) as server:
+        mouth, whole, audio, *rest = run(library, client)
+    assert isinstance(mouth, Frame)
+    assert isinstance(whole, Frame)
+    assert isinstance(audio, Audio)
+    assert (mouth.jpeg, mouth.content, mouth.kind) == (b"jpeg", "mouth", "speech")
+    assert (mouth.first, mouth.last, mouth.repeated) == (True, False, True)
+    assert (mouth.box, mouth.index, mouth.sequence, mouth.utterance) == ((1, 2, 3, 4), 9, 4, 2)
+    assert mouth.pts == Fraction(2, 25)
+    assert (whole.kind, whole.content, whole.first) == ("idle", "frame", False)
+    assert (audio.pcm, audio.pts, audio.utterance) == (b"\0\0", Fraction(1, 25), 2)
+    assert rest == messages
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_refused_start_is_an_error_with_its_code(library: str) -> None:
+    def script(connection: ServerConnection, heard: list[Any]) -> None:
+        say(connection, Error(code="unknown_avatar", message="no such avatar", fatal=False))
+        until_stop(connection, heard)
+
+    async def client() -> None:
+        async with lipsync_fast.connect(server.url, avatar="nobody"):
+            raise AssertionError("must not begin")
+
+    with scripted(script) as server, pytest.raises(SessionError, match="no such avatar") as caught:
+        run(library, client)
+    assert caught.value.code == "unknown_avatar"
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize(
+    ("status", "code", "retry"),
+    [(401, "unauthorized", None), (403, "unauthorized", None), (503, "overloaded", 3.0)],
+)
+def test_a_refused_upgrade(library: str, status: int, code: str, retry: float | None) -> None:
+    async def client() -> None:
+        async with lipsync_fast.connect(server.url):
+            raise AssertionError("must not begin")
+
+    headers = {} if retry is None else {"Retry_After": "3"}
+    with (
+        scripted(quiet, status, **headers) as server,
+        pytest.raises(SessionError, match="no, thank you") as caught,
+    ):
+        run(library, client)
+    assert (caught.value.code, caught.value.retry_after_s) == (code, retry)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_nobody_listens(library: str) -> None:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))  # bound and not listening: refused
+
+        async def client() -> None:
+            async with lipsync_fast.connect(f"ws://127.0.0.1:{held.getsockname()[1]}"):
+                raise AssertionError("must not begin")
+
+        with pytest.raises(SessionError) as caught:
+            run(library, client)
+    assert caught.value.code == "connection"
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("how", ["fatal", "going away", "vanished"])
+def test_the_end_of_a_session_that_nobody_wished_for(library: str, how: str) -> None:
+    def script(connection: ServerConnection, heard: list[Any]) -> None:
+        say(connection, STARTED)
+        if how == "fatal":
+            say(connection, Error(code="bad_request", message="100 mistakes", fatal=True))
+        elif how == "going away":
+            connection.close(1001, "the server is going away")
+        else:
+            connection.socket.shutdown(socket.SHUT_RDWR)
+
+    async def client() -> None:
+        async with lipsync_fast.connect(server.url) as session:
+            async for _ in session:
+                raise AssertionError("nothing was said")
+
+    with scripted(script) as server, pytest.raises(SessionError) as caught:
+        run(library, client)
+    assert caught.value.code == ("bad_request" if how == "fatal" else "connection")
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_leaving_while_much_is_unread(library: str) -> None:
+    """A client that has not read ends its session all the same, and the server hears of it."""
+
+    def script(connection: ServerConnection, heard: list[Any]) -> None:
+        say(connection, STARTED)
+        for sequence in range(60):
+            connection.send(media(MediaType.FRAME, bytes(2000), sequence=sequence))
+        until_stop(connection, heard)
+
+    async def client() -> None:
+        async with lipsync_fast.connect(server.url) as session:
+            await session.end_utterance()
+
+    with scripted(script) as server:
+        run(library, client)
+        assert server.ended.wait(20)
+    assert server.heard[-1] == {"type": "session.stop"}
+
+
+def test_cancelled_under_trio_the_connection_is_closed() -> None:
+    async def client() -> None:
+        with trio.CancelScope() as scope:
+            async with lipsync_fast.connect(server.url) as session:
+                scope.cancel()
+                async for _ in session:
+                    raise AssertionError("nothing was said")
+        assert scope.cancelled_caught
+
+    with scripted(quiet) as server:
+        trio.run(client)
+        assert server.ended.wait(20)
+
+
+def test_cancelled_under_asyncio_it_still_says_goodbye() -> None:
+    async def talk(begun: asyncio.Event) -> None:
+        async with lipsync_fast.connect(server.url) as session:
+            begun.set()
+            async for _ in session:
+                raise AssertionError("nothing was said")
+
+    async def client() -> None:
+        begun = asyncio.Event()
+        task = asyncio.create_task(talk(begun))
+        await begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    with scripted(quiet) as server:
+        asyncio.run(client())
+        assert server.ended.wait(20)
+    assert server.heard[-1] == {"type": "session.stop"}
+
+
+def test_cancelled_iteration_loses_nothing() -> None:
+    def script(connection: ServerConnection, heard: list[Any]) -> None:
+        say(connection, STARTED)
+        connection.recv(20)
+        say(connection, Pong(id=1), Pong(id=2))
+        until_stop(connection, heard)
+
+    async def client() -> None:
+        async with lipsync_fast.connect(server.url) as session:
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await anext(session)
+            await session.ping(1)
+            assert [await anext(session), await anext(session)] == [Pong(id=1), Pong(id=2)]
+
+    with scripted(script) as server:
+        trio.run(client)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_errors_of_the_caller_pass_unchanged(library: str) -> None:
+    """Groups too: websockets' own task group must not see them."""
+    wanted = ExceptionGroup("two", [ValueError("a"), KeyError("b")])
+
+    async def client() -> None:
+        async with lipsync_fast.connect(server.url):
+            raise wanted
+
+    with scripted(quiet) as server, pytest.raises(ExceptionGroup) as caught:
+        run(library, client)
+    assert caught.value is wanted
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_an_array_of_other_channels(library: str) -> None:
+    async def client() -> None:
+        async with lipsync_fast.connect(server.url) as session:
+            await session.send(np.zeros((10, 2), np.float32))
+
+    with scripted(quiet) as server, pytest.raises(AudioFormatError, match="channels"):
+        run(library, client)
+
+
+def test_arguments_are_checked_before_anything_is_opened() -> None:
+    with pytest.raises(ValueError, match="sample_rate"):
+        lipsync_fast.connect("ws://127.0.0.1:1", sample_rate=7)
+
+
+def test_connect_needs_a_running_loop() -> None:
+    connecting = lipsync_fast.connect("ws://127.0.0.1:1").__aenter__()
+    with pytest.raises(RuntimeError, match="trio or asyncio"):
+        connecting.send(None)
+
+
+def test_importing_the_client_loads_no_library_of_sockets() -> None:
+    program = (
+        "import sys, lipsync_fast; lipsync_fast.connect;"
+        "print(*sorted({'websockets', 'trio', 'asyncio', 'numpy', 'zmq'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.split() == []
