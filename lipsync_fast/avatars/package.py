@@ -211,13 +211,24 @@ class AvatarPackage:
         x1, y1, x2, y2 = (int(v) for v in self._rects[index])
         return x1, y1, x2, y2
 
-    def crop(self, index: int, picture: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-        """The face crop resized to C x C x 3, from ``regions.npy`` or from the picture."""
+    def crop(
+        self,
+        index: int,
+        picture: NDArray[np.uint8] | None = None,
+        rect: tuple[int, int, int, int] | None = None,
+    ) -> NDArray[np.uint8]:
+        """The face crop resized to C x C x 3, from ``regions.npy`` or from the picture.
+
+        Args:
+            index: the frame.
+            picture: its pixels, where they are known already.
+            rect: where the face lies in ``picture``, if that is only a part of the frame.
+        """
         self._check(index)
         if self._regions is not None:
             stored: NDArray[np.uint8] = self._regions[index]
             return stored
-        x1, y1, x2, y2 = self.rect(index)
+        x1, y1, x2, y2 = rect or self.rect(index)
         whole = self.picture(index) if picture is None else picture
         return _native.resize_cubic(whole[y1:y2, x1:x2], self.manifest.crop, self.manifest.crop)
 

@@ -34,11 +34,9 @@ class ByteLru(Generic[Value]):
 
         Two threads that ask for the same missing key both make it; one result is kept.
         """
-        with self._lock:
-            found = self._entries.get(key)
-            if found is not None:
-                self._entries.move_to_end(key)
-                return found[0]
+        found = self.find(key)
+        if found is not None:
+            return found
         value, size = make()
         with self._lock:
             asked = self._uses
@@ -51,6 +49,15 @@ class ByteLru(Generic[Value]):
                 _, (_, dropped) = self._entries.popitem(last=False)
                 self.used -= dropped
         return value
+
+    def find(self, key: Key) -> Value | None:
+        """The value of ``key`` where it is there."""
+        with self._lock:
+            found = self._entries.get(key)
+            if found is None:
+                return None
+            self._entries.move_to_end(key)
+            return found[0]
 
     def forget(self, owner: Hashable) -> None:
         """Drop all that belongs to an owner."""

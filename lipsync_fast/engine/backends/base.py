@@ -2,7 +2,8 @@
 """What a backend is: the only place where networks run and pixels are made.
 
 Nothing above this interface knows which backend runs. Every backend passes the same parity tests.
-A backend may be used from one thread at a time; ``submit`` returns at once, all else blocks.
+A backend may be used from one thread at a time, but for ``load`` and ``unload``, which any thread
+may call at any time. ``submit`` returns at once, all else blocks.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from numpy.typing import NDArray
 from lipsync_fast.avatars.package import AvatarPackage
 
 Result = TypeVar("Result")
+Part = tuple[int, int, int, int]
+SQUARE: Part = (0, 0, 0, 0)
 AUDIO_BLOCK_ROWS = 16
 FEATURE_SIZE = 512
 
@@ -39,12 +42,16 @@ class RegionJob:
         audio_block: 16 x 512 float32, the feature vectors that the frame sees, oldest first.
         share: how much of the generated mouth is shown, 0..1; the rest is the avatar's own. For
             the frames between idle and speech.
+        part: what ``submit`` makes of it: the whole frame (None); a part of it that holds the face
+            rectangle, x1, y1, x2, y2 in pixels; or ``SQUARE``, the generated square alone, as the
+            network made it (with a ``manifest.window``: put into the avatar's own square).
     """
 
     avatar: LoadedAvatar
     frame_index: int
     audio_block: NDArray[np.float32]
     share: float = 1.0
+    part: Part | None = None
 
 
 class Backend(Protocol):
@@ -61,6 +68,15 @@ class Backend(Protocol):
         Raises:
             AvatarFormatError: its networks do not fit its manifest.
         """
+        ...
+
+    def unload(self, avatar: LoadedAvatar) -> None:
+        """Free what is held of an avatar. Its jobs must have ended."""
+        ...
+
+    @property
+    def cache_bytes(self) -> dict[str, int]:
+        """Bytes that are held to save work, by what they are."""
         ...
 
     def features(
@@ -87,12 +103,13 @@ class Backend(Protocol):
         jobs: Sequence[RegionJob],
         finish: Callable[[int, NDArray[np.uint8]], Result],
     ) -> list[Future[Result]]:
-        """Begin to make whole frames: ``regions``, ``compose``, then ``finish``, for each job.
+        """Begin to make frames: ``regions``, ``compose``, then ``finish``, for each job.
 
         Args:
-            jobs: what to make.
-            finish: gets the job's place in ``jobs`` and its frame (H x W x 3 uint8 RGB, its own to
-                keep), in a thread of the backend; what it returns is the future's result.
+            jobs: what to make, the most urgent first.
+            finish: gets the job's place in ``jobs`` and its frame, or the part of it that the job
+                asks for (H x W x 3 uint8 RGB, its own to keep), in a thread of the backend; what it
+                returns is the future's result.
 
         An avatar's damaged frame raises ``AvatarFormatError`` there. ``close`` cancels those that
         have not begun.

@@ -9,11 +9,9 @@ picture's bits depend neither on the number of threads nor on what else is being
 from __future__ import annotations
 
 import os
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Generic, TypeVar
+from dataclasses import dataclass
 
 import numpy as np
 import onnxruntime as ort
@@ -25,62 +23,43 @@ from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.engine.backends.base import (
     AUDIO_BLOCK_ROWS,
     FEATURE_SIZE,
+    SQUARE,
     LoadedAvatar,
+    Part,
     RegionJob,
     Result,
 )
+from lipsync_fast.engine.caches import ByteLru
 from lipsync_fast.errors import AvatarFormatError, BackendError
 from lipsync_fast.models.shapes import AUDIO_SHAPE, LEVELS, Box, level_shapes, output_shape
 
 IMAGE_CACHE_BYTES = 512 << 20
 PICTURE_CACHE_BYTES = 256 << 20
+FACE_CACHE_BYTES = 256 << 20
 _LIMIT = 512 << 20
 
-Value = TypeVar("Value")
 
+@dataclass(frozen=True, slots=True)
+class Face:
+    """What composing needs of an avatar's frame.
 
-class ByteLru(Generic[Value]):
-    """Values by key, the least recently used dropped beyond a number of bytes; for any thread.
-
-    Args:
-        limit: bytes that may be held.
-        uses: keep a value from this use on. New memory is dear (1 ms per MB on a virtual machine
-            that has not touched it yet), so what is costly to keep should be asked for twice.
+    Attributes:
+        pixels: the frame, or a part of it that holds the face rectangle.
+        crop: the face, resized to the network's square with its border.
+        keep: 1 where the original pixel stays, rectangle sized.
+        rect: the face rectangle x1, y1, x2, y2 in ``pixels``.
     """
 
-    def __init__(self, limit: int, uses: int = 1) -> None:
-        self.limit, self.used, self._uses = limit, 0, uses
-        self._asked: dict[Hashable, int] = {}
-        self._entries: OrderedDict[Hashable, tuple[Value, int]] = OrderedDict()
-        self._lock = threading.Lock()
+    pixels: NDArray[np.uint8]
+    crop: NDArray[np.uint8]
+    keep: NDArray[np.uint8] | None
+    rect: tuple[int, int, int, int]
 
-    def get(self, key: Hashable, make: Callable[[], tuple[Value, int]]) -> Value:
-        """The value of ``key``, made (with its size in bytes) where it is not there.
-
-        Two threads that ask for the same missing key both make it; one result is kept.
-        """
-        with self._lock:
-            found = self._entries.get(key)
-            if found is not None:
-                self._entries.move_to_end(key)
-                return found[0]
-        value, size = make()
-        with self._lock:
-            asked = self._asked[key] = self._asked.get(key, 0) + 1
-            if asked >= self._uses and key not in self._entries:
-                self._entries[key] = value, size
-                self.used += size
-            while self.used > self.limit and len(self._entries) > 1:
-                _, (_, dropped) = self._entries.popitem(last=False)
-                self.used -= dropped
-        return value
-
-    def clear(self) -> None:
-        """Forget all entries."""
-        with self._lock:
-            self._entries.clear()
-            self._asked.clear()
-            self.used = 0
+    def composed(self, region: NDArray[np.uint8], corner: tuple[int, int]) -> NDArray[np.uint8]:
+        """A copy of ``pixels`` with ``region`` pasted in."""
+        frame = self.pixels.copy()
+        _native.compose(self.crop, region, corner, frame, self.rect, self.keep)
+        return frame
 
 
 class CpuAvatar:
@@ -107,13 +86,6 @@ class CpuAvatar:
             ),
         ):
             _expect(package, name, session, inputs, outputs)
-
-    def own_region(
-        self, index: int, picture: NDArray[np.uint8], size: tuple[int, ...]
-    ) -> NDArray[np.uint8]:
-        """The avatar's own pixels (H x W x 3 RGB) where the network's go."""
-        left, top = self.corner
-        return self.package.crop(index, picture)[top : top + size[0], left : left + size[1]]
 
 
 def _session(
@@ -168,6 +140,7 @@ class CpuBackend:
         self._options.log_severity_level = 3
         self._levels: ByteLru[dict[str, NDArray[np.float32]]] = ByteLru(IMAGE_CACHE_BYTES, uses=2)
         self._pictures: ByteLru[NDArray[np.uint8]] = ByteLru(PICTURE_CACHE_BYTES, uses=2)
+        self._faces: ByteLru[Face] = ByteLru(FACE_CACHE_BYTES)
         self._workers = ThreadPoolExecutor(self.threads, "lipsync-cpu")
         self._closed = False
 
@@ -183,6 +156,21 @@ class CpuBackend:
             AvatarFormatError: its networks do not fit its manifest.
         """
         return CpuAvatar(package, self._options)
+
+    def unload(self, avatar: LoadedAvatar) -> None:
+        """Drop what the caches hold of an avatar."""
+        mine = self._own(avatar)
+        for cache in (self._levels, self._pictures, self._faces):
+            cache.forget(mine)
+
+    @property
+    def cache_bytes(self) -> dict[str, int]:
+        """Bytes that the caches hold."""
+        return {
+            "image halves": self._levels.used,
+            "pictures": self._pictures.used,
+            "faces": self._faces.used,
+        }
 
     def features(
         self, avatar: LoadedAvatar, mel_windows: NDArray[np.float32]
@@ -206,7 +194,7 @@ class CpuBackend:
         jobs: Sequence[RegionJob],
         finish: Callable[[int, NDArray[np.uint8]], Result],
     ) -> list[Future[Result]]:
-        """Begin to make whole frames; each thread that made one calls ``finish(place, frame)``."""
+        """Begin to make frames; each thread that made one calls ``finish(place, frame)``."""
         for job in jobs:
             self._check(job)
         return [
@@ -221,37 +209,48 @@ class CpuBackend:
         if not 0 <= job.share <= 1:
             raise ValueError(f"share {job.share}: expected 0 to 1")
 
-    def _region(
-        self, job: RegionJob, picture: NDArray[np.uint8] | None = None
-    ) -> NDArray[np.uint8]:
+    def _region(self, job: RegionJob, face: Face | None = None) -> NDArray[np.uint8]:
         avatar = self._own(job.avatar)
-        feed = dict(self._image_half(avatar, job.frame_index, picture))
+        feed = dict(self._image_half(avatar, job.frame_index, face))
         feed["audio"] = np.ascontiguousarray(job.audio_block, np.float32).reshape(1, *AUDIO_SHAPE)
         made = _native.region_output(avatar.decoder.run(None, feed)[0][0])
         if job.share == 1:
             return made
-        whole = self._picture(avatar, job.frame_index) if picture is None else picture
-        own = avatar.own_region(job.frame_index, whole, made.shape[:2]).astype(np.float32)
+        crop = (face or self._face(avatar, job.frame_index, None)).crop
+        (left, top), (height, width) = avatar.corner, made.shape[:2]
+        own = crop[top : top + height, left : left + width].astype(np.float32)
         return np.rint(own + np.float32(job.share) * (made - own)).astype(np.uint8)
 
     def _frame(self, job: RegionJob) -> NDArray[np.uint8]:
         avatar = self._own(job.avatar)
-        picture = self._picture(avatar, job.frame_index)
-        return _composed(avatar, job.frame_index, picture, self._region(job, picture))
+        if job.part == SQUARE:
+            return self._square(avatar, job)
+        face = self._face(avatar, job.frame_index, job.part)
+        return face.composed(self._region(job, face), avatar.corner)
+
+    def _square(self, avatar: CpuAvatar, job: RegionJob) -> NDArray[np.uint8]:
+        if avatar.package.manifest.window is None and job.share == 1:
+            return self._region(job)
+        face = self._face(avatar, job.frame_index, avatar.package.rect(job.frame_index))
+        made = self._region(job, face)
+        (left, top), (height, width) = avatar.corner, made.shape[:2]
+        crop = face.crop.copy()
+        crop[top : top + height, left : left + width] = made
+        return crop[REGION_BORDER:-REGION_BORDER, REGION_BORDER:-REGION_BORDER]
 
     def compose(
         self, avatar: LoadedAvatar, frame_index: int, region: NDArray[np.uint8]
     ) -> NDArray[np.uint8]:
         """The whole frame H x W x 3 uint8 RGB with ``region`` pasted in; the caller owns it."""
         mine = self._own(avatar)
-        return _composed(mine, frame_index, self._picture(mine, frame_index), region)
+        return self._face(mine, frame_index, None).composed(region, mine.corner)
 
     def close(self) -> None:
         """Stop the threads and free the caches; loaded avatars become unusable."""
         self._closed = True
         self._workers.shutdown(wait=True, cancel_futures=True)
-        self._levels.clear()
-        self._pictures.clear()
+        for cache in (self._levels, self._pictures, self._faces):
+            cache.clear()
 
     def _own(self, avatar: LoadedAvatar) -> CpuAvatar:
         if self._closed:
@@ -260,35 +259,44 @@ class CpuBackend:
             raise TypeError("the avatar was loaded by another backend")
         return avatar
 
+    def _face(self, avatar: CpuAvatar, index: int, part: Part | None) -> Face:
+        package = avatar.package
+        x1, y1, x2, y2 = package.rect(index)
+
+        def face(pixels: NDArray[np.uint8], left: int, top: int) -> Face:
+            rect = x1 - left, y1 - top, x2 - left, y2 - top
+            return Face(pixels, package.crop(index, pixels, rect), package.mask(index), rect)
+
+        def make() -> tuple[Face, int]:
+            assert part is not None
+            left, top, right, bottom = part
+            whole = self._pictures.find((avatar, index))
+            picture = package.picture(index) if whole is None else whole
+            made = face(picture[top:bottom, left:right].copy(), left, top)
+            masked = 0 if made.keep is None else made.keep.nbytes
+            return made, made.pixels.nbytes + made.crop.nbytes + masked
+
+        if part is None:
+            return face(self._picture(avatar, index), 0, 0)
+        return self._faces.get((avatar, index, part), make)
+
     def _picture(self, avatar: CpuAvatar, index: int) -> NDArray[np.uint8]:
         def make() -> tuple[NDArray[np.uint8], int]:
             picture = avatar.package.picture(index)
             return picture, picture.nbytes
 
-        return self._pictures.get((id(avatar), index), make)
+        return self._pictures.get((avatar, index), make)
 
     def _image_half(
-        self, avatar: CpuAvatar, index: int, picture: NDArray[np.uint8] | None
+        self, avatar: CpuAvatar, index: int, face: Face | None
     ) -> dict[str, NDArray[np.float32]]:
         """x1 .. x6 of an avatar's frame, each 1 x C x H x W."""
 
         def make() -> tuple[dict[str, NDArray[np.float32]], int]:
-            whole = self._picture(avatar, index) if picture is None else picture
-            crop = avatar.package.crop(index, whole)
+            crop = (face or self._face(avatar, index, None)).crop
             image = _native.region_input(crop, REGION_BORDER)[None]
             made = avatar.image.run(list(LEVELS), {"image": image})
             levels = dict(zip(LEVELS, made, strict=True))
             return levels, sum(v.nbytes for v in levels.values())
 
-        return self._levels.get((id(avatar), index), make)
-
-
-def _composed(
-    avatar: CpuAvatar, index: int, picture: NDArray[np.uint8], region: NDArray[np.uint8]
-) -> NDArray[np.uint8]:
-    frame = picture.copy()
-    package = avatar.package
-    crop = package.crop(index, picture)
-    rect, keep = package.rect(index), package.mask(index)
-    _native.compose(crop, region, avatar.corner, frame, rect, keep)
-    return frame
+        return self._levels.get((avatar, index), make)
