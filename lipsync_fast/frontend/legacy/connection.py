@@ -83,11 +83,12 @@ class _Connection:
         """Take messages; returns why no more are taken."""
         limit = self._services.config.limits.idle_s
         message = first
+        await self._free.acquire()
         while True:
-            await self._free.acquire()
             place = _Place()
             await self._queue.send(place)
             nursery.start_soon(self._answer, place, self._answers.read(message))
+            await self._free.acquire()
             with trio.move_on_after(limit) as patience:
                 message = await self._socket.receive()
             if patience.cancelled_caught:
