@@ -69,7 +69,7 @@ class FrontLoad(msgspec.Struct, kw_only=True):
 
 
 class FrontStatus(msgspec.Struct, kw_only=True):
-    """A front process."""
+    """A front process; ``frames_per_s``: sent, over the last seconds."""
 
     name: str
     pid: int
@@ -77,6 +77,7 @@ class FrontStatus(msgspec.Struct, kw_only=True):
     uptime_s: float
     restarts: int
     load: FrontLoad
+    frames_per_s: float = 0.0
 
 
 class ServerStatus(msgspec.Struct, kw_only=True):
