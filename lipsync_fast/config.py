@@ -77,13 +77,16 @@ class Live(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """Sessions.
 
     Attributes:
-        margin_ms: from the moment that a frame's sound is there to the moment it is shown.
+        margin_ms: from the moment that a frame's sound is there to the moment it is shown, at
+            least; where engines take longer, utterances begin with what they take.
+        margin_most_ms: and at most.
         hold_ms: how long a session waits for frames whose engine was lost before it skips them.
         headroom: share of the measured capacity that speakers may use.
         speakers: how many may speak at once; measured where 0.
     """
 
     margin_ms: Positive = 60.0
+    margin_most_ms: Positive = 400.0
     hold_ms: Annotated[float, Meta(ge=0)] = 450.0
     headroom: Annotated[float, Meta(gt=0, le=1)] = 0.8
     speakers: Amount = 0

@@ -8,8 +8,8 @@ from collections import Counter
 import msgspec
 import structlog
 import trio
-from lipsync_fast.frontend.legacy.connection import serve_legacy
 
+from lipsync_fast.frontend.legacy.connection import serve_legacy
 from lipsync_fast.frontend.native import serve_native
 from lipsync_fast.frontend.services import Services
 from lipsync_fast.frontend.sockets import Socket, SocketClosedError

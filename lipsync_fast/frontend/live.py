@@ -56,6 +56,8 @@ AHEAD = 8
 """Slots that are planned before they are due, where sound is there."""
 IDLE_AHEAD = 3
 """Slots of the avatar's own pictures that are asked for, where they are not at hand."""
+LATE_IN_A_ROW = 3
+"""Frames that are late one after the other before the clock gives engines more time."""
 LEAD = 3
 """Slots over which the mouth is drawn to the generated one, and back."""
 NOTHING = np.zeros(0, np.float32)
@@ -128,7 +130,8 @@ class LiveSession:
         own_ready: whether the avatar's own pictures are at hand in the look; else they are asked
             of the engine.
         idle: show the avatar between utterances too.
-        margin_ns, hold_ns: see MARGIN_NS, HOLD_NS.
+        margin: MARGIN_NS, or what engines need now.
+        hold_ns: see HOLD_NS.
     """
 
     number: int
@@ -139,13 +142,15 @@ class LiveSession:
     streams: Callable[[], int]
     own_ready: Callable[[], bool]
     idle: bool = True
-    margin_ns: int = MARGIN_NS
+    margin: Callable[[], int] = lambda: MARGIN_NS
     hold_ns: int = HOLD_NS
     jobs: deque[tuple[Job, F32]] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
         self.epoch = 0
         self.late = 0
+        self.margin_ns = self.margin()
+        self._late_in_a_row = 0
         self._begun_ns = self._origin_ns = self.now_ns
         self._slot = 0
         """To be shown next."""
@@ -323,6 +328,7 @@ class LiveSession:
     def _begin(self, spoken: _Spoken, begin_ns: int, now_ns: int) -> None:
         """Choose the first slot of an utterance's way in, ``margin`` from its beginning."""
         spoken.under_way = True
+        self.margin_ns = self.margin()
         if now_ns - begin_ns > self.margin_ns // 4:
             begin_ns = now_ns
         wanted = begin_ns + self.margin_ns
@@ -444,9 +450,13 @@ class LiveSession:
             events.append(Started(spoken.number))
         own = planned.job == 0 and planned.share == 0 and self.own_ready()
         missing = planned.jpeg is None and not own
-        if spoken is not None and (missing or passed_over):
-            spoken.dropped += 1
-            self.late += 1
+        if spoken is not None:
+            late = missing or passed_over
+            spoken.dropped += late
+            self.late += late
+            self._late_in_a_row = self._late_in_a_row + 1 if late else 0
+            if self._late_in_a_row >= LATE_IN_A_ROW:
+                self._slow_down()
         if (self.idle or spoken is not None) and not passed_over:
             events.append(
                 self._repeated(slot, planned) if missing else self._picture(slot, planned)
@@ -457,6 +467,14 @@ class LiveSession:
             events.append(Ended(spoken.number, spoken.sound.frames or 0, spoken.dropped))
             self._utterances.remove(spoken)
         return events
+
+    def _slow_down(self) -> None:
+        """Engines take longer than the margin: move all that comes back, once, by the rest."""
+        more = self.margin() - self.margin_ns
+        if more > 0:
+            self.margin_ns += more
+            self._origin_ns += more
+            self._late_in_a_row = 0
 
     def _picture(self, slot: int, planned: _Planned) -> Picture:
         due = self._due(slot)

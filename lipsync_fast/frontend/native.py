@@ -209,7 +209,7 @@ class NativeSession:
             services.new_stream,
             lambda: self._own_ready,
             self._start.idle,
-            int(live.margin_ms * 1e6),
+            services.margin_ns,
             int(live.hold_ms * 1e6),
         )
 
@@ -383,10 +383,10 @@ class NativeSession:
                 await self._poked.wait()
 
     def _send_jobs(self) -> None:
-        jobs = self._pace.jobs
+        jobs, live = self._pace.jobs, self._start.pace == "live"
         while jobs:
             job, pcm = jobs.popleft()
-            self._services.pool.submit(Pending(job, pcm, self._answered, self._lost))
+            self._services.pool.submit(Pending(job, pcm, self._answered, self._lost, live))
 
     def _answered(self, answer: Answer, jpeg: memoryview) -> None:
         if self._pace.answered(answer, bytes(jpeg)):
@@ -433,12 +433,14 @@ class NativeSession:
         load.late += bool(picture.frame is not None and picture.flags & Flag.REPEATED)
         load.idle_frames += picture.frame is None
         self._frames += 1
+        timed = picture.frame is not None and not picture.flags & Flag.REPEATED
 
         def sent() -> None:
             load.bytes += len(jpeg)
-            if picture.frame is not None and not picture.flags & Flag.REPEATED:
+            if timed:
                 self._latency_ms = (time.monotonic_ns() - picture.ready_ns) / 1e6
-                self._services.latencies.add(self._latency_ms)
+                if self._start.pace == "live":
+                    self._services.latencies.add(self._latency_ms)
 
         self._put_media(kind, picture, jpeg, box, sent)
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -46,12 +47,16 @@ class Pending:
         answered: gets the answer and the JPEG, to be copied before it returns.
         lost: what to do when its engine is gone or there is none: the job as it is to be sent
             again, or None to give it up.
+        urgent: it has a place in time; how long its answer takes counts for ``turnaround_ns``.
+        sent_ns: when it went into a ring.
     """
 
     job: Job
     pcm: NDArray[float32]
     answered: Callable[[Answer, memoryview], None]
     lost: Callable[[Job], Job | None]
+    urgent: bool = False
+    sent_ns: int = 0
 
     @property
     def key(self) -> Key:
@@ -90,6 +95,9 @@ class EnginePool:
         self._changed = trio.Event()
         self.redispatched = 0
         self.damaged = 0
+        self.turnaround_ns = 0.0
+        """How long urgent jobs take lately, the slow ones among them: at once where it grows, and
+        over some hundred answers where it shrinks."""
 
     # ------------------------------------------------------------ what the supervisor says
     def attach(self, name: str, jobs: RingHandle, answers: RingHandle) -> None:
@@ -221,6 +229,7 @@ class EnginePool:
             if not try_send(engine.jobs, pending.job, payload):
                 return
             engine.unsent.popleft()
+            pending.sent_ns = time.monotonic_ns()
             engine.pending[pending.key] = pending
 
     def _again(self, pending: Pending) -> None:
@@ -269,6 +278,10 @@ class EnginePool:
                 key = (answer.session, answer.epoch, answer.number)
                 pending = engine.pending.pop(key, None)
                 if pending is not None:
+                    if pending.urgent:
+                        took = time.monotonic_ns() - pending.sent_ns
+                        self.turnaround_ns += max((took - self.turnaround_ns) / 4, -took / 300)
+                        self.turnaround_ns = max(self.turnaround_ns, 0.0)
                     pending.answered(answer, jpeg)
             except MessageError as error:
                 self.damaged += 1

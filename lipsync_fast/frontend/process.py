@@ -18,7 +18,6 @@ import msgspec
 import structlog
 import trio
 import zmq
-from lipsync_fast.logs import setup_logs
 
 from lipsync_fast.frontend.connections import Connections
 from lipsync_fast.frontend.pool import EnginePool
@@ -42,6 +41,7 @@ from lipsync_fast.ipc.control import (
     WantAvatar,
 )
 from lipsync_fast.ipc.status import ServerStatus
+from lipsync_fast.logs import setup_logs
 
 log = structlog.get_logger("lipsync.front")
 _status = msgspec.msgpack.Decoder(ServerStatus)

@@ -161,6 +161,12 @@ class Services:
         """A number for a session that no other session of this process has."""
         return next(self._sessions)
 
+    def margin_ns(self) -> int:
+        """From the moment that a frame's sound is there to its slot: what engines take now."""
+        live = self.config.live
+        needed = 1.25 * self.pool.turnaround_ns + 5e6
+        return int(min(max(needed, live.margin_ms * 1e6), live.margin_most_ms * 1e6))
+
     # ------------------------------------------------------------ admission
     def may_speak(self) -> bool:
         """Whether one more session may begin to speak now."""

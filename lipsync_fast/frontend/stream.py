@@ -8,13 +8,13 @@ import socket as sockets
 from typing import Literal
 
 import trio
-from lipsync_fast.frontend.access import Refusal, refusal
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.trio.server import Server, ServerConnection, serve
 from websockets.typing import Subprotocol
 
+from lipsync_fast.frontend.access import Refusal, refusal
 from lipsync_fast.frontend.connections import Connections
 from lipsync_fast.frontend.services import RETRY_S, Services, retry_after
 from lipsync_fast.frontend.sockets import SocketClosedError

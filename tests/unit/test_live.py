@@ -43,6 +43,7 @@ class World:
     idle: bool = True
     now: int = 5_000 * MS
     log: list[tuple[int, Event]] = field(default_factory=list)
+    margin_ns: int = MARGIN_NS
 
     def __post_init__(self) -> None:
         self.session = LiveSession(
@@ -54,6 +55,7 @@ class World:
             itertools.count(1).__next__,
             lambda: self.own_ready,
             self.idle,
+            lambda: self.margin_ns,
         )
         self.begun = self.now
         self.working: list[tuple[int, int, Job]] = []
@@ -350,6 +352,27 @@ def test_frames_of_a_lost_engine_are_waited_for() -> None:
     assert [p.number for _, p in world.pictures()] == list(
         range(world.pictures()[0][1].number, world.pictures()[-1][1].number + 1)
     )
+
+
+def test_slow_engines_are_given_more_time() -> None:
+    """Three frames are late, then all slots move back by what is missing, and none is late."""
+    world = World(delay_ns=130 * MS)
+    world.run(200)
+    world.margin_ns = 150 * MS
+    world.session.margin_ns = MARGIN_NS
+    for _ in range(60):
+        world.run(20)
+        world.session.hear(np.zeros(320, np.float32), world.now)
+        if world.session.late < 3:
+            world.session.margin_ns = MARGIN_NS
+    world.session.end_utterance(world.now)
+    world.run(2_000)
+    (ended,) = [e for _, e in world.log if isinstance(e, Ended)]
+    assert ended.frames == 30
+    assert ended.dropped <= 3
+    world.say(1.0)
+    world.run(2_000)
+    assert [e for _, e in world.log if isinstance(e, Ended)][1] == Ended(2, 25, 0)
 
 
 def test_a_lost_engine_is_not_waited_for_forever() -> None:
