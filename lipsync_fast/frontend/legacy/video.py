@@ -26,6 +26,8 @@ from lipsync_fast.errors import LipsyncError, OutputError
 from lipsync_fast.provenance import mp4_uuid_box, xmp_packet
 
 if TYPE_CHECKING:
+    from av.packet import Packet
+
     from lipsync_fast.frontend.services import Services
 
 MOST_BYTES = 256 << 20
@@ -45,7 +47,7 @@ class AvatarVideos:
     """The videos of a front's avatars."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[Path, memoryview] = OrderedDict()
+        self.kept: OrderedDict[Path, memoryview] = OrderedDict()
         self._making = trio.Lock()
 
     async def get(self, package: AvatarPackage) -> memoryview:
@@ -55,12 +57,12 @@ class AvatarVideos:
             LipsyncError: it cannot be made.
         """
         async with self._making:
-            if package.path not in self._kept:
-                self._kept[package.path] = await _in_thread(package)
-            self._kept.move_to_end(package.path)
-            while sum(map(len, self._kept.values())) > KEPT_BYTES and len(self._kept) > 1:
-                self._kept.popitem(last=False)
-            return self._kept[package.path]
+            if package.path not in self.kept:
+                self.kept[package.path] = await _in_thread(package)
+            self.kept.move_to_end(package.path)
+            while sum(map(len, self.kept.values())) > KEPT_BYTES and len(self.kept) > 1:
+                self.kept.popitem(last=False)
+            return self.kept[package.path]
 
 
 async def avatar_video(services: Services, name: str) -> memoryview:
@@ -90,13 +92,15 @@ async def _in_thread(package: AvatarPackage) -> memoryview:
             made.append(error)
         token.run_sync_soon(done.set)
 
-    threading.Thread(target=work, name="lipsync-video").start()
+    thread = threading.Thread(target=work, name="lipsync-video")
+    thread.start()
     try:
         await done.wait()
     finally:
         stop.set()
         with trio.CancelScope(shield=True):  # ends within a frame
             await done.wait()
+        thread.join()  # it has nothing more to do
     if isinstance(made[0], Exception):
         raise made[0]
     return made[0]
@@ -141,18 +145,24 @@ def _write(package: AvatarPackage, path: Path, stopped: Callable[[], bool]) -> N
         context.time_base = Fraction(1, m.fps)
         context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
         odd = ((0, down), (0, across), (0, 0))
+        size = 0
+
+        def mux(packets: list[Packet[VideoStream]]) -> None:
+            nonlocal size
+            size += sum(packet.size for packet in packets)
+            if size > MOST_BYTES:
+                raise LipsyncError(f"the video of {m.name} would have more than {MOST_BYTES} bytes")
+            container.mux(packets)
+
         for index in range(m.frame_count):
             if stopped():
                 raise _StoppedError
-            if path.stat().st_size > MOST_BYTES:
-                raise LipsyncError(f"the video of {m.name} would have more than {MOST_BYTES} bytes")
             image = np.pad(package.picture(index), odd, mode="edge")
-            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-            picture = frame.reformat(
+            picture = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(
                 format="yuv420p",
                 dst_colorspace=Colorspace.ITU709,
                 dst_color_range=ColorRange.MPEG,
             )
             picture.pts, picture.time_base = index, Fraction(1, m.fps)
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode(None))
+            mux(stream.encode(picture))
+        mux(stream.encode(None))
