@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from lipsync_fast.errors import RingError
 from lipsync_fast.ipc.control import EngineInfo
-from lipsync_fast.ipc.messages import Answer, Job, MessageError, read, try_send
+from lipsync_fast.ipc.messages import Answer, Job, MessageError, Status, read, try_send
 from lipsync_fast.ipc.ring import RingHandle, RingReader, RingWriter
 
 log = structlog.get_logger("lipsync.front")
@@ -280,6 +280,8 @@ class EnginePool:
                 if pending is not None:
                     if pending.urgent:
                         took = time.monotonic_ns() - pending.sent_ns
+                        if answer.status == Status.SKIPPED:
+                            took *= 2  # it would have taken longer, nobody knows how much
                         self.turnaround_ns += max((took - self.turnaround_ns) / 4, -took / 300)
                         self.turnaround_ns = max(self.turnaround_ns, 0.0)
                     pending.answered(answer, jpeg)
