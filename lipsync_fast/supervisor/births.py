@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the processes of one server are born: names, tasks, places."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lipsync_fast.config import ServeConfig
+from lipsync_fast.ipc.children import EngineSpec, FrontSpec, Listener
+from lipsync_fast.supervisor.avatars import AvatarsInUse
+from lipsync_fast.supervisor.children import Child, Command, Slot, spawn
+from lipsync_fast.supervisor.devices import Plan
+from lipsync_fast.supervisor.ports import Bound
+
+
+def places(plan: Plan, bound: list[Bound], fronts: int) -> list[Slot]:
+    """A slot for each child that the server is to have: fronts, engines, spares."""
+    slots = [
+        Slot(
+            "front",
+            number,
+            listeners=[
+                Listener(fd=b.sockets[number % len(b.sockets)].fileno(), kind=b.kind, port=b.port)
+                for b in bound
+            ],
+        )
+        for number in range(fronts)
+    ]
+    engines = [(d, False) for d in plan.devices] + [(d, True) for d in plan.spares]
+    slots += [Slot("engine", k, device, spare) for k, (device, spare) in enumerate(engines)]
+    return slots
+
+
+@dataclass
+class Births:
+    """Starts children.
+
+    Attributes:
+        folder: of the control socket.
+        threads: of a CPU engine.
+        avatars: what engines load before they are ready.
+        command: what a child of a role is run as.
+    """
+
+    config: ServeConfig
+    folder: Path
+    threads: int
+    avatars: AvatarsInUse
+    command: Command
+    _numbers: dict[str, itertools.count[int]] = field(
+        default_factory=lambda: {"front": itertools.count(1), "engine": itertools.count(1)}
+    )
+
+    def start(self, slot: Slot) -> Child:
+        """Fill a slot with a new process.
+
+        Raises:
+            OSError: no process can be started.
+        """
+        name = f"{slot.role}-{next(self._numbers[slot.role])}"
+
+        def spec(rings_fd: int) -> EngineSpec | FrontSpec:
+            if slot.role == "front":
+                return FrontSpec(
+                    name=name,
+                    folder=str(self.folder),
+                    rings_fd=rings_fd,
+                    listeners=slot.listeners,
+                    config=self.config,
+                )
+            return EngineSpec(
+                name=name,
+                folder=str(self.folder),
+                rings_fd=rings_fd,
+                device=slot.device,
+                threads=self.threads if slot.device == "cpu" else None,
+                avatars=dict(self.avatars.paths),
+                heartbeat_s=self.config.engines.heartbeat_s,
+                log=self.config.log,
+            )
+
+        return spawn(slot, name, self.command(slot.role), spec)

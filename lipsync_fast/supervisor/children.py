@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Child processes: places to fill, and who fills them.
+
+    starting ──Ready──► ready, or spare ──Bye──► draining ──► gone
+        └───────────────── death, from anywhere ────────────────┘
+
+A place (``Slot``) is filled by one process after another; no process's name is ever used again.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
+
+from lipsync_fast.config import Engines
+from lipsync_fast.ipc.children import EngineSpec, FrontSpec, Listener
+from lipsync_fast.ipc.control import Load, RingSocket
+from lipsync_fast.ipc.status import EngineState, FrontLoad
+
+Role = Literal["front", "engine"]
+Command = Callable[[Role], list[str]]
+"""The command line of a child of that role; its task comes on standard input."""
+YOUNG_S = 10.0
+"""Who dies before it has been ready for so long has died young."""
+MODULES: dict[Role, str] = {
+    "front": "lipsync_fast.frontend.process",
+    "engine": "lipsync_fast.engine.process",
+}
+
+
+def own_command(role: Role) -> list[str]:
+    """Our own children. -P: what is imported does not depend on the folder that we run in."""
+    return [sys.executable, "-P", "-m", MODULES[role]]
+
+
+@dataclass
+class Slot:
+    """A place for a child.
+
+    Attributes:
+        number: among those of its role, from 0.
+        device: of an engine.
+        spare: filled only once those that are not spares are ready.
+        restarts: how often it has been filled again.
+        failures: children in a row that have died young.
+        ever_ready: whether one has been ready.
+    """
+
+    role: Role
+    number: int
+    device: str = ""
+    spare: bool = False
+    listeners: list[Listener] = field(default_factory=list)
+    child: Child | None = None
+    restarts: int = 0
+    failures: int = 0
+    ever_ready: bool = False
+
+    def pause(self, config: Engines) -> float:
+        """Seconds to wait before filling it again; call it when its child has died."""
+        if self.child is None or not self.child.died_young:
+            self.failures = 0
+            return 0.0
+        self.failures += 1
+        doubled = config.backoff_s * 2.0 ** min(self.failures - 1, 60)
+        return min(doubled, config.backoff_most_s)
+
+
+@dataclass(eq=False)
+class Child:
+    """A process that fills a slot, and what is known of it. Times: seconds, CLOCK_MONOTONIC.
+
+    Attributes:
+        pidfd: becomes readable when it has died; -1 where the kernel has none.
+        rings: our end of its ring socket.
+        born_with: avatars that an engine loads before it is ready.
+        avatars: names that it has loaded; asked: those that it has not answered for.
+        errors: why an engine could not load an avatar, and when it said so.
+        killed_for: why it was killed, where it was by us.
+    """
+
+    name: str
+    slot: Slot
+    process: subprocess.Popen[bytes]
+    pidfd: int
+    rings: RingSocket
+    born: float = field(default_factory=time.monotonic)
+    state: EngineState = "starting"
+    greeted: bool = False
+    ready_at: float | None = None
+    heard: float = field(default_factory=time.monotonic)
+    device: str = ""
+    capacity: float = 0.0
+    born_with: frozenset[str] = frozenset()
+    avatars: set[str] = field(default_factory=set)
+    asked: set[str] = field(default_factory=set)
+    errors: dict[str, tuple[str, float]] = field(default_factory=dict)
+    load: Load = field(default_factory=Load)
+    front_load: FrontLoad = field(default_factory=FrontLoad)
+    killed_for: str = ""
+
+    @property
+    def role(self) -> Role:
+        """Front or engine."""
+        return self.slot.role
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self.process.pid
+
+    @property
+    def works(self) -> bool:
+        """An engine that can be given jobs."""
+        return self.state in ("ready", "spare")
+
+    @property
+    def died_young(self) -> bool:
+        """Whether it has died before it had worked for a while."""
+        return self.ready_at is None or time.monotonic() - self.ready_at < YOUNG_S
+
+    def kill(self, reason: str) -> None:
+        """End it at once, whatever it does."""
+        self.killed_for = self.killed_for or reason
+        if self.process.returncode is None:
+            self.process.kill()
+
+    def ending(self) -> str:
+        """How it has ended, in words; once it has."""
+        code = self.process.wait()
+        if self.killed_for:
+            return f"killed: {self.killed_for}"
+        return f"signal {-code}" if code < 0 else f"exit status {code}"
+
+    def release(self) -> None:
+        """Close what this process holds of it."""
+        self.state = "gone"
+        self.rings.close()
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+
+
+def spawn(
+    slot: Slot,
+    name: str,
+    command: list[str],
+    spec: Callable[[int], EngineSpec | FrontSpec],
+) -> Child:
+    """Start a process in a slot; never blocks on it.
+
+    Its task goes into a file without a name that is its standard input: unlike a pipe, that takes
+    any length at once, and a child that dies early breaks nothing. It gets a session of its own,
+    so that Ctrl-C in a terminal reaches the supervisor alone.
+
+    Args:
+        spec: makes the task from the descriptor of the child's end of the ring socket.
+
+    Raises:
+        OSError: no process can be started.
+    """
+    ours, theirs = RingSocket.pair()
+    task = os.memfd_create("lipsync-task", os.MFD_CLOEXEC)
+    try:
+        told = spec(theirs.fileno())
+        os.write(task, msgspec.json.encode(told))
+        os.lseek(task, 0, os.SEEK_SET)
+        process = subprocess.Popen(
+            command,
+            stdin=task,
+            stdout=2,  # what a child prints is log
+            pass_fds=[theirs.fileno(), *(each.fd for each in slot.listeners)],
+            start_new_session=True,
+        )
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        os.close(task)
+        theirs.close()
+    child = Child(name, slot, process, _pidfd(process.pid), ours, device=slot.device)
+    if isinstance(told, EngineSpec):
+        child.born_with = frozenset(told.avatars)
+        child.asked = set(child.born_with)
+    slot.child = child
+    return child
+
+
+def _pidfd(pid: int) -> int:
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):  # a kernel before 5.3
+        return -1

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a configuration to a running server, and its end: everything that is not the loop.
+
+Whatever can be refused is refused before anything starts. Children start before trio is imported,
+which takes as long as a tenth of what they need to be ready.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+
+from lipsync_fast.config import ServeConfig
+from lipsync_fast.errors import ServerError
+from lipsync_fast.notify import Notifier
+from lipsync_fast.supervisor import place
+from lipsync_fast.supervisor.avatars import AvatarsInUse
+from lipsync_fast.supervisor.births import Births, places
+from lipsync_fast.supervisor.children import Command, Slot, own_command
+from lipsync_fast.supervisor.devices import plan
+from lipsync_fast.supervisor.ports import Bound, bind_all
+
+log = logging.getLogger("lipsync.supervisor")
+SIGNALS = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
+
+
+def serve(
+    config: ServeConfig,
+    on_ready: Callable[[list[Bound]], None] = lambda bound: None,
+    command: Command = own_command,
+) -> int:
+    """Run a server until a signal ends it; main thread only.
+
+    Args:
+        on_ready: called once, when clients can be served, with the ports.
+        command: what children are run as.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        ServerError, AvatarNotFoundError, ControlError: it cannot start, or go on.
+    """
+    born = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        early = stack.enter_context(_signals_kept())
+        notifier = Notifier()
+        stack.callback(notifier.close)
+        chosen = plan(config.engines, config.fronts)
+        if chosen.remark:
+            log.warning(chosen.remark)
+        avatars = AvatarsInUse(config.avatars)
+        bound = bind_all(config.listen, config.fronts, lambda: _orphans(config))
+        for each in bound:
+            stack.callback(each.close)
+        for path in place.remove_crashed():
+            log.info("removed what a crashed server left", extra={"fields": {"folder": path}})
+        folder = place.RunFolder.take(_folder(config, bound[0].port))
+        stack.callback(folder.remove)
+        births = Births(config, folder.path, chosen.threads, avatars, command)
+        slots = places(chosen, bound, config.fronts)
+        stack.callback(_end_all, slots)
+        _start_first(births, slots)
+
+        import trio
+
+        from lipsync_fast.supervisor.life import Parts, supervise
+        from lipsync_fast.supervisor.report import About
+
+        ports = [each.port for each in bound]
+        about = About(config=config, ports=ports[:-1], http_port=ports[-1], born=born)
+        parts = Parts(
+            about, births, slots, bound, notifier, early, on_ready=lambda: on_ready(bound)
+        )
+        return trio.run(supervise, parts)
+
+
+def _folder(config: ServeConfig, port: int) -> Path:
+    return Path(config.folder).absolute() if config.folder else place.run_folder(port)
+
+
+def _orphans(config: ServeConfig) -> bool:
+    """Whether a server of these ports has crashed: then its fronts may be leaving just now."""
+    port = config.listen.ports[0] if config.listen.ports else 0
+    return (port != 0 or bool(config.folder)) and place.was_running(_folder(config, port))
+
+
+@contextlib.contextmanager
+def _signals_kept() -> Iterator[list[int]]:
+    """Keep signals for the loop, which obeys them once it runs."""
+    came: list[int] = []
+
+    def keep(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+
+    before = {number: signal.signal(number, keep) for number in SIGNALS}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _start_first(births: Births, slots: list[Slot]) -> None:
+    """Start all but spares, engines first: they need the longest."""
+    for slot in sorted(slots, key=lambda slot: slot.role):
+        if not slot.spare:
+            try:
+                births.start(slot)
+            except OSError as error:
+                raise ServerError(f"cannot start a process: {error.strerror}") from None
+
+
+def _end_all(slots: list[Slot]) -> None:
+    """Kill and reap whoever still lives."""
+    living = [slot.child for slot in slots if slot.child is not None]
+    for child in living:
+        child.kill("the server ends")
+    for child in living:
+        child.process.wait()
+        child.release()

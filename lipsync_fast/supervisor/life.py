@@ -1,0 +1,542 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The supervisor's loop: what happens, and what follows from it.
+
+    a child has died ──► who depends on it is told at once; a spare takes over; its slot is refilled
+    a message came   ──► states, loads, avatars; whoever must know is told
+    silence          ──► the child is killed, and has died
+    SIGTERM, SIGINT  ──► fronts drain, then all stop; a second one: at once
+
+One thread, one nursery. Nothing here waits for a child: what one does not read is lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
+import trio
+import zmq
+
+from lipsync_fast.errors import AvatarNotFoundError, ServerError
+from lipsync_fast.ipc.control import (
+    VERSION,
+    AnyMessage,
+    AvatarState,
+    Bye,
+    Drain,
+    Engines,
+    FrontHeartbeat,
+    Heartbeat,
+    Hello,
+    Hub,
+    LoadAvatar,
+    PeerGone,
+    Ready,
+    StatusReply,
+    StatusRequest,
+    Stop,
+    WantAvatar,
+)
+from lipsync_fast.ipc.status import FrontLoad, ServerStatus
+from lipsync_fast.notify import Notifier
+from lipsync_fast.supervisor.births import Births
+from lipsync_fast.supervisor.children import Child, Slot
+from lipsync_fast.supervisor.pairs import Pairs
+from lipsync_fast.supervisor.ports import Bound
+from lipsync_fast.supervisor.report import About, Rates, engine_infos, server_status, speakers
+
+START_S = 60.0
+"""A child that is not ready by then hangs."""
+STOP_S = 2.0
+"""From Stop to SIGKILL."""
+SPARES_AFTER_S = 1.0
+"""Spares start so long after the server serves: its first clients come first."""
+ENGINE_FAILURES, FRONT_FAILURES = 3, 5
+"""Young deaths in a row in a slot that end the server: of engines, only until it has served."""
+REPORT_S = 1.0
+MOST_MESSAGES = 100
+"""Taken before other tasks get their turn."""
+
+log = logging.getLogger("lipsync.supervisor")
+
+
+def _say(level: int, message: str, **fields: object) -> None:
+    log.log(level, message, extra={"fields": fields})
+
+
+@dataclass
+class Parts:
+    """What was made before the loop began, and is closed after it.
+
+    Attributes:
+        bound: listening sockets; closed here when the server drains.
+        early: signals that have come before the loop could take them.
+        on_ready: called once, when clients can be served.
+    """
+
+    about: About
+    births: Births
+    slots: list[Slot]
+    bound: list[Bound]
+    notifier: Notifier
+    early: list[int] = field(default_factory=list)
+    on_ready: Callable[[], None] = lambda: None
+
+
+class Supervisor:
+    """A server's life, from its children's start to their end. All methods: one thread.
+
+    Args:
+        parts: slots may hold children already.
+        hub: the control socket.
+    """
+
+    def __init__(self, parts: Parts, hub: Hub) -> None:
+        self._parts, self._hub = parts, hub
+        self._config = parts.about.config
+        self._avatars = parts.births.avatars
+        self.state: Literal["starting", "serving", "draining"] = "starting"
+        self._pairs = Pairs(lambda: self.children, self._config.fronts)
+        self._rates = Rates()
+        self._capacity: dict[str, list[float]] = {}
+        self._wanted: set[str] = set()
+        self._unreadable = 0
+        self._nap = trio.CancelScope()
+        self._serving, self._changed, self._end = trio.Event(), trio.Event(), trio.Event()
+        self._grace, self._ending = trio.CancelScope(), False
+        self._exit, self._failure = 0, ""
+
+    # ------------------------------------------------------------ who there is
+    @property
+    def children(self) -> list[Child]:
+        """All that live."""
+        return [slot.child for slot in self._parts.slots if slot.child is not None]
+
+    @property
+    def engines(self) -> list[Child]:
+        """Engines that live."""
+        return [child for child in self.children if child.role == "engine"]
+
+    @property
+    def fronts(self) -> list[Child]:
+        """Fronts that live."""
+        return [child for child in self.children if child.role == "front"]
+
+    def status(self) -> ServerStatus:
+        """The server as it is now."""
+        ignored = self._hub.ignored + self._unreadable
+        return server_status(self._parts.about, self.state, self.children, self._rates, ignored)
+
+    # ------------------------------------------------------------ life
+    async def run(self) -> int:
+        """Serve until told to stop.
+
+        Returns:
+            The exit status.
+
+        Raises:
+            ServerError: children do not start, or die again and again.
+        """
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                for slot in self._parts.slots:
+                    nursery.start_soon(self._keep, slot)
+                for task in (self._control, self._pairs.run, self._watch, self._report):
+                    nursery.start_soon(task)
+                nursery.start_soon(self._obey_signals)
+                if self._parts.notifier.watchdog_s is not None:
+                    nursery.start_soon(self._feed_watchdog, self._parts.notifier.watchdog_s / 2)
+                await self._end.wait()
+                await self._stop_all()
+                nursery.cancel_scope.cancel()
+        finally:
+            self._pairs.close()
+        if self._failure:
+            raise ServerError(self._failure)
+        return self._exit
+
+    def _fail(self, reason: str) -> None:
+        self._failure = self._failure or reason
+        self._end.set()
+
+    async def _stop_all(self) -> None:
+        """Tell all to leave; who has not within ``STOP_S`` is killed by who has made the parts."""
+        self._ending = True
+        self._parts.notifier.stopping()
+        for child in self.children:
+            self._send(child, Stop())
+        self._grace.deadline = trio.current_time() + STOP_S
+        with self._grace:
+            while self.children:
+                await self._changed.wait()
+
+    async def _obey_signals(self) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as coming:
+            for number in self._parts.early:
+                self._signal(number)
+            async for number in coming:
+                self._signal(number)
+
+    def _signal(self, number: int) -> None:
+        if number == signal.SIGHUP:
+            return  # a terminal that was closed is no reason to stop
+        if self.state != "draining":
+            self.state = "draining"
+            self._nursery.start_soon(self._drain)
+            return
+        _say(logging.WARNING, "stopping at once")
+        self._grace.cancel()
+        self._exit = 130 if number == signal.SIGINT else 0
+        self._end.set()
+
+    async def _drain(self) -> None:
+        """Let fronts end what they have begun, for ``drain_seconds`` at most; then end."""
+        _say(
+            logging.INFO,
+            "draining: no new clients; once more to stop at once",
+            seconds=self._config.drain_seconds,
+            sessions=sum(front.front_load.sessions for front in self.fronts),
+        )
+        self._parts.notifier.stopping()
+        for bound in self._parts.bound:
+            bound.close()
+        for front in self.fronts:
+            self._send(front, Drain())
+        with trio.move_on_after(self._config.drain_seconds) as scope:
+            while any(front.state != "draining" for front in self.fronts):
+                await self._changed.wait()
+        if scope.cancelled_caught:
+            _say(logging.WARNING, "sessions were cut off: drain_seconds are over")
+        self._end.set()
+
+    async def _feed_watchdog(self, every_s: float) -> None:
+        while True:
+            self._parts.notifier.alive()
+            await trio.sleep(every_s)
+
+    # ------------------------------------------------------------ slots
+    async def _keep(self, slot: Slot) -> None:
+        """Fill a slot again whenever its child has died."""
+        if slot.spare and slot.child is None:
+            await self._serving.wait()
+            await trio.sleep(SPARES_AFTER_S)
+        while not self._ending and not (slot.role == "front" and self.state == "draining"):
+            child = slot.child or self._start(slot)
+            if child is None:
+                await trio.sleep(self._config.engines.backoff_most_s)
+                continue
+            self._born(child)
+            await _death(child)
+            pause = slot.pause(self._config.engines)
+            self._lost(child, pause)
+            await trio.sleep(pause)
+            slot.restarts += 1
+
+    def _start(self, slot: Slot) -> Child | None:
+        try:
+            return self._parts.births.start(slot)
+        except OSError as error:
+            _say(logging.ERROR, f"cannot start a process: {error.strerror}", role=slot.role)
+            return None
+
+    def _born(self, child: Child) -> None:
+        _say(logging.INFO, "started", child=child.name, pid=child.pid, slot=child.slot.number)
+        self._pairs.look()
+        if child.role == "engine":
+            self._tell_engines()  # fronts know of it before they get its rings
+
+    def _lost(self, child: Child, pause: float) -> None:
+        """A child has died: first tell who waits for it, then all else."""
+        worked, slot = child.state == "ready", child.slot
+        slot.child = None
+        child.state = "gone"
+        gone = PeerGone(peer=child.name)
+        if child.role == "engine":
+            for front in self.fronts:
+                self._send(front, gone)
+            if worked:
+                self._take_over(child)
+            self._tell_engines()
+        else:
+            for engine in self.engines:
+                self._send(engine, gone)
+        self._pairs.forget(child)
+        child.release()
+        self._tell_of_death(child, pause)
+        self._note()
+
+    def _take_over(self, dead: Child) -> None:
+        """Turn a spare active, one on the same device where there is one."""
+        spares = [engine for engine in self.engines if engine.state == "spare"]
+        heir = min(spares, key=lambda spare: spare.device != dead.device, default=None)
+        if heir is not None:
+            heir.state = "ready"
+
+    def _tell_of_death(self, child: Child, pause: float) -> None:
+        slot, how = child.slot, child.ending()
+        if self._ending or (self.state == "draining" and child.role == "front"):
+            _say(logging.INFO, "ended", child=child.name, how=how)
+            return
+        _say(
+            logging.WARNING,
+            "died; to be replaced",
+            child=child.name,
+            how=how,
+            lived_s=round(time.monotonic() - child.born, 1),
+            in_s=round(pause, 2),
+        )
+        if child.role == "engine":
+            for name in self._avatars.died(child):
+                _say(logging.ERROR, "an avatar kills engines; no longer in use", avatar=name)
+            if slot.failures >= ENGINE_FAILURES and not self._serving.is_set():
+                self._fail(f"engines do not start ({how}); the lines above say why")
+        elif slot.failures >= FRONT_FAILURES:
+            self._fail(f"fronts die again and again ({how}); the lines above say why")
+
+    # ------------------------------------------------------------ watching
+    async def _watch(self) -> None:
+        """Kill children that are silent."""
+        config = self._config.engines
+        every = min(config.heartbeat_s, config.hung_s / 4)
+        while True:
+            begun = time.monotonic()
+            await trio.sleep(every)
+            now = time.monotonic()
+            self._take_messages(MOST_MESSAGES)
+            late = now - begun - every
+            for child in self.children:
+                if late > config.hung_s / 4:  # it was this process that stood still
+                    child.heard = max(child.heard, now)
+                silent = now - child.heard
+                if child.ready_at is None:
+                    if now - child.born > START_S:
+                        child.kill(f"not ready after {START_S:g} s")
+                elif silent > config.hung_s:
+                    child.kill(f"hung, silent for {silent:.1f} s")
+
+    # ------------------------------------------------------------ messages
+    async def _control(self) -> None:
+        while True:
+            if self._take_messages(MOST_MESSAGES):
+                await trio.lowlevel.checkpoint()
+                continue
+            with trio.CancelScope() as self._nap:
+                await trio.lowlevel.wait_readable(self._hub.fd)
+
+    def _take_messages(self, most: int) -> bool:
+        """Take what has come; True when there may be more."""
+        for count, (name, message) in enumerate(self._hub.received(), 1):
+            self._heard(name, message)
+            if count >= most:
+                return True
+        return False
+
+    def _send(self, child: Child, message: AnyMessage) -> None:
+        if child.greeted:
+            self._hub.send(child.name, message)
+            self._nap.cancel()  # sending may swallow the edge of the socket's descriptor
+
+    def _heard(self, name: str, message: AnyMessage) -> None:
+        if isinstance(message, StatusRequest):
+            status = msgspec.Raw(msgspec.msgpack.encode(self.status()))
+            self._hub.send(name, StatusReply(status=status))
+            return
+        child = next((child for child in self.children if child.name == name), None)
+        if child is None:
+            return  # it has died since
+        child.heard = time.monotonic()
+        if isinstance(message, Heartbeat):
+            child.load = message.load
+        elif isinstance(message, FrontHeartbeat):
+            try:
+                child.front_load = msgspec.msgpack.decode(message.load, type=FrontLoad)
+            except msgspec.MsgspecError:
+                self._unreadable += 1
+        elif isinstance(message, Hello):
+            self._greet(child, message)
+        elif isinstance(message, Ready):
+            self._ready(child, message.capacity)
+        elif isinstance(message, WantAvatar):
+            self._want(message.name)
+        elif isinstance(message, AvatarState):
+            self._avatar_state(child, message)
+        elif isinstance(message, Bye):
+            self._bye(child)
+
+    def _greet(self, child: Child, hello: Hello) -> None:
+        child.greeted = True
+        if hello.version != VERSION:
+            _say(logging.ERROR, "speaks another version", child=child.name, its=hello.version)
+            self._send(child, Stop())
+            return
+        child.device = hello.device or child.device
+        if child.role == "front":
+            self._tell_engines()
+            self._tell_status()
+            if self.state == "draining":
+                self._send(child, Drain())
+        else:
+            for name, path in self._avatars.paths.items():
+                self._ask(child, name, path)
+        self._pairs.look()
+
+    def _ready(self, child: Child, capacity: float) -> None:
+        if child.ready_at is not None:
+            return
+        child.ready_at = child.heard
+        child.slot.ever_ready = True
+        if child.role == "engine":
+            child.avatars |= child.born_with - child.errors.keys()
+            child.asked -= child.born_with
+            child.capacity = self._counted(child, capacity)
+            working = sum(engine.state == "ready" for engine in self.engines)
+            wanted = sum(s.role == "engine" and not s.spare for s in self._parts.slots)
+            child.state = "ready" if working < wanted else "spare"
+            self._tell_engines()
+        else:
+            child.state = "ready"
+        _say(
+            logging.INFO,
+            "ready",
+            child=child.name,
+            after_s=round(child.ready_at - child.born, 3),
+            **({"frames_per_s": round(capacity, 1)} if capacity else {}),
+        )
+        self._pairs.look()
+        self._note()
+
+    def _counted(self, engine: Child, measured: float) -> float:
+        """Frames a second that an engine counts for.
+
+        Those that start first measure at the same time, with nothing else to do, which is what
+        their device gives each of them. Spares and successors measure beside the others' work:
+        they count for what the first ones have measured.
+        """
+        first = self._capacity.setdefault(engine.device, [])
+        if not self._serving.is_set() or not first:
+            first.append(measured)
+            return measured
+        return sum(first) / len(first)
+
+    def _bye(self, child: Child) -> None:
+        worked, child.state = child.state == "ready", "draining"
+        if child.role == "engine":
+            if worked:
+                self._take_over(child)
+            self._tell_engines()
+        self._note()
+
+    def _note(self) -> None:
+        """Something about children has changed."""
+        self._changed.set()
+        self._changed = trio.Event()
+        slots = self._parts.slots
+        fronts = all(s.child and s.child.state == "ready" for s in slots if s.role == "front")
+        if self.state == "starting" and fronts and any(e.state == "ready" for e in self.engines):
+            self.state = "serving"
+            self._serving.set()
+            self._parts.notifier.ready()
+            about = self._parts.about
+            after = round(time.monotonic() - about.born, 3)
+            ports = ",".join(map(str, about.ports))
+            _say(logging.INFO, "serving", ports=ports, http_port=about.http_port, after_s=after)
+            self._parts.on_ready()
+
+    # ------------------------------------------------------------ avatars
+    def _want(self, name: str) -> None:
+        if name in self._avatars.paths:
+            for engine in self.engines:
+                self._ask(engine, name, self._avatars.paths[name])
+        elif name not in self._wanted and len(self._wanted) < MOST_MESSAGES:
+            self._wanted.add(name)
+            self._nursery.start_soon(self._find, name)
+
+    async def _find(self, name: str) -> None:
+        try:
+            path = await trio.to_thread.run_sync(self._avatars.find, name)
+        except AvatarNotFoundError as error:
+            self._avatars.refuse(name, str(error))
+        else:
+            self._avatars.use(name, path)
+            for engine in self.engines:
+                self._ask(engine, name, self._avatars.paths[name])
+        self._wanted.discard(name)
+        self._tell_engines()
+
+    def _ask(self, engine: Child, name: str, path: str) -> None:
+        """Have an engine load an avatar that it has not got."""
+        if engine.greeted and name not in engine.avatars and name not in engine.asked:
+            engine.asked.add(name)
+            engine.errors.pop(name, None)
+            self._send(engine, LoadAvatar(name=name, path=path))
+
+    def _avatar_state(self, engine: Child, told: AvatarState) -> None:
+        others = [other for other in self.engines if other is not engine]
+        self._avatars.answered(engine, told.name, told.error, others)
+        if told.error:
+            _say(
+                logging.ERROR,
+                "cannot load an avatar",
+                child=engine.name,
+                avatar=told.name,
+                why=told.error,
+            )
+            if told.name == self._avatars.default and not self._serving.is_set():
+                self._fail(f"avatar {told.name!r} cannot be used: {told.error}")
+        self._tell_engines()
+
+    # ------------------------------------------------------------ telling
+    def _tell_engines(self) -> None:
+        infos = engine_infos(self.engines, self._avatars)
+        most = speakers(self._config, self.engines)
+        speaking = sum(front.front_load.speaking for front in self.fronts)
+        for front in self.fronts:
+            others = speaking - front.front_load.speaking
+            self._send(front, Engines(engines=infos, speakers=most, others=others))
+
+    def _tell_status(self) -> None:
+        reply = StatusReply(status=msgspec.Raw(msgspec.msgpack.encode(self.status())))
+        for front in self.fronts:
+            self._send(front, reply)
+
+    async def _report(self) -> None:
+        """Tell fronts and the service manager how things are, every second."""
+        while True:
+            await trio.sleep(REPORT_S)
+            self._rates.look(self.fronts)
+            self._tell_engines()
+            self._tell_status()
+            status = self.status()
+            working = sum(engine.state == "ready" for engine in status.engines)
+            sessions = sum(front.load.sessions for front in status.fronts)
+            self._parts.notifier.status(
+                f"{status.state}: {working} engines, {sessions} sessions, "
+                f"{math.floor(status.frames_per_s + 0.5)} frames/s"
+            )
+
+
+async def _death(child: Child) -> None:
+    """Wait until a child has died."""
+    if child.pidfd >= 0:
+        await trio.lowlevel.wait_readable(child.pidfd)
+    else:
+        await trio.to_thread.run_sync(child.process.wait, abandon_on_cancel=True)
+    child.process.wait()
+
+
+async def supervise(parts: Parts) -> int:
+    """Open the control socket and run the server; see ``Supervisor.run``."""
+    context = zmq.Context[zmq.Socket[bytes]]()
+    try:
+        with contextlib.closing(Hub.bind(context, parts.births.folder)) as hub:
+            return await Supervisor(parts, hub).run()
+    finally:
+        context.term()

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rings of each pair of front and engine: made, handed to both, forgotten.
+
+Memory for a pair is taken as soon as both are born, in a thread, since that takes a while; it is
+handed out when the front is there and the engine is ready. Then this process closes its copies, so
+that rings end with the last of the two that hold them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable
+
+import trio
+
+from lipsync_fast.errors import RingError
+from lipsync_fast.ipc.ring import RingHandle
+from lipsync_fast.supervisor.children import Child
+
+JOB_RING = 8 << 20
+ANSWER_RING, LEAST_ANSWER_RING = 64 << 20, 16 << 20
+"""Bytes for a pair where there is one front; several share this, down to the least."""
+RETRY_S = 1.0
+
+log = logging.getLogger("lipsync.supervisor")
+Key = tuple[str, str]
+Couple = tuple[RingHandle, RingHandle]
+
+
+def answer_ring(fronts: int) -> int:
+    """Bytes of an answer ring where there are so many fronts; a power of two."""
+    return max(LEAST_ANSWER_RING, ANSWER_RING >> (fronts - 1).bit_length())
+
+
+class Pairs:
+    """Who has been given rings to whom.
+
+    Args:
+        children: all that live now.
+        fronts: how many there are to be.
+    """
+
+    def __init__(self, children: Callable[[], list[Child]], fronts: int) -> None:
+        self._children = children
+        self._answers = answer_ring(fronts)
+        self._generations = itertools.count(1)
+        self._made: dict[Key, Couple] = {}
+        self._given: set[Key] = set()
+        self._changed = trio.Event()
+
+    def look(self) -> None:
+        """A child was born, or has become ready."""
+        self._changed.set()
+
+    def forget(self, child: Child) -> None:
+        """A child has died."""
+        for key in [key for key in self._made if child.name in key]:
+            self._close(self._made.pop(key))
+        self._given = {key for key in self._given if child.name not in key}
+
+    async def run(self) -> None:
+        """Make and hand out rings until cancelled."""
+        while True:
+            self._changed = trio.Event()
+            made = True
+            while (missing := self._next()) is not None and made:
+                made = await self._make(*missing)
+                self._give_all()
+            self._give_all()
+            with trio.move_on_after(float("inf") if made else RETRY_S):
+                await self._changed.wait()
+
+    def _living(self) -> list[tuple[Child, Child]]:
+        living = self._children()
+        fronts = [c for c in living if c.role == "front"]
+        engines = [c for c in living if c.role == "engine"]
+        return [(front, engine) for front in fronts for engine in engines]
+
+    def _next(self) -> tuple[Child, Child] | None:
+        """A pair without rings, the most urgent first."""
+        missing = [
+            (front, engine)
+            for front, engine in self._living()
+            if (front.name, engine.name) not in self._given | self._made.keys()
+        ]
+        return min(missing, key=lambda pair: not pair[1].works, default=None)
+
+    async def _make(self, front: Child, engine: Child) -> bool:
+        generation = next(self._generations)
+        try:
+            couple = await trio.to_thread.run_sync(self._create, generation)
+        except RingError as error:
+            log.error(
+                "no rings; trying again",
+                extra={"fields": {"front": front.name, "engine": engine.name, "why": str(error)}},
+            )
+            return False
+        if "gone" in (front.state, engine.state):
+            self._close(couple)
+        else:
+            self._made[front.name, engine.name] = couple
+        return True
+
+    def _create(self, generation: int) -> Couple:
+        jobs = RingHandle.create(JOB_RING, generation)
+        try:
+            return jobs, RingHandle.create(self._answers, generation)
+        except RingError:
+            jobs.close()
+            raise
+
+    def _give_all(self) -> None:
+        for front, engine in self._living():
+            key = front.name, engine.name
+            if key in self._made and front.greeted and engine.works:
+                couple = self._made.pop(key)
+                for child, peer in ((engine, front), (front, engine)):
+                    if not child.rings.offer(peer.name, *couple):
+                        child.kill("it does not take its rings")
+                self._close(couple)
+                self._given.add(key)
+
+    @staticmethod
+    def _close(couple: Couple) -> None:
+        for handle in couple:
+            handle.close()
+
+    def close(self) -> None:
+        """Close all that was not handed out."""
+        for couple in self._made.values():
+            self._close(couple)
+        self._made.clear()

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The listening sockets, bound before anything is started."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from lipsync_fast.config import Listen
+from lipsync_fast.errors import ServerError
+
+BACKLOG = 1024
+ORPHANS_S, _PAUSE_S = 3.0, 0.02
+"""How long a port is waited for that the fronts of a crashed run may still be leaving."""
+
+Kind = Literal["stream", "http"]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A port, with a listening socket for each front (one that all share where there is one)."""
+
+    kind: Kind
+    port: int
+    sockets: list[socket.socket]
+
+    def close(self) -> None:
+        """Close this process's copies: who has gone on listening elsewhere still does."""
+        for each in self.sockets:
+            each.close()
+
+
+def bind_all(
+    listen: Listen, fronts: int, orphans: Callable[[], bool] = lambda: False
+) -> list[Bound]:
+    """Bind the stream ports, in order, then the HTTP port.
+
+    With several fronts each gets sockets of its own (SO_REUSEPORT), among which the kernel shares
+    connections out; that nobody else has the port is tried first, since another process of this
+    user could be shared with too.
+
+    Args:
+        listen: host and ports.
+        fronts: how many.
+        orphans: whether who has the port may be leaving just now.
+
+    Raises:
+        ServerError: names the host and port, and why.
+    """
+    family, host = _resolve(listen.host)
+    wanted: list[tuple[Kind, int]] = [("stream", port) for port in listen.ports]
+    bound: list[Bound] = []
+    until = time.monotonic() + ORPHANS_S
+    try:
+        for kind, port in [*wanted, ("http", listen.http_port)]:
+            while True:
+                try:
+                    bound.append(_bind(kind, family, host, port, fronts))
+                    break
+                except OSError as error:
+                    waits = error.errno == errno.EADDRINUSE and time.monotonic() < until
+                    if not waits or not orphans():
+                        raise ServerError(_why(listen.host, port, error)) from None
+                time.sleep(_PAUSE_S)
+    except BaseException:
+        for each in bound:
+            each.close()
+        raise
+    return bound
+
+
+def _bind(kind: Kind, family: socket.AddressFamily, host: str, port: int, fronts: int) -> Bound:
+    if fronts == 1:
+        alone = _listener(family, host, port, share=False)
+        return Bound(kind, alone.getsockname()[1], [alone])
+    if port:
+        _listener(family, host, port, share=False).close()
+    sockets: list[socket.socket] = []
+    try:
+        for _ in range(fronts):
+            sockets.append(_listener(family, host, port, share=True))
+            port = sockets[0].getsockname()[1]
+    except BaseException:
+        for each in sockets:
+            each.close()
+        raise
+    return Bound(kind, port, sockets)
+
+
+def _listener(family: socket.AddressFamily, host: str, port: int, *, share: bool) -> socket.socket:
+    made = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if share:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6 and host == "::":
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        made.bind((host, port))
+        made.listen(BACKLOG)
+        made.setblocking(False)
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def _resolve(host: str) -> tuple[socket.AddressFamily, str]:
+    """Family and address of a host; IPv4 where it has both."""
+    try:
+        found = socket.getaddrinfo(
+            host or None, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "no name of a host"
+        raise ServerError(f"cannot listen on host {host!r}: {reason}") from None
+    found.sort(key=lambda entry: entry[0] != socket.AF_INET)
+    family, _, _, _, address = found[0]
+    return family, str(address[0])
+
+
+def _why(host: str, port: int, error: OSError) -> str:
+    where = f"cannot listen on {host} port {port}"
+    if error.errno == errno.EADDRINUSE:
+        return f"{where}: the port is in use; stop who has it, or choose another one"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"{where}: this user may not; choose a port from 1024 on"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"{where}: this machine has no such address"
+    return f"{where}: {os.strerror(error.errno) if error.errno else error}"

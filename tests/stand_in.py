@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stand-ins for the supervisor's children: they speak its messages and do nothing else.
+
+``python stand_in.py engine|front``, with the task on standard input as real children have it. The
+variable STAND_IN holds options (``Options``) as JSON. A child writes what it gets to NAME.jsonl in
+the folder of the options, and obeys datagrams to NAME.do there: names of files whose JSON is sent.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import zmq
+
+from lipsync_fast.ipc import control as c
+from lipsync_fast.ipc.children import EngineSpec, FrontSpec, read_spec
+from lipsync_fast.ipc.ring import RingReader, RingWriter
+from lipsync_fast.ipc.status import FrontLoad
+
+
+class Options(msgspec.Struct, kw_only=True):
+    """How stand-ins behave.
+
+    Attributes:
+        folder: of what they write.
+        capacity: frames a second that engines say.
+        never_ready, die_early: roles that do not become ready, or exit with 3 before it.
+        die_when_ready: roles that exit with 4 just after.
+        bad: avatars that engines cannot load, with reasons; deadly: those they die of.
+        busy: fronts do not end what they have begun when they drain.
+        deaf: roles that do not leave when told to stop.
+        version: of Hello.
+    """
+
+    folder: str
+    capacity: float = 100.0
+    never_ready: list[str] = []
+    die_early: list[str] = []
+    die_when_ready: list[str] = []
+    bad: dict[str, str] = {}
+    deadly: list[str] = []
+    busy: bool = False
+    deaf: list[str] = []
+    version: int = c.VERSION
+
+
+class StandIn:
+    """A child."""
+
+    def __init__(self, role: str) -> None:
+        self.options = msgspec.json.decode(os.environ["STAND_IN"], type=Options)
+        self.role = role
+        self.spec: Any = read_spec(EngineSpec if role == "engine" else FrontSpec)
+        self.context = zmq.Context[zmq.Socket[bytes]]()
+        self.link = c.Link.connect(self.context, Path(self.spec.folder), self.spec.name)
+        rings = socket.socket(fileno=self.spec.rings_fd)
+        rings.setblocking(False)
+        self.rings = c.RingSocket(rings)
+        base = Path(self.options.folder) / self.spec.name
+        self.log = open(f"{base}.jsonl", "a", buffering=1)  # noqa: SIM115
+        self.orders = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.orders.bind(f"{base}.do")
+        self.load = FrontLoad()
+
+    def note(self, kind: str, **about: object) -> None:
+        """Write down what has happened."""
+        self.log.write(json.dumps({"kind": kind, "ns": time.monotonic_ns(), **about}) + "\n")
+
+    def run(self) -> None:
+        """Live."""
+        self.note("born", spec=msgspec.to_builtins(self.spec), pid=os.getpid())
+        device = self.spec.device if self.role == "engine" else ""
+        hello = c.Hello(
+            role=self.role, pid=os.getpid(), device=device, version=self.options.version
+        )
+        self.link.send(hello)
+        if self.role in self.options.die_early:
+            sys.exit(3)
+        if self.role == "engine":
+            for name in self.spec.avatars:
+                self.load_avatar(name)
+        if self.role not in self.options.never_ready:
+            self.link.send(c.Ready(capacity=self.options.capacity if device else 0.0))
+        if self.role in self.options.die_when_ready:
+            self.link.close()
+            self.context.term()
+            sys.exit(4)
+        beat = self.spec.heartbeat_s if device else self.spec.config.engines.heartbeat_s
+        poll = select.poll()
+        for fd in (self.link.fd, self.rings.fileno(), self.orders.fileno()):
+            poll.register(fd, select.POLLIN)
+        while True:
+            self.beat()
+            for message in self.link.received():
+                self.obey(message)
+            poll.poll(beat * 1000)
+            self.take_rings()
+            self.take_orders()
+
+    def beat(self) -> None:
+        """Say that it lives."""
+        if self.role == "engine":
+            self.link.send(c.Heartbeat(load=c.Load(made=7, frames_per_s=3.5)))
+        else:
+            load = msgspec.Raw(msgspec.msgpack.encode(self.load))
+            self.link.send(c.FrontHeartbeat(load=load))
+
+    def obey(self, message: c.AnyMessage) -> None:
+        """A message has come."""
+        about = {}
+        if isinstance(message, c.StatusReply):
+            about["status"] = msgspec.msgpack.decode(message.status)
+        else:
+            about = msgspec.to_builtins(message)
+        self.note(type(message).__name__, **about)
+        if isinstance(message, c.LoadAvatar):
+            self.load_avatar(message.name)
+        elif isinstance(message, c.Drain) and not self.options.busy:
+            self.link.send(c.Bye())
+            self.leave()
+        elif isinstance(message, c.Stop) and self.role not in self.options.deaf:
+            self.leave()
+
+    def load_avatar(self, name: str) -> None:
+        """Say what became of an avatar."""
+        if name in self.options.deadly:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.link.send(c.AvatarState(name=name, error=self.options.bad.get(name, "")))
+
+    def take_rings(self) -> None:
+        """Take what is offered; leave when the supervisor has gone."""
+        try:
+            while (offer := self.rings.accept()) is not None:
+                peer, jobs, answers = offer
+                if self.role == "engine":
+                    RingReader(jobs), RingWriter(answers)
+                else:
+                    RingWriter(jobs), RingReader(answers)
+                self.note("rings", peer=peer, generation=jobs.generation)
+        except c.ControlError:
+            self.note("orphan")
+            if self.role not in self.options.deaf:
+                self.leave()
+
+    def take_orders(self) -> None:
+        """Do what the test wants."""
+        while select.select([self.orders], [], [], 0)[0]:
+            order = json.loads(self.orders.recv(4096))
+            if "want" in order:
+                self.link.send(c.WantAvatar(name=order["want"]))
+            if "load" in order:
+                self.load = msgspec.convert(order["load"], FrontLoad)
+            if "garbage" in order:
+                self.link.socket.send(order["garbage"].encode())
+
+    def leave(self) -> None:
+        """Exit."""
+        self.link.close()
+        self.context.term()
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    StandIn(sys.argv[1]).run()
