@@ -137,19 +137,24 @@ class Encoded:
 
     Attributes:
         jpeg: all of it, with the XMP.
-        kept: its bytes around the runs of ``cut``, one piece more than there are runs.
+        how: it was encoded, and parts are to be.
+        part: of a frame, x1, y1, x2, y2, is needed for the next one: it holds ``cut.box``, and the
+            face rectangle.
         cut: what is put in; None when nothing ever changes.
+        kept: its bytes around the runs of ``cut``, one piece more than there are runs.
     """
 
     jpeg: bytes
-    kept: tuple[memoryview, ...]
+    how: FrameJpeg
+    part: Box
     cut: Cut | None
+    kept: tuple[memoryview, ...]
 
     @classmethod
-    def of(cls, jpeg: bytes, part: Cut | None) -> Encoded:
+    def of(cls, jpeg: bytes, how: FrameJpeg, rect: Box, part: Cut | None) -> Encoded:
         """Take a whole JPEG apart."""
         if part is None:
-            return cls(jpeg, (), None)
+            return cls(jpeg, how, rect, None, ())
         offsets = segment_offsets(jpeg)
         if len(offsets) != part.count + 1:
             raise AssertionError(f"{len(offsets) - 1} segments, expected {part.count}")
@@ -157,11 +162,17 @@ class Encoded:
         for first in part.firsts:
             kept.append(view[at : offsets[first]])
             at = int(offsets[first + part.run])
-        return cls(jpeg, (*kept, view[at:]), part)
+        (a, b, c, d), (e, f, g, h) = rect, part.box
+        both = min(a, e), min(b, f), max(c, g), max(d, h)
+        return cls(jpeg, how, both, part, (*kept, view[at:]))
 
-    def with_part(self, part: bytes) -> bytes:
-        """The frame with the JPEG of what is now at ``cut.box``."""
-        assert self.cut is not None
+    def with_part(self, image: U8) -> bytes:
+        """The frame's JPEG, given the pixels of ``part``."""
+        if self.cut is None:
+            return self.jpeg
+        left, top, right, bottom = self.cut.box
+        x, y = self.part[:2]
+        part = encode_frame(image[top - y : bottom - y, left - x : right - x], self.how)
         run, count, firsts = self.cut.run, self.cut.count, self.cut.firsts
         offsets = segment_offsets(part)
         if len(offsets) != run * len(firsts) + 1:
@@ -198,33 +209,31 @@ class FrameEncoder:
         """Bytes held, by what they are."""
         return {"encoded frames": self._spoken.used, "encoded own pictures": self._own.used}
 
+    def encoded(self, package: AvatarPackage, index: int, variant: Variant) -> Encoded | None:
+        """The frame as it was encoded before, if it was; then a part of the next one will do."""
+        if scaled_size(package.frame_size, variant.max_width) != package.frame_size:
+            return None
+        return self._spoken.find((package, index, variant.quality))
+
     def frame(self, package: AvatarPackage, index: int, variant: Variant, image: U8) -> bytes:
-        """A composed frame.
+        """A composed frame, encoded as a whole, and kept for ``encoded`` unless it was scaled.
 
         Args:
             package, index: of the avatar's frame that lies under it.
             variant: quality and width.
             image: H x W x 3 uint8 RGB.
-
-        Returns:
-            The bytes of encoding the (scaled) frame as a whole.
         """
-        m = package.manifest
-        if scaled_size(package.frame_size, variant.max_width) != package.frame_size:
-            return self._whole(m, variant, image)
-        made: list[Encoded] = []
+        jpeg = self._whole(package.manifest, variant, image)
+        if scaled_size(package.frame_size, variant.max_width) == package.frame_size:
 
-        def make() -> tuple[Encoded, int]:
-            box = changing(package, index)
-            part = box and cut(package.frame_size, m.jpeg.restart_interval, box)
-            made.append(Encoded.of(self._whole(m, variant, image), part))
-            return made[0], len(made[0].jpeg)
+            def take_apart() -> tuple[Encoded, int]:
+                box, interval = changing(package, index), package.manifest.jpeg.restart_interval
+                part = box and cut(package.frame_size, interval, box)
+                how = _how(package.manifest, variant.quality)
+                return Encoded.of(jpeg, how, package.rect(index), part), len(jpeg)
 
-        base = self._spoken.get((package, index, variant.quality), make)
-        if made or base.cut is None:
-            return (made[0] if made else base).jpeg
-        x1, y1, x2, y2 = base.cut.box
-        return base.with_part(encode_frame(image[y1:y2, x1:x2], _how(m, variant.quality)))
+            self._spoken.get((package, index, variant.quality), take_apart)
+        return jpeg
 
     def original(self, package: AvatarPackage, index: int, variant: Variant) -> bytes:
         """The avatar's own frame; encoded once, where it is not in the package as it is wanted."""
@@ -236,26 +245,24 @@ class FrameEncoder:
         key = (package, index, "frame", variant.quality, size)
         return self._once(key, lambda: self._whole(m, variant, package.picture(index)))
 
-    def mouth(self, package: AvatarPackage, index: int, image: U8, quality: int) -> bytes:
-        """The face rectangle of a composed frame (H x W x 3), by itself."""
-        x1, y1, x2, y2 = package.rect(index)
-        return _alone(package.manifest, quality, image[y1:y2, x1:x2])
+    def alone(self, package: AvatarPackage, image: U8, quality: int) -> bytes:
+        """A part of a frame by itself: the face rectangle, or a generated square."""
+        return _alone(package.manifest, quality, image)
 
     def own_mouth(self, package: AvatarPackage, index: int, quality: int) -> bytes:
         """The face rectangle of the avatar's own frame."""
+        x1, y1, x2, y2 = package.rect(index)
         key = (package, index, "mouth", quality)
-        return self._once(key, lambda: self.mouth(package, index, package.picture(index), quality))
-
-    def region(self, package: AvatarPackage, image: U8, quality: int) -> bytes:
-        """A generated square (region x region x 3), by itself."""
-        return _alone(package.manifest, quality, image)
+        return self._once(
+            key, lambda: self.alone(package, package.picture(index)[y1:y2, x1:x2], quality)
+        )
 
     def own_region(self, package: AvatarPackage, index: int, quality: int) -> bytes:
         """What the avatar's own frame has in place of the generated square."""
         inner = slice(REGION_BORDER, -REGION_BORDER)
         key = (package, index, "region", quality)
         return self._once(
-            key, lambda: self.region(package, package.crop(index)[inner, inner], quality)
+            key, lambda: self.alone(package, package.crop(index)[inner, inner], quality)
         )
 
     def forget(self, package: AvatarPackage) -> None:

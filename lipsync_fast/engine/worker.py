@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The engine's one loop: jobs from all fronts, earliest deadline first, to encoded pictures.
 
-    job rings ─► take: audio block from the job's samples ─► waiting, by deadline
-                                                                 │ begin: as many as keep the
-                                                                 ▼ device busy
+    job rings ─► take ─► waiting, by deadline
+                            │ begin: as many as keep the device busy; audio block, then
+                            ▼
     answer rings ◄─ answer, as each is done ◄── network, compose, encode (the backend's threads)
 
 Every job that is taken gets one answer: made, skipped (its deadline has passed), or failed (with
-the reason). A front that does not read its answers holds up the others for ``PATIENCE_S``, once;
-then its answers are dropped and counted until it reads again.
+the reason); but for those that a later record made void. A front that does not read its answers
+holds up the others for ``PATIENCE_S``, once; then its answers are dropped and counted until it
+reads again.
 
 The engine keeps caches and no truth: killed at any moment, it owes answers to jobs that another
 engine can take as they are.
@@ -26,85 +27,26 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from lipsync_fast.audio.windows import BlockCache, block_starts
-from lipsync_fast.avatars.package import AvatarPackage
-from lipsync_fast.engine.backends.base import Backend, LoadedAvatar, RegionJob
-from lipsync_fast.engine.splice import FrameEncoder, Variant
-from lipsync_fast.errors import LipsyncError
-from lipsync_fast.ipc.messages import (
-    Answer,
-    Content,
-    Job,
-    MessageError,
-    Status,
-    read,
-    samples_of,
-    send,
-)
-from lipsync_fast.ipc.ring import RingReader, RingWriter
+from lipsync_fast.engine.backends.base import Backend, RegionJob
+from lipsync_fast.engine.served import Box, Lane, Pictures, Served, Waiting
+from lipsync_fast.engine.splice import FrameEncoder
+from lipsync_fast.errors import AvatarError, LipsyncError, RingError
+from lipsync_fast.ipc.control import Load
+from lipsync_fast.ipc.messages import Answer, Job, MessageError, Status, read, samples_of, send
+from lipsync_fast.ipc.ring import RingHandle
 
 PATIENCE_S = 0.1
 """How long a full answer ring is waited for."""
 MOST_WAITING = 512
-"""Jobs taken and not begun; the others wait in their rings (32 kB each here)."""
+"""Jobs of a front that are taken and not begun; more wait in its ring (some 40 kB each here)."""
+OWN_AT_A_TIME = 2
+"""Avatars' own pictures that are being fetched or encoded."""
 
-log = logging.getLogger(__name__)
-Box = tuple[int, int, int, int]
-
-
-@dataclass
-class Lane:
-    """The two rings of a front."""
-
-    name: str
-    jobs: RingReader
-    answers: RingWriter
-    stuck: bool = False
-    """It did not read when it was last waited for."""
-
-
-@dataclass
-class Counts:
-    """What the engine has done since it began."""
-
-    made: int = 0
-    skipped: int = 0
-    failed: int = 0
-    dropped: int = 0
-    """Answers that a front did not read."""
-    damaged: int = 0
-    """Records that were no jobs."""
-
-
-@dataclass
-class Served:
-    """An avatar that jobs may name."""
-
-    package: AvatarPackage
-    loaded: LoadedAvatar
-    blocks: BlockCache
-
-
-@dataclass(order=True)
-class Waiting:
-    """A job with its audio block; ordered by deadline, then by arrival."""
-
-    deadline_ns: int
-    arrival: int
-    lane: Lane = field(compare=False)
-    job: Job = field(compare=False)
-    avatar: Served = field(compare=False)
-    block: NDArray[np.float32] | None = field(compare=False)
-    taken_ns: int = field(compare=False)
-
-
+log = logging.getLogger("lipsync.engine")
 Finished = tuple[Waiting, "Future[tuple[bytes, Box]]"]
+Loaded = Callable[[str, str], None]
+"""Gets an avatar's name and the reason why it was not loaded, or nothing."""
 
 
 class Engine:
@@ -117,28 +59,44 @@ class Engine:
 
     def __init__(self, backend: Backend, encoder: FrameEncoder) -> None:
         self.backend, self.encoder = backend, encoder
-        self.counts = Counts()
+        self.counts = Load()
         self.lanes: dict[str, Lane] = {}
         self.avatars: dict[str, Served] = {}
-        self._waiting: list[Waiting] = []
+        self._pictures = Pictures(encoder)
+        self._spoken: list[Waiting] = []
+        self._own: list[Waiting] = []
         self._arrivals = itertools.count()
-        self._in_flight = 0
+        self._making = self._fetching = 0
         self._finished: deque[Finished] = deque()
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._pictures = ThreadPoolExecutor(1, "lipsync-pictures")
+        self._fetchers = ThreadPoolExecutor(1, "lipsync-own")
+        self._loader = ThreadPoolExecutor(1, "lipsync-load")
+        self._loading: dict[str, Future[Served]] = {}
+        self._loaded: deque[tuple[str, Future[Served], Loaded]] = deque()
 
     # ------------------------------------------------------------ who is served
-    def attach(self, name: str, jobs: RingReader, answers: RingWriter) -> None:
-        """Serve a front. One of the same name is replaced: it has died, its jobs are void."""
+    def attach(self, name: str, jobs: RingHandle, answers: RingHandle) -> None:
+        """Serve a front; the handles are closed when it is detached, or at once on an error.
+
+        One of the same name is replaced: it has died, its jobs are void.
+
+        Raises:
+            RingError: they are no rings.
+        """
         self.detach(name)
-        self.lanes[name] = Lane(name, jobs, answers)
+        try:
+            self.lanes[name] = Lane(name, jobs, answers)
+        except RingError:
+            jobs.close()
+            answers.close()
+            raise
 
     def detach(self, name: str) -> None:
         """Forget a front and what it waits for."""
         lane = self.lanes.pop(name, None)
         if lane is not None:
-            self._waiting = [w for w in self._waiting if w.lane is not lane]
-            heapq.heapify(self._waiting)
+            self._drop(lambda entry: entry.lane is lane)
+            lane.close()
 
     def load(self, name: str, path: str | os.PathLike[str]) -> None:
         """Make an avatar available under ``name``; one of that name is replaced.
@@ -146,35 +104,90 @@ class Engine:
         Raises:
             AvatarError: it cannot be used.
         """
-        package = AvatarPackage.open(Path(path))
-        try:
-            loaded = self.backend.load(package)
-        except BaseException:
-            package.close()
-            raise
-        features = lambda windows: self.backend.features(loaded, windows)  # noqa: E731
-        self.avatars[name] = Served(package, loaded, BlockCache(features))
+        self._serve(name, Served.open(self.backend, path))
+
+    def load_later(self, name: str, path: str, done: Loaded) -> None:
+        """Like ``load``, without holding up the loop; ``done`` is called by a later ``step``."""
+        future = self._loader.submit(Served.open, self.backend, path)
+        self._loading[name] = future
+
+        def ended(future: Future[Served]) -> None:
+            self._loaded.append((name, future, done))
+            os.eventfd_write(self._bell, 1)
+
+        future.add_done_callback(ended)
 
     def unload(self, name: str) -> None:
-        """Jobs that name it fail from now on; those that have begun end well."""
-        self.avatars.pop(name, None)
+        """Jobs that name it fail from now on; those that were taken end well."""
+        self._loading.pop(name, None)
+        served = self.avatars.pop(name, None)
+        if served is not None:
+            self._retire(served)
+
+    def _serve(self, name: str, served: Served) -> None:
+        self.unload(name)
+        self.avatars[name] = served
+
+    def _retire(self, served: Served) -> None:
+        served.retired = True
+        if served.users == 0:
+            self.backend.unload(served.loaded)
+            self.encoder.forget(served.package)
+            served.package.close()
+
+    def _take_loaded(self) -> None:
+        while self._loaded:
+            name, future, done = self._loaded.popleft()
+            wanted = self._loading.get(name) is future
+            error = future.exception()
+            if error is None and wanted:
+                self._serve(name, future.result())
+            elif error is None:  # unloaded, or another was wanted, in the meantime
+                self._retire(future.result())
+            if wanted:
+                self._loading.pop(name, None)
+                if error is not None and not isinstance(error, AvatarError):
+                    log.error("avatar %s cannot be loaded", name, exc_info=error)
+                done(name, "" if error is None else str(error) or repr(error))
 
     # ------------------------------------------------------------ the loop
     @property
     def idle(self) -> bool:
         """Nothing waits and nothing is being made."""
-        return not self._waiting and not self._in_flight and not self._finished
+        return not (self.waiting or self.in_flight)
 
     @property
     def waiting(self) -> int:
         """Jobs taken and not begun."""
-        return len(self._waiting)
+        return len(self._spoken) + len(self._own)
+
+    @property
+    def in_flight(self) -> int:
+        """Jobs begun and not answered."""
+        return self._making + self._fetching
+
+    def load_now(self) -> Load:
+        """What is to be done now, with all counts since the beginning."""
+        now, c = time.monotonic_ns(), self.counts
+        oldest = min((e.taken_ns for e in (*self._spoken, *self._own)), default=now)
+        return Load(
+            waiting=self.waiting,
+            in_flight=self.in_flight,
+            made=c.made,
+            skipped=c.skipped,
+            failed=c.failed,
+            dropped=c.dropped,
+            damaged=c.damaged,
+            oldest_ms=(now - oldest) / 1e6,
+            cache_bytes=self.backend.cache_bytes | self.encoder.cache_bytes,
+        )
 
     def step(self) -> bool:
         """Do what can be done now; False when there was nothing to do."""
+        answered = self._answer()
+        self._take_loaded()
         taken = self._take()
-        begun = self._begin()
-        return bool(self._answer()) or taken or begun
+        return self._begin() or taken or answered
 
     def bells(self) -> list[int]:
         """Descriptors that become readable when ``step`` has something to do after ``want``."""
@@ -182,12 +195,11 @@ class Engine:
 
     def want(self) -> bool:
         """Ask to be woken. False when there is something to do already: then do not sleep."""
-        if self._finished:
+        if self._finished or self._loaded:
             return False
-        if len(self._waiting) >= MOST_WAITING:
-            return True  # it is the backend that must ring
-        wanted = [lane.jobs.want_data() for lane in self.lanes.values()]
-        return all(wanted)
+        # Of a front with enough jobs here, no more are wanted; it is the backend that rings then.
+        open_lanes = [lane for lane in self.lanes.values() if lane.waiting < MOST_WAITING]
+        return all(lane.jobs.want_data() for lane in open_lanes)
 
     def hear(self) -> None:
         """Forget the ringing up to now."""
@@ -205,26 +217,42 @@ class Engine:
             poll.poll(int(timeout_s * 1000))
         self.hear()
 
+    # ------------------------------------------------------------ take
     def _take(self) -> bool:
-        """Read jobs, one of each ring in turn, and make their audio blocks."""
+        """Read jobs, one of each ring in turn."""
         any_taken = False
         lanes = list(self.lanes.values())
-        while lanes and len(self._waiting) < MOST_WAITING:
+        while lanes:
             for lane in list(lanes):
-                record = lane.jobs.next()
-                if record is None:
-                    lanes.remove(lane)
-                    continue
-                any_taken = True
                 try:
-                    self._admit(lane, record)
-                finally:
-                    lane.jobs.release()
+                    took = lane.waiting < MOST_WAITING and self._take_one(lane)
+                except RingError as error:
+                    log.error("front %s: %s; its rings are given up", lane.name, error)
+                    self.detach(lane.name)
+                    took = False
+                any_taken |= took
+                if not took:
+                    lanes.remove(lane)
         return any_taken
+
+    def _take_one(self, lane: Lane) -> bool:
+        record = lane.jobs.next()
+        if record is None:
+            return False
+        try:
+            self._admit(lane, record)
+        finally:
+            lane.jobs.release()
+        return True
 
     def _admit(self, lane: Lane, record: memoryview) -> None:
         try:
             job, payload = read(record, Job)
+            if job.void:
+                self._void(lane, job)
+                return
+            # A copy: the ring's room is for what has not been seen yet.
+            pcm = None if job.speech is None else samples_of(payload).copy()
         except MessageError as error:
             self.counts.damaged += 1
             log.warning("front %s: %s", lane.name, error)
@@ -233,54 +261,79 @@ class Engine:
         avatar = self.avatars.get(job.avatar)
         if avatar is None:
             self._fail(lane, job, now, f"avatar {job.avatar!r} is not loaded")
-            return
-        if now > job.deadline_ns:
+        elif job.picture >= (count := avatar.package.manifest.frame_count):
+            self._fail(lane, job, now, f"picture {job.picture} of {count}")
+        elif now > job.deadline_ns:
             self._skip(lane, job, now)
-            return
-        try:
-            block = self._block(lane, job, avatar, payload)
-        except (LipsyncError, ValueError) as error:
-            self._fail(lane, job, now, str(error))
-            return
-        entry = Waiting(job.deadline_ns, next(self._arrivals), lane, job, avatar, block, now)
-        heapq.heappush(self._waiting, entry)
+        else:
+            arrival = next(self._arrivals)
+            entry = Waiting(job.deadline_ns, arrival, lane, job, avatar, pcm, now)
+            lane.waiting += 1
+            avatar.users += 1
+            heapq.heappush(self._own if pcm is None else self._spoken, entry)
 
-    def _block(
-        self, lane: Lane, job: Job, avatar: Served, payload: memoryview
-    ) -> NDArray[np.float32] | None:
-        speech, manifest = job.speech, avatar.package.manifest
-        if job.picture >= manifest.frame_count:
-            raise ValueError(f"picture {job.picture} of {manifest.frame_count}")
-        if speech is None:
-            return None
-        starts = block_starts(speech.frame, manifest.audio, speech.samples)
-        stream = (lane.name, speech.stream)
-        return avatar.blocks.block(stream, starts, samples_of(payload), speech.first)
+    def _void(self, lane: Lane, record: Job) -> None:
+        session, epoch = record.session, record.epoch
+        self._drop(lambda e: e.lane is lane and e.job.session == session and e.job.epoch < epoch)
 
+    def _drop(self, void: Callable[[Waiting], bool]) -> None:
+        """Forget waiting jobs."""
+        for heap in (self._spoken, self._own):
+            kept = [entry for entry in heap if not void(entry)]
+            if len(kept) < len(heap):
+                for entry in filter(void, heap):
+                    entry.lane.waiting -= 1
+                    self._release(entry)
+                heap[:] = kept
+                heapq.heapify(heap)
+
+    # ------------------------------------------------------------ begin
     def _begin(self) -> bool:
-        """Give the backend as many jobs as keep it busy, the most urgent first."""
-        batch: list[Waiting] = []
-        now = time.monotonic_ns()
-        while self._waiting and self._in_flight + len(batch) < self.backend.depth:
-            entry = heapq.heappop(self._waiting)
-            if now > entry.deadline_ns:
-                self._skip(entry.lane, entry.job, entry.taken_ns)
-            elif entry.block is None:
-                self._in_flight += 1
-                self._follow(entry, self._pictures.submit(self._picture, entry))
-            else:
-                batch.append(entry)
+        """Give out as many jobs as keep the device busy, the most urgent first."""
+        batch: list[tuple[Waiting, RegionJob, Callable[..., tuple[bytes, Box]]]] = []
+        while self._due(self._spoken, self._making + len(batch) < self.backend.depth):
+            entry = self._pop(self._spoken)
+            assert entry.pcm is not None
+            try:
+                block = entry.avatar.block(entry.lane.name, entry.job, entry.pcm)
+                batch.append((entry, *self._pictures.spoken(entry, block)))
+            except (LipsyncError, ValueError) as error:
+                self._end(entry, error=str(error))
         if batch:
-            jobs = [
-                RegionJob(e.avatar.loaded, e.job.picture, e.block, e.job.speech.share)
-                for e in batch
-                if e.block is not None and e.job.speech is not None
-            ]
-            self._in_flight += len(batch)
-            futures = self.backend.submit(jobs, lambda k, image: self._encode(batch[k], image))
-            for entry, future in zip(batch, futures, strict=True):
+            futures = self.backend.submit(
+                [job for _, job, _ in batch], lambda k, image: batch[k][2](image)
+            )
+            self._making += len(batch)
+            for (entry, _, _), future in zip(batch, futures, strict=True):
                 self._follow(entry, future)
-        return bool(batch)
+        fetched = 0
+        while self._due(self._own, self._fetching < OWN_AT_A_TIME):
+            entry = self._pop(self._own)
+            self._fetching += 1
+            fetched += 1
+            self._follow(entry, self._fetchers.submit(self._pictures.own, entry))
+        return bool(batch) or fetched > 0
+
+    def _due(self, heap: list[Waiting], room: bool) -> bool:
+        """Whether a job is to begin; those that are late are answered first, room or not."""
+        now = time.monotonic_ns()
+        while heap and now > heap[0].deadline_ns:
+            entry = self._pop(heap)
+            self._skip(entry.lane, entry.job, entry.taken_ns)
+            self._release(entry)
+        return bool(heap) and room
+
+    @staticmethod
+    def _pop(heap: list[Waiting]) -> Waiting:
+        entry = heapq.heappop(heap)
+        entry.lane.waiting -= 1
+        return entry
+
+    def _release(self, entry: Waiting) -> None:
+        """A job needs its avatar no more."""
+        entry.avatar.users -= 1
+        if entry.avatar.retired:
+            self._retire(entry.avatar)
 
     def _follow(self, entry: Waiting, future: Future[tuple[bytes, Box]]) -> None:
         def done(future: Future[tuple[bytes, Box]]) -> None:  # in the thread that made it
@@ -289,48 +342,37 @@ class Engine:
 
         future.add_done_callback(done)
 
-    def _answer(self) -> int:
+    # ------------------------------------------------------------ answer
+    def _answer(self) -> bool:
         """Send what is done."""
-        count = 0
+        any_sent = False
         while self._finished:
             entry, future = self._finished.popleft()
-            self._in_flight -= 1
-            count += 1
+            any_sent = True
+            if entry.pcm is None:
+                self._fetching -= 1
+            else:
+                self._making -= 1
             error = future.exception()
-            if error is not None:
-                if not isinstance(error, LipsyncError):
-                    log.error("frame %s failed", entry.job.picture, exc_info=error)
-                self._fail(entry.lane, entry.job, entry.taken_ns, str(error) or repr(error))
+            if error is None:
+                self._end(entry, *future.result())
                 continue
-            jpeg, box = future.result()
-            self.counts.made += 1
-            self._send(entry.lane, entry.job, Status.MADE, entry.taken_ns, box=box, jpeg=jpeg)
-        return count
+            if not isinstance(error, LipsyncError):
+                log.error("frame %s failed", entry.job.picture, exc_info=error)
+            self._end(entry, error=str(error) or repr(error))
+        return any_sent
 
-    # ------------------------------------------------------------ pictures
-    def _variant(self, entry: Waiting) -> Variant:
-        look, own = entry.job.look, entry.avatar.package.manifest.jpeg.quality
-        return Variant(look.quality or own, look.max_width)
+    def _end(
+        self, entry: Waiting, jpeg: bytes = b"", box: Box = (0, 0, 0, 0), error: str = ""
+    ) -> None:
+        """Answer a job that had begun."""
+        self._release(entry)
+        if error:
+            self._fail(entry.lane, entry.job, entry.taken_ns, error)
+            return
+        self.counts.made += 1
+        self._send(entry.lane, entry.job, Status.MADE, entry.taken_ns, box=box, jpeg=jpeg)
 
-    def _encode(self, entry: Waiting, image: NDArray[np.uint8]) -> tuple[bytes, Box]:
-        """A composed frame to what the client wants to see of it (in the backend's threads)."""
-        package, index = entry.avatar.package, entry.job.picture
-        if entry.job.look.content == Content.MOUTH:
-            x1, y1, x2, y2 = package.rect(index)
-            jpeg = self.encoder.mouth(package, index, image, self._variant(entry).quality)
-            return jpeg, (x1, y1, x2 - x1, y2 - y1)
-        variant = self._variant(entry)
-        return self.encoder.frame(package, index, variant, image), (0, 0, *package.frame_size)
-
-    def _picture(self, entry: Waiting) -> tuple[bytes, Box]:
-        """The avatar's own picture."""
-        package, index = entry.avatar.package, entry.job.picture
-        if entry.job.look.content == Content.MOUTH:
-            return self._encode(entry, package.picture(index))
-        jpeg = self.encoder.original(package, index, self._variant(entry))
-        return bytes(jpeg), (0, 0, *package.frame_size)
-
-    # ------------------------------------------------------------ answers
     def _skip(self, lane: Lane, job: Job, taken_ns: int) -> None:
         self.counts.skipped += 1
         self._send(lane, job, Status.SKIPPED, taken_ns)
@@ -354,26 +396,32 @@ class Engine:
             return  # its front has gone
         made_ns = time.monotonic_ns()
         answer = Answer(job.session, job.epoch, job.number, status, box, reason, taken_ns, made_ns)
-        if send(lane.answers, answer, memoryview(jpeg), 0.0 if lane.stuck else PATIENCE_S):
-            lane.stuck = False
+        try:
+            sent = send(lane.answers, answer, jpeg, 0.0 if lane.stuck else PATIENCE_S)
+        except RingError as error:
+            log.error("front %s: %s; its rings are given up", lane.name, error)
+            self.detach(lane.name)
             return
-        if not lane.stuck:
-            log.error("front %s does not read its answers; dropping them", lane.name)
-        lane.stuck = True
-        self.counts.dropped += 1
+        except ValueError:
+            self._fail(lane, job, taken_ns, f"a picture of {len(jpeg)} bytes: more than a ring has")
+            return
+        if not sent:
+            if not lane.stuck:
+                log.error("front %s does not read its answers; they are dropped", lane.name)
+            self.counts.dropped += 1
+        lane.stuck = not sent
 
     def close(self) -> None:
-        """Stop the threads and close the avatars; jobs that have not ended get no answer."""
-        self._pictures.shutdown(wait=True, cancel_futures=True)
+        """Stop the threads and close all; jobs that have not ended get no answer."""
+        self._fetchers.shutdown(wait=True, cancel_futures=True)
+        self._loader.shutdown(wait=True, cancel_futures=True)
+        self._loading.clear()
+        loaded = [f for _, f, _ in self._loaded if not f.cancelled() and f.exception() is None]
         self.backend.close()
-        for served in self.avatars.values():
+        for served in (*self.avatars.values(), *(f.result() for f in loaded)):
             served.package.close()
         self.avatars.clear()
+        for lane in self.lanes.values():
+            lane.close()
+        self.lanes.clear()
         os.close(self._bell)
-
-
-def run(engine: Engine, stop: Callable[[], bool], nap_s: float = 0.05) -> None:
-    """Work until ``stop`` says so."""
-    while not stop():
-        if not engine.step():
-            engine.sleep(nap_s)

@@ -81,6 +81,11 @@ class RingHandle:
             os.close(fd)
 
 
+def _damaged(error: Exception) -> RingError:
+    """What the native ring finds wrong with its memory, as one of our errors."""
+    return RingError(f"the ring is damaged: {error}")
+
+
 class _Bell:
     """An eventfd: rung any number of times, heard once."""
 
@@ -131,11 +136,17 @@ class RingWriter:
 
     def backlog(self) -> int:
         """Bytes that the reader has not released yet."""
-        return self._ring.backlog()
+        try:
+            return self._ring.backlog()
+        except _native.RingCorruptError as error:
+            raise _damaged(error) from None
 
     def room(self) -> int:
         """The largest record that fits now; 0 when there is none."""
-        return self._ring.room()
+        try:
+            return self._ring.room()
+        except _native.RingCorruptError as error:
+            raise _damaged(error) from None
 
     def try_reserve(self, size: int) -> memoryview | None:
         """A writable view of ``size`` bytes to fill and commit, or None when the ring is too full.
@@ -144,22 +155,26 @@ class RingWriter:
 
         Raises:
             ValueError: ``size`` is more than the ring ever holds.
+            RingError: what the reader has released cannot be.
         """
-        return self._ring.try_reserve(size)
+        try:
+            return self._ring.try_reserve(size)
+        except _native.RingCorruptError as error:
+            raise _damaged(error) from None
 
     def reserve(self, size: int, timeout_s: float) -> memoryview | None:
         """Like ``try_reserve``, but wait up to ``timeout_s`` for the reader to make room."""
-        view = self._ring.try_reserve(size)
+        view = self.try_reserve(size)
         if view is not None:
             return view
         begun = time.monotonic()
         while time.monotonic() - begun < min(SPIN_S, timeout_s):
-            if (view := self._ring.try_reserve(size)) is not None:
+            if (view := self.try_reserve(size)) is not None:
                 return view
         while (left := begun + timeout_s - time.monotonic()) > 0:
             if self._ring.want_space(size):
                 self._space.wait(left)
-            if (view := self._ring.try_reserve(size)) is not None:
+            if (view := self.try_reserve(size)) is not None:
                 return view
         return None
 
@@ -214,12 +229,19 @@ class RingReader:
         try:
             return self._ring.next()
         except _native.RingCorruptError as error:
-            raise RingError(f"the ring is damaged: {error}") from None
+            raise _damaged(error) from None
 
     def release(self) -> None:
-        """Give the oldest held record back; its view must not be read any more."""
-        if self._ring.release():
-            self._space.ring()
+        """Give the oldest held record back; its view must not be read any more.
+
+        Raises:
+            RingError: its length was changed since ``next``.
+        """
+        try:
+            if self._ring.release():
+                self._space.ring()
+        except _native.RingCorruptError as error:
+            raise _damaged(error) from None
 
     def want_data(self) -> bool:
         """Ask for the bell. False when there is a record by now: then do not sleep."""

@@ -125,7 +125,12 @@ def test_splicing_gives_the_bytes_of_the_whole_frame(scene: Any, quality: int | 
     for _ in range(3):  # the first is encoded as a whole, the others are spliced
         image = scene.spoken()
         wanted = jpeg_with_xmp(encode_frame(image, how), xmp_packet(m.synthetic))
-        assert encoder.frame(scene, 0, variant, image) == wanted
+        before = encoder.encoded(scene, 0, variant)
+        if before is None:
+            assert encoder.frame(scene, 0, variant, image) == wanted
+        else:
+            x1, y1, x2, y2 = before.part
+            assert before.with_part(image[y1:y2, x1:x2]) == wanted
 
 
 @settings(max_examples=200, deadline=None)
@@ -253,7 +258,8 @@ def test_sizes(package: AvatarPackage) -> None:
     assert scaled_size((160, 192), 100) == (100, 120)
     assert pixels(encoder.original(package, 0, Variant(80, 100))).shape == (120, 100, 3)
     assert pixels(encoder.frame(package, 0, Variant(80, 500), image)).shape == (192, 160, 3)
-    assert pixels(encoder.mouth(package, 0, image, 80)).shape == (96, 96, 3)
+    assert pixels(encoder.alone(package, image[:40, :50], 80)).shape == (40, 50, 3)
+    assert pixels(encoder.own_mouth(package, 0, 80)).shape == (96, 96, 3)
     assert pixels(encoder.own_region(package, 0, 80)).shape == (224, 224, 3)
 
 

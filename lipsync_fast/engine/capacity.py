@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many frames a second an engine makes."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from concurrent.futures import Future
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lipsync_fast.engine.backends.base import AUDIO_BLOCK_ROWS, FEATURE_SIZE, Backend, RegionJob
+from lipsync_fast.engine.served import Served
+from lipsync_fast.engine.splice import FrameEncoder, Variant
+
+MEASURE_S = 0.25
+"""Of work that is counted."""
+FRAMES = 4
+"""Of the avatar that are used; each is made once beforehand, as all are in the long run."""
+
+
+def measure(backend: Backend, encoder: FrameEncoder, served: Served) -> float:
+    """Frames a second of an avatar with all threads, from audio features to JPEGs.
+
+    It makes frames for a quarter of a second, which also makes the first real ones quick. On a CPU
+    it goes by processor time, as if the threads had their processors to themselves: what else
+    starts at the same time, another engine most likely, takes part of them only for now.
+    """
+    package = served.package
+    variant = Variant(package.manifest.jpeg.quality)
+    rng = np.random.default_rng(0)
+    mel = rng.standard_normal((1, 16, 80)).astype(np.float32)
+    block = rng.standard_normal((AUDIO_BLOCK_ROWS, FEATURE_SIZE)).astype(np.float32)
+    count = min(FRAMES, package.manifest.frame_count)
+
+    def submit(index: int) -> Future[bytes]:
+        backend.features(served.loaded, mel)  # one new vector for each frame of a sound
+        base = encoder.encoded(package, index, variant)
+        job = RegionJob(served.loaded, index, block, part=base.part if base else None)
+
+        def finish(_: int, image: NDArray[np.uint8]) -> bytes:
+            return base.with_part(image) if base else encoder.frame(package, index, variant, image)
+
+        return backend.submit([job], finish)[0]
+
+    for _ in range(2):  # caches keep from the second use on
+        for future in [submit(index) for index in range(count)]:
+            future.result()
+    made, begun, used = 0, time.perf_counter(), time.process_time()
+    flying: deque[Future[bytes]] = deque()
+    while time.perf_counter() - begun < MEASURE_S:
+        while len(flying) < backend.depth:
+            flying.append(submit(made % count))
+            made += 1
+        flying.popleft().result()
+    for future in flying:
+        future.result()
+    wall, cpu = time.perf_counter() - begun, time.process_time() - used
+    threads = getattr(backend, "threads", None)
+    return made / wall if threads is None else made * threads / cpu

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine process: ``python -m lipsync_fast.engine.process``, started by the supervisor.
+
+    supervisor ─► control link, ring socket ─┐
+    fronts ─► job rings ─────────────────────┴─► one loop: step, obey, beat, sleep ─► answer rings
+
+It leaves when told to (Stop), when it has drained, and at once when the supervisor has gone.
+Signals do not end it: a Ctrl-C goes to the whole group, and the supervisor is who decides.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import zmq
+
+from lipsync_fast.errors import AvatarError, LipsyncError, RingError
+from lipsync_fast.ipc.children import EngineSpec, read_spec
+from lipsync_fast.ipc.control import (
+    AnyMessage,
+    AvatarState,
+    Bye,
+    ControlError,
+    Drain,
+    Heartbeat,
+    Hello,
+    Link,
+    LoadAvatar,
+    PeerGone,
+    Ready,
+    RingSocket,
+    Stop,
+    UnloadAvatar,
+)
+from lipsync_fast.logs import setup_plain_logs
+
+if TYPE_CHECKING:
+    from lipsync_fast.engine.worker import Engine
+
+log = logging.getLogger("lipsync.engine")
+_PR_SET_PDEATHSIG = 1
+
+
+def create_engine(spec: EngineSpec) -> Engine:
+    """The engine on the device of a task.
+
+    Raises:
+        BackendError: it cannot run here.
+    """
+    # Imported here, after Hello: they take most of the time that a start takes.
+    from lipsync_fast.engine.backends import create_backend
+    from lipsync_fast.engine.splice import FrameEncoder
+    from lipsync_fast.engine.worker import Engine
+
+    backend = create_backend("cpu" if spec.device == "cpu" else "cuda", spec.threads)
+    return Engine(backend, FrameEncoder())
+
+
+class Process:
+    """The loop around an engine, and what the supervisor says to it."""
+
+    def __init__(self, spec: EngineSpec, link: Link, rings: RingSocket) -> None:
+        self.spec, self.link, self.rings = spec, link, rings
+        self.leaving = self._draining = False
+        self._next_beat = 0
+        self._made, self._made_at = 0, time.monotonic_ns()
+
+    def start(self) -> None:
+        """Make the engine, load what the task names, measure, and say Ready.
+
+        Raises:
+            LipsyncError: the device cannot be used.
+        """
+        self.link.send(Hello(role="engine", pid=os.getpid(), device=self.spec.device))
+        from lipsync_fast.engine.capacity import measure
+
+        self.engine = engine = create_engine(self.spec)
+        for name, path in self.spec.avatars.items():
+            try:
+                engine.load(name, path)
+            except AvatarError as error:
+                log.error("avatar %s cannot be loaded: %s", name, error)
+                self.link.send(AvatarState(name=name, error=str(error)))
+            else:
+                self.link.send(AvatarState(name=name))
+        capacity = 0.0
+        if engine.avatars:
+            first = next(iter(engine.avatars.values()))
+            capacity = measure(engine.backend, engine.encoder, first)
+        log.info("ready: %.1f frames/s", capacity)
+        self.link.send(Ready(capacity=capacity))
+
+    def run(self) -> None:
+        """Work until told to leave."""
+        while not self.leaving:
+            worked = self.engine.step()
+            self._beat()
+            # The link's descriptor tells of news once: all must be taken before every sleep.
+            for message in self.link.received():
+                self._obey(message)
+            if self._draining and not worked and self.engine.idle:
+                self.link.send(Bye())
+                return
+            self._sleep(0 if worked or self.leaving else self._until_beat_ms())
+
+    def _until_beat_ms(self) -> int:
+        return max(0, (self._next_beat - time.monotonic_ns()) // 1_000_000 + 1)
+
+    def _sleep(self, timeout_ms: int) -> None:
+        """Wait for bells, news, rings, or the next beat; take the rings that have come."""
+        if not self.engine.want():
+            timeout_ms = 0
+        poll = select.poll()
+        for fd in (*self.engine.bells(), self.link.fd, self.rings.fileno()):
+            poll.register(fd, select.POLLIN)
+        ready = dict(poll.poll(timeout_ms))
+        if self.rings.fileno() in ready:
+            self._take_rings()
+        self.engine.hear()
+
+    def _take_rings(self) -> None:
+        """Serve the fronts whose rings have come.
+
+        Raises:
+            ControlError: the supervisor has gone.
+        """
+        while (offer := self.rings.accept()) is not None:
+            name, jobs, answers = offer
+            try:
+                self.engine.attach(name, jobs, answers)
+            except RingError as error:
+                log.error("front %s: %s", name, error)
+
+    def _beat(self) -> None:
+        now = time.monotonic_ns()
+        if now < self._next_beat:
+            return
+        self._next_beat = now + int(self.spec.heartbeat_s * 1e9)
+        load = self.engine.load_now()
+        load.frames_per_s = (load.made - self._made) * 1e9 / max(1, now - self._made_at)
+        self._made, self._made_at = load.made, now
+        self.link.send(Heartbeat(load=load))
+
+    def _obey(self, message: AnyMessage) -> None:
+        if isinstance(message, LoadAvatar):
+            self.engine.load_later(message.name, message.path, self._loaded)
+        elif isinstance(message, UnloadAvatar):
+            self.engine.unload(message.name)
+        elif isinstance(message, PeerGone):
+            self.engine.detach(message.peer)
+        elif isinstance(message, Drain):
+            self._draining = True
+        elif isinstance(message, Stop):
+            self.leaving = True
+
+    def _loaded(self, name: str, error: str) -> None:
+        if error:
+            log.error("avatar %s cannot be loaded: %s", name, error)
+        else:
+            log.info("avatar %s loaded", name)
+        self.link.send(AvatarState(name=name, error=error))
+
+
+def die_with_parent() -> None:
+    """Leave when the process that started this one is gone, should its socket not tell.
+
+    The kernel also sends the signal when only the thread that started this process ends; then the
+    parent is still there, and nothing is done.
+    """
+    parent = os.getppid()
+
+    def look(number: int, frame: object) -> None:
+        if os.getppid() != parent:
+            os._exit(1)
+
+    signal.signal(signal.SIGHUP, look)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGHUP, 0, 0, 0)
+
+
+def main() -> NoReturn:
+    """Read the task, work, and leave: status 0 when told to, 1 with a reason in the log."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    die_with_parent()
+    spec = read_spec(EngineSpec)
+    setup_plain_logs(spec.log, spec.name)
+    context = zmq.Context[zmq.Socket[bytes]]()
+    end = socket.socket(fileno=spec.rings_fd)
+    end.setblocking(False)
+    status = 0
+    try:
+        process = Process(
+            spec, Link.connect(context, Path(spec.folder), spec.name), RingSocket(end)
+        )
+        process.start()
+        process.run()
+        process.link.close()
+        context.term()  # waits until Bye has left, 100 ms at most
+    except ControlError as error:
+        log.warning("leaving: %s", error)
+    except LipsyncError as error:
+        log.error("leaving: %s", error)
+        status = 1
+    except BaseException:
+        log.exception("leaving")
+        status = 1
+    # Not by way of the interpreter's end, which would wait for frames that nobody wants any more.
+    sys.stderr.flush()
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    main()

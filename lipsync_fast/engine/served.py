@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an engine serves: avatars to fronts; and the pictures that jobs ask for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lipsync_fast.audio.windows import BlockCache, block_starts
+from lipsync_fast.avatars.package import AvatarPackage
+from lipsync_fast.engine.backends.base import SQUARE, Backend, LoadedAvatar, RegionJob
+from lipsync_fast.engine.splice import Encoded, FrameEncoder, Variant
+from lipsync_fast.ipc.messages import Content, Job
+from lipsync_fast.ipc.ring import RingHandle, RingReader, RingWriter
+
+Box = tuple[int, int, int, int]
+"""x, y, width and height in the avatar's frame."""
+
+
+class Lane:
+    """The two rings of a front; closed when it is gone."""
+
+    def __init__(self, name: str, jobs: RingHandle, answers: RingHandle) -> None:
+        """Take both sides.
+
+        Raises:
+            RingError: they are no rings, or of another generation.
+        """
+        self.name, self._handles = name, (jobs, answers)
+        self.jobs, self.answers = RingReader(jobs), RingWriter(answers)
+        self.waiting = 0
+        """Its jobs that were taken and have not begun."""
+        self.stuck = False
+        """It did not read when it was last waited for."""
+
+    def close(self) -> None:
+        """Close the descriptors."""
+        for handle in self._handles:
+            handle.close()
+
+
+class Served:
+    """An avatar that jobs may name; closed when it was taken out and its last job has ended."""
+
+    def __init__(self, package: AvatarPackage, loaded: LoadedAvatar, blocks: BlockCache) -> None:
+        self.package, self.loaded, self.blocks = package, loaded, blocks
+        self.users = 0
+        self.retired = False
+
+    @classmethod
+    def open(cls, backend: Backend, path: str | os.PathLike[str]) -> Served:
+        """Open and load an avatar; in any thread.
+
+        Raises:
+            AvatarError: it cannot be used.
+        """
+        package = AvatarPackage.open(Path(path))
+        try:
+            loaded = backend.load(package)
+        except BaseException:
+            package.close()
+            raise
+        return cls(package, loaded, BlockCache(lambda mel: backend.features(loaded, mel)))
+
+    def block(self, lane: str, job: Job, pcm: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The audio block of a job with speech.
+
+        Raises:
+            ValueError: the samples are not those that the frame sees.
+        """
+        speech = job.speech
+        assert speech is not None
+        starts = block_starts(speech.frame, self.package.manifest.audio, speech.samples)
+        return self.blocks.block((lane, speech.stream), starts, pcm, speech.first)
+
+
+@dataclass(order=True, slots=True)
+class Waiting:
+    """A job that was taken; ordered by deadline, then by arrival."""
+
+    deadline_ns: int
+    arrival: int
+    lane: Lane = field(compare=False)
+    job: Job = field(compare=False)
+    avatar: Served = field(compare=False)
+    pcm: NDArray[np.float32] | None = field(compare=False)
+    taken_ns: int = field(compare=False)
+
+
+class Pictures:
+    """From jobs to encoded pictures and where they lie."""
+
+    def __init__(self, encoder: FrameEncoder) -> None:
+        self.encoder = encoder
+
+    def spoken(
+        self, entry: Waiting, block: NDArray[np.float32]
+    ) -> tuple[RegionJob, Callable[[NDArray[np.uint8]], tuple[bytes, Box]]]:
+        """What the backend is to make of a job, and what to make of that (in its threads)."""
+        package, job, variant = entry.avatar.package, entry.job, _variant(entry)
+        x1, y1, x2, y2 = package.rect(job.picture)
+        face = x1, y1, x2 - x1, y2 - y1
+        base: Encoded | None = None
+        part: Box | None = None
+        if job.look.content == Content.FRAME:
+            base = self.encoder.encoded(package, job.picture, variant)
+            part = base.part if base else None
+        else:
+            part = SQUARE if job.look.content == Content.REGION else (x1, y1, x2, y2)
+
+        def finish(image: NDArray[np.uint8]) -> tuple[bytes, Box]:
+            if job.look.content != Content.FRAME:
+                return self.encoder.alone(package, image, variant.quality), face
+            if base is not None:
+                return base.with_part(image), (0, 0, *package.frame_size)
+            jpeg = self.encoder.frame(package, job.picture, variant, image)
+            return jpeg, (0, 0, *package.frame_size)
+
+        share = 1.0 if job.speech is None else job.speech.share
+        return RegionJob(entry.avatar.loaded, job.picture, block, share, part), finish
+
+    def own(self, entry: Waiting) -> tuple[bytes, Box]:
+        """The avatar's own picture (in any thread)."""
+        package, index, variant = entry.avatar.package, entry.job.picture, _variant(entry)
+        content = entry.job.look.content
+        if content == Content.FRAME:
+            jpeg = self.encoder.original(package, index, variant)
+            return jpeg, (0, 0, *package.frame_size)
+        x1, y1, x2, y2 = package.rect(index)
+        make = self.encoder.own_mouth if content == Content.MOUTH else self.encoder.own_region
+        return make(package, index, variant.quality), (x1, y1, x2 - x1, y2 - y1)
+
+
+def _variant(entry: Waiting) -> Variant:
+    look = entry.job.look
+    return Variant(look.quality or entry.avatar.package.manifest.jpeg.quality, look.max_width)
