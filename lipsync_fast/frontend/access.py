@@ -44,15 +44,13 @@ def host_allowed(listen: Listen, host: str | None) -> bool:
     """Whether the Host is one that this server may be called by.
 
     A server that is bound to this machine alone is called by its loopback names alone: else a
-    foreign page could reach it under a name of its own that points here.
+    foreign page could reach it under a name of its own that points here. Behind a proxy, the names
+    in ``listen.origins`` are known too.
     """
     if host is None or not _is_loopback(listen.host):
         return True
-    try:
-        name = urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return False
-    return _is_loopback(name) or name == listen.host
+    name = _host_of(f"//{host}")
+    return _is_loopback(name) or name in {listen.host, *map(_host_of, listen.origins)} - {""}
 
 
 def origin_allowed(listen: Listen, origin: str | None, host: str | None) -> bool:
@@ -76,6 +74,13 @@ def token_shown(listen: Listen, authorization: str | None, path: str) -> bool:
         shown.append(authorization[7:].strip())
     shown += parse_qs(path.partition("?")[2]).get("token", [])
     return any(hmac.compare_digest(s.encode(), listen.token.encode()) for s in shown)
+
+
+def _host_of(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
 
 
 def _is_loopback(name: str) -> bool:

@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The routes of the HTTP port. ``openapi.py`` describes them for others."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from urllib.parse import quote
+
+import msgspec
+import trio
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.types import ASGIApp
+from starlette.websockets import WebSocket
+
+from lipsync_fast.avatars.package import AvatarPackage
+from lipsync_fast.errors import AvatarError, AvatarNotFoundError, LipsyncError
+from lipsync_fast.frontend.access import Refusal
+from lipsync_fast.frontend.http.content import Content, answer, etag_of
+from lipsync_fast.frontend.http.guard import Guard, refused
+from lipsync_fast.frontend.http.metrics import metrics_text
+from lipsync_fast.frontend.http.openapi import document
+from lipsync_fast.frontend.http.websocket import HttpSocket
+from lipsync_fast.frontend.services import RETRY_S, Services, retry_after
+from lipsync_fast.frontend.sockets import Socket
+from lipsync_fast.protocol import SUBPROTOCOL
+
+TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+CLOSE_S = 2.0
+"""How long a client may take to answer our close frame."""
+
+
+# ---------------------------------------------------------------- answers
+class Backend(msgspec.Struct):
+    """An engine in /health, as clients of the old service know it."""
+
+    address: str
+    healthy: bool
+    total_requests: int
+    error_count: int
+
+
+class Health(msgspec.Struct):
+    """The answer of /health."""
+
+    healthy: bool
+    total_backends: int
+    healthy_count: int
+    backends: list[Backend]
+
+
+class AvatarFacts(msgspec.Struct):
+    """An avatar in /v1/avatars: its size in pixels, its frames, whose it is, and where to look."""
+
+    name: str
+    width: int
+    height: int
+    fps: int
+    frames: int
+    loop: str
+    synthetic: bool
+    licence: str
+    provenance: str
+    consent: str
+    thumbnail: str
+    video: str
+
+
+class Avatars(msgspec.Struct):
+    """The answer of /v1/avatars."""
+
+    default: str
+    avatars: list[AvatarFacts]
+
+
+class Problem(msgspec.Struct):
+    """The body of an answer that is an error."""
+
+    error: str
+
+
+def health_of(services: Services) -> Health:
+    """How the engines do; healthy while one works and the server is not about to go."""
+    backends, status = [], services.status
+    for engine in status.engines if status is not None else ():
+        if engine.state != "gone":
+            load = engine.load
+            well = engine.state in ("ready", "spare")
+            total = load.made + load.failed + load.skipped
+            backends.append(Backend(engine.name, well, total, load.failed))
+    count = sum(b.healthy for b in backends)
+    alive = services.pool.capacity > 0 and not services.draining.is_set()
+    return Health(alive, len(backends), count, backends)
+
+
+def facts_of(name: str, package: AvatarPackage) -> AvatarFacts:
+    """What can be told of an avatar."""
+    m, part = package.manifest, quote(name, safe="")
+    return AvatarFacts(
+        name,
+        m.frame_width,
+        m.frame_height,
+        m.fps,
+        m.frame_count,
+        m.loop,
+        m.synthetic,
+        m.licence,
+        m.provenance,
+        m.consent,
+        f"/v1/avatars/{part}/thumbnail.jpg",
+        f"/models/{part}/video.mp4",
+    )
+
+
+def _json(body: msgspec.Struct, status: int = 200, **headers: str) -> Response:
+    headers = {"Cache-Control": "no-store"} | {k.replace("_", "-"): v for k, v in headers.items()}
+    return Response(msgspec.json.encode(body), status, headers, "application/json")
+
+
+def _problem(status: int, error: str | LipsyncError) -> Response:
+    return _json(Problem(str(error)), status)
+
+
+@cache
+def page_files() -> dict[str, Content]:
+    """The page and its modules, by name."""
+    found = {}
+    for entry in files("lipsync_fast.frontend").joinpath("page").iterdir():
+        kind = TYPES.get(Path(entry.name).suffix)
+        if kind is not None:
+            data = entry.read_bytes()
+            found[entry.name] = Content(data, kind, etag_of(data))
+    return found
+
+
+@cache
+def sample() -> Content | None:
+    """The recording that comes with the package; None where it did not come."""
+    path = Path(__file__).resolve().parents[2] / "data" / "demo" / "speech.wav"
+    if not path.is_file():
+        return None
+    data = path.read_bytes()
+    return Content(data, "audio/wav", etag_of(data))
+
+
+# ---------------------------------------------------------------- routes
+class Routes:
+    """The handlers, with what they need."""
+
+    def __init__(self, services: Services, on_socket: Callable[[Socket], Awaitable[None]]) -> None:
+        self._services, self._on_socket = services, on_socket
+
+    async def page(self, request: Request) -> Response:
+        """The page."""
+        return answer(request, page_files()["index.html"])
+
+    async def asset(self, request: Request) -> Response:
+        """A module, style or picture of the page."""
+        found = page_files().get(request.path_params["name"])
+        return _problem(404, "no such file") if found is None else answer(request, found)
+
+    async def icon(self, request: Request) -> Response:
+        """For browsers that ask for it by this name."""
+        return answer(request, page_files()["icon.svg"])
+
+    async def health(self, request: Request) -> Response:
+        """Whether there is an engine that works."""
+        health = health_of(self._services)
+        return _json(health, 200 if health.healthy else 503)
+
+    async def stats(self, request: Request) -> Response:
+        """All that the supervisor knows; a second old at most."""
+        status = self._services.status
+        if status is None:
+            problem = Problem("the server has only just begun; ask again")
+            return _json(problem, 503, Retry_After=retry_after(RETRY_S))
+        return _json(status)
+
+    async def metrics(self, request: Request) -> Response:
+        """The same as numbers for Prometheus."""
+        text, kind = metrics_text(self._services.status)
+        return Response(text, headers={"Content-Type": kind, "Cache-Control": "no-store"})
+
+    async def openapi(self, request: Request) -> Response:
+        """The description of these routes."""
+        return JSONResponse(document(), headers={"Cache-Control": "no-cache"})
+
+    async def avatars(self, request: Request) -> Response:
+        """All avatars that can be used."""
+        found = []
+        for name in self._services.avatar_names():
+            try:
+                found.append(facts_of(name, self._services.peek(name)))
+            except AvatarError:  # gone or damaged since it was listed
+                continue
+        return _json(Avatars(self._services.default_avatar, found))
+
+    async def thumbnail(self, request: Request) -> Response:
+        """A small picture of an avatar."""
+        try:
+            package = self._services.peek(request.path_params["name"])
+            data = package.member("thumbnail.jpg")
+        except AvatarError as error:
+            return _problem(404, error)
+        return answer(request, Content(bytes(data), "image/jpeg", etag_of(data)))
+
+    async def video(self, request: Request) -> Response:
+        """An avatar's frames; made when it is first asked for."""
+        from lipsync_fast.frontend.legacy.video import avatar_video  # heavy, rarely used
+
+        try:
+            data = await avatar_video(self._services, request.path_params["name"])
+        except AvatarNotFoundError as error:
+            return _problem(404, error)
+        except LipsyncError as error:
+            return _problem(500, error)
+        etag = await trio.to_thread.run_sync(etag_of, data)
+        return answer(request, Content(data, "video/mp4", etag))
+
+    async def sample(self, request: Request) -> Response:
+        """A recording to try an avatar with."""
+        found = sample()
+        if found is None:
+            return _problem(404, "this installation came without its recording")
+        return answer(request, found)
+
+    async def websocket(self, websocket: WebSocket) -> None:
+        """The stream protocols; the same as on the stream ports."""
+        wait = self._services.overloaded()
+        if wait is not None:
+            self._services.refused("connection")
+            full = Refusal(503, "connection", "the server is full or going away; try again later")
+            answer = refused(full)
+            answer.headers["Retry-After"] = retry_after(wait)
+            await websocket.send_denial_response(answer)
+            return
+        subprotocol = SUBPROTOCOL if SUBPROTOCOL in websocket.scope["subprotocols"] else None
+        await websocket.accept(subprotocol)
+        socket = HttpSocket(websocket, subprotocol)
+        await self._on_socket(socket)
+        with trio.move_on_after(CLOSE_S):
+            await socket.drain()
+
+
+def create_app(services: Services, on_socket: Callable[[Socket], Awaitable[None]]) -> ASGIApp:
+    """The application.
+
+    Args:
+        services: the front's.
+        on_socket: speaks with a client of /ws until it goes.
+    """
+    r = Routes(services, on_socket)
+    routes = [
+        Route("/", r.page),
+        Route("/assets/{name}", r.asset),
+        Route("/favicon.ico", r.icon),
+        Route("/health", r.health),
+        Route("/stats", r.stats),
+        Route("/metrics", r.metrics),
+        Route("/openapi.json", r.openapi),
+        Route("/v1/avatars", r.avatars),
+        Route("/v1/avatars/{name}/thumbnail.jpg", r.thumbnail),
+        Route("/v1/sample.wav", r.sample),
+        Route("/models/{name}/video.mp4", r.video),
+        WebSocketRoute("/ws", r.websocket),
+    ]
+    return Guard(Starlette(routes=routes), services)

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bytes that do not change, as an answer: whole or a range of them, or not at all where known."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+PIECE = 64 << 10
+_RANGE = re.compile(r"bytes=\s*(\d{0,18})-(\d{0,18})\s*\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """Bytes and what they are.
+
+    Attributes:
+        data: all of them.
+        type: the media type.
+        etag: differs when they do; with its quotes.
+        cache: the Cache-Control header.
+    """
+
+    data: memoryview | bytes
+    type: str
+    etag: str
+    cache: str = "no-cache"
+
+
+def etag_of(data: memoryview | bytes) -> str:
+    """A strong ETag, by the bytes themselves."""
+    return f'"{hashlib.sha256(data).hexdigest()[:32]}"'
+
+
+class _Unsatisfiable(Exception):  # noqa: N818
+    """The range lies outside."""
+
+
+def parse_range(value: str, size: int) -> tuple[int, int] | None:
+    """A Range header's first byte and the one behind its last; None where all are to be sent.
+
+    Several ranges, other units and what cannot be read are answered with the whole, as allowed.
+
+    Raises:
+        _Unsatisfiable: no byte lies in it.
+    """
+    match = _RANGE.match(value.strip())
+    if match is None or match[1] == match[2] == "":
+        return None
+    if match[1] == "":
+        last = int(match[2])
+        if last == 0 or size == 0:
+            raise _Unsatisfiable
+        return max(0, size - last), size
+    first = int(match[1])
+    end = int(match[2]) + 1 if match[2] else size
+    if end <= first:
+        return None
+    if first >= size:
+        raise _Unsatisfiable
+    return first, min(end, size)
+
+
+def answer(request: Request, content: Content) -> Response:
+    """The answer to a GET or HEAD: 200, 206, 304 or 416."""
+    headers = {"ETag": content.etag, "Cache-Control": content.cache, "Accept-Ranges": "bytes"}
+    size = len(content.data)
+    if _matches(request.headers.get("If-None-Match"), content.etag):
+        return Response(status_code=304, headers=headers)
+    status, first, end = 200, 0, size
+    wanted = request.headers.get("Range")
+    if wanted is not None and request.headers.get("If-Range", content.etag) == content.etag:
+        try:
+            span = parse_range(wanted, size)
+        except _Unsatisfiable:
+            headers["Content-Range"] = f"bytes */{size}"
+            return Response(status_code=416, headers=headers)
+        if span is not None:
+            status, (first, end) = 206, span
+            headers["Content-Range"] = f"bytes {first}-{end - 1}/{size}"
+    headers["Content-Length"] = str(end - first)
+    body = _pieces(memoryview(content.data)[first:end] if request.method != "HEAD" else b"")
+    return StreamingResponse(body, status, headers, content.type)
+
+
+def _matches(header: str | None, etag: str) -> bool:
+    if header is None:
+        return False
+    known = [tag.strip().removeprefix("W/") for tag in header.split(",")]
+    return "*" in known or etag in known
+
+
+async def _pieces(data: memoryview | bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(data), PIECE):
+        yield bytes(data[start : start + PIECE])

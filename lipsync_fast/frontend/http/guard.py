@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What stands before all routes: who may ask, and the headers that every answer has.
+
+The page, its modules, /health and the description are open to all who know the server by a name
+of its own. For the rest the token must be shown where one is configured. A foreign page may open
+/ws only where its origin is allowed; answers to plain requests it cannot read, since no header
+lets it.
+"""
+
+from __future__ import annotations
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from lipsync_fast.frontend.access import Refusal, host_allowed, origin_allowed, refusal
+from lipsync_fast.frontend.services import RETRY_S, Services, retry_after
+
+log = structlog.get_logger("lipsync.front")
+OPEN = ("/", "/health", "/openapi.json", "/favicon.ico")
+ASSETS = "/assets/"
+SECURITY = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; worker-src 'self'; style-src 'self';"
+        " img-src 'self' blob: data:; media-src 'self' blob:; connect-src 'self';"
+        " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Permissions-Policy": "microphone=(self), camera=(), geolocation=()",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+
+
+def is_open(path: str) -> bool:
+    """Whether a path needs no token."""
+    return path in OPEN or path.startswith(ASSETS)
+
+
+def refused(refusal: Refusal) -> Response:
+    """The answer to who may not."""
+    headers = {}
+    if refusal.status == 503:
+        headers["Retry-After"] = retry_after(RETRY_S)
+    if refusal.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return PlainTextResponse(refusal.message + "\n", refusal.status, headers)
+
+
+class Guard:
+    """Refuses who may not ask; else passes on, and completes the answer's headers."""
+
+    def __init__(self, app: ASGIApp, services: Services) -> None:
+        self._app, self._services = app, services
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or upgrade."""
+        headers = Headers(scope=scope)
+        if scope["type"] == "websocket":
+            _without_compression(send)
+
+        async def send_complete(message: Message) -> None:
+            if message["type"].endswith("response.start"):
+                self._complete(headers, MutableHeaders(scope=message))
+            await send(message)
+
+        answer = self._refusal(scope, headers)
+        if answer is not None:
+            self._services.refused(answer.reason)
+            await refused(answer)(scope, receive, send_complete)
+            return
+        try:
+            await self._app(scope, receive, send_complete)
+        except Exception:  # answered with 500 already, where that was possible
+            log.exception("a request has failed", path=scope["path"])
+
+    def _refusal(self, scope: Scope, headers: Headers) -> Refusal | None:
+        listen, path = self._services.config.listen, scope["path"]
+        if scope["type"] == "http" and is_open(path):
+            if host_allowed(listen, headers.get("Host")):
+                return None
+            return Refusal(403, "host", "this name of the server is not known to it")
+        query = scope["query_string"].decode("latin-1")
+        origin_counts = scope["type"] == "websocket" or scope["method"] not in ("GET", "HEAD")
+
+        def header(name: str) -> str | None:
+            if name == "Origin" and not origin_counts:
+                return None
+            return headers.get(name)
+
+        return refusal(listen, header, f"/?{query}")
+
+    def _complete(self, asked: Headers, answer: MutableHeaders) -> None:
+        for name, value in SECURITY.items():
+            answer[name] = value
+        origin = asked.get("Origin")
+        if origin is None:
+            return
+        answer.add_vary_header("Origin")
+        if origin_allowed(self._services.config.listen, origin, asked.get("Host")):
+            answer["Access-Control-Allow-Origin"] = origin
+
+
+def _without_compression(send: Send) -> None:
+    """Keep Hypercorn from agreeing to compress messages: JPEGs would only cost time.
+
+    It has no setting for it; what it will answer hangs on the WebSocket whose method ``send`` is.
+    A test watches that this holds.
+    """
+    handshake = getattr(getattr(send, "__self__", None), "handshake", None)
+    if handshake is not None:
+        handshake.extensions = None

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The server's status as numbers for Prometheus.
+
+Everything is taken from the supervisor's status when it is asked for: nothing is counted here, and
+every front tells the same of all. A process's counters begin at 0 with it; ``engine`` and ``front``
+name processes, and a name is never used again, so that no counter ever falls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.registry import Collector
+
+from lipsync_fast.ipc.status import EngineStatus, FrontStatus, ServerStatus
+
+P = "lipsync_fast_"
+QUANTILES = {"p50": "0.5", "p95": "0.95", "p99": "0.99", "most": "1"}
+STATES = ("starting", "ready", "spare", "draining", "gone")
+
+
+def metrics_text(status: ServerStatus | None) -> tuple[bytes, str]:
+    """The text, and its Content-Type; without a status, that there is none."""
+    registry = CollectorRegistry()
+    registry.register(StatusCollector(status))
+    return generate_latest(registry), CONTENT_TYPE_PLAIN_0_0_4
+
+
+class StatusCollector(Collector):
+    """Metrics of one status."""
+
+    def __init__(self, status: ServerStatus | None) -> None:
+        self._status = status
+
+    def collect(self) -> Iterator[Metric]:
+        """All metrics."""
+        status = self._status
+        yield _gauge("up", "Whether the supervisor's status is known.", float(status is not None))
+        if status is None:
+            return
+        info = GaugeMetricFamily(P + "info", "Always 1.", labels=["version"])
+        info.add_metric([status.version], 1)
+        yield info
+        yield _gauge("uptime_seconds", "Since the server's start.", status.uptime_s)
+        yield _gauge("draining", "Whether it is about to go.", float(status.state == "draining"))
+        yield _gauge("capacity_fps", "Frames a second that all engines can make.", status.capacity)
+        yield _gauge("speakers_limit", "Sessions that may speak at once.", status.speakers)
+        yield _gauge("frames_per_second", "Frames being made a second.", status.frames_per_s)
+        yield _counter(
+            "control_ignored", "Control messages that could not be read.", status.ignored
+        )
+        yield from _engines(status.engines)
+        yield from _fronts(status.fronts)
+
+
+def _gauge(name: str, told: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(P + name, told, value=value)
+
+
+def _counter(name: str, told: str, value: float) -> CounterMetricFamily:
+    return CounterMetricFamily(P + name, told, value=value)
+
+
+def _engines(engines: Sequence[EngineStatus]) -> Iterator[Metric]:
+    state = GaugeMetricFamily(
+        P + "engine_state", "1 for the state that it is in.", labels=["engine", "device", "state"]
+    )
+    restarts = CounterMetricFamily(
+        P + "engine_restarts", "How often a place was filled again.", labels=["slot"]
+    )
+    frames = CounterMetricFamily(
+        P + "engine_frames", "Jobs answered, by result.", labels=["engine", "result"]
+    )
+    held = GaugeMetricFamily(
+        P + "engine_cache_bytes", "Memory that a cache holds.", labels=["engine", "cache"]
+    )
+    plain = {
+        "engine_capacity_fps": "Frames a second, measured.",
+        "engine_frames_per_second": "Frames being made a second.",
+        "engine_waiting_jobs": "Jobs that wait in the engine.",
+        "engine_oldest_job_seconds": "How long the oldest has waited.",
+        "engine_silent_seconds": "Since its last heartbeat.",
+    }
+    gauges = {n: GaugeMetricFamily(P + n, told, labels=["engine"]) for n, told in plain.items()}
+    for e in engines:
+        for name in STATES:
+            state.add_metric([e.name, e.device, name], float(e.state == name))
+        restarts.add_metric([str(e.slot)], e.restarts)
+        load = e.load
+        results = ("made", load.made), ("skipped", load.skipped), ("failed", load.failed)
+        for result, count in (*results, ("dropped", load.dropped), ("damaged", load.damaged)):
+            frames.add_metric([e.name, result], count)
+        for cache, size in load.cache_bytes.items():
+            held.add_metric([e.name, cache], size)
+        values = (e.capacity, load.frames_per_s, load.waiting, load.oldest_ms / 1e3, e.silent_s)
+        for gauge, value in zip(gauges.values(), values, strict=True):
+            gauge.add_metric([e.name], value)
+    yield from (state, restarts, frames, held, *gauges.values())
+
+
+def _fronts(fronts: Sequence[FrontStatus]) -> Iterator[Metric]:
+    counted = {
+        "connections_opened": "Connections of clients, ever.",
+        "requests": "Requests of the old protocols, answered with a picture.",
+        "request_errors": "The same, answered with an error.",
+        "frames_sent": "Frames sent.",
+        "idle_frames_sent": "Of these, without speech.",
+        "frames_late": "Spoken frames that were not ready in time.",
+        "frames_skipped": "Frames not sent to clients that read slowly.",
+        "sent_bytes": "Of pictures.",
+        "jobs_redispatched": "Jobs given to another engine when theirs had died.",
+    }
+    now = {
+        "connections": "Clients connected.",
+        "sessions": "Sessions of lipsync.v1.",
+        "speaking": "Sessions that speak.",
+        "queued_seconds": "Sound that waits, in all.",
+    }
+    counters = {
+        n: CounterMetricFamily(P + n, told, labels=["front"]) for n, told in counted.items()
+    }
+    gauges = {n: GaugeMetricFamily(P + n, told, labels=["front"]) for n, told in now.items()}
+    refused = CounterMetricFamily(P + "refused", "Refused, by reason.", labels=["front", "reason"])
+    errors = CounterMetricFamily(P + "errors", "Told to clients.", labels=["front", "code"])
+    latency = GaugeMetricFamily(
+        P + "latency_seconds",
+        "From a spoken frame's last sample to the socket, over the last minute.",
+        labels=["front", "quantile"],
+    )
+    for f in fronts:
+        load = f.load
+        values: tuple[float, ...] = (
+            load.opened,
+            load.requests,
+            load.request_errors,
+            load.frames,
+            load.idle_frames,
+            load.late,
+            load.skipped,
+            load.bytes,
+            load.redispatched,
+        )
+        for counter, value in zip(counters.values(), values, strict=True):
+            counter.add_metric([f.name], value)
+        values = (load.connections, load.sessions, load.speaking, load.queued_s)
+        for gauge, value in zip(gauges.values(), values, strict=True):
+            gauge.add_metric([f.name], value)
+        for reason, count in load.refused.items():
+            refused.add_metric([f.name, reason], count)
+        for code, count in load.errors.items():
+            errors.add_metric([f.name, code], count)
+        for name, value in load.latency_ms.items():
+            latency.add_metric([f.name, QUANTILES.get(name, name)], value / 1e3)
+    yield from (*counters.values(), *gauges.values(), refused, errors, latency)

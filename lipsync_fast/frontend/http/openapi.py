@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The HTTP port's description (OpenAPI 3.1), as /openapi.json gives it.
+
+Written by hand beside the routes; schemas come from the types that are sent. Tests hold it against
+the routes and against what they answer.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import msgspec
+
+from lipsync_fast.ipc.status import ServerStatus
+from lipsync_fast.protocol import SUBPROTOCOL
+from lipsync_fast.version import __version__
+
+JPEG, MP4, WAV = "image/jpeg", "video/mp4", "audio/wav"
+Answers = dict[str, Any]
+
+
+@cache
+def document() -> dict[str, Any]:
+    """The whole document."""
+    from lipsync_fast.frontend.http.app import Avatars, Health, Problem
+
+    types = (Avatars, Health, Problem, ServerStatus)
+    _, schemas = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "lipsync-fast",
+            "version": __version__,
+            "summary": "Speech in, lip-synced frames of an avatar out.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "paths": _paths(),
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "query": {"type": "apiKey", "in": "query", "name": "token"},
+            },
+        },
+    }
+
+
+def _paths() -> dict[str, Any]:
+    name = {
+        "name": "name",
+        "in": "path",
+        "required": True,
+        "schema": {"type": "string"},
+        "description": "An avatar's name.",
+    }
+    health = _schema("Health")
+    cached = {"304": {"description": "As known by its ETag."}}
+    ranged = cached | {
+        "206": {"description": "The range that was asked for."},
+        "416": {"description": "The range lies outside."},
+    }
+    missing = {"404": _answer("There is none.", _schema("Problem"))}
+    html: Answers = {"text/html": {}}
+    text: Answers = {"text/plain": {"schema": {"type": "string"}}}
+    return {
+        "/": _get("The page.", html, ranged, private=False),
+        "/assets/{name}": _get(
+            "A file of the page.", {"*/*": {}}, ranged | missing, [name], private=False
+        ),
+        "/favicon.ico": _get("The page's icon.", {"image/svg+xml": {}}, ranged, private=False),
+        "/health": _get(
+            "Whether frames can be made; in the old service's words.",
+            health,
+            {"503": _answer("They cannot.", health)},
+            private=False,
+        ),
+        "/openapi.json": _get("This document.", {"application/json": {}}, {}, private=False),
+        "/stats": _get(
+            "All that the server knows of itself.",
+            _schema("ServerStatus"),
+            {"503": _answer("Not known yet; see Retry-After.", _schema("Problem"))},
+        ),
+        "/metrics": _get("The same as numbers for Prometheus.", text, {}),
+        "/v1/avatars": _get("The avatars that can be used.", _schema("Avatars"), {}),
+        "/v1/avatars/{name}/thumbnail.jpg": _get(
+            "A small picture of an avatar.", {JPEG: {}}, ranged | missing, [name]
+        ),
+        "/v1/sample.wav": _get("A recording to try it with.", {WAV: {}}, ranged | missing),
+        "/models/{name}/video.mp4": _get(
+            "An avatar's frames, once from the first to the last; made when first asked for.",
+            {MP4: {}},
+            ranged | missing | {"500": _answer("It cannot be made.", _schema("Problem"))},
+            [name],
+        ),
+        "/ws": _get(
+            f"The stream: WebSocket, with subprotocol {SUBPROTOCOL} or the old protocols.",
+            None,
+            {
+                "101": {"description": "It is open."},
+                "400": {"description": "Not an upgrade to WebSocket."},
+                "503": _answer("Full; see Retry-After.", text),
+            },
+        ),
+    }
+
+
+def _schema(name: str) -> Answers:
+    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
+
+
+def _answer(told: str, content: Answers) -> Answers:
+    return {"description": told, "content": content}
+
+
+def _get(
+    told: str,
+    content: Answers | None,
+    others: Answers,
+    parameters: list[Answers] | None = None,
+    private: bool = True,
+) -> Answers:
+    """A path's only operation; ``private`` where a configured token must be shown."""
+    answers = dict(others)
+    if content is not None:
+        answers["200"] = _answer("All of it.", content)
+    answers["403"] = {"description": "Called by a name, or from a page, that is not allowed."}
+    if private:
+        answers["401"] = {"description": "The token is not shown."}
+    operation: Answers = {"summary": told, "responses": dict(sorted(answers.items()))}
+    if parameters:
+        operation["parameters"] = parameters
+    operation["security"] = [{}, {"bearer": []}, {"query": []}] if private else []
+    return {"get": operation}
