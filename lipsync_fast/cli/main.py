@@ -116,6 +116,86 @@ def doctor(
     doctor_command(as_json=json)
 
 
+@app.command()
+@guarded
+def serve(
+    config: Annotated[
+        Path | None, typer.Option("--config", help="TOML file; flags and environment win.")
+    ] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on; 127.0.0.1 unless told otherwise.")
+    ] = None,
+    port: Annotated[
+        list[int] | None, typer.Option("--port", help="Of streams (may be repeated); 8084.")
+    ] = None,
+    http_port: Annotated[int | None, typer.Option(help="Of the page and HTTP; 8086.")] = None,
+    avatars: AvatarsOption = None,
+    avatar: Annotated[str | None, typer.Option(help="Avatar of who names none; demo.")] = None,
+    gpus: Annotated[str | None, typer.Option(help="all, none, or numbers: 0,2.")] = None,
+    engines_per_gpu: Annotated[
+        int | None, typer.Option(help="Engines on each GPU; without one, in all.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Of a CPU engine.")] = None,
+    spares: Annotated[int | None, typer.Option(help="Engines kept to take over at once.")] = None,
+    fronts: Annotated[int | None, typer.Option(help="Processes that talk to clients.")] = None,
+    drain_seconds: Annotated[
+        float | None, typer.Option(help="How long utterances may go on after SIGTERM.")
+    ] = None,
+    origin: Annotated[
+        list[str] | None,
+        typer.Option("--origin", help="Foreign Origin to allow, or * (may be repeated)."),
+    ] = None,
+    token: Annotated[str | None, typer.Option(help="What clients must show.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Private folder of the control socket.")
+    ] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+    log_format: Annotated[str | None, typer.Option(help="text or json.")] = None,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print what would be used, and from where.")
+    ] = False,
+) -> None:
+    """Serve avatars live: speech in, frames out, many clients at once."""
+    from lipsync_fast.cli.serve import serve_command
+
+    serve_command(
+        config,
+        {
+            "host": host,
+            "port": port,
+            "http-port": http_port,
+            "avatars": [str(path) for path in avatars or ()],
+            "avatar": avatar,
+            "gpus": gpus,
+            "engines-per-gpu": engines_per_gpu,
+            "threads": threads,
+            "spares": spares,
+            "fronts": fronts,
+            "drain-seconds": drain_seconds,
+            "origin": origin,
+            "token": token,
+            "folder": None if folder is None else str(folder),
+            "log-level": log_level,
+            "log-format": log_format,
+        },
+        print_config=print_config,
+    )
+
+
+@app.command()
+@guarded
+def status(
+    folder: Annotated[Path | None, typer.Option(help="The server's private folder.")] = None,
+    port: Annotated[int | None, typer.Option(help="The server's first stream port.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Again each second.")] = False,
+) -> None:
+    """Say what a running server does."""
+    from lipsync_fast.cli.status import status_command
+
+    status_command(folder, port, as_json=json, watch=watch)
+
+
 def run() -> None:
     """Run the command line and exit."""
     try:

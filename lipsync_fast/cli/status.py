@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``lipsync-fast status``: what a running server says of itself."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import typer
+import zmq
+
+from lipsync_fast.cli.console import clock
+from lipsync_fast.errors import ServerError
+from lipsync_fast.ipc.control import Link, StatusReply, StatusRequest
+from lipsync_fast.ipc.status import EngineStatus, FrontStatus, ServerStatus
+from lipsync_fast.supervisor import place
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+ANSWER_S = 3.0
+WATCH_S = 1.0
+
+
+def status_command(folder: Path | None, port: int | None, *, as_json: bool, watch: bool) -> None:
+    """Print the status, once or every second until Ctrl-C.
+
+    Raises:
+        ServerError: there is no server, or it does not answer.
+    """
+    where = find_folder(folder, port)
+    with Asker(where) as asker:
+        if not watch:
+            _print(asker.ask(), as_json)
+        elif as_json:
+            while True:
+                _print(asker.ask(), as_json)
+                time.sleep(WATCH_S)
+        else:
+            _show(asker.ask)
+
+
+def find_folder(folder: Path | None, port: int | None) -> Path:
+    """The folder of the running server that is meant.
+
+    Raises:
+        ServerError: there is none, or more than one.
+    """
+    if folder is not None or port is not None:
+        wanted = folder if folder is not None else place.run_folder(port or 0)
+        if not place.is_running(wanted):
+            raise ServerError(f"no server runs in {wanted}; start one with: lipsync-fast serve")
+        return wanted
+    running = [path for path in place.run_folders() if place.is_running(path)]
+    if not running:
+        raise ServerError("no server of this user runs here; start one with: lipsync-fast serve")
+    if len(running) > 1:
+        named = ", ".join(map(str, running))
+        raise ServerError(f"several servers run ({named}); say which with --port or --folder")
+    return running[0]
+
+
+class Asker:
+    """A connection to a server's control socket, under a name that no other has."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._context = zmq.Context[zmq.Socket[bytes]]()
+        name = f"status-{os.getpid()}-{secrets.token_hex(4)}"
+        self._link = Link.connect(self._context, folder, name)
+
+    def __enter__(self) -> Asker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._link.close()
+        self._context.term()
+
+    def ask(self) -> ServerStatus:
+        """The server's status now.
+
+        Raises:
+            ServerError: it has gone, does not answer, or is of another version.
+        """
+        for _ in self._link.received():
+            pass  # late answers to earlier questions
+        self._link.send(StatusRequest())
+        until = time.monotonic() + ANSWER_S
+        while (left := until - time.monotonic()) > 0:
+            self._link.socket.poll(int(left * 1000) + 1)
+            for message in self._link.received():
+                if isinstance(message, StatusReply):
+                    try:
+                        return msgspec.msgpack.decode(message.status, type=ServerStatus)
+                    except msgspec.MsgspecError as error:
+                        raise ServerError(f"a server of another version: {error}") from None
+            if not place.is_running(self._folder):
+                raise ServerError(f"the server in {self._folder} has stopped")
+        raise ServerError(f"the server in {self._folder} does not answer")
+
+
+def _print(status: ServerStatus, as_json: bool) -> None:
+    if as_json:
+        typer.echo(msgspec.json.encode(status).decode())
+        return
+    from rich.console import Console
+
+    Console().print(as_tables(status))
+
+
+def _show(ask: Callable[[], ServerStatus]) -> None:
+    """The tables, drawn anew each second."""
+    from rich.live import Live
+
+    with contextlib.suppress(KeyboardInterrupt), Live(as_tables(ask()), auto_refresh=False) as live:
+        while True:
+            time.sleep(WATCH_S)
+            live.update(as_tables(ask()), refresh=True)
+
+
+# ---------------------------------------------------------------- tables
+def as_tables(status: ServerStatus) -> RenderableType:
+    """The status for people."""
+    from rich.console import Group
+    from rich.text import Text
+
+    ports = ", ".join(map(str, status.ports))
+    loads = [front.load for front in status.fronts]
+    head = (
+        f"lipsync-fast {status.version}, process {status.pid}: {status.state} for "
+        f"{clock(status.uptime_s)} on {status.host}, streams {ports}, HTTP {status.http_port}\n"
+        f"{sum(load.sessions for load in loads)} sessions, "
+        f"{sum(load.speaking for load in loads)} of {status.speakers} speaking, "
+        f"{status.frames_per_s:.1f} frames/s sent, "
+        f"{status.capacity:.0f} frames/s can be made; "
+        f"default avatar {status.default_avatar}"
+    )
+    if status.ignored:
+        head += f"; {status.ignored} control messages could not be read"
+    return Group(Text(head), *_engines(status.engines), *_fronts(status.fronts))
+
+
+def _table(title: str, *columns: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        text = column in ("engine", "front", "device", "state", "caches, MB", "refused", "errors")
+        table.add_column(column, justify="left" if text else "right", overflow="fold")
+    return table
+
+
+def _engines(engines: list[EngineStatus]) -> list[Table]:
+    state = _table("", "engine", "device", "state", "pid", "up", "restarts", "avatars", "frames/s")
+    work = _table(
+        "", "engine", "waiting", "oldest ms", "made", "skipped", "failed", "dropped", "caches, MB"
+    )
+    for e in engines:
+        load = e.load
+        rate = f"{load.frames_per_s:.1f} of {e.capacity:.0f}"
+        _row(
+            state, e.name, e.device, e.state, e.pid, clock(e.uptime_s), e.restarts,
+            len(e.avatars), rate,
+        )  # fmt: skip
+        caches = ", ".join(f"{name} {size / 1e6:.0f}" for name, size in load.cache_bytes.items())
+        _row(
+            work, e.name, load.waiting + load.in_flight, f"{load.oldest_ms:.0f}", load.made,
+            load.skipped, load.failed, load.dropped, caches,
+        )  # fmt: skip
+    return [state, work]
+
+
+def _fronts(fronts: list[FrontStatus]) -> list[Table]:
+    state = _table(
+        "", "front", "state", "pid", "up", "restarts", "connections", "sessions", "speaking"
+    )
+    work = _table(
+        "", "front", "frames/s", "latency ms", "late", "skipped", "sent again", "refused", "errors"
+    )
+    for f in fronts:
+        load = f.load
+        _row(
+            state, f.name, f.state, f.pid, clock(f.uptime_s), f.restarts, load.connections,
+            load.sessions, load.speaking,
+        )  # fmt: skip
+        latency = ", ".join(f"{name} {value:.0f}" for name, value in load.latency_ms.items())
+        _row(
+            work, f.name, f"{f.frames_per_s:.1f}", latency or "-", load.late, load.skipped,
+            load.redispatched, _reasons(load.refused), _reasons(load.errors),
+        )  # fmt: skip
+    return [state, work]
+
+
+def _row(table: Table, *cells: object) -> None:
+    table.add_row(*map(str, cells))
+
+
+def _reasons(counts: dict[str, int]) -> str:
+    return ", ".join(f"{reason} {count}" for reason, count in counts.items()) or "0"
