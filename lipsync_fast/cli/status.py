@@ -147,22 +147,24 @@ def as_tables(status: ServerStatus) -> RenderableType:
     return Group(Text(head), *_engines(status.engines), *_fronts(status.fronts))
 
 
-def _table(title: str, *columns: str) -> Table:
+def _table(*columns: str) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        text = column in ("engine", "front", "device", "state", "caches, MB", "refused", "errors")
+        text = column in ("engine", "front", "device", "state", "refused", "errors")
         table.add_column(column, justify="left" if text else "right", overflow="fold")
     return table
 
 
 def _engines(engines: list[EngineStatus]) -> list[Table]:
-    state = _table("", "engine", "device", "state", "pid", "up", "restarts", "avatars", "frames/s")
+    state = _table("engine", "device", "state", "pid", "up", "restarts", "avatars", "frames/s")
     work = _table(
-        "", "engine", "waiting", "oldest ms", "made", "skipped", "failed", "dropped", "caches, MB"
+        "engine", "waiting", "oldest ms", "made", "skipped", "failed", "dropped", "damaged"
     )
+    kinds = list(dict.fromkeys(kind for e in engines for kind in e.load.cache_bytes))
+    caches = _table("engine", *kinds)
     for e in engines:
         load = e.load
         rate = f"{load.frames_per_s:.1f} of {e.capacity:.0f}"
@@ -170,20 +172,19 @@ def _engines(engines: list[EngineStatus]) -> list[Table]:
             state, e.name, e.device, e.state, e.pid, clock(e.uptime_s), e.restarts,
             len(e.avatars), rate,
         )  # fmt: skip
-        caches = ", ".join(f"{name} {size / 1e6:.0f}" for name, size in load.cache_bytes.items())
         _row(
             work, e.name, load.waiting + load.in_flight, f"{load.oldest_ms:.0f}", load.made,
-            load.skipped, load.failed, load.dropped, caches,
+            load.skipped, load.failed, load.dropped, load.damaged,
         )  # fmt: skip
-    return [state, work]
+        held = (f"{load.cache_bytes.get(kind, 0) / 1e6:.0f} MB" for kind in kinds)
+        _row(caches, e.name, *held)
+    return [state, work, *([caches] if kinds else [])]
 
 
 def _fronts(fronts: list[FrontStatus]) -> list[Table]:
-    state = _table(
-        "", "front", "state", "pid", "up", "restarts", "connections", "sessions", "speaking"
-    )
+    state = _table("front", "state", "pid", "up", "restarts", "connections", "sessions", "speaking")
     work = _table(
-        "", "front", "frames/s", "latency ms", "late", "skipped", "sent again", "refused", "errors"
+        "front", "frames/s", "latency ms", "late", "skipped", "sent again", "refused", "errors"
     )
     for f in fronts:
         load = f.load
