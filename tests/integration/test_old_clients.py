@@ -32,10 +32,10 @@ from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.client.local import LocalServer
 from lipsync_fast.engine.backends import create_backend
 from lipsync_fast.engine.backends.base import SQUARE, RegionJob
-from lipsync_fast.engine.splice import FrameEncoder
 
 CHUNK = 1_920
 DEMO = shipped_folder() / "demo.lsa"
+Rendered = dict[tuple[int, int], NDArray[np.uint8]]
 COUNT = 40
 """Windows of the sound that the tests speak."""
 
@@ -70,7 +70,11 @@ class Reply:
 
     @property
     def image(self) -> NDArray[np.uint8]:
-        return np.asarray(Image.open(io.BytesIO(self.jpeg)).convert("RGB"))
+        return decoded(self.jpeg)
+
+
+def decoded(jpeg: bytes) -> NDArray[np.uint8]:
+    return np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
 
 
 def take_apart(data: str | bytes) -> Reply:
@@ -126,51 +130,52 @@ def stream_client(server: LocalServer) -> Iterator[OldClient]:
 
 # ---------------------------------------------------------------- what a render makes
 @pytest.fixture(scope="module")
-def rendered() -> dict[tuple[int, int], bytes]:
+def rendered() -> Rendered:
     """Regions of the whole sound as the offline pipeline makes them, by chunk and picture.
 
     Windows begin with chunk 0, so the sound's frame k is a window's current chunk for window k - 8.
     """
     pcm = np.frombuffer(sound(), "<i2").astype(np.float32) / 32768
     resampler = Resampler(24_000)
-    out: dict[tuple[int, int], bytes] = {}
-    backend, encoder = create_backend("cpu"), FrameEncoder()
+    out: Rendered = {}
+    backend = create_backend("cpu")
     with AvatarPackage.open(DEMO) as package:
         avatar, manifest = backend.load(package), package.manifest
         blocks = BlockStream(manifest.audio, lambda windows: backend.features(avatar, windows))
         stream = [*blocks.push(np.concatenate([resampler.push(pcm), resampler.finish()]))]
 
-        def encode(place: int, image: NDArray[np.uint8]) -> bytes:
-            return encoder.region(package, image, manifest.jpeg.quality)
+        def shown(place: int, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+            """What a client sees of it: JPEG of the avatar's quality."""
+            out = io.BytesIO()
+            Image.fromarray(image).save(out, "JPEG", quality=manifest.jpeg.quality, subsampling=2)
+            return np.asarray(Image.open(out))
 
         for at in range(COUNT):
             for picture in {manifest.picture_index(at), 7}:
                 job = RegionJob(avatar, picture, stream[at + 8], part=SQUARE)
-                out[at, picture] = backend.submit([job], encode)[0].result()
+                out[at, picture] = backend.submit([job], shown)[0].result()
         backend.close()
     return out
 
 
 # ---------------------------------------------------------------- habits
-def test_ids_and_sound_go_on_together(
-    client: OldClient, rendered: dict[tuple[int, int], bytes]
-) -> None:
-    """The picture is that of a render of the whole sound, byte for byte."""
+def test_ids_and_sound_go_on_together(client: OldClient, rendered: Rendered) -> None:
+    """The picture is that of a render of the whole sound, pixel for pixel."""
     for k in range(COUNT):
         client.send(request(k, window(k)))
         reply = client.picture()
         assert reply.frame_id == k
-        assert reply.jpeg == rendered[k, k]
+        assert np.array_equal(reply.image, rendered[k, k])
 
 
-def test_nine_requests_in_flight(client: OldClient, rendered: dict[tuple[int, int], bytes]) -> None:
+def test_nine_requests_in_flight(client: OldClient, rendered: Rendered) -> None:
     """As many as one client keeps in its table; the next goes out when a reply has come."""
     for k in range(9):
         client.send(request(k, window(k)))
     for k in range(COUNT):
         reply = client.picture()
         assert reply.frame_id == k
-        assert reply.jpeg == rendered[k, k]
+        assert np.array_equal(reply.image, rendered[k, k])
         if k + 9 < COUNT:
             client.send(request(k + 9, window(k + 9)))
 
@@ -182,16 +187,16 @@ def test_all_at_once(client: OldClient) -> None:
     assert [client.picture().frame_id for _ in range(120)] == list(range(120))
 
 
-def test_one_id_for_all(client: OldClient, rendered: dict[tuple[int, int], bytes]) -> None:
+def test_one_id_for_all(client: OldClient, rendered: Rendered) -> None:
     for k in range(COUNT):
         client.send(request(7, window(k)))
     for k in range(COUNT):
         reply = client.picture()
         assert reply.frame_id == 7
-        assert reply.jpeg == rendered[k, 7]
+        assert np.array_equal(reply.image, rendered[k, 7])
 
 
-def test_skipped_ids_and_chunks(client: OldClient, rendered: dict[tuple[int, int], bytes]) -> None:
+def test_skipped_ids_and_chunks(client: OldClient, rendered: Rendered) -> None:
     steps = random.Random(2)
     places = [0]
     while places[-1] < COUNT - 10:
@@ -201,7 +206,7 @@ def test_skipped_ids_and_chunks(client: OldClient, rendered: dict[tuple[int, int
     for k in places:
         reply = client.picture()
         assert reply.frame_id == k
-        assert reply.jpeg == rendered[k, k]
+        assert np.array_equal(reply.image, rendered[k, k])
 
 
 def test_one_chunk_sixteen_times(client: OldClient) -> None:
@@ -232,18 +237,18 @@ def test_ids_without_bound(client: OldClient) -> None:
         assert np.allclose(reply.bounds, inner[index], atol=1e-3)
 
 
-def test_pauses(stream_client: OldClient, rendered: dict[tuple[int, int], bytes]) -> None:
+def test_pauses(stream_client: OldClient, rendered: Rendered) -> None:
     """A client that rests until the server speaks by itself, and goes on where it was."""
     client = stream_client
     for k in range(4):
         client.send(request(k, window(k)))
-        assert client.picture().jpeg == rendered[k, k]
+        assert np.array_equal(client.picture().image, rendered[k, k])
     stats = json.loads(client.receive())
     assert stats["type"] == "stats"
     assert stats["binary_requests"] >= 4
     for k in range(4, 8):
         client.send(request(k, window(k)))
-        assert client.picture().jpeg == rendered[k, k]
+        assert np.array_equal(client.picture().image, rendered[k, k])
 
 
 def test_no_sound(client: OldClient) -> None:
@@ -376,9 +381,7 @@ def test_who_vanishes_hurts_nobody(client: OldClient, server: LocalServer) -> No
         other.socket.close()
 
 
-def test_an_engine_dies(
-    server: LocalServer, client: OldClient, rendered: dict[tuple[int, int], bytes]
-) -> None:
+def test_an_engine_dies(server: LocalServer, client: OldClient, rendered: Rendered) -> None:
     """No reply is lost, none comes twice, and the pictures are the same."""
     killed = next(e for e in server.status().engines if e.state == "ready")
     for k in range(9):
@@ -388,7 +391,7 @@ def test_an_engine_dies(
             os.kill(killed.pid, signal.SIGKILL)
         reply = client.picture()
         assert reply.frame_id == k
-        assert reply.jpeg == rendered[k, k]
+        assert np.array_equal(reply.image, rendered[k, k])
         if k + 9 < COUNT:
             client.send(request(k + 9, window(k + 9)))
     assert killed.pid not in [e.pid for e in server.status().engines]
@@ -444,7 +447,7 @@ def test_frames_of_the_avatar(client: OldClient, kind: str) -> None:
         assert size == (package.frame_size if kind == "full_body" else (side, side))
 
 
-def test_pictures_in_text(client: OldClient, rendered: dict[tuple[int, int], bytes]) -> None:
+def test_pictures_in_text(client: OldClient, rendered: Rendered) -> None:
     for k in range(4):
         asked = {
             "model_name": "demo",
@@ -455,11 +458,11 @@ def test_pictures_in_text(client: OldClient, rendered: dict[tuple[int, int], byt
         client.send(json.dumps(asked))
         reply = client.words()
         assert (reply["success"], reply["frame_id"], reply["request_id"]) == (True, k, f"mine-{k}")
-        assert base64.b64decode(reply["prediction_data"]) == rendered[k, k]
+        assert np.array_equal(decoded(base64.b64decode(reply["prediction_data"])), rendered[k, k])
         assert len(reply["bounds"]) == 4
 
 
-def test_a_batch_of_pictures(client: OldClient, rendered: dict[tuple[int, int], bytes]) -> None:
+def test_a_batch_of_pictures(client: OldClient, rendered: Rendered) -> None:
     """Of successive chunks: 8 before, one each, 7 behind."""
     asked = {
         "model_name": "demo",
@@ -472,7 +475,7 @@ def test_a_batch_of_pictures(client: OldClient, rendered: dict[tuple[int, int], 
     assert (reply["success"], reply["batch_size"], reply["request_id"]) == (True, 20, 4)
     for k, frame in enumerate(reply["frames"]):
         assert frame["frame_id"] == k
-        assert base64.b64decode(frame["prediction_data"]) == rendered[k, k]
+        assert np.array_equal(decoded(base64.b64decode(frame["prediction_data"])), rendered[k, k])
 
 
 def test_text_and_binary_in_one_order(client: OldClient) -> None:
