@@ -138,6 +138,8 @@ class Answers:
             return Work(partial(self._metadata, asked), _refusal(asked), request=False)
         if asked.type == "get_video_frame":
             return Work(partial(self._video_frame, asked), _refusal(asked), request=False)
+        if asked.type in ("get_models", "list_models"):
+            return Work(partial(self._models, asked), _internal, request=False)
         return self._words(self._simple(asked))
 
     def _words(self, reply: msgspec.Struct | str) -> Work:
@@ -152,12 +154,13 @@ class Answers:
             return said.ProtocolAck()
         if asked.type == "switch_to_binary":
             return said.ProtocolAck() if self._http else said.ProtocolInfo()
-        if asked.type in ("get_models", "list_models"):
-            names = self._services.avatar_names()
-            if asked.type == "get_models":
-                return said.Models(models=said.LoadedModels(names, len(names)))
-            return said.ModelList(models=names, count=len(names))
         return said.UnknownTypeError(error=f"Unknown message type: {asked.type}")
+
+    async def _models(self, asked: Asked) -> str:
+        names = await self._pictures.names()
+        if asked.type == "list_models":
+            return said.encode(said.ModelList(models=names, count=len(names)))
+        return said.encode(said.Models(models=said.LoadedModels(names, len(names))))
 
     async def _model_stats(self, asked: Asked) -> str:
         name = self._pictures.name(asked.model_name)

@@ -93,6 +93,11 @@ class Pictures:
         """The avatar that a client means."""
         return self._services.default_avatar if asked in DEFAULT_NAMES else asked
 
+    async def names(self) -> list[str]:
+        """Avatars that can be used, the default one first."""
+        # Each is opened and looked at: not in the thread that serves all clients.
+        return await trio.to_thread.run_sync(self._services.avatar_names)
+
     async def package(self, name: str) -> AvatarPackage:
         """An avatar that an engine has loaded.
 
@@ -105,7 +110,7 @@ class Pictures:
         try:
             package = await self._services.avatar(name)
         except AvatarNotFoundError:
-            names = self._services.avatar_names()
+            names = await self.names()
             if not names:
                 raise LipsyncError("No models loaded in engine") from None
             listed = ", ".join(names)
