@@ -45,7 +45,8 @@ class LocalServer:
 
     Attributes:
         url, http_url: where it listens; set once it serves.
-        folder: its private folder, which holds its log too.
+        folder: of its control socket.
+        log_path: what it writes; gone when it is left.
     """
 
     url: str
@@ -62,9 +63,10 @@ class LocalServer:
 
     # ------------------------------------------------------------ life
     def __enter__(self) -> LocalServer:
-        self.folder = Path(tempfile.mkdtemp(prefix="lsf-"))
-        self.log_path = self.folder / "serve.log"
-        path = self.folder / "serve.toml"
+        self._base = Path(tempfile.mkdtemp(prefix="lsf-"))
+        self.folder = self._base / "run"
+        self.log_path = self._base / "serve.log"
+        path = self._base / "serve.toml"
         path.write_text(self._toml())
         self._log = self.log_path.open("wb")
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -103,7 +105,7 @@ class LocalServer:
             self.process.wait()
         self._log.close()
         self._context.term()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.rmtree(self._base, ignore_errors=True)
 
     def terminate(self) -> None:
         """Ask it to drain and leave (SIGTERM)."""

@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A server under clients that come and go, interrupt, die, read slowly, for an hour: what grows?
+
+    python bench/soak.py [--minutes 60] [--out DIR]
+
+Starts ``lipsync-fast serve`` and sends it the people of clients.py; now and then kills an engine.
+Every 10 seconds it notes memory, descriptors and threads of every process of the server, and what
+lies in /dev/shm. Writes soak.json and, where matplotlib is installed, soak.png into ``--out``; the
+verdict compares the last third with the second one, and what is left when all have gone with what
+was there before they came.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shlex
+import signal
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import trio
+from clients import Place, come_and_go
+from plots import draw
+from processes import machine, shm_files, usage
+from speech import NS
+
+import lipsync_fast
+from lipsync_fast.client.local import LocalServer
+from lipsync_fast.errors import LipsyncError
+from lipsync_fast.ipc.status import ServerStatus
+
+SAMPLE_S = 10.0
+QUIET_S = 15.0
+MAY_GROW = {
+    "private_mb": (10.0, 0.05),
+    "shm_mb": (10.0, 0.05),
+    "descriptors": (6.0, 0.1),
+    "threads": (2.0, 0.1),
+    "dev_shm_files": (2.0, 0.1),
+    "dev_shm_mb": (10.0, 0.05),
+}
+"""What counts as flat: growth up to so much, or up to this share of what is there."""
+
+
+def roles(status: ServerStatus) -> dict[str, list[int]]:
+    """The server's processes by what they do."""
+    found: dict[str, list[int]] = {"supervisor": [status.pid]}
+    for front in status.fronts:
+        found.setdefault("front", []).append(front.pid)
+    for engine in status.engines:
+        # One that has just been born is left out: it is still loading.
+        if engine.state in ("ready", "spare"):
+            name = "engine" if engine.state == "ready" else "spare engine"
+            found.setdefault(name, []).append(engine.pid)
+    return found
+
+
+class Soak:
+    """The server, its visitors and what is noted of them."""
+
+    def __init__(self, server: LocalServer, args: argparse.Namespace) -> None:
+        self._server, self._args = server, args
+        self.place = Place(server.url, server.http_url)
+        self.rows: list[dict[str, Any]] = []
+        self.kills_s: list[float] = []
+        self.begun_ns = time.monotonic_ns()
+        self.status: ServerStatus | None = None
+
+    @property
+    def now_s(self) -> float:
+        """Seconds since the beginning."""
+        return round((time.monotonic_ns() - self.begun_ns) / NS, 1)
+
+    async def sample(self) -> dict[str, Any] | None:
+        """Look at all processes once; None when the server did not answer."""
+        try:
+            status = await trio.to_thread.run_sync(self._server.status)
+        except LipsyncError as error:
+            self.place.counts.note_wrong(f"no status: {error}")
+            return None
+        self.status = status
+        row: dict[str, Any] = {"s": self.now_s, "roles": {}}
+        for role, members in roles(status).items():
+            used = [u for u in map(usage, members) if u is not None]
+            if used:
+                dicts = [msgspec.to_builtins(u) for u in used]
+                row["roles"][role] = {
+                    key: round(sum(d[key] for d in dicts) / len(dicts), 2) for key in dicts[0]
+                }
+        row["dev_shm_files"], row["dev_shm_mb"] = shm_files()
+        row["connections"] = sum(f.load.connections for f in status.fronts)
+        row["sessions"] = sum(f.load.sessions for f in status.fronts)
+        row["speaking"] = sum(f.load.speaking for f in status.fronts)
+        return row
+
+    async def watch(self) -> None:
+        """Sample until cancelled; kept on disk as it goes."""
+        while True:
+            row = await self.sample()
+            if row is not None:
+                self.rows.append(row)
+            await trio.sleep(SAMPLE_S)
+
+    async def kill_engines(self, every_s: float) -> None:
+        """kill -9 an engine that works, now and then."""
+        rng = random.Random(5)
+        while every_s > 0:
+            await trio.sleep(every_s * rng.uniform(0.7, 1.3))
+            try:
+                status = await trio.to_thread.run_sync(self._server.status)
+            except LipsyncError:
+                continue
+            ready = [e.pid for e in status.engines if e.state == "ready" and e.pid]
+            if ready:
+                os.kill(rng.choice(ready), signal.SIGKILL)
+                self.kills_s.append(self.now_s)
+
+    async def run(self) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+        """The whole soak; what was there before the first visitor and behind the last one."""
+        await trio.sleep(QUIET_S)
+        before = await self.sample()
+        until = time.monotonic_ns() + int(self._args.minutes * 60 * NS)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.watch)
+            nursery.start_soon(self.kill_engines, self._args.kill_every * 60)
+            async with trio.open_nursery() as people:
+                for seed in range(self._args.people):
+                    people.start_soon(come_and_go, self.place, seed, until)
+            nursery.cancel_scope.cancel()
+        await trio.sleep(QUIET_S)
+        return before, await self.sample()
+
+
+def verdicts(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each curve: medians of its second and last third, and whether it is flat."""
+    third = len(rows) // 3
+    second, last = rows[third : 2 * third], rows[2 * third :]
+    curves: list[tuple[str, str]] = sorted(
+        {(role, what) for r in rows for role in r["roles"] for what in MAY_GROW}
+        | {("", "dev_shm_files"), ("", "dev_shm_mb")}
+    )
+    found = []
+    for role, what in curves:
+
+        def values(part: list[dict[str, Any]], role: str = role, what: str = what) -> list[float]:
+            all_of = (row["roles"].get(role, {}) if role else row for row in part)
+            return [row[what] for row in all_of if what in row]
+
+        a, b = values(second), values(last)
+        if not a or not b:
+            continue
+        before, after = statistics.median(a), statistics.median(b)
+        most, share = MAY_GROW[what]
+        found.append(
+            {
+                "of": f"{role} {what}".strip(),
+                "second_third": before,
+                "last_third": after,
+                "flat": after - before <= max(most, share * before),
+            }
+        )
+    return found
+
+
+def left_behind(
+    before: dict[str, Any] | None, after: dict[str, Any] | None
+) -> list[dict[str, Any]]:
+    """What front and supervisor still hold when all clients have gone."""
+    if before is None or after is None:
+        return [{"of": "status", "flat": False}]
+    found = []
+    for role in ("front", "supervisor"):
+        for what in ("descriptors", "threads"):
+            a, b = before["roles"][role][what], after["roles"][role][what]
+            found.append({"of": f"{role} {what}", "before": a, "after": b, "flat": b - a <= 4})
+    return found + [
+        {"of": what, "before": 0, "after": after[what], "flat": after[what] == 0}
+        for what in ("connections", "sessions", "speaking")
+    ]
+
+
+def parsed() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--people", type=int, default=6, help="visitors at the same time")
+    parser.add_argument("--speakers", type=int, default=2, help="admitted at the same time")
+    parser.add_argument(
+        "--kill-every", type=float, default=8.0, help="minutes between two kills; 0 for none"
+    )
+    parser.add_argument("--out", type=Path, help="folder for the report")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Soak and report; exit status 1 where something grew or went wrong."""
+    args = parsed()
+    with LocalServer({"live": {"speakers": args.speakers}, "log": {"level": "warning"}}) as server:
+        soak = Soak(server, args)
+        before, after = trio.run(soak.run)
+        log = server.log()
+    counts = soak.place.counts
+    flat, left = verdicts(soak.rows), left_behind(before, after)
+    good = all(v["flat"] for v in (*flat, *left)) and not counts.wrong
+    result = {
+        "command": shlex.join(["python", "bench/soak.py", *sys.argv[1:]]),
+        "version": lipsync_fast.__version__,
+        "machine": machine(),
+        "minutes": round(soak.now_s / 60, 1),
+        "flat_and_right": good,
+        "curves": flat,
+        "left_behind": left,
+        "visits": dict(counts.visits),
+        "seen": dict(counts.seen),
+        "wrong": counts.wrong,
+        "kills_s": soak.kills_s,
+        "status_at_end": msgspec.to_builtins(soak.status),
+    }
+    print(json.dumps(result, indent=1))
+    if args.out is not None:
+        args.out.mkdir(parents=True, exist_ok=True)
+        path = args.out / "soak.json"
+        path.write_text(json.dumps(result | {"rows": soak.rows}) + "\n")
+        (args.out / "soak.log").write_text(log)
+        draw(path)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
