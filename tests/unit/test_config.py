@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The configuration: where values come from, which wins, and what is said of bad ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lipsync_fast.config import Avatars, Listen, ServeConfig
+from lipsync_fast.config_load import Loaded, as_toml, keys, load
+from lipsync_fast.errors import ConfigError
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "server.toml"
+    path.write_text(text)
+    return path
+
+
+def test_nothing_given_is_the_defaults() -> None:
+    loaded = load(None, {})
+    assert loaded.config == ServeConfig()
+    assert set(loaded.sources.values()) == {"default"}
+
+
+def test_later_places_win_key_by_key(tmp_path: Path) -> None:
+    file = written(
+        tmp_path,
+        "fronts = 2\n[listen]\nhost = '::1'\nports = [1, 2]\nhttp_port = 3\n[live]\nmargin_ms = 50",
+    )
+    environ = {"LIPSYNC_FAST_LISTEN_PORTS": "4, 5", "LIPSYNC_FAST_LISTEN_HTTP_PORT": "6"}
+    loaded = load(file, environ, {"listen.http_port": ("--http-port", 7)})
+    listen = loaded.config.listen
+    assert (listen.host, listen.ports, listen.http_port) == ("::1", (4, 5), 7)
+    assert (loaded.config.fronts, loaded.config.live.margin_ms) == (2, 50.0)
+    told = [loaded.sources[f"listen.{key}"] for key in ("host", "ports", "http_port", "token")]
+    assert told == [str(file), "LIPSYNC_FAST_LISTEN_PORTS", "--http-port", "default"]
+
+
+def test_every_key_can_come_from_the_environment() -> None:
+    samples: dict[type, str] = {str: "none", int: "2", float: "9.5", tuple: "1,2"}
+    special = {
+        "log.level": "debug",
+        "log.format": "json",
+        "live.headroom": "0.5",
+        "limits.message_bytes": "2048",
+        "listen.http_port": "9",
+        "engines.heartbeat_s": "0.5",
+    }
+    environ = {
+        key.variable: special.get(name, samples[type(key.default)]) for name, key in keys().items()
+    }
+    loaded = load(None, environ)
+    assert "default" not in loaded.sources.values()
+    assert loaded.config.avatars.only == ("1", "2")
+    assert loaded.config.drain_seconds == 9.5
+
+
+def test_what_is_printed_is_read_back(tmp_path: Path) -> None:
+    environ = {"LIPSYNC_FAST_LISTEN_ORIGINS": "https://a.example,*", "LIPSYNC_FAST_FRONTS": "3"}
+    loaded = load(None, environ, {"live.headroom": ("--x", 0.123456789)})
+    text = as_toml(loaded)
+    assert "fronts = 3  # LIPSYNC_FAST_FRONTS" in text
+    assert load(written(tmp_path, text), {}).config == loaded.config
+
+
+@given(text=st.text(), names=st.lists(st.text(min_size=1), max_size=3))
+def test_any_text_is_printed_so_that_it_is_read_back(
+    text: str, names: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    made = ServeConfig(
+        listen=Listen(token=text), avatars=Avatars(folders=tuple(names)), folder=text
+    )
+    path = tmp_path_factory.mktemp("c") / "c.toml"
+    path.write_text(as_toml(Loaded(made, dict.fromkeys(keys(), "a\nplace"))))
+    assert load(path, {}).config == made
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("frontz = 1", "unknown key frontz; did you mean fronts?"),
+        ("[listen]\nhots = 1", "unknown key listen.hots; did you mean listen.host?"),
+        ("[listen]\nhots = 1", "there are in [listen]: host, ports, http_port, origins, token"),
+        ("[lisen]\nhost = ''", "unknown key lisen; "),
+        ("listen = 3", "listen is a section: write [listen]"),
+        ("[[listen]]\nhost = ''", "listen is a section"),
+        ("fronts = 0", "fronts = 0: expected a whole number at least 1"),
+        ("fronts = true", "fronts = True: expected a whole number"),
+        ("fronts = 1.5", "fronts = 1.5: expected a whole number"),
+        ("[listen]\nports = [70000]", "listen.ports = [70000]: expected a list, each a whole num"),
+        ("[listen]\nports = 8084", "listen.ports = 8084: expected a list"),
+        ("[listen]\nports = []", "listen.ports: expected at least one port"),
+        ("[listen]\nports = [8086]", "port 8086 is named twice"),
+        ("[log]\nlevel = 'loud'", "expected one of 'debug', 'error', 'info', 'warning'"),
+        ("[live]\nheadroom = 0", "live.headroom = 0: expected a number more than 0 and at most 1"),
+        ("[live]\nmargin_ms = inf", "live.margin_ms = inf: expected a number more than 0"),
+        ("[live]\nmargin_ms = nan", "live.margin_ms = nan: expected"),
+        ("[engines]\ngpus = 'some'", "'all', 'none', or numbers"),
+        ("[engines]\nhung_s = 0.3", "hung_s must be at least three times heartbeat_s"),
+        ("[avatars]\ndefault = ''", "avatars.default: expected the name or path"),
+        ("fronts = ", "is no TOML"),
+        ("a = " + "[" * 2000, "is no TOML"),
+        ("x = '\x00'", "is no TOML"),
+    ],
+)
+def test_a_bad_file_is_one_error_that_names_the_key(tmp_path: Path, text: str, said: str) -> None:
+    file = written(tmp_path, text)
+    with pytest.raises(ConfigError) as error:
+        load(file, {})
+    assert str(error.value).startswith(f"{file}: ")
+    assert said in str(error.value)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        load(tmp_path / "none.toml", {})
+    with pytest.raises(ConfigError, match="Is a directory"):
+        load(tmp_path, {})
+    with pytest.raises(ConfigError, match="longer than 1 MiB"):
+        load(Path("/dev/zero"), {})
+    (tmp_path / "latin").write_bytes(b"folder = '\xe9'")
+    with pytest.raises(ConfigError, match="is no TOML"):
+        load(tmp_path / "latin", {})
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("LIPSYNC_FAST_LISTEN_PORT", "1", "did you mean LIPSYNC_FAST_LISTEN_PORTS"),
+        ("LIPSYNC_FAST_XYZZY", "1", "unknown variable LIPSYNC_FAST_XYZZY"),
+        ("LIPSYNC_FAST_LISTEN_PORTS", "1,x", "listen.ports = [1, 'x']: expected a list"),
+        ("LIPSYNC_FAST_FRONTS", "two", "fronts = 'two': expected a whole number"),
+        ("LIPSYNC_FAST_DRAIN_SECONDS", "-1", "drain_seconds = -1.0: expected a number at least 0"),
+        ("LIPSYNC_FAST_FOLDER", "\udc80", "folder = '\\udc80': expected text"),
+    ],
+)
+def test_a_bad_variable_is_named(variable: str, value: str, said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(None, {variable: value})
+    assert variable in str(error.value)
+    assert said in str(error.value)
+
+
+def test_other_variables_are_left_alone() -> None:
+    environ = {"LIPSYNC_FAST_AVATARS": "/a:/b", "LIPSYNC": "x", "PATH": "/bin"}
+    assert load(None, environ).config == ServeConfig()
+
+
+def test_a_secret_is_not_shown_in_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(written(tmp_path, "[listen]\ntoken = ['hunter2']"), {})
+    assert "hunter2" not in str(error.value)
+    assert "listen.token" in str(error.value)
+
+
+def test_a_bad_flag_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"--http-port: listen\.http_port = 70000: expected"):
+        load(None, {}, {"listen.http_port": ("--http-port", 70000)})

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the supervisor does before and beside its loop: folder, ports, devices, sd_notify."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lipsync_fast.config import Engines, Listen
+from lipsync_fast.errors import ServerError
+from lipsync_fast.ipc.control import ControlError
+from lipsync_fast.notify import Notifier
+from lipsync_fast.supervisor import place
+from lipsync_fast.supervisor.devices import cpu_threads, plan
+from lipsync_fast.supervisor.pairs import answer_ring
+from lipsync_fast.supervisor.ports import Bound, bind_all
+
+
+# ---------------------------------------------------------------- folder
+@pytest.fixture
+def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    return tmp_path
+
+
+def test_a_folder_is_private_locked_and_removed(runtime: Path) -> None:
+    path = place.run_folder(8084)
+    assert path == runtime / "lipsync-fast-8084"
+    taken = place.RunFolder.take(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    assert place.is_running(path)
+    assert list(place.run_folders()) == [path]
+    with pytest.raises(ServerError, match=rf"another server \(process {os.getpid()}\) runs there"):
+        place.RunFolder.take(path)
+    assert place.remove_crashed() == [], "it lives"
+    taken.remove()
+    assert not path.exists()
+    assert not place.is_running(path)
+
+
+def crash(path: Path) -> None:
+    """Leave a folder as a killed server does."""
+    taken = place.RunFolder.take(path)
+    os.close(taken._fd)
+    (path / place.CONTROL).touch()
+
+
+def test_what_a_crashed_run_left_is_taken_over_or_removed(runtime: Path) -> None:
+    for port in (1, 2):
+        crash(place.run_folder(port))
+    (runtime / "lipsync-fast-notes").mkdir()
+    (place.run_folder(2) / "precious").touch()
+    assert place.was_running(place.run_folder(1))
+    taken = place.RunFolder.take(place.run_folder(1))
+    assert not (taken.path / place.CONTROL).exists()
+    assert place.remove_crashed() == [place.run_folder(2)]
+    assert (place.run_folder(2) / "precious").exists(), "what is not ours stays"
+    taken.remove()
+    assert (runtime / "lipsync-fast-notes").exists()
+
+
+def test_folders_that_cannot_be_trusted(runtime: Path) -> None:
+    public = runtime / "public"
+    public.mkdir(mode=0o755)
+    with pytest.raises(ControlError, match="open to other users"):
+        place.RunFolder.take(public)
+    linked = place.RunFolder.take(runtime / "own")
+    linked.remove()
+    (runtime / "own").mkdir(mode=0o700)
+    (runtime / "own" / place.LOCK).symlink_to("/etc/passwd")
+    with pytest.raises(ServerError, match="lock"):
+        place.RunFolder.take(runtime / "own")
+
+
+def test_without_a_runtime_folder_it_is_under_tmp(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/nonexistent")
+    assert place.run_folder(7) == Path(f"/tmp/lipsync-fast-{os.geteuid()}/7")
+
+
+# ---------------------------------------------------------------- ports
+@pytest.fixture
+def bound() -> Iterator[list[Bound]]:
+    made: list[Bound] = []
+    yield made
+    for each in made:
+        each.close()
+
+
+def test_all_ports_are_bound_and_listen(bound: list[Bound]) -> None:
+    bound += bind_all(Listen(ports=(0, 0), http_port=0), fronts=1)
+    assert [each.kind for each in bound] == ["stream", "stream", "http"]
+    assert len({each.port for each in bound}) == 3
+    for each in bound:
+        socket.create_connection(("127.0.0.1", each.port), 5).close()
+
+
+def test_each_front_has_sockets_of_its_own(bound: list[Bound]) -> None:
+    bound += bind_all(Listen(ports=(0,), http_port=0), fronts=3)
+    assert [len(each.sockets) for each in bound] == [3, 3]
+    assert {s.getsockname()[1] for s in bound[0].sockets} == {bound[0].port}
+
+
+@pytest.mark.parametrize("fronts", [1, 2])
+def test_a_port_in_use_is_an_error_even_where_it_could_be_shared(
+    bound: list[Bound], fronts: int
+) -> None:
+    bound += bind_all(Listen(ports=(0,), http_port=0), fronts=2)
+    for listen in (
+        Listen(ports=(bound[0].port,), http_port=0),
+        Listen(ports=(0,), http_port=bound[1].port),
+    ):
+        with pytest.raises(ServerError, match=r"127.0.0.1 port \d+: the port is in use"):
+            bind_all(listen, fronts)
+
+
+def test_a_port_that_orphans_are_leaving_is_waited_for(bound: list[Bound]) -> None:
+    old = bind_all(Listen(ports=(0,), http_port=0), fronts=1)
+    port = old[0].port
+    asked = []
+
+    def orphans() -> bool:
+        asked.append(1)
+        if len(asked) == 3:
+            for each in old:
+                each.close()
+        return True
+
+    bound += bind_all(Listen(ports=(port,), http_port=0), 1, orphans)
+    assert bound[0].port == port
+
+
+@pytest.mark.parametrize(
+    ("host", "said"),
+    [
+        ("no.such.host.invalid", "cannot listen on host 'no.such.host.invalid'"),
+        ("192.0.2.1", "this machine has no such address"),
+        ("a" * 300, "cannot listen on host"),
+        ("bad..name", "cannot listen on host"),
+    ],
+)
+def test_hosts_that_cannot_be(host: str, said: str) -> None:
+    with pytest.raises(ServerError, match=said):
+        bind_all(Listen(host=host, ports=(0,), http_port=0), 1)
+
+
+def test_ipv6_and_names(bound: list[Bound]) -> None:
+    if not socket.has_ipv6 or not os.path.exists("/proc/net/if_inet6"):
+        pytest.skip("this machine has no IPv6")
+    bound += bind_all(Listen(host="::", ports=(0,), http_port=0), 1)
+    socket.create_connection(("127.0.0.1", bound[0].port), 5).close()  # both families
+    bound += bind_all(Listen(host="localhost", ports=(0,), http_port=0), 1)
+    assert bound[-1].sockets[0].family == socket.AF_INET
+
+
+# ---------------------------------------------------------------- devices
+def test_without_gpus_there_are_cpu_engines() -> None:
+    chosen = plan(Engines(per_gpu=2, spares=1, threads=3), 1, gpus=[])
+    assert (chosen.devices, chosen.spares, chosen.threads) == (["cpu", "cpu"], ["cpu"], 3)
+    assert chosen.remark == ""
+
+
+def test_gpus_are_not_used_and_that_is_said() -> None:
+    chosen = plan(Engines(), 1, gpus=[0, 1])
+    assert chosen.devices == ["cpu"]
+    assert "2 GPUs, but the engines of this version run on the CPU" in chosen.remark
+    assert plan(Engines(gpus="none"), 1, gpus=[0]).remark == ""
+    with pytest.raises(ServerError, match="no engine for GPUs; use 'none'"):
+        plan(Engines(gpus="0"), 1, gpus=[0])
+
+
+def test_threads_leave_room_for_fronts_where_there_is_room() -> None:
+    assert [cpu_threads(n, 1, 1) for n in (1, 2, 3, 4, 16)] == [1, 2, 3, 3, 15]
+    assert cpu_threads(16, 4, 2) == 3
+    assert cpu_threads(2, 4, 1) == 1
+
+
+def test_rings_of_many_fronts_are_smaller() -> None:
+    mib = [answer_ring(fronts) >> 20 for fronts in (1, 2, 3, 4, 5, 64)]
+    assert mib == [64, 32, 16, 16, 16, 16]
+
+
+# ---------------------------------------------------------------- sd_notify
+@pytest.mark.parametrize("abstract", [False, True])
+def test_the_service_manager_is_told(tmp_path: Path, abstract: bool) -> None:
+    name = f"@lipsync-test-{os.getpid()}" if abstract else str(tmp_path / "notify")
+    environ = {"NOTIFY_SOCKET": name, "WATCHDOG_USEC": "500000", "HOME": "/"}
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind("\0" + name[1:] if abstract else name)
+        manager.settimeout(10)
+        notifier = Notifier(environ)
+        assert environ == {"HOME": "/"}, "children must not tell"
+        assert notifier.watchdog_s == 0.5
+        notifier.ready()
+        notifier.status("a\nb")
+        notifier.alive()
+        notifier.stopping()
+        told = [manager.recv(100) for _ in range(4)]
+        assert told == [b"READY=1", b"STATUS=a b", b"WATCHDOG=1", b"STOPPING=1"]
+    notifier.ready()  # the manager has gone: nothing happens
+    notifier.close()
+
+
+def test_no_manager_and_others_watchdogs() -> None:
+    notifier = Notifier({})
+    notifier.ready()
+    notifier.close()
+    assert notifier.watchdog_s is None
+    for watchdog in ({"WATCHDOG_PID": "1"}, {"WATCHDOG_USEC": "0"}, {"WATCHDOG_USEC": "x"}):
+        notifier = Notifier({"WATCHDOG_USEC": "1000000", **watchdog})
+        assert notifier.watchdog_s is None
+        notifier.close()
