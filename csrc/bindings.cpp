@@ -228,6 +228,8 @@ void bind_ring(py::module_& m) {
         Mapping::create(fd, capacity, generation);
       },
       py::arg("fd"), py::arg("capacity"), py::arg("generation"),
+      // The kernel zeroes the memory here: a millisecond for each MB.
+      py::call_guard<py::gil_scoped_release>(),
       "Make an empty memfd a ring of `capacity` bytes (a power of two, 4096 to 2^30).");
   py::class_<PyRingWriter>(m, "RingWriter", "The writing side of a ring; see csrc/ring.hpp.")
       .def(py::init<int, std::uint64_t>(), py::arg("fd"), py::arg("generation"))
