@@ -7,6 +7,8 @@ Nothing of this package's protocol code is used on the client's side.
 from __future__ import annotations
 
 import base64
+import contextlib
+import http.client
 import io
 import itertools
 import json
@@ -18,7 +20,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
+from urllib.parse import urlsplit
 
+import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -487,3 +491,26 @@ def test_text_and_binary_in_one_order(client: OldClient) -> None:
         assert isinstance(reply, bytes) == bool(k % 2)
         if k % 2:
             assert take_apart(reply).frame_id == k
+
+
+# ---------------------------------------------------------------- beside it
+def test_the_avatars_video(server: LocalServer) -> None:
+    """All frames once, for clients that play them there and back; whole or in ranges."""
+
+    def get(name: str, **headers: str) -> tuple[int, bytes]:
+        host = urlsplit(server.http_url).netloc
+        with contextlib.closing(http.client.HTTPConnection(host, timeout=120)) as connection:
+            connection.request("GET", f"/models/{name}/video.mp4", headers=headers)
+            response = connection.getresponse()
+            return response.status, response.read()
+
+    status, whole = get("demo")
+    assert status == 200
+    assert get("demo", Range="bytes=1000-1999") == (206, whole[1000:2000])
+    assert get("nobody")[0] == 404
+    with av.open(io.BytesIO(whole)) as container, AvatarPackage.open(DEMO) as package:
+        frames = list(container.decode(video=0))
+        assert len(frames) == package.manifest.frame_count
+        for index in (0, 50, 99):
+            image = frames[index].to_ndarray(format="rgb24").astype(int)
+            assert np.abs(image - package.picture(index)).mean() < 6

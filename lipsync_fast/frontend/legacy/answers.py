@@ -214,6 +214,7 @@ class Answers:
         name = self._pictures.name(asked.model_name)
         frames = max(1, len(asked.frame_ids))
         heard = self._stitcher.hear(name, asked.audio, frames)
+        asked.audio = b""  # may be long, and may wait long
         make = self._inference if asked.type == said.INFERENCE else self._batch
         return Work(partial(make, asked, name, heard, began), refuse)
 

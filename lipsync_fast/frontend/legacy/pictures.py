@@ -88,6 +88,7 @@ class Pictures:
     def __init__(self, services: Services, session: int) -> None:
         self._services, self._session = services, session
         self._open: dict[str, AvatarPackage] = {}
+        self._told = False
 
     def name(self, asked: str) -> str:
         """The avatar that a client means."""
@@ -186,5 +187,7 @@ class Pictures:
     ) -> bytes:
         errors = self._services.load.errors
         errors["engine_lost"] = errors.get("engine_lost", 0) + 1
-        log.warning("sent the avatar's own picture", reason=str(error))
+        if not self._told:  # once a connection: it may be so for each request
+            self._told = True
+            log.warning("sent the avatar's own picture", reason=str(error))
         return await self._own(package, index, kind)
