@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stand-ins for the supervisor's children: they speak its messages and do nothing else.
 
-``python stand_in.py engine|front``, with the task on standard input as real children have it. The
-variable STAND_IN holds options (``Options``) as JSON. A child writes what it gets to NAME.jsonl in
-the folder of the options, and obeys datagrams to NAME.do there: names of files whose JSON is sent.
+``python stand_in.py serve FILE`` is the real supervisor, by that configuration, with them as its
+children; ``stand_in.py engine|front`` is one, with its task on standard input as real ones have it.
+The variable STAND_IN holds options (``Options``) as JSON. A child writes what it gets to NAME.jsonl
+in the folder of the options, and obeys JSON orders that come as datagrams to NAME.do there.
 """
 
 from __future__ import annotations
@@ -21,10 +22,14 @@ from typing import Any
 import msgspec
 import zmq
 
+from lipsync_fast.config_load import load
+from lipsync_fast.errors import LipsyncError
 from lipsync_fast.ipc import control as c
 from lipsync_fast.ipc.children import EngineSpec, FrontSpec, read_spec
 from lipsync_fast.ipc.ring import RingReader, RingWriter
 from lipsync_fast.ipc.status import FrontLoad
+from lipsync_fast.logs import setup_plain_logs
+from lipsync_fast.supervisor import launch
 
 
 class Options(msgspec.Struct, kw_only=True):
@@ -169,7 +174,25 @@ class StandIn:
         sys.exit(0)
 
 
+def command(role: str) -> list[str]:
+    """What a stand-in is run as."""
+    return [sys.executable, "-P", __file__, role]
+
+
+def serve(file: Path) -> None:
+    """Run the real supervisor with stand-ins as its children."""
+    config = load(file, {}).config
+    setup_plain_logs(config.log, "supervisor")
+    try:
+        sys.exit(launch.serve(config, command=command))
+    except LipsyncError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+
+
 if __name__ == "__main__":
+    if sys.argv[1] == "serve":
+        serve(Path(sys.argv[2]))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     StandIn(sys.argv[1]).run()

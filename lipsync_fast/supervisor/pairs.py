@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import select
 from collections.abc import Callable
 
 import trio
@@ -116,7 +117,8 @@ class Pairs:
             if key in self._made and front.greeted and engine.works:
                 couple = self._made.pop(key)
                 for child, peer in ((engine, front), (front, engine)):
-                    if not child.rings.offer(peer.name, *couple):
+                    taken = child.rings.offer(peer.name, *couple)
+                    if not taken and not _has_gone(child):
                         child.kill("it does not take its rings")
                 self._close(couple)
                 self._given.add(key)
@@ -131,3 +133,10 @@ class Pairs:
         for couple in self._made.values():
             self._close(couple)
         self._made.clear()
+
+
+def _has_gone(child: Child) -> bool:
+    """Whether a child has closed its end, as it does when it dies: its death will be heard of."""
+    poll = select.poll()
+    poll.register(child.rings.fileno(), 0)  # a hang-up is told unasked
+    return bool(poll.poll(0))
