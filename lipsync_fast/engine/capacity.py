@@ -36,17 +36,16 @@ def measure(backend: Backend, encoder: FrameEncoder, served: Served) -> float:
 
     def submit(index: int) -> Future[bytes]:
         backend.features(served.loaded, mel)  # one new vector for each frame of a sound
-        base = encoder.encoded(package, index, variant)
-        job = RegionJob(served.loaded, index, block, part=base.part if base else None)
+        part = encoder.part(package, index, variant)
 
         def finish(_: int, image: NDArray[np.uint8]) -> bytes:
-            return base.with_part(image) if base else encoder.frame(package, index, variant, image)
+            return encoder.frame(package, index, variant, image)
 
+        job = RegionJob(served.loaded, index, block, part=part)
         return backend.submit([job], finish)[0]
 
-    for _ in range(2):  # caches keep from the second use on
-        for future in [submit(index) for index in range(count)]:
-            future.result()
+    for future in [submit(index) for index in range(count)]:
+        future.result()
     made, begun, used = 0, time.perf_counter(), time.process_time()
     flying: deque[Future[bytes]] = deque()
     while time.perf_counter() - begun < MEASURE_S:

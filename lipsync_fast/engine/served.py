@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from lipsync_fast.audio.windows import BlockCache, block_starts
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.engine.backends.base import SQUARE, Backend, LoadedAvatar, RegionJob
-from lipsync_fast.engine.splice import Encoded, FrameEncoder, Variant
+from lipsync_fast.engine.splice import FrameEncoder, Variant
 from lipsync_fast.ipc.messages import Content, Job
 from lipsync_fast.ipc.ring import RingHandle, RingReader, RingWriter
 
@@ -50,7 +51,9 @@ class Served:
     def __init__(self, package: AvatarPackage, loaded: LoadedAvatar, blocks: BlockCache) -> None:
         self.package, self.loaded, self.blocks = package, loaded, blocks
         self.users = 0
-        self.retired = False
+        self.used = self.retired = False
+        self.prepared = self.warmed = 0
+        """Frames, of the first ones, for which the encoder and the backend have been got ready."""
 
     @classmethod
     def open(cls, backend: Backend, path: str | os.PathLike[str]) -> Served:
@@ -66,6 +69,10 @@ class Served:
             package.close()
             raise
         return cls(package, loaded, BlockCache(lambda mel: backend.features(loaded, mel)))
+
+    def done_chores(self) -> None:
+        """Prepare no more."""
+        self.prepared = self.warmed = self.package.manifest.frame_count
 
     def block(self, lane: str, job: Job, pcm: NDArray[np.float32]) -> NDArray[np.float32]:
         """The audio block of a job with speech.
@@ -105,24 +112,46 @@ class Pictures:
         package, job, variant = entry.avatar.package, entry.job, _variant(entry)
         x1, y1, x2, y2 = package.rect(job.picture)
         face = x1, y1, x2 - x1, y2 - y1
-        base: Encoded | None = None
-        part: Box | None = None
-        if job.look.content == Content.FRAME:
-            base = self.encoder.encoded(package, job.picture, variant)
-            part = base.part if base else None
+        content = job.look.content
+        if content == Content.FRAME:
+            part = self.encoder.part(package, job.picture, variant)
         else:
-            part = SQUARE if job.look.content == Content.REGION else (x1, y1, x2, y2)
+            part = SQUARE if content == Content.REGION else (x1, y1, x2, y2)
 
         def finish(image: NDArray[np.uint8]) -> tuple[bytes, Box]:
-            if job.look.content != Content.FRAME:
+            if content != Content.FRAME:
                 return self.encoder.alone(package, image, variant.quality), face
-            if base is not None:
-                return base.with_part(image), (0, 0, *package.frame_size)
             jpeg = self.encoder.frame(package, job.picture, variant, image)
             return jpeg, (0, 0, *package.frame_size)
 
         share = 1.0 if job.speech is None else job.speech.share
         return RegionJob(entry.avatar.loaded, job.picture, block, share, part), finish
+
+    def chore(self, backend: Backend, served: Served) -> Callable[[], None] | None:
+        """What to do for an avatar before it is asked for, one frame at a time; None: nothing.
+
+        First what is small, of every avatar: an engine that is kept as a spare has it, too. What is
+        large only once the avatar is used.
+        """
+        package, count = served.package, served.package.manifest.frame_count
+
+        def prepare(index: int) -> None:
+            if not self.encoder.prepare(package, index):
+                served.prepared = count
+
+        def warm(index: int) -> None:
+            part = self.encoder.part(package, index, Variant(package.manifest.jpeg.quality))
+            assert part is not None
+            if not backend.warm(served.loaded, index, part):
+                served.warmed = count
+
+        if served.prepared < count:
+            served.prepared += 1
+            return partial(prepare, served.prepared - 1)
+        if served.used and served.warmed < count:
+            served.warmed += 1
+            return partial(warm, served.warmed - 1)
+        return None
 
     def own(self, entry: Waiting) -> tuple[bytes, Box]:
         """The avatar's own picture (in any thread)."""

@@ -9,7 +9,7 @@ hold that part are encoded anew, and put into a JPEG of the frame that was encod
     part, cut at segments          0 1     2 3          encoded by itself; markers renumbered
     sent                     0 1 0 1 | 4 5 2 3 | …      the bytes of encoding the whole frame
 
-The JPEG of the frame is the first one that was asked for, with whatever mouth. The avatar's own
+The frame encoded once is the avatar's own with its own mouth pasted in. The package's JPEG
 (``AvatarPackage.frame_jpeg``) would not do: it is not what encoding its decoded pixels gives, and
 the border of the face rectangle is resampled in every frame that speaks. It serves idle frames.
 """
@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from lipsync_fast import _native
 from lipsync_fast.avatars.jpeg import encode_frame, segment_offsets
 from lipsync_fast.avatars.manifest import REGION_BORDER, FrameJpeg, Manifest
 from lipsync_fast.avatars.package import AvatarPackage
@@ -88,6 +89,18 @@ def changing(package: AvatarPackage, index: int) -> Box | None:
     return x1 + a, y1 + c, x1 + b, y1 + d
 
 
+def silent(package: AvatarPackage, index: int) -> U8:
+    """A frame with the avatar's own mouth pasted in as if it had been generated."""
+    frame = package.picture(index).copy()
+    crop = package.crop(index, frame)
+    inner = slice(REGION_BORDER, -REGION_BORDER)
+    corner = (REGION_BORDER, REGION_BORDER)
+    _native.compose(
+        crop, crop[inner, inner], corner, frame, package.rect(index), package.mask(index)
+    )
+    return frame
+
+
 # ---------------------------------------------------------------- where it lies
 @dataclass(frozen=True, slots=True)
 class Cut:
@@ -138,8 +151,7 @@ class Encoded:
     Attributes:
         jpeg: all of it, with the XMP.
         how: it was encoded, and parts are to be.
-        part: of a frame, x1, y1, x2, y2, is needed for the next one: it holds ``cut.box``, and the
-            face rectangle.
+        part: of a frame that is needed to put in: it holds ``cut.box`` and the face rectangle.
         cut: what is put in; None when nothing ever changes.
         kept: its bytes around the runs of ``cut``, one piece more than there are runs.
     """
@@ -151,20 +163,18 @@ class Encoded:
     kept: tuple[memoryview, ...]
 
     @classmethod
-    def of(cls, jpeg: bytes, how: FrameJpeg, rect: Box, part: Cut | None) -> Encoded:
+    def of(cls, jpeg: bytes, how: FrameJpeg, part: Box, where: Cut | None) -> Encoded:
         """Take a whole JPEG apart."""
-        if part is None:
-            return cls(jpeg, how, rect, None, ())
+        if where is None:
+            return cls(jpeg, how, part, None, ())
         offsets = segment_offsets(jpeg)
-        if len(offsets) != part.count + 1:
-            raise AssertionError(f"{len(offsets) - 1} segments, expected {part.count}")
+        if len(offsets) != where.count + 1:
+            raise AssertionError(f"{len(offsets) - 1} segments, expected {where.count}")
         view, at, kept = memoryview(jpeg), 0, []
-        for first in part.firsts:
+        for first in where.firsts:
             kept.append(view[at : offsets[first]])
-            at = int(offsets[first + part.run])
-        (a, b, c, d), (e, f, g, h) = rect, part.box
-        both = min(a, e), min(b, f), max(c, g), max(d, h)
-        return cls(jpeg, how, both, part, (*kept, view[at:]))
+            at = int(offsets[first + where.run])
+        return cls(jpeg, how, part, where, (*kept, view[at:]))
 
     def with_part(self, image: U8) -> bytes:
         """The frame's JPEG, given the pixels of ``part``."""
@@ -209,31 +219,43 @@ class FrameEncoder:
         """Bytes held, by what they are."""
         return {"encoded frames": self._spoken.used, "encoded own pictures": self._own.used}
 
-    def encoded(self, package: AvatarPackage, index: int, variant: Variant) -> Encoded | None:
-        """The frame as it was encoded before, if it was; then a part of the next one will do."""
-        if scaled_size(package.frame_size, variant.max_width) != package.frame_size:
+    def part(self, package: AvatarPackage, index: int, variant: Variant) -> Box | None:
+        """The part of a composed frame that ``frame`` wants; None for all of it."""
+        if _is_scaled(package, variant):
             return None
-        return self._spoken.find((package, index, variant.quality))
+        found = self._spoken.find((package, index, variant.quality))
+        return found.part if found else _place(package, index)[0]
 
     def frame(self, package: AvatarPackage, index: int, variant: Variant, image: U8) -> bytes:
-        """A composed frame, encoded as a whole, and kept for ``encoded`` unless it was scaled.
+        """A composed frame: the bytes of encoding all of it.
 
         Args:
             package, index: of the avatar's frame that lies under it.
             variant: quality and width.
-            image: H x W x 3 uint8 RGB.
+            image: the pixels of ``part``, uint8 RGB.
         """
-        jpeg = self._whole(package.manifest, variant, image)
-        if scaled_size(package.frame_size, variant.max_width) == package.frame_size:
+        if _is_scaled(package, variant):
+            return self._whole(package.manifest, variant, image)
+        return self._encoded(package, index, variant).with_part(image)
 
-            def take_apart() -> tuple[Encoded, int]:
-                box, interval = changing(package, index), package.manifest.jpeg.restart_interval
-                part = box and cut(package.frame_size, interval, box)
-                how = _how(package.manifest, variant.quality)
-                return Encoded.of(jpeg, how, package.rect(index), part), len(jpeg)
+    def prepare(self, package: AvatarPackage, index: int) -> bool:
+        """Encode what all frames over one of the avatar's have in common, at its own quality.
 
-            self._spoken.get((package, index, variant.quality), take_apart)
-        return jpeg
+        Returns:
+            False where there is no room to keep it: then nothing is done.
+        """
+        if self._spoken.used + 2 * len(package.frame_jpeg(index)) > self._spoken.limit:
+            return False
+        self._encoded(package, index, Variant(package.manifest.jpeg.quality))
+        return True
+
+    def _encoded(self, package: AvatarPackage, index: int, variant: Variant) -> Encoded:
+        def make() -> tuple[Encoded, int]:
+            jpeg = self._whole(package.manifest, variant, silent(package, index))
+            how = _how(package.manifest, variant.quality)
+            return Encoded.of(jpeg, how, *_place(package, index)), len(jpeg)
+
+        return self._spoken.get((package, index, variant.quality), make)
 
     def original(self, package: AvatarPackage, index: int, variant: Variant) -> bytes:
         """The avatar's own frame; encoded once, where it is not in the package as it is wanted."""
@@ -285,6 +307,20 @@ class FrameEncoder:
             image = np.asarray(scaled)
         jpeg = encode_frame(image, _how(m, variant.quality))
         return jpeg_with_xmp(jpeg, xmp_packet(m.synthetic))
+
+
+def _is_scaled(package: AvatarPackage, variant: Variant) -> bool:
+    return scaled_size(package.frame_size, variant.max_width) != package.frame_size
+
+
+def _place(package: AvatarPackage, index: int) -> tuple[Box, Cut | None]:
+    """What is needed of a composed frame, and what of that is encoded."""
+    rect, changes = package.rect(index), changing(package, index)
+    if changes is None:
+        return rect, None
+    where = cut(package.frame_size, package.manifest.jpeg.restart_interval, changes)
+    (a, b, c, d), (e, f, g, h) = rect, where.box
+    return (min(a, e), min(b, f), max(c, g), max(d, h)), where
 
 
 def _how(m: Manifest, quality: int) -> FrameJpeg:

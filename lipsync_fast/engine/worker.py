@@ -29,9 +29,10 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from lipsync_fast.engine.backends.base import Backend, RegionJob
-from lipsync_fast.engine.served import Box, Lane, Pictures, Served, Waiting
+from lipsync_fast.engine.served import Box, Lane, Pictures, Waiting
+from lipsync_fast.engine.shelf import Shelf
 from lipsync_fast.engine.splice import FrameEncoder
-from lipsync_fast.errors import AvatarError, LipsyncError, RingError
+from lipsync_fast.errors import LipsyncError, RingError
 from lipsync_fast.ipc.control import Load
 from lipsync_fast.ipc.messages import Answer, Job, MessageError, Status, read, samples_of, send
 from lipsync_fast.ipc.ring import RingHandle
@@ -45,8 +46,6 @@ OWN_AT_A_TIME = 2
 
 log = logging.getLogger("lipsync.engine")
 Finished = tuple[Waiting, "Future[tuple[bytes, Box]]"]
-Loaded = Callable[[str, str], None]
-"""Gets an avatar's name and the reason why it was not loaded, or nothing."""
 
 
 class Engine:
@@ -61,8 +60,8 @@ class Engine:
         self.backend, self.encoder = backend, encoder
         self.counts = Load()
         self.lanes: dict[str, Lane] = {}
-        self.avatars: dict[str, Served] = {}
         self._pictures = Pictures(encoder)
+        self.shelf = Shelf(backend, self._pictures, self._wake)
         self._spoken: list[Waiting] = []
         self._own: list[Waiting] = []
         self._arrivals = itertools.count()
@@ -70,9 +69,9 @@ class Engine:
         self._finished: deque[Finished] = deque()
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._fetchers = ThreadPoolExecutor(1, "lipsync-own")
-        self._loader = ThreadPoolExecutor(1, "lipsync-load")
-        self._loading: dict[str, Future[Served]] = {}
-        self._loaded: deque[tuple[str, Future[Served], Loaded]] = deque()
+
+    def _wake(self) -> None:  # in any thread
+        os.eventfd_write(self._bell, 1)
 
     # ------------------------------------------------------------ who is served
     def attach(self, name: str, jobs: RingHandle, answers: RingHandle) -> None:
@@ -97,58 +96,6 @@ class Engine:
         if lane is not None:
             self._drop(lambda entry: entry.lane is lane)
             lane.close()
-
-    def load(self, name: str, path: str | os.PathLike[str]) -> None:
-        """Make an avatar available under ``name``; one of that name is replaced.
-
-        Raises:
-            AvatarError: it cannot be used.
-        """
-        self._serve(name, Served.open(self.backend, path))
-
-    def load_later(self, name: str, path: str, done: Loaded) -> None:
-        """Like ``load``, without holding up the loop; ``done`` is called by a later ``step``."""
-        future = self._loader.submit(Served.open, self.backend, path)
-        self._loading[name] = future
-
-        def ended(future: Future[Served]) -> None:
-            self._loaded.append((name, future, done))
-            os.eventfd_write(self._bell, 1)
-
-        future.add_done_callback(ended)
-
-    def unload(self, name: str) -> None:
-        """Jobs that name it fail from now on; those that were taken end well."""
-        self._loading.pop(name, None)
-        served = self.avatars.pop(name, None)
-        if served is not None:
-            self._retire(served)
-
-    def _serve(self, name: str, served: Served) -> None:
-        self.unload(name)
-        self.avatars[name] = served
-
-    def _retire(self, served: Served) -> None:
-        served.retired = True
-        if served.users == 0:
-            self.backend.unload(served.loaded)
-            self.encoder.forget(served.package)
-            served.package.close()
-
-    def _take_loaded(self) -> None:
-        while self._loaded:
-            name, future, done = self._loaded.popleft()
-            wanted = self._loading.get(name) is future
-            error = future.exception()
-            if error is None and wanted:
-                self._serve(name, future.result())
-            elif error is None:  # unloaded, or another was wanted, in the meantime
-                self._retire(future.result())
-            if wanted:
-                self._loading.pop(name, None)
-                if error is not None and not isinstance(error, AvatarError):
-                    log.error("avatar %s cannot be loaded", name, exc_info=error)
-                done(name, "" if error is None else str(error) or repr(error))
 
     # ------------------------------------------------------------ the loop
     @property
@@ -185,7 +132,7 @@ class Engine:
     def step(self) -> bool:
         """Do what can be done now; False when there was nothing to do."""
         answered = self._answer()
-        self._take_loaded()
+        self.shelf.step()
         taken = self._take()
         return self._begin() or taken or answered
 
@@ -195,7 +142,7 @@ class Engine:
 
     def want(self) -> bool:
         """Ask to be woken. False when there is something to do already: then do not sleep."""
-        if self._finished or self._loaded:
+        if self._finished or self.shelf.has_news:
             return False
         # Of a front with enough jobs here, no more are wanted; it is the backend that rings then.
         open_lanes = [lane for lane in self.lanes.values() if lane.waiting < MOST_WAITING]
@@ -207,6 +154,13 @@ class Engine:
             os.eventfd_read(self._bell)
         for lane in self.lanes.values():
             lane.jobs.hear()
+
+    def warm(self) -> bool:
+        """With nothing else to do, begin to prepare one frame of an avatar; True when begun.
+
+        So a job that comes meanwhile is held up by one frame's preparation at most.
+        """
+        return self.idle and self.shelf.warm()
 
     def sleep(self, timeout_s: float) -> None:
         """Wait until there is something to do, or for so long (for tests and small programs)."""
@@ -258,7 +212,7 @@ class Engine:
             log.warning("front %s: %s", lane.name, error)
             return
         now = time.monotonic_ns()
-        avatar = self.avatars.get(job.avatar)
+        avatar = self.shelf.served.get(job.avatar)
         if avatar is None:
             self._fail(lane, job, now, f"avatar {job.avatar!r} is not loaded")
         elif job.picture >= (count := avatar.package.manifest.frame_count):
@@ -269,7 +223,7 @@ class Engine:
             arrival = next(self._arrivals)
             entry = Waiting(job.deadline_ns, arrival, lane, job, avatar, pcm, now)
             lane.waiting += 1
-            avatar.users += 1
+            self.shelf.hold(avatar)
             heapq.heappush(self._own if pcm is None else self._spoken, entry)
 
     def _void(self, lane: Lane, record: Job) -> None:
@@ -283,7 +237,7 @@ class Engine:
             if len(kept) < len(heap):
                 for entry in filter(void, heap):
                     entry.lane.waiting -= 1
-                    self._release(entry)
+                    self.shelf.release(entry.avatar)
                 heap[:] = kept
                 heapq.heapify(heap)
 
@@ -320,7 +274,7 @@ class Engine:
         while heap and now > heap[0].deadline_ns:
             entry = self._pop(heap)
             self._skip(entry.lane, entry.job, entry.taken_ns)
-            self._release(entry)
+            self.shelf.release(entry.avatar)
         return bool(heap) and room
 
     @staticmethod
@@ -329,16 +283,10 @@ class Engine:
         entry.lane.waiting -= 1
         return entry
 
-    def _release(self, entry: Waiting) -> None:
-        """A job needs its avatar no more."""
-        entry.avatar.users -= 1
-        if entry.avatar.retired:
-            self._retire(entry.avatar)
-
     def _follow(self, entry: Waiting, future: Future[tuple[bytes, Box]]) -> None:
         def done(future: Future[tuple[bytes, Box]]) -> None:  # in the thread that made it
             self._finished.append((entry, future))
-            os.eventfd_write(self._bell, 1)
+            self._wake()
 
         future.add_done_callback(done)
 
@@ -366,7 +314,7 @@ class Engine:
         self, entry: Waiting, jpeg: bytes = b"", box: Box = (0, 0, 0, 0), error: str = ""
     ) -> None:
         """Answer a job that had begun."""
-        self._release(entry)
+        self.shelf.release(entry.avatar)
         if error:
             self._fail(entry.lane, entry.job, entry.taken_ns, error)
             return
@@ -414,13 +362,8 @@ class Engine:
     def close(self) -> None:
         """Stop the threads and close all; jobs that have not ended get no answer."""
         self._fetchers.shutdown(wait=True, cancel_futures=True)
-        self._loader.shutdown(wait=True, cancel_futures=True)
-        self._loading.clear()
-        loaded = [f for _, f, _ in self._loaded if not f.cancelled() and f.exception() is None]
+        self.shelf.close()
         self.backend.close()
-        for served in (*self.avatars.values(), *(f.result() for f in loaded)):
-            served.package.close()
-        self.avatars.clear()
         for lane in self.lanes.values():
             lane.close()
         self.lanes.clear()

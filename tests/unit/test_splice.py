@@ -67,6 +67,9 @@ class Scene:
     def rect(self, index: int) -> tuple[int, int, int, int]:
         return self._rect
 
+    def crop(self, index: int, picture: U8) -> U8:
+        return self._crop
+
     def mask(self, index: int) -> U8 | None:
         return self._mask
 
@@ -122,15 +125,11 @@ def test_splicing_gives_the_bytes_of_the_whole_frame(scene: Any, quality: int | 
     m, encoder = scene.manifest, FrameEncoder()
     variant = Variant(quality or m.jpeg.quality)
     how = msgspec.structs.replace(m.jpeg, quality=variant.quality)
-    for _ in range(3):  # the first is encoded as a whole, the others are spliced
+    for _ in range(3):
         image = scene.spoken()
         wanted = jpeg_with_xmp(encode_frame(image, how), xmp_packet(m.synthetic))
-        before = encoder.encoded(scene, 0, variant)
-        if before is None:
-            assert encoder.frame(scene, 0, variant, image) == wanted
-        else:
-            x1, y1, x2, y2 = before.part
-            assert before.with_part(image[y1:y2, x1:x2]) == wanted
+        x1, y1, x2, y2 = encoder.part(scene, 0, variant)
+        assert encoder.frame(scene, 0, variant, image[y1:y2, x1:x2]) == wanted
 
 
 @settings(max_examples=200, deadline=None)
@@ -257,7 +256,10 @@ def test_sizes(package: AvatarPackage) -> None:
     assert pixels(encoder.frame(package, 0, Variant(80, 100), image)).shape == (120, 100, 3)
     assert scaled_size((160, 192), 100) == (100, 120)
     assert pixels(encoder.original(package, 0, Variant(80, 100))).shape == (120, 100, 3)
-    assert pixels(encoder.frame(package, 0, Variant(80, 500), image)).shape == (192, 160, 3)
+    x1, y1, x2, y2 = encoder.part(package, 0, Variant(80, 500)) or (0, 0, 0, 0)
+    part = image[y1:y2, x1:x2]
+    assert pixels(encoder.frame(package, 0, Variant(80, 500), part)).shape == (192, 160, 3)
+    assert encoder.part(package, 0, Variant(80, 100)) is None
     assert pixels(encoder.alone(package, image[:40, :50], 80)).shape == (40, 50, 3)
     assert pixels(encoder.own_mouth(package, 0, 80)).shape == (96, 96, 3)
     assert pixels(encoder.own_region(package, 0, 80)).shape == (224, 224, 3)
@@ -266,7 +268,8 @@ def test_sizes(package: AvatarPackage) -> None:
 def test_the_cache_is_bounded(package: AvatarPackage) -> None:
     encoder = FrameEncoder(limit=100_000)
     image = package.picture(0)
+    x1, y1, x2, y2 = encoder.part(package, 0, Variant(1)) or (0, 0, 0, 0)
     for quality in range(1, 101):
-        encoder.frame(package, 0, Variant(quality), image)
+        encoder.frame(package, 0, Variant(quality), image[y1:y2, x1:x2])
         encoder.original(package, 0, Variant(quality))
     assert 0 < sum(encoder.cache_bytes.values()) <= 100_000

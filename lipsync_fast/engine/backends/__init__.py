@@ -11,8 +11,15 @@ __all__ = ["CHOICES", "Backend", "LoadedAvatar", "RegionJob", "create_backend"]
 CHOICES = ("auto", "cpu", "cuda")
 
 
-def create_backend(choice: str = "auto", threads: int | None = None) -> Backend:
+def create_backend(
+    choice: str = "auto", threads: int | None = None, *, live: bool = False
+) -> Backend:
     """The backend of that name; ``auto`` is the fastest that runs here (today always the CPU's).
+
+    Args:
+        choice: one of CHOICES.
+        threads: of the CPU backend; all processors by default.
+        live: frames of an avatar will be asked for again and again, without an end.
 
     Raises:
         BackendError: unknown, or it cannot run here.
@@ -23,4 +30,4 @@ def create_backend(choice: str = "auto", threads: int | None = None) -> Backend:
         raise BackendError("the CUDA backend is not part of this version; use --backend cpu")
     from lipsync_fast.engine.backends.cpu import CpuBackend
 
-    return CpuBackend(threads)
+    return CpuBackend(threads, keep_from=1 if live else 2)

@@ -2,8 +2,8 @@
 """What a backend is: the only place where networks run and pixels are made.
 
 Nothing above this interface knows which backend runs. Every backend passes the same parity tests.
-A backend may be used from one thread at a time, but for ``load`` and ``unload``, which any thread
-may call at any time. ``submit`` returns at once, all else blocks.
+A backend may be used from one thread at a time; but ``load``, ``unload`` and ``warm`` may be
+called by any thread at any time. ``submit`` returns at once, all else blocks.
 """
 
 from __future__ import annotations
@@ -72,6 +72,17 @@ class Backend(Protocol):
 
     def unload(self, avatar: LoadedAvatar) -> None:
         """Free what is held of an avatar. Its jobs must have ended."""
+        ...
+
+    def warm(self, avatar: LoadedAvatar, frame_index: int, part: Part) -> bool:
+        """Compute now what jobs of an avatar's frame need besides the audio; in any thread.
+
+        Args:
+            part: as in the jobs to come.
+
+        Returns:
+            False where there is no room to keep it: then nothing is done.
+        """
         ...
 
     @property

@@ -8,6 +8,7 @@ picture's bits depend neither on the number of threads nor on what else is being
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -73,7 +74,7 @@ class CpuAvatar:
         self.decoder = _session(package, "decoder", options)
         w = m.window
         box = None if w is None else Box(w.x, w.y, w.width, w.height)
-        levels = level_shapes(m.width, m.region, box)
+        self.levels = levels = level_shapes(m.width, m.region, box)
         self.corner = (REGION_BORDER + w.x, REGION_BORDER + w.y) if w else (REGION_BORDER,) * 2
         for name, session, inputs, outputs in (
             ("audio_encoder", self.audio_encoder, {"mel": (1, 80, 16)}, {"feature": (512,)}),
@@ -126,11 +127,12 @@ class CpuBackend:
 
     Args:
         threads: frames made at the same time; the processors this process may use by default.
+        keep_from: the use from which on it keeps what does not depend on the audio.
     """
 
     name = "cpu"
 
-    def __init__(self, threads: int | None = None) -> None:
+    def __init__(self, threads: int | None = None, keep_from: int = 2) -> None:
         self.threads = threads or len(os.sched_getaffinity(0))
         self._options = ort.SessionOptions()
         self._options.intra_op_num_threads = 1
@@ -138,7 +140,9 @@ class CpuBackend:
         # With a known batch every shape is known, and additions and ReLUs merge into convolutions.
         self._options.add_free_dimension_override_by_name("batch", 1)
         self._options.log_severity_level = 3
-        self._levels: ByteLru[dict[str, NDArray[np.float32]]] = ByteLru(IMAGE_CACHE_BYTES, uses=2)
+        self._levels: ByteLru[dict[str, NDArray[np.float32]]] = ByteLru(
+            IMAGE_CACHE_BYTES, keep_from
+        )
         self._pictures: ByteLru[NDArray[np.uint8]] = ByteLru(PICTURE_CACHE_BYTES, uses=2)
         self._faces: ByteLru[Face] = ByteLru(FACE_CACHE_BYTES)
         self._workers = ThreadPoolExecutor(self.threads, "lipsync-cpu")
@@ -162,6 +166,18 @@ class CpuBackend:
         mine = self._own(avatar)
         for cache in (self._levels, self._pictures, self._faces):
             cache.forget(mine)
+
+    def warm(self, avatar: LoadedAvatar, frame_index: int, part: Part) -> bool:
+        """Fill the caches for one of the avatar's frames, while they have room."""
+        mine = self._own(avatar)
+        m = mine.package.manifest
+        levels = 4 * sum(math.prod(shape) for shape in mine.levels.values())
+        pixels = (part[2] - part[0]) * (part[3] - part[1]) * 3 + m.crop * m.crop * 3
+        for cache, needed in ((self._levels, levels), (self._faces, 2 * pixels)):
+            if cache.used + needed > cache.limit:
+                return False
+        self._image_half(mine, frame_index, self._face(mine, frame_index, part))
+        return True
 
     @property
     def cache_bytes(self) -> dict[str, int]:
@@ -293,10 +309,15 @@ class CpuBackend:
         """x1 .. x6 of an avatar's frame, each 1 x C x H x W."""
 
         def make() -> tuple[dict[str, NDArray[np.float32]], int]:
-            crop = (face or self._face(avatar, index, None)).crop
-            image = _native.region_input(crop, REGION_BORDER)[None]
-            made = avatar.image.run(list(LEVELS), {"image": image})
-            levels = dict(zip(LEVELS, made, strict=True))
-            return levels, sum(v.nbytes for v in levels.values())
+            return self._made_levels(avatar, (face or self._face(avatar, index, None)).crop)
 
         return self._levels.get((avatar, index), make)
+
+    @staticmethod
+    def _made_levels(
+        avatar: CpuAvatar, crop: NDArray[np.uint8]
+    ) -> tuple[dict[str, NDArray[np.float32]], int]:
+        image = _native.region_input(crop, REGION_BORDER)[None]
+        made = avatar.image.run(list(LEVELS), {"image": image})
+        levels = dict(zip(LEVELS, made, strict=True))
+        return levels, sum(v.nbytes for v in levels.values())

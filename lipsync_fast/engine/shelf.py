@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The avatars of an engine: loaded aside, prepared when there is time, closed when unused."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from lipsync_fast.engine.backends.base import Backend
+from lipsync_fast.engine.served import Pictures, Served
+from lipsync_fast.errors import AvatarError
+
+log = logging.getLogger("lipsync.engine")
+Loaded = Callable[[str, str], None]
+"""Gets an avatar's name and the reason why it was not loaded, or nothing."""
+
+
+class Shelf:
+    """Avatars by name. One thread; ``wake`` is called in others when ``step`` has work.
+
+    An avatar that was taken out, or replaced, stays usable for the jobs that hold it (``hold``,
+    ``release``) and is closed when the last of them has ended.
+    """
+
+    def __init__(self, backend: Backend, pictures: Pictures, wake: Callable[[], None]) -> None:
+        self._backend, self._pictures, self._wake = backend, pictures, wake
+        self._served: dict[str, Served] = {}
+        self._aside = ThreadPoolExecutor(1, "lipsync-load")
+        self._loading: dict[str, Future[Served]] = {}
+        self._loaded: deque[tuple[str, Future[Served], Loaded]] = deque()
+        self._chores = ThreadPoolExecutor(1, "lipsync-chores")
+        self._chore: tuple[Served, Future[None]] | None = None
+
+    @property
+    def served(self) -> dict[str, Served]:
+        """Those that jobs may name."""
+        return self._served
+
+    def load(self, name: str, path: str | os.PathLike[str]) -> None:
+        """Make an avatar available under ``name``; one of that name is replaced.
+
+        Raises:
+            AvatarError: it cannot be used.
+        """
+        self._put(name, Served.open(self._backend, path))
+
+    def load_later(self, name: str, path: str, done: Loaded) -> None:
+        """Like ``load``, in a thread; ``done`` is called by a later ``step``.
+
+        Nothing is loaded, and ``done`` not called, when the name was unloaded or given to another
+        avatar in the meantime.
+        """
+        future = self._aside.submit(Served.open, self._backend, path)
+        self._loading[name] = future
+
+        def ended(future: Future[Served]) -> None:  # in the thread
+            self._loaded.append((name, future, done))
+            self._wake()
+
+        future.add_done_callback(ended)
+
+    def unload(self, name: str) -> None:
+        """Take an avatar out."""
+        self._loading.pop(name, None)
+        served = self._served.pop(name, None)
+        if served is not None:
+            self._retire(served)
+
+    def hold(self, served: Served) -> None:
+        """A job needs it."""
+        served.users += 1
+        served.used = True
+
+    def release(self, served: Served) -> None:
+        """A job needs it no more."""
+        served.users -= 1
+        if served.retired:
+            self._retire(served)
+
+    # ------------------------------------------------------------ the loop's part
+    @property
+    def has_news(self) -> bool:
+        """Whether ``step`` has something to do."""
+        return bool(self._loaded) or (self._chore is not None and self._chore[1].done())
+
+    def step(self) -> None:
+        """Take in what the threads have done."""
+        while self._loaded:
+            self._take_in(*self._loaded.popleft())
+        if self._chore is not None and self._chore[1].done():
+            (served, future), self._chore = self._chore, None
+            error = future.exception()
+            if error is not None:  # it comes up again in the jobs that meet it
+                log.warning("avatar %s: %s", served.package.path, error)
+                served.done_chores()
+            self.release(served)
+
+    def warm(self) -> bool:
+        """Begin to prepare one frame of an avatar; False when there is nothing to prepare now."""
+        if self._chore is not None:
+            return False
+        for served in self._served.values():
+            chore = self._pictures.chore(self._backend, served)
+            if chore is not None:
+                served.users += 1
+                future = self._chores.submit(chore)
+                self._chore = served, future
+                future.add_done_callback(lambda _: self._wake())
+                return True
+        return False
+
+    def close(self) -> None:
+        """Stop the threads and close the packages; before the backend is closed."""
+        for threads in (self._chores, self._aside):
+            threads.shutdown(wait=True, cancel_futures=True)
+        for _, future, _ in self._loaded:
+            if not future.cancelled() and future.exception() is None:
+                future.result().package.close()
+        for served in self._served.values():
+            served.package.close()
+        self._served.clear()
+
+    # ------------------------------------------------------------ how
+    def _take_in(self, name: str, future: Future[Served], done: Loaded) -> None:
+        wanted = self._loading.get(name) is future
+        error = future.exception()
+        if wanted:
+            del self._loading[name]
+            if error is None:
+                self._put(name, future.result())
+            elif not isinstance(error, AvatarError):
+                log.error("avatar %s cannot be loaded", name, exc_info=error)
+            done(name, "" if error is None else str(error) or repr(error))
+        elif error is None:
+            self._retire(future.result())
+
+    def _put(self, name: str, served: Served) -> None:
+        self.unload(name)
+        self._served[name] = served
+
+    def _retire(self, served: Served) -> None:
+        served.retired = True
+        if served.users == 0:
+            self._backend.unload(served.loaded)
+            self._pictures.encoder.forget(served.package)
+            served.package.close()
