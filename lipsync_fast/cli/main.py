@@ -98,11 +98,12 @@ def render(
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("demo"),
     backend: BackendOption = "auto",
+    page: Annotated[bool, typer.Option(help="End with the page served, until Ctrl-C.")] = True,
 ) -> None:
-    """Render the shipped recording with the shipped avatar."""
+    """Render the shipped recording with the shipped avatar, then serve the page."""
     from lipsync_fast.cli.demo import demo_command
 
-    demo_command(out, backend)
+    demo_command(out, backend, page=page)
 
 
 @app.command()
