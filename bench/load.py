@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import time
 from dataclasses import dataclass, field
+from operator import lt
 
 import numpy as np
 import trio
@@ -38,15 +39,17 @@ class Spoken:
     Attributes:
         begun_ns: when its first sample was due, CLOCK_MONOTONIC.
         arrivals: frame number to when it came, late ones not counted.
+        came, more: messages in all, and those beyond what it has frames.
     """
 
     begun_ns: int
-    first_pts_us: int | None = None
     arrivals: dict[int, int] = field(default_factory=dict)
     late: list[int] = field(default_factory=list)
-    twice: int = 0
+    came: int = 0
+    more: int = 0
     backwards: int = 0
-    newest: int = -1
+    last: tuple[int, int] = (-1, -1)
+    """Sequence number and presentation time of the newest."""
     ended: UtteranceEnded | None = None
 
 
@@ -156,26 +159,27 @@ class Talker:
                 notes.errors.append(f"{event.code}: {event.message}")
 
     def _note(self, frame: Frame, now: int) -> None:
-        """Find out which frame of its utterance it is, by its presentation time."""
+        """The n-th message of an utterance is its frame n; the pictures compared confirm it."""
         notes = self.notes
-        spoken = None
-        if frame.utterance <= len(notes.utterances):
-            spoken = notes.utterances[frame.utterance - 1]
-        if spoken is not None and frame.first:
-            spoken.first_pts_us = frame.pts_us
-        if spoken is None or spoken.first_pts_us is None:
+        if frame.utterance > len(notes.utterances):
             notes.unknown += 1
             return
-        number = round((frame.pts_us - spoken.first_pts_us) / 40_000)
-        if frame.repeated:
+        spoken = notes.utterances[frame.utterance - 1]
+        number, spoken.came = spoken.came, spoken.came + 1
+        now_at = frame.sequence, frame.pts_us
+        if (number == 0) != frame.first or not all(map(lt, spoken.last, now_at)):
+            spoken.backwards += 1
+        spoken.last = now_at
+        if number >= self._frames:
+            spoken.more += 1
+        elif frame.repeated:
             spoken.late.append(number)
-            return
-        spoken.backwards += number < spoken.newest
-        spoken.newest = max(spoken.newest, number)
-        if number in spoken.arrivals or number >= self._frames:
-            spoken.twice += 1
-            return
-        spoken.arrivals[number] = now
+        else:
+            spoken.arrivals[number] = now
+            self._keep(frame, number)
+
+    def _keep(self, frame: Frame, number: int) -> None:
+        notes = self.notes
         self._spoken += 1
         if self._keep_every and self._spoken % self._keep_every == notes.number % self._keep_every:
             notes.samples.append(Sample(frame.utterance, number, frame.index, frame.jpeg))
@@ -249,9 +253,9 @@ def figures(all_notes: list[Notes], window: AudioWindow, frames: int) -> Figures
             total.utterances += 1
             total.expected += frames
             total.shown += len(spoken.arrivals)
-            total.late += len(set(spoken.late) - set(spoken.arrivals))
-            total.lost += frames - len(set(spoken.arrivals) | set(spoken.late))
-            total.twice += spoken.twice
+            total.late += len(spoken.late)
+            total.lost += max(0, frames - spoken.came)
+            total.twice += spoken.more
             total.out_of_order += spoken.backwards
             total.server_dropped += spoken.ended.dropped if spoken.ended else 0
             for number, at in spoken.arrivals.items():
