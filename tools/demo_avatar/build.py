@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Make the demo avatar: run every step of the pipeline, from MakeHuman's mesh to the evaluation.
 
-    python build.py WORK --blender-python VENV/bin/python [--assets FOLDER] [--minutes 24 15 60]
+    python build.py WORK --blender-python VENV/bin/python [--assets FOLDER] [--minutes 24 15 60 40]
 
 WORK is a folder for some 2 GB of data, outside the repository. A step that is finished is not run
 again; a step that was interrupted (renders, trainings) goes on where it stopped. After a step has
@@ -37,12 +37,13 @@ POSES = 380
 
 @dataclass(frozen=True)
 class Options:
-    """The command line. ``minutes`` of training: encoder, audio branch, rest of the U-Net."""
+    """The command line. ``minutes`` of training: encoder, audio branch, rest of the U-Net, and the
+    encoder once more."""
 
     work: pathlib.Path
     given_assets: pathlib.Path | None
     blender_python: pathlib.Path | None
-    minutes: tuple[float, float, float]
+    minutes: tuple[float, float, float, float]
     dest: pathlib.Path
 
     @property
@@ -179,7 +180,7 @@ def picture_steps(options: Options) -> Iterator[Step]:
 def network_steps(options: Options) -> Iterator[Step]:
     """Both networks, and what they are trained on."""
     work = options.work
-    encoder_minutes, listening_minutes, unet_minutes = options.minutes
+    encoder_minutes, listening_minutes, unet_minutes, tuning_minutes = options.minutes
     yield Step(
         "train_encoder",
         "the audio encoder and its features",
@@ -206,6 +207,13 @@ def network_steps(options: Options) -> Iterator[Step]:
         "the rest of the U-Net",
         options.run("train_unet.py", "--minutes", f"{unet_minutes:g}"),
         (work / "out" / "unet.pth",),
+        (missing_modules,),
+    )
+    yield Step(
+        "tune_encoder",
+        "the audio encoder once more, through the U-Net's audio branch",
+        options.run("tune_encoder.py", "--minutes", f"{tuning_minutes:g}"),
+        (work / "out" / "audio_encoder-tuned.pth",),
         (missing_modules,),
     )
 
@@ -295,10 +303,10 @@ def parsed() -> tuple[Options, str | None, bool]:
     parser.add_argument(
         "--minutes",
         type=float,
-        nargs=3,
-        default=(24, 15, 60),
-        metavar=("ENCODER", "LISTENING", "UNET"),
-        help="of training (default: 24 15 60)",
+        nargs=4,
+        default=(24, 15, 60, 40),
+        metavar=("ENCODER", "LISTENING", "UNET", "TUNING"),
+        help="of training (default: 24 15 60 40)",
     )
     parser.add_argument(
         "--dest", type=pathlib.Path, help="the package (default: WORK/out/demo.lsa)"

@@ -2,11 +2,11 @@
 """Put the demo avatar's pictures and networks into a package.
 
     python pack.py WORK [--dest FILE]
-    python pack.py --again FILE
+    python pack.py --again FILE [--encoder PTH]
 
 Needs dataset.py's loop.npz and both trained networks in WORK/out. The package keeps the frames as
 JPEG only, and the networks in half precision. ``--again`` applies ``of_the_mouth`` to a package
-that exists; its frames and weights stay as they are.
+that exists, and may exchange its audio encoder; all else in it stays as it is.
 """
 
 from __future__ import annotations
@@ -97,10 +97,16 @@ def of_the_mouth(area: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return out & area
 
 
-def clean_again(path: pathlib.Path) -> None:
+def packed_encoder(path: pathlib.Path) -> bytes:
+    """A trained encoder as the package holds it."""
+    return export_audio_encoder(load_audio_encoder(path), half=True)
+
+
+def pack_again(path: pathlib.Path, encoder: pathlib.Path | None) -> None:
     """Apply ``of_the_mouth`` to a packed avatar: new masks, and networks for a smaller window.
 
-    The networks' weights and the frames stay as they are, bit for bit.
+    Frames and the U-Net's weights stay as they are, bit for bit; the audio encoder too, unless
+    another is given.
     """
     folder = path.with_suffix(".again")
     with zipfile.ZipFile(path) as archive:
@@ -120,6 +126,8 @@ def clean_again(path: pathlib.Path) -> None:
         "models/image.onnx": image,
         "models/decoder.onnx": decoder,
     }
+    if encoder is not None:
+        changed["models/audio_encoder.onnx"] = packed_encoder(encoder)
     for name, data in changed.items():
         (folder / name).write_bytes(data)
         manifest["files"][name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
@@ -149,22 +157,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("work", type=pathlib.Path, nargs="?")
     parser.add_argument("--dest", type=pathlib.Path, default=shipped_folder() / "demo.lsa")
-    parser.add_argument("--again", type=pathlib.Path, metavar="FILE", help="only clean its masks")
+    parser.add_argument("--again", type=pathlib.Path, metavar="FILE", help="a package to change")
+    parser.add_argument("--encoder", type=pathlib.Path, metavar="PTH", help="with --again")
     args = parser.parse_args()
     if args.again is not None:
-        clean_again(args.again)
+        pack_again(args.again, args.encoder)
         return
     if args.work is None:
         parser.error("WORK or --again FILE is required")
     unet = load_unet(args.work / "out" / "unet.pth", REGION)
-    encoder = load_audio_encoder(args.work / "out" / "audio_encoder.pth")
+    encoder = args.work / "out" / "audio_encoder-tuned.pth"
+    if not encoder.exists():
+        encoder = args.work / "out" / "audio_encoder.pth"
     with np.load(args.work / "loop.npz") as loop:
         frames, rects, maps = loop["frames"], loop["rects"], loop["maps"]
     moving = moved_masks(moving_area(args.work), maps)
     window = window_of(moving, unet.region)
     image, decoder = export_unet(unet, half=True, window=window)
     models = {
-        "audio_encoder": export_audio_encoder(encoder, half=True),
+        "audio_encoder": packed_encoder(encoder),
         "image": image,
         "decoder": decoder,
     }
