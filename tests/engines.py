@@ -28,7 +28,7 @@ from lipsync_fast.ipc.ring import RingHandle, RingReader, RingWriter
 
 DEADLINE_S = 60.0
 """For anything to happen; only failures take that long."""
-LATER_NS = 120_000_000_000
+PLAIN = Look()
 M = TypeVar("M", bound=AnyMessage)
 _generations = itertools.count(1)
 
@@ -157,7 +157,7 @@ def jobs_of(
     session: int = 1,
     stream: int = 1,
     avatar: str = "tiny",
-    look: Look = Look(),
+    look: Look = PLAIN,
     piece: int = 3_111,
 ) -> list[tuple[Job, NDArray[np.float32]]]:
     """A sound's jobs, as a front makes them while it comes in pieces."""

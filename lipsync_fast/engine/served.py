@@ -23,6 +23,10 @@ Box = tuple[int, int, int, int]
 """x, y, width and height in the avatar's frame."""
 
 
+FURTHEST_FRAME = 1 << 40
+"""Some 1,400 years of speech."""
+
+
 class Lane:
     """The two rings of a front; closed when it is gone."""
 
@@ -82,6 +86,8 @@ class Served:
         """
         speech = job.speech
         assert speech is not None
+        if speech.frame > FURTHEST_FRAME:
+            raise ValueError(f"frame {speech.frame}: there are no more than {FURTHEST_FRAME}")
         starts = block_starts(speech.frame, self.package.manifest.audio, speech.samples)
         return self.blocks.block((lane, speech.stream), starts, pcm, speech.first)
 
