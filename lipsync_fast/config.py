@@ -97,7 +97,8 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     Attributes:
         message_bytes: the largest message; old clients send up to 10 MB.
-        queued_s: seconds of sound a session may have waiting; beyond, it is not read from.
+        queued_s: seconds of sound a session may have waiting; beyond, it is not read from, also not
+            an interruption that comes behind it.
         sessions: connections in all; sessions_per_address: of one address.
         handshake_s: to complete the upgrade; idle_s: without any message from the client.
         requests_in_flight: of one connection of the old protocols; beyond, it is not read from.
@@ -105,7 +106,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """
 
     message_bytes: Annotated[int, Meta(ge=1024, le=1 << 30)] = 10_000_000
-    queued_s: Positive = 30.0
+    queued_s: Positive = 60.0
     sessions: AtLeastOne = 1000
     sessions_per_address: AtLeastOne = 200
     handshake_s: Positive = 10.0

@@ -16,7 +16,7 @@ from lipsync_fast.frontend.sockets import Socket, SocketClosedError
 from lipsync_fast.protocol import SUBPROTOCOL
 
 log = structlog.get_logger("lipsync.front")
-INTERNAL_ERROR, TRY_AGAIN_LATER, POLICY = 1011, 1013, 1008
+GOING_AWAY, POLICY, INTERNAL_ERROR, TRY_AGAIN_LATER = 1001, 1008, 1011, 1013
 
 
 class _Kind(msgspec.Struct):
@@ -73,8 +73,10 @@ class Connections:
         limit = self._services.config.limits.idle_s
         first = None
         with trio.move_on_after(limit):
-            first = await socket.receive()
-        if first is None:
+            first = await self._services.unless_draining(socket.receive)
+        if first is None and self._services.draining.is_set():
+            await socket.close(GOING_AWAY, "the server is going away")
+        elif first is None:
             await socket.close(POLICY, f"nothing was heard for {limit:g} s")
         elif isinstance(first, str) and _starts_session(first):
             await serve_native(socket, self._services, first)

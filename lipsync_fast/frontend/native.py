@@ -90,7 +90,11 @@ async def _begin(
 ) -> tuple[SessionStart, str, AvatarPackage]:
     """Take messages until one starts a session: what it wants, and its avatar."""
     for _ in range(MOST_ERRORS):
-        message = await _receive(socket, services) if first is None else first
+        message = first
+        if message is None:
+            message = await services.unless_draining(lambda: _receive(socket, services))
+        if message is None:
+            raise _EndError(GOING_AWAY, "the server is going away")
         first = None
         try:
             wanted = _decoded(message)
@@ -166,7 +170,8 @@ class NativeSession:
         self.number = services.new_session()
         self._sound = ClientSound(start.audio, start.echo_audio)
         limits = services.config.limits
-        self._outbox = Outbox(socket, limits.late_frames, self._left_out)
+        burst = start.pace == "burst"
+        self._outbox = Outbox(socket, limits.late_frames, None if burst else self._left_out)
         self._poked, self._room = _Signal(), _Signal()
         self._sequence = self._frames = self._skipped = self._errors = 0
         self._speaking = False

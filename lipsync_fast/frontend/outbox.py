@@ -37,12 +37,14 @@ class Outbox:
 
     Args:
         socket: where to.
-        late_frames: pictures that may wait: with more, all media but the newest picture are left
-            out (the live pace).
-        skipped: told how many pictures were left out.
+        late_frames: pictures that may wait.
+        skipped: with more, all media but the newest picture are left out, and this is told how many
+            pictures; None where none may be left out: then ``room`` is waited for.
     """
 
-    def __init__(self, socket: Socket, late_frames: int, skipped: Callable[[int], None]) -> None:
+    def __init__(
+        self, socket: Socket, late_frames: int, skipped: Callable[[int], None] | None
+    ) -> None:
         self._socket, self._late_frames, self._skipped = socket, late_frames, skipped
         self._items: deque[Item] = deque()
         self._frames = 0
@@ -67,7 +69,7 @@ class Outbox:
         self._items.append(item)
         if item.frame is not None:
             self._frames += 1
-            if self._frames > self._late_frames:
+            if self._skipped is not None and self._frames > self._late_frames:
                 self._skipped(self._leave_out(newest=item))
         elif len(self._items) - self._frames > MOST_MESSAGES:
             raise SocketClosedError(f"{MOST_MESSAGES} messages are left unread")

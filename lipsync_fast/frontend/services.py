@@ -7,9 +7,10 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import trio
@@ -27,6 +28,7 @@ from lipsync_fast.ipc.messages import Answer, Job, Look, Speech, Status
 from lipsync_fast.ipc.status import FrontLoad, ServerStatus
 
 F32 = NDArray[np.float32]
+Result = TypeVar("Result")
 NS = 1_000_000_000
 LOAD_TIMEOUT_S = 30.0
 """How long an engine may take to load an avatar that a client asks for."""
@@ -180,6 +182,26 @@ class Services:
     def refused(self, reason: str) -> None:
         """Count what was refused."""
         self.load.refused[reason] = self.load.refused.get(reason, 0) + 1
+
+    async def unless_draining(self, wait: Callable[[], Awaitable[Result]]) -> Result | None:
+        """What ``wait`` gives; None as soon as the server drains."""
+        result: Result | None = None
+        failed: Exception | None = None
+        async with trio.open_nursery() as nursery:
+
+            async def until_drained() -> None:
+                await self.draining.wait()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(until_drained)
+            try:
+                result = await wait()
+            except Exception as error:  # raised below: a nursery would wrap it
+                failed = error
+            nursery.cancel_scope.cancel()
+        if failed is not None:
+            raise failed
+        return result
 
     # ------------------------------------------------------------ single pictures
     async def make(
