@@ -122,6 +122,17 @@ def facts_of(name: str, package: AvatarPackage) -> AvatarFacts:
     )
 
 
+def all_facts(services: Services) -> list[AvatarFacts]:
+    """What can be told of all avatars; opens those not looked at yet, so not for the main thread."""
+    found = []
+    for name in services.avatar_names():
+        try:
+            found.append(facts_of(name, services.peek(name)))
+        except AvatarError:  # gone or damaged since it was listed
+            continue
+    return found
+
+
 def _json(body: msgspec.Struct, status: int = 200, **headers: str) -> Response:
     headers = {"Cache-Control": "no-store"} | {k.replace("_", "-"): v for k, v in headers.items()}
     return Response(msgspec.json.encode(body), status, headers, "application/json")
@@ -197,12 +208,7 @@ class Routes:
 
     async def avatars(self, request: Request) -> Response:
         """All avatars that can be used."""
-        found = []
-        for name in self._services.avatar_names():
-            try:
-                found.append(facts_of(name, self._services.peek(name)))
-            except AvatarError:  # gone or damaged since it was listed
-                continue
+        found = await trio.to_thread.run_sync(all_facts, self._services)
         return _json(Avatars(self._services.default_avatar, found))
 
     async def thumbnail(self, request: Request) -> Response:

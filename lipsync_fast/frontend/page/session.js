@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+// A session of lipsync.v1 that comes back by itself: connects, starts, reconnects with back-off.
+
+import { parse } from "./media.js";
+
+const FIRST_WAIT = 500, LONGEST_WAIT = 10_000;
+const SILENT = 6_000; // an idle avatar sends 25 frames a second: silence means that it is gone
+const CONNECT = 8_000;
+const PING = 20_000;
+
+/**
+ * `on` is called with what happens:
+ *   state(name, detail)   "connecting", "open", "waiting" {wait: ms, cause}
+ *   media(header)         a frame or a piece of sound
+ *   message(object)       any other message of the server
+ * A cause is one of: gone, starting, full, token, refused.
+ */
+export class Session {
+  constructor(url, start, on) {
+    this.url = url;
+    this.start = start; // session.start without its type; changed by update()
+    this.on = on;
+    this.wait = FIRST_WAIT;
+    this.open = false;
+    this.socket = null;
+    this.timer = 0;
+  }
+
+  connect() {
+    clearTimeout(this.timer);
+    this.drop();
+    this.on.state("connecting");
+    const socket = (this.socket = new WebSocket(this.url(), "lipsync.v1"));
+    socket.binaryType = "arraybuffer";
+    socket.onopen = () => socket.send(JSON.stringify({ type: "session.start", ...this.start }));
+    socket.onmessage = (event) => this.received(event.data);
+    socket.onclose = (event) => this.lost(event);
+    this.watch(CONNECT);
+  }
+
+  /** Forget the present connection, without a word to anybody. */
+  drop() {
+    clearInterval(this.pinging);
+    clearTimeout(this.watching);
+    const socket = this.socket;
+    this.socket = null;
+    this.open = false;
+    if (!socket) return;
+    socket.onopen = socket.onmessage = socket.onclose = null;
+    socket.close();
+  }
+
+  watch(patience) {
+    clearTimeout(this.watching);
+    this.watching = setTimeout(() => this.lost({ code: 1006, reason: "" }), patience);
+  }
+
+  received(data) {
+    this.watch(this.open ? SILENT : 40_000);
+    if (typeof data !== "string") {
+      const header = parse(data);
+      if (header) this.on.media(header);
+      return;
+    }
+    const message = JSON.parse(data);
+    if (message.type === "session.started" && !this.open) {
+      this.open = true;
+      this.wait = FIRST_WAIT;
+      this.pinging = setInterval(() => this.say({ type: "ping" }), PING);
+      this.on.state("open");
+    }
+    this.on.message(message);
+  }
+
+  async lost(event) {
+    this.drop();
+    const socketWas = this.socket;
+    const cause = event.code === 1013 ? "full" : await this.cause();
+    if (this.socket !== socketWas) return; // connected anew meanwhile
+    const wait = this.wait * (0.8 + 0.4 * Math.random());
+    this.wait = Math.min(LONGEST_WAIT, this.wait * 2);
+    this.on.state("waiting", { wait, cause });
+    clearTimeout(this.timer);
+    if (cause !== "token") this.timer = setTimeout(() => this.connect(), wait);
+  }
+
+  /** Why there is no connection; a browser does not say what an upgrade was answered with. */
+  async cause() {
+    try {
+      const signal = AbortSignal.timeout(3000);
+      const health = await fetch("health", { cache: "no-store", signal });
+      const page = new URL(this.url());
+      const list = await fetch("v1/avatars" + page.search, { cache: "no-store", signal });
+      if (list.status === 401) return "token";
+      if (!list.ok) return "refused";
+      return health.ok ? "full" : "starting";
+    } catch {
+      return "gone";
+    }
+  }
+
+  say(message) {
+    if (this.open) this.socket.send(JSON.stringify(message));
+  }
+
+  /** Send sound; false where it could not be, since the connection is full or lost. */
+  hear(pcm) {
+    if (!this.open || this.socket.bufferedAmount > 1 << 20) return false;
+    this.socket.send(pcm);
+    return true;
+  }
+
+  update(change) {
+    Object.assign(this.start, change);
+    this.say({ type: "session.update", ...change });
+  }
+}
