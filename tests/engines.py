@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -22,7 +22,7 @@ from lipsync_fast.audio.windows import frame_count
 from lipsync_fast.avatars.manifest import AudioWindow
 from lipsync_fast.frontend.utterance import Utterance
 from lipsync_fast.ipc.children import EngineSpec
-from lipsync_fast.ipc.control import AnyMessage, Hub, RingSocket, private_folder
+from lipsync_fast.ipc.control import AnyMessage, Hub, Ready, RingSocket, private_folder
 from lipsync_fast.ipc.messages import Answer, Job, Look, read, try_send
 from lipsync_fast.ipc.ring import RingHandle, RingReader, RingWriter
 
@@ -99,7 +99,15 @@ class Host:
         self.engines: list[Engine] = []
         self.seen: list[tuple[str, AnyMessage]] = []
 
-    def start(self, avatars: dict[str, str], *, name: str | None = None, **more: Any) -> Engine:
+    def start(
+        self,
+        avatars: dict[str, str],
+        *,
+        name: str | None = None,
+        stderr: IO[bytes] | None = None,
+        **more: Any,
+    ) -> Engine:
+        """Start an engine; ``more`` are fields of its task."""
         name = name or f"engine-{len(self.engines) + 1}"
         ours, theirs = RingSocket.pair()
         spec = EngineSpec(
@@ -112,7 +120,9 @@ class Host:
         process = subprocess.Popen(
             [sys.executable, "-m", "lipsync_fast.engine.process"],
             stdin=subprocess.PIPE,
+            stderr=stderr,
             pass_fds=[theirs.fileno()],
+            start_new_session=True,
         )
         theirs.close()
         assert process.stdin is not None
@@ -120,6 +130,13 @@ class Host:
         process.stdin.close()
         engine = Engine(self, name, process, ours)
         self.engines.append(engine)
+        return engine
+
+    def ready(self, avatars: dict[str, str], **more: Any) -> Engine:
+        """An engine that is ready, with a front's rings."""
+        engine = self.start(avatars, **more)
+        self.expect(engine, Ready)
+        engine.connect()
         return engine
 
     def take(self) -> None:
