@@ -26,7 +26,7 @@ from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.cli.demo import demo_recording
 from lipsync_fast.engine.backends import Backend, RegionJob, create_backend
 from lipsync_fast.engine.backends.base import LoadedAvatar
-from lipsync_fast.frontend.live import LEAD, LiveSession
+from lipsync_fast.frontend.live import LEAD, LEAD_OUT, LiveSession
 from lipsync_fast.frontend.pace import Flag, Picture
 from lipsync_fast.ipc.messages import Answer, Job, Look, Status
 
@@ -117,7 +117,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     axis.plot(seconds, [row["change"] for row in rows[1:]], lw=1)
     spoken = [row["slot"] / 25 for row in rows if row["frame"] is not None]
     axis.axvspan(spoken[0], spoken[-1], alpha=0.15, label="speech")
-    for edge in (spoken[0] - LEAD / 25, spoken[-1] + LEAD / 25):
+    for edge in (spoken[0] - LEAD / 25, spoken[-1] + LEAD_OUT / 25):
         axis.axvline(edge, c="0.6", lw=0.8)
     axis.set_xlabel("seconds")
     axis.set_ylabel("change in the face, grey levels")

@@ -58,11 +58,13 @@ IDLE_AHEAD = 3
 """Slots of the avatar's own pictures that are asked for, where they are not at hand."""
 LATE_IN_A_ROW = 3
 """Frames that are late one after the other before the clock gives engines more time."""
-LEAD = 3
-"""Slots over which the mouth is drawn to the generated one, and back."""
+LEAD, LEAD_OUT = 3, 5
+"""Slots over which the mouth is drawn to the generated one, and back: on its way in every slot is
+latency, on its way out none is."""
 NOTHING = np.zeros(0, np.float32)
-SPEECHLESS = 1.0 / (LEAD + 1)
+STEP_IN, STEP_OUT = 1 / (LEAD + 1), 1 / (LEAD_OUT + 1)
 """What a slot changes in the share of the generated mouth."""
+NO_SHARE = 1e-6
 
 
 @dataclass(slots=True)
@@ -353,12 +355,12 @@ class LiveSession:
         """Plan the next slot of an utterance: of its way in, or its next frame."""
         slot = self._next
         share = self._share_before(slot) if self._lead else 1.0
-        if share < 1 and not (self._due(slot) <= now_ns and spoken.decided):
+        if share < 1 - NO_SHARE and not (self._due(slot) <= now_ns and spoken.decided):
             speech, samples = self._last_speech or (self._unheard(spoken), NOTHING)
             if spoken.next == 0:
                 speech, samples = self._unheard(spoken), NOTHING
-            share = min(1.0, share + SPEECHLESS)
-            if share < 1:
+            share = share + STEP_IN
+            if share < 1 - NO_SHARE:
                 faded = msgspec.structs.replace(speech, share=share)
                 self._ask(_Planned(0, share), faded, samples, now_ns)
                 return True
@@ -387,8 +389,8 @@ class LiveSession:
     def _plan_rest(self, now_ns: int, everything: bool = False) -> bool:
         """Plan a slot without speech: the mouth on its way back, or the avatar's own picture."""
         slot = self._next
-        share = max(0.0, self._share_before(slot) - SPEECHLESS)
-        if share > 0 and self._last_speech is not None and self._lead:
+        share = self._share_before(slot) - STEP_OUT
+        if share > NO_SHARE and self._last_speech is not None and self._lead:
             speech, samples = self._last_speech
             faded = msgspec.structs.replace(speech, share=share)
             self._ask(_Planned(0, share), faded, samples, now_ns)

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lipsync_fast.avatars.manifest import AudioWindow, Manifest
-from lipsync_fast.frontend.live import HOLD_NS, LEAD, MARGIN_NS, LiveSession
+from lipsync_fast.frontend.live import HOLD_NS, LEAD, LEAD_OUT, MARGIN_NS, LiveSession
 from lipsync_fast.frontend.pace import SLOT_NS, Ended, Event, Flag, Picture, Started
 from lipsync_fast.ipc.messages import Answer, Job, Look, Speech, Status
 
@@ -175,9 +175,10 @@ def test_the_mouth_is_drawn_in_and_out() -> None:
             speech = msgspec.msgpack.decode(picture.jpeg, type=Job).speech
             assert speech is not None
             shares.append(speech.share)
-    assert len(shares) == 25 + 2 * LEAD
+    assert len(shares) == 25 + LEAD + LEAD_OUT
     assert shares[: LEAD + 1] == [0.25, 0.5, 0.75, 1.0]
-    assert shares[-LEAD - 1 :] == [1.0, 0.75, 0.5, 0.25]
+    way_out = [1 - k / (LEAD_OUT + 1) for k in range(LEAD_OUT + 1)]
+    assert shares[-LEAD_OUT - 1 :] == pytest.approx(way_out)
 
 
 def test_a_pause_in_the_sound() -> None:
