@@ -10,11 +10,11 @@ packet lies in each container).
 
 from __future__ import annotations
 
+import html
 import struct
 import uuid
 from functools import lru_cache
 from typing import TYPE_CHECKING
-from xml.sax.saxutils import quoteattr
 
 from lipsync_fast.version import __version__
 
@@ -42,6 +42,11 @@ def source_type(synthetic: bool) -> str:
     return SYNTHETIC if synthetic else COMPOSITE
 
 
+def _quoted(text: str) -> str:
+    # html is small; xml.sax.saxutils would bring urllib and http into every process.
+    return f'"{html.escape(text)}"'
+
+
 @lru_cache(maxsize=2)
 def xmp_packet(synthetic: bool) -> bytes:
     """The XMP packet, UTF-8, with the source type and the tool that made the picture.
@@ -56,8 +61,8 @@ def xmp_packet(synthetic: bool) -> bytes:
         '<rdf:Description rdf:about=""'
         ' xmlns:xmp="http://ns.adobe.com/xap/1.0/"'
         ' xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"'
-        f" xmp:CreatorTool={quoteattr(CREATOR_TOOL)}"
-        f" Iptc4xmpExt:DigitalSourceType={quoteattr(source_type(synthetic))}/>"
+        f" xmp:CreatorTool={_quoted(CREATOR_TOOL)}"
+        f" Iptc4xmpExt:DigitalSourceType={_quoted(source_type(synthetic))}/>"
         '</rdf:RDF></x:xmpmeta><?xpacket end="r"?>'
     ).encode()
 
