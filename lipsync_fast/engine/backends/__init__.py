@@ -19,7 +19,7 @@ def create_backend(
     Args:
         choice: one of CHOICES.
         threads: of the CPU backend; all processors by default.
-        live: frames of an avatar will be asked for again and again, without an end.
+        live: frames of an avatar will be asked for again and again, and some are urgent.
 
     Raises:
         BackendError: unknown, or it cannot run here.
@@ -30,4 +30,4 @@ def create_backend(
         raise BackendError("the CUDA backend is not part of this version; use --backend cpu")
     from lipsync_fast.engine.backends.cpu import CpuBackend
 
-    return CpuBackend(threads, keep_from=1 if live else 2)
+    return CpuBackend(threads, live=live)

@@ -127,12 +127,13 @@ class CpuBackend:
 
     Args:
         threads: frames made at the same time; the processors this process may use by default.
-        keep_from: the use from which on it keeps what does not depend on the audio.
+        live: keep what does not depend on the audio from its first use on, not its second; and
+            take few frames at a time, so that an urgent one does not find a queue.
     """
 
     name = "cpu"
 
-    def __init__(self, threads: int | None = None, keep_from: int = 2) -> None:
+    def __init__(self, threads: int | None = None, *, live: bool = False) -> None:
         self.threads = threads or len(os.sched_getaffinity(0))
         self._options = ort.SessionOptions()
         self._options.intra_op_num_threads = 1
@@ -141,17 +142,17 @@ class CpuBackend:
         self._options.add_free_dimension_override_by_name("batch", 1)
         self._options.log_severity_level = 3
         self._levels: ByteLru[dict[str, NDArray[np.float32]]] = ByteLru(
-            IMAGE_CACHE_BYTES, keep_from
+            IMAGE_CACHE_BYTES, uses=1 if live else 2
         )
         self._pictures: ByteLru[NDArray[np.uint8]] = ByteLru(PICTURE_CACHE_BYTES, uses=2)
         self._faces: ByteLru[Face] = ByteLru(FACE_CACHE_BYTES)
         self._workers = ThreadPoolExecutor(self.threads, "lipsync-cpu")
-        self._closed = False
+        self._live, self._closed = live, False
 
     @property
     def depth(self) -> int:
         """How many submitted frames keep the processors busy."""
-        return 2 * self.threads + 1
+        return self.threads + 1 if self._live else 2 * self.threads + 1
 
     def load(self, package: AvatarPackage) -> CpuAvatar:
         """Make an avatar ready (a fraction of a second).
