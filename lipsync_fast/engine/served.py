@@ -147,7 +147,6 @@ class Pictures:
 
         def warm(index: int) -> None:
             part = self.encoder.part(package, index, Variant(package.manifest.jpeg.quality))
-            assert part is not None
             if not backend.warm(served.loaded, index, part):
                 served.warmed = count
 

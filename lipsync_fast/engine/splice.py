@@ -145,28 +145,89 @@ def cut(size: tuple[int, int], interval: int, box: Box) -> Cut:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """What of an avatar's frame changes, and what is done about it.
+
+    Attributes:
+        part: the pixels of the composed frame that are needed; they hold the face rectangle.
+        cut: what is encoded, in the picture that is sent; None when nothing ever changes.
+        box: of ``cut`` in ``part``, in pixels (whole ones, unless the picture is scaled).
+        scaled: whether the picture is smaller than the frame.
+    """
+
+    part: Box
+    cut: Cut | None
+    box: tuple[float, float, float, float]
+    scaled: bool
+
+    @classmethod
+    def of(cls, package: AvatarPackage, index: int, size: tuple[int, int]) -> Place:
+        """Where a frame changes when it is sent at a size (width, height)."""
+        rect, changes = package.rect(index), changing(package, index)
+        full, interval = package.frame_size, package.manifest.jpeg.restart_interval
+        scaled = size != full
+        if changes is None:
+            return cls(rect, None, (0, 0, 0, 0), scaled)
+        across, down = full[0] / size[0], full[1] / size[1]
+        x1, y1, x2, y2 = changes
+        if scaled:  # an output sees as far as the next one's middle; one more is counted
+            x1, x2 = _shrunk(x1, x2, across, size[0])
+            y1, y2 = _shrunk(y1, y2, down, size[1])
+        where = cut(size, interval, (x1, y1, x2, y2))
+        x1, y1, x2, y2 = where.box
+        a, b, c, d = x1 * across, y1 * down, x2 * across, y2 * down
+        beyond = (2 * across + 1, 2 * down + 1) if scaled else (0, 0)
+        left, top = min(rect[0], int(a - beyond[0])), min(rect[1], int(b - beyond[1]))
+        right = max(rect[2], math.ceil(c + beyond[0]))
+        bottom = max(rect[3], math.ceil(d + beyond[1]))
+        left, top = max(0, left), max(0, top)
+        right, bottom = min(full[0], right), min(full[1], bottom)
+        box = a - left, b - top, min(c, right) - left, min(d, bottom) - top
+        return cls((left, top, right, bottom), where, box, scaled)
+
+    def pixels(self, image: U8) -> U8:
+        """What is encoded, given the pixels of ``part``."""
+        assert self.cut is not None
+        if not self.scaled:
+            x1, y1, x2, y2 = (int(v) for v in self.box)
+            return image[y1:y2, x1:x2]
+        x1, y1, x2, y2 = self.cut.box
+        return _resized(image, (x2 - x1, y2 - y1), self.box)
+
+
+def _shrunk(first: int, end: int, scale: float, size: int) -> tuple[int, int]:
+    """Which of ``size`` outputs see the inputs first .. end - 1, with some to spare."""
+    return max(0, math.floor(first / scale) - 2), min(size, math.ceil(end / scale) + 2)
+
+
+def _resized(
+    image: U8, size: tuple[int, int], box: tuple[float, float, float, float] | None = None
+) -> U8:
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR, box=box))
+
+
+@dataclass(frozen=True, slots=True)
 class Encoded:
-    """A frame that was encoded once, to put parts into.
+    """A picture that was encoded once, to put parts into.
 
     Attributes:
         jpeg: all of it, with the XMP.
         how: it was encoded, and parts are to be.
-        part: of a frame that is needed to put in: it holds ``cut.box`` and the face rectangle.
-        cut: what is put in; None when nothing ever changes.
-        kept: its bytes around the runs of ``cut``, one piece more than there are runs.
+        place: of the parts.
+        kept: its bytes around the runs of ``place.cut``, one piece more than there are runs.
     """
 
     jpeg: bytes
     how: FrameJpeg
-    part: Box
-    cut: Cut | None
+    place: Place
     kept: tuple[memoryview, ...]
 
     @classmethod
-    def of(cls, jpeg: bytes, how: FrameJpeg, part: Box, where: Cut | None) -> Encoded:
+    def of(cls, jpeg: bytes, how: FrameJpeg, place: Place) -> Encoded:
         """Take a whole JPEG apart."""
+        where = place.cut
         if where is None:
-            return cls(jpeg, how, part, None, ())
+            return cls(jpeg, how, place, ())
         offsets = segment_offsets(jpeg)
         if len(offsets) != where.count + 1:
             raise AssertionError(f"{len(offsets) - 1} segments, expected {where.count}")
@@ -174,16 +235,15 @@ class Encoded:
         for first in where.firsts:
             kept.append(view[at : offsets[first]])
             at = int(offsets[first + where.run])
-        return cls(jpeg, how, part, where, (*kept, view[at:]))
+        return cls(jpeg, how, place, (*kept, view[at:]))
 
     def with_part(self, image: U8) -> bytes:
-        """The frame's JPEG, given the pixels of ``part``."""
-        if self.cut is None:
+        """The picture's JPEG, given the pixels of ``place.part``."""
+        where = self.place.cut
+        if where is None:
             return self.jpeg
-        left, top, right, bottom = self.cut.box
-        x, y = self.part[:2]
-        part = encode_frame(image[top - y : bottom - y, left - x : right - x], self.how)
-        run, count, firsts = self.cut.run, self.cut.count, self.cut.firsts
+        part = encode_frame(self.place.pixels(image), self.how)
+        run, count, firsts = where.run, where.count, where.firsts
         offsets = segment_offsets(part)
         if len(offsets) != run * len(firsts) + 1:
             raise AssertionError(f"{len(offsets) - 1} segments, expected {run * len(firsts)}")
@@ -219,23 +279,23 @@ class FrameEncoder:
         """Bytes held, by what they are."""
         return {"encoded frames": self._spoken.used, "encoded own pictures": self._own.used}
 
-    def part(self, package: AvatarPackage, index: int, variant: Variant) -> Box | None:
-        """The part of a composed frame that ``frame`` wants; None for all of it."""
-        if _is_scaled(package, variant):
-            return None
-        found = self._spoken.find((package, index, variant.quality))
-        return found.part if found else _place(package, index)[0]
+    def part(self, package: AvatarPackage, index: int, variant: Variant) -> Box:
+        """The part of a composed frame that ``frame`` wants."""
+        size = scaled_size(package.frame_size, variant.max_width)
+        found = self._spoken.find((package, index, variant.quality, size))
+        return (found.place if found else Place.of(package, index, size)).part
 
     def frame(self, package: AvatarPackage, index: int, variant: Variant, image: U8) -> bytes:
-        """A composed frame: the bytes of encoding all of it.
+        """A composed frame: at its full size, the bytes of encoding all of it.
+
+        A smaller one is what scaling and encoding all of it gives, but for a grey level by which
+        the scaling of a part may round otherwise.
 
         Args:
             package, index: of the avatar's frame that lies under it.
             variant: quality and width.
             image: the pixels of ``part``, uint8 RGB.
         """
-        if _is_scaled(package, variant):
-            return self._whole(package.manifest, variant, image)
         return self._encoded(package, index, variant).with_part(image)
 
     def prepare(self, package: AvatarPackage, index: int) -> bool:
@@ -250,12 +310,14 @@ class FrameEncoder:
         return True
 
     def _encoded(self, package: AvatarPackage, index: int, variant: Variant) -> Encoded:
+        size = scaled_size(package.frame_size, variant.max_width)
+
         def make() -> tuple[Encoded, int]:
             jpeg = self._whole(package.manifest, variant, silent(package, index))
             how = _how(package.manifest, variant.quality)
-            return Encoded.of(jpeg, how, *_place(package, index)), len(jpeg)
+            return Encoded.of(jpeg, how, Place.of(package, index, size)), len(jpeg)
 
-        return self._spoken.get((package, index, variant.quality), make)
+        return self._spoken.get((package, index, variant.quality, size), make)
 
     def original(self, package: AvatarPackage, index: int, variant: Variant) -> bytes:
         """The avatar's own frame; encoded once, where it is not in the package as it is wanted."""
@@ -303,24 +365,9 @@ class FrameEncoder:
     def _whole(m: Manifest, variant: Variant, image: U8) -> bytes:
         size = scaled_size((image.shape[1], image.shape[0]), variant.max_width)
         if size != (image.shape[1], image.shape[0]):
-            scaled = Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)
-            image = np.asarray(scaled)
+            image = _resized(image, size)
         jpeg = encode_frame(image, _how(m, variant.quality))
         return jpeg_with_xmp(jpeg, xmp_packet(m.synthetic))
-
-
-def _is_scaled(package: AvatarPackage, variant: Variant) -> bool:
-    return scaled_size(package.frame_size, variant.max_width) != package.frame_size
-
-
-def _place(package: AvatarPackage, index: int) -> tuple[Box, Cut | None]:
-    """What is needed of a composed frame, and what of that is encoded."""
-    rect, changes = package.rect(index), changing(package, index)
-    if changes is None:
-        return rect, None
-    where = cut(package.frame_size, package.manifest.jpeg.restart_interval, changes)
-    (a, b, c, d), (e, f, g, h) = rect, where.box
-    return (min(a, e), min(b, f), max(c, g), max(d, h)), where
 
 
 def _how(m: Manifest, quality: int) -> FrameJpeg:
