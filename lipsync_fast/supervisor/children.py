@@ -48,6 +48,7 @@ class Slot:
         number: among those of its role, from 0.
         device: of an engine.
         spare: filled only once those that are not spares are ready.
+        child: who fills it; last: who has filled it last, for status.
         restarts: how often it has been filled again.
         failures: children in a row that have died young.
         ever_ready: whether one has been ready.
@@ -59,6 +60,7 @@ class Slot:
     spare: bool = False
     listeners: list[Listener] = field(default_factory=list)
     child: Child | None = None
+    last: Child | None = None
     restarts: int = 0
     failures: int = 0
     ever_ready: bool = False
@@ -140,8 +142,11 @@ class Child:
         return f"signal {-code}" if code < 0 else f"exit status {code}"
 
     def release(self) -> None:
-        """Close what this process holds of it."""
+        """It is gone: close what this process holds of it; of its load, what it has done stays."""
         self.state = "gone"
+        load, front = self.load, self.front_load
+        load.waiting = load.in_flight = 0
+        front.connections = front.sessions = front.speaking = 0
         self.rings.close()
         if self.pidfd >= 0:
             os.close(self.pidfd)
@@ -189,7 +194,7 @@ def spawn(
     if isinstance(told, EngineSpec):
         child.born_with = frozenset(told.avatars)
         child.asked = set(child.born_with)
-    slot.child = child
+    slot.child = slot.last = child
     return child
 
 

@@ -17,6 +17,7 @@ from types import FrameType
 
 from lipsync_fast.config import ServeConfig
 from lipsync_fast.errors import ServerError
+from lipsync_fast.ipc.control import address
 from lipsync_fast.notify import Notifier
 from lipsync_fast.supervisor import place
 from lipsync_fast.supervisor.avatars import AvatarsInUse
@@ -62,6 +63,7 @@ def serve(
             log.info("removed what a crashed server left", extra={"fields": {"folder": path}})
         folder = place.RunFolder.take(_folder(config, bound[0].port))
         stack.callback(folder.remove)
+        address(folder.path)  # that can be used
         births = Births(config, folder.path, chosen.threads, avatars, command)
         slots = places(chosen, bound, config.fronts)
         stack.callback(_end_all, slots)

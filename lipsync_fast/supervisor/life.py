@@ -539,4 +539,4 @@ async def supervise(parts: Parts) -> int:
         with contextlib.closing(Hub.bind(context, parts.births.folder)) as hub:
             return await Supervisor(parts, hub).run()
     finally:
-        context.term()
+        context.destroy(linger=100)

@@ -88,7 +88,12 @@ def server_status(
     rates: Rates,
     ignored: int,
 ) -> ServerStatus:
-    """The server as it is now."""
+    """The server as it is now.
+
+    Args:
+        children: of each slot, who fills it, or has filled it last.
+        ignored: control messages that could not be read.
+    """
     now = time.monotonic()
     engines = [c for c in children if c.role == "engine"]
     fronts = [c for c in children if c.role == "front"]
