@@ -120,7 +120,7 @@ class Process:
 
     def _sleep(self, timeout_ms: int) -> None:
         """Wait for bells, news, rings, or the next beat; take the rings that have come."""
-        if not self.engine.want():
+        if timeout_ms and not self.engine.want():
             timeout_ms = 0
         poll = select.poll()
         for fd in (*self.engine.bells(), self.link.fd, self.rings.fileno()):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.engine.backends import Backend, LoadedAvatar, RegionJob, create_backend
+from lipsync_fast.engine.backends.base import SQUARE
 from lipsync_fast.errors import BackendError
 
 
@@ -112,3 +113,51 @@ def test_closing_cancels_what_has_not_begun(package: AvatarPackage) -> None:
     assert all(future.done() for future in futures)
     with pytest.raises(BackendError, match="closed"):
         backend.regions(jobs(avatar, 1))
+
+
+@pytest.mark.parametrize("share", [1.0, 0.3])
+def test_a_part_is_that_part_of_the_frame(
+    backend: Backend, avatar: LoadedAvatar, share: float
+) -> None:
+    todo = [replace(job, share=share) for job in jobs(avatar)]
+    whole = [future.result(60)[1] for future in backend.submit(todo, keep)]
+    for x1, y1, x2, y2 in ((32, 40, 128, 136), (16, 32, 160, 150), (0, 0, 160, 192)):
+        parts = backend.submit([replace(job, part=(x1, y1, x2, y2)) for job in todo], keep)
+        for frame, future in zip(whole, parts, strict=True):
+            part = future.result(60)[1]
+            assert part.flags.writeable
+            assert np.array_equal(part, frame[y1:y2, x1:x2])
+
+
+def test_a_square_is_what_the_network_made(backend: Backend, avatar: LoadedAvatar) -> None:
+    for share in (1.0, 0.4):
+        todo = [replace(job, share=share) for job in jobs(avatar)]
+        futures = backend.submit([replace(job, part=SQUARE) for job in todo], keep)
+        for region, future in zip(backend.regions(todo), futures, strict=True):
+            assert np.array_equal(future.result(60)[1], region)
+
+
+def test_warmed_frames_are_the_same_and_unloaded_ones_leave_nothing(
+    package: AvatarPackage,
+) -> None:
+    """Also where a later avatar takes the place in memory of one that is gone."""
+    backend = create_backend("cpu", 1, live=True)
+    try:
+        made = []
+        for warm in (False, True, True):
+            avatar = backend.load(package)
+            part = (32, 40, 128, 136)
+            if warm:
+                assert all(backend.warm(avatar, k, part) for k in range(5))
+                held = backend.cache_bytes
+            todo = [replace(job, part=part) for job in jobs(avatar)]
+            made.append([f.result(60)[1] for f in backend.submit(todo, keep)])
+            if warm:
+                assert backend.cache_bytes == held
+            backend.unload(avatar)
+            assert sum(backend.cache_bytes.values()) == 0
+            del avatar, todo
+        for frames in made[1:]:
+            assert all(map(np.array_equal, frames, made[0]))
+    finally:
+        backend.close()

@@ -178,6 +178,38 @@ def test_no_descriptors_left_is_an_error_and_leaks_none() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+def test_a_machine_without_room_is_an_error_and_leaks_nothing() -> None:
+    """Memory is taken when a ring is made, not when a frame is written into it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = len(os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, hard))
+    try:
+        with pytest.raises(RingError, match="cannot make a ring of 1048576 bytes"):
+            RingHandle.create(1 << 20, 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_peer_that_lies_is_found_out(handle: RingHandle) -> None:
+    """Cursors and lengths that cannot be are errors on either side, and nothing is read there."""
+    writer, reader = RingWriter(handle), RingReader(handle)
+    assert put(writer, b"one")
+    assert put(writer, b"two")
+    assert reader.next() is not None
+    os.pwrite(handle.memory, (4000).to_bytes(4, "little"), 4096)  # the first record's length
+    with pytest.raises(RingError, match="damaged"):
+        reader.release()
+    os.pwrite(handle.memory, (1 << 20).to_bytes(8, "little"), 128)  # what the reader has released
+    for act in (writer.room, writer.backlog, lambda: writer.reserve(4080, 0.0)):
+        with pytest.raises(RingError, match="damaged"):
+            act()
+    os.pwrite(handle.memory, (1 << 20).to_bytes(8, "little"), 64)  # what the writer has committed
+    assert reader.next() is not None, "it was seen before"
+    with pytest.raises(RingError, match="damaged"):
+        reader.next()
+
+
 def test_waiting_reader_is_woken(handle: RingHandle) -> None:
     writer, reader = RingWriter(handle), RingReader(handle)
     assert reader.wait(0.0) is None

@@ -18,6 +18,7 @@ from PIL import Image
 
 import lipsync_fast
 from lipsync_fast.avatars.jpeg import encode_frame
+from lipsync_fast.avatars.library import AvatarLibrary
 from lipsync_fast.avatars.manifest import Manifest
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.engine.backends import RegionJob, create_backend
@@ -134,6 +135,32 @@ def test_frames_are_those_of_a_rendering(
         assert answer.box == (0, 0, 160, 192)
         assert jpeg == frame.jpeg
         assert 0 < answer.taken_ns <= answer.made_ns <= time.monotonic_ns()
+
+
+def test_the_demo_avatar(engine: Engine, front: Front) -> None:
+    """Frames of 720p with masks, of which the network makes a part: the same bytes as rendered."""
+    path = AvatarLibrary().find("demo")
+    engine.shelf.load("demo", path)
+    served = engine.shelf.served["demo"]
+    m = served.package.manifest
+    jobs = jobs_of(noise(0.4), m.audio, m.picture_index, avatar="demo")
+    for job, pcm in jobs:
+        front.submit(job, pcm)
+        square = msgspec.structs.replace(job, number=100 + job.number, look=Look(Content.REGION))
+        front.submit(square, pcm)
+    got = {answer.number: jpeg for answer, jpeg in front.run(2 * len(jobs))}
+    with lipsync_fast.open(path, backend="cpu", threads=1) as avatar:
+        for frame in avatar.render(noise(0.4), 16_000):
+            assert got[frame.index] == frame.jpeg
+        job, pcm = jobs[5]
+        block = served.block("another", job, pcm)
+        window = avatar.backend.regions([RegionJob(avatar.loaded, job.picture, block)])[0]
+        wanted = served.package.crop(job.picture)[4:-4, 4:-4].copy()
+    w = m.window
+    assert w is not None
+    wanted[w.y : w.y + w.height, w.x : w.x + w.width] = window
+    how = msgspec.structs.replace(m.jpeg, restart_interval=65_535)
+    assert got[105] == jpeg_with_xmp(encode_frame(wanted, how), xmp_packet(m.synthetic))
 
 
 def test_lost_in_the_middle_the_rest_is_the_same(
