@@ -45,6 +45,7 @@ from lipsync_fast.frontend.pace import (
     Picture,
     Started,
 )
+from lipsync_fast.frontend.plan import Change, Planned, Spoken
 from lipsync_fast.frontend.utterance import Utterance
 from lipsync_fast.ipc.messages import Answer, Job, Look, Speech, Status
 
@@ -65,57 +66,6 @@ NOTHING = np.zeros(0, np.float32)
 STEP_IN, STEP_OUT = 1 / (LEAD + 1), 1 / (LEAD_OUT + 1)
 """What a slot changes in the share of the generated mouth."""
 NO_SHARE = 1e-6
-
-
-@dataclass(slots=True)
-class _Spoken:
-    """An utterance on its way through the slots."""
-
-    number: int
-    sound: Utterance
-    heard_ns: int
-    """When its last sound came."""
-    next: int = 0
-    """Frame to be planned next."""
-    under_way: bool = False
-    """Slots are given to its frames one after the other; else it waits for ``_begin``."""
-    dropped: int = 0
-
-    @property
-    def planned(self) -> bool:
-        """All of its frames have slots."""
-        frames = self.sound.frames
-        return frames is not None and self.next >= frames
-
-    @property
-    def decided(self) -> bool:
-        """The sound that its next frame sees has come."""
-        return self.sound.ended or self.next < self.sound.decided
-
-
-@dataclass(slots=True)
-class _Planned:
-    """What a slot is to show."""
-
-    index: int
-    share: float
-    """Of the generated mouth."""
-    flags: Flag = Flag.IDLE
-    spoken: _Spoken | None = None
-    frame: int | None = None
-    job: int = 0
-    jpeg: bytes | None = None
-    box: tuple[int, int, int, int] | None = None
-    failed: bool = False
-    held_ns: int = 0
-    """Worth waiting for up to then: its engine was lost."""
-
-
-@dataclass(slots=True)
-class _Avatar:
-    manifest: Manifest
-    name: str
-    look: Look
 
 
 @dataclass
@@ -158,17 +108,17 @@ class LiveSession:
         """To be shown next."""
         self._next = 0
         """To be planned next."""
-        self._utterances: deque[_Spoken] = deque()
-        self._planned: dict[int, _Planned] = {}
-        self._by_job: dict[int, _Planned] = {}
+        self._utterances: deque[Spoken] = deque()
+        self._planned: dict[int, Planned] = {}
+        self._by_job: dict[int, Planned] = {}
         self._numbers, self._jobs = itertools.count(1), itertools.count(1)
-        self._shown: _Planned | None = None
+        self._shown: Planned | None = None
         self._share = 0.0
         """Of the slot shown last."""
         self._last_speech: tuple[Speech, F32] | None = None
         self._behind = False
         """The clock was held and is not reached again yet."""
-        self._change: _Avatar | None = None
+        self._change: Change | None = None
         self._shifted_ns = 0
         """How far the slots were moved back since the last picture: less than one of them."""
 
@@ -177,7 +127,7 @@ class LiveSession:
         """Sound, 16 kHz mono; begins an utterance where none is open. Gives its number."""
         if not self.open:
             sound = Utterance(self.streams(), self.manifest.audio)
-            self._utterances.append(_Spoken(next(self._numbers), sound, now_ns))
+            self._utterances.append(Spoken(next(self._numbers), sound, now_ns))
         spoken = self._utterances[-1]
         if len(pcm):
             spoken.sound.push(pcm)
@@ -209,7 +159,7 @@ class LiveSession:
 
     def change(self, manifest: Manifest, avatar: str, look: Look) -> None:
         """Another avatar or look: from the next moment on in which nothing is spoken."""
-        self._change = _Avatar(manifest, avatar, look)
+        self._change = Change(manifest, avatar, look)
 
     def answered(self, answer: Answer, jpeg: bytes) -> bool:
         """What an engine made of a job; what is void is ignored. True where a tick is due."""
@@ -281,7 +231,7 @@ class LiveSession:
         return events
 
     @staticmethod
-    def _waits(planned: _Planned) -> bool:
+    def _waits(planned: Planned) -> bool:
         return planned.held_ns > 0 and planned.jpeg is None and not planned.failed
 
     # ------------------------------------------------------------ planning
@@ -315,7 +265,7 @@ class LiveSession:
         self._drop_from(self._slot)
         self._shown, self._last_speech, self._share = None, None, 0.0
 
-    def _begin_ns(self, spoken: _Spoken) -> int | None:
+    def _begin_ns(self, spoken: Spoken) -> int | None:
         """When to begin (again) with an utterance; None while that cannot be said."""
         if spoken.under_way or spoken.planned:
             return None
@@ -327,7 +277,7 @@ class LiveSession:
         decided = spoken.heard_ns + max(0, missing) * 1_000_000_000 // 16_000
         return max(spoken.heard_ns, decided - self._lead * SLOT_NS)
 
-    def _begin(self, spoken: _Spoken, begin_ns: int, now_ns: int) -> None:
+    def _begin(self, spoken: Spoken, begin_ns: int, now_ns: int) -> None:
         """Choose the first slot of an utterance's way in, ``margin`` from its beginning."""
         spoken.under_way = True
         self.margin_ns = self.margin()
@@ -351,7 +301,7 @@ class LiveSession:
         before = self._planned.get(slot - 1)
         return before.share if before is not None else self._share
 
-    def _plan_speech(self, spoken: _Spoken, now_ns: int) -> bool:
+    def _plan_speech(self, spoken: Spoken, now_ns: int) -> bool:
         """Plan the next slot of an utterance: of its way in, or its next frame."""
         slot = self._next
         share = self._share_before(slot) if self._lead else 1.0
@@ -362,7 +312,7 @@ class LiveSession:
             share = share + STEP_IN
             if share < 1 - NO_SHARE:
                 faded = msgspec.structs.replace(speech, share=share)
-                self._ask(_Planned(0, share), faded, samples, now_ns)
+                self._ask(Planned(0, share), faded, samples, now_ns)
                 return True
         if not spoken.decided:
             if self._due(slot) > now_ns:
@@ -377,12 +327,12 @@ class LiveSession:
             flags |= Flag.LAST
         speech, samples = spoken.sound.speech(frame)
         self._last_speech = speech, samples
-        self._ask(_Planned(0, 1.0, flags, spoken, frame), speech, samples, now_ns)
+        self._ask(Planned(0, 1.0, flags, spoken, frame), speech, samples, now_ns)
         spoken.next += 1
         spoken.sound.forget(spoken.next)
         return True
 
-    def _unheard(self, spoken: _Spoken) -> Speech:
+    def _unheard(self, spoken: Spoken) -> Speech:
         """What a mouth shows of an utterance before any of it is heard."""
         return Speech(spoken.sound.stream, -self.manifest.audio.after, None, 0)
 
@@ -393,7 +343,7 @@ class LiveSession:
         if share > NO_SHARE and self._last_speech is not None and self._lead:
             speech, samples = self._last_speech
             faded = msgspec.structs.replace(speech, share=share)
-            self._ask(_Planned(0, share), faded, samples, now_ns)
+            self._ask(Planned(0, share), faded, samples, now_ns)
             return True
         index = self.manifest.picture_index(slot)
         if self._due(slot) <= now_ns or everything:
@@ -401,13 +351,13 @@ class LiveSession:
         elif slot >= self._slot + IDLE_AHEAD or not self.idle or self.own_ready():
             return False
         if self.idle and not self.own_ready():
-            self._ask(_Planned(index, 0.0), None, NOTHING, now_ns)
+            self._ask(Planned(index, 0.0), None, NOTHING, now_ns)
         else:
-            self._planned[slot] = _Planned(index, 0.0)
+            self._planned[slot] = Planned(index, 0.0)
             self._next += 1
         return True
 
-    def _ask(self, planned: _Planned, speech: Speech | None, samples: F32, now_ns: int) -> None:
+    def _ask(self, planned: Planned, speech: Speech | None, samples: F32, now_ns: int) -> None:
         """Give the next slot to a picture, and ask for it unless it is too late for that."""
         slot = self._next
         planned.index = self.manifest.picture_index(slot)
@@ -442,7 +392,7 @@ class LiveSession:
         """The present slot's picture and what is to be told with it."""
         slot, events = self._slot, list[Event]()
         passed_over = not self._behind and now_ns - self._due(slot) > AHEAD * SLOT_NS
-        planned = self._planned.pop(slot, None) or _Planned(
+        planned = self._planned.pop(slot, None) or Planned(
             self.manifest.picture_index(slot), self._share
         )
         self._by_job.pop(planned.job, None)
@@ -478,7 +428,7 @@ class LiveSession:
             self._origin_ns += more
             self._late_in_a_row = 0
 
-    def _picture(self, slot: int, planned: _Planned) -> Picture:
+    def _picture(self, slot: int, planned: Planned) -> Picture:
         due = self._due(slot)
         return Picture(
             slot,
@@ -492,9 +442,9 @@ class LiveSession:
             due - self.margin_ns,
         )
 
-    def _repeated(self, slot: int, planned: _Planned) -> Picture:
+    def _repeated(self, slot: int, planned: Planned) -> Picture:
         """The last picture again, or the avatar's own one where there is none."""
-        before = self._shown or _Planned(planned.index, 0.0)
+        before = self._shown or Planned(planned.index, 0.0)
         return self._picture(
             slot,
             replace(

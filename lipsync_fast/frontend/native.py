@@ -18,20 +18,30 @@ import structlog
 import trio
 
 from lipsync_fast.avatars.package import AvatarPackage
-from lipsync_fast.errors import AvatarError, LipsyncError
+from lipsync_fast.errors import LipsyncError
 from lipsync_fast.frontend.burst import BurstSession
 from lipsync_fast.frontend.live import LiveSession
+from lipsync_fast.frontend.opening import (
+    GOING_AWAY,
+    MOST_ERRORS,
+    NORMAL,
+    POLICY,
+    EndError,
+    begin,
+    code_of,
+    count_error,
+    receive,
+)
 from lipsync_fast.frontend.outbox import Item, Outbox
 from lipsync_fast.frontend.pace import Ended, Event, Flag, Pace, Picture, Started
 from lipsync_fast.frontend.pool import Pending
-from lipsync_fast.frontend.services import RETRY_S, EngineLostError, Services
+from lipsync_fast.frontend.services import RETRY_S, Services
 from lipsync_fast.frontend.sockets import Socket, SocketClosedError
 from lipsync_fast.frontend.sound import ClientSound
 from lipsync_fast.ipc.messages import Answer, Content, Job, Look, scaled_size
 from lipsync_fast.protocol import (
     ClientMessage,
     Error,
-    ErrorCode,
     MediaFlag,
     MediaHeader,
     MediaType,
@@ -58,87 +68,20 @@ from lipsync_fast.protocol import (
 from lipsync_fast.provenance import jpeg_with_xmp, xmp_packet
 
 log = structlog.get_logger("lipsync.front")
-MOST_ERRORS = 100
-"""Mistakes that a client may make in one connection."""
 STATS_S = 5.0
-NORMAL, GOING_AWAY, POLICY = 1000, 1001, 1008
-
-
-class _EndError(Exception):
-    """The session ends: close the connection with this code and reason."""
-
-    def __init__(self, code: int, reason: str) -> None:
-        super().__init__(reason)
-        self.code, self.reason = code, reason
 
 
 async def serve_native(socket: Socket, services: Services, first: str | bytes | None) -> None:
     """Speak lipsync.v1 until the client goes; ``first`` is a message that has come already."""
     code, reason = NORMAL, ""
     try:
-        session = NativeSession(socket, services, *await _begin(socket, services, first))
+        session = NativeSession(socket, services, *await begin(socket, services, first))
         await session.run()
-    except _EndError as end:
+    except EndError as end:
         code, reason = end.code, end.reason
     except SocketClosedError:
         return
     await socket.close(code, reason)
-
-
-async def _begin(
-    socket: Socket, services: Services, first: str | bytes | None
-) -> tuple[SessionStart, str, AvatarPackage]:
-    """Take messages until one starts a session: what it wants, and its avatar."""
-    for _ in range(MOST_ERRORS):
-        message = first
-        if message is None:
-            message = await services.unless_draining(lambda: _receive(socket, services))
-        if message is None:
-            raise _EndError(GOING_AWAY, "the server is going away")
-        first = None
-        try:
-            wanted = _decoded(message)
-            if isinstance(wanted, Ping):
-                await socket.send(encode(Pong(id=wanted.id)))
-                continue
-            if isinstance(wanted, SessionStop):
-                raise _EndError(NORMAL, "stopped")
-            if not isinstance(wanted, SessionStart):
-                raise ProtocolError("expected session.start")
-            name = wanted.avatar or services.default_avatar
-            return wanted, name, await services.avatar(name)
-        except LipsyncError as error:
-            code = code_of(error)
-            count_error(services, code)
-            await socket.send(encode(Error(code=code, message=str(error), fatal=False)))
-    raise _EndError(POLICY, f"{MOST_ERRORS} mistakes before session.start")
-
-
-async def _receive(socket: Socket, services: Services) -> str | bytes:
-    limit = services.config.limits.idle_s
-    with trio.move_on_after(limit):
-        return await socket.receive()
-    raise _EndError(POLICY, f"nothing was heard for {limit:g} s; send a ping now and then")
-
-
-def _decoded(message: str | bytes) -> ClientMessage:
-    if isinstance(message, bytes):
-        raise ProtocolError("expected session.start, got a binary message")
-    return decode_client(message)
-
-
-def code_of(error: LipsyncError) -> ErrorCode:
-    """The stable word for what went wrong."""
-    if isinstance(error, ProtocolError):
-        return "unsupported_audio" if "$.audio" in str(error) else "bad_request"
-    if isinstance(error, AvatarError):
-        return "unknown_avatar"
-    return "engine_lost" if isinstance(error, EngineLostError) else "internal"
-
-
-def count_error(services: Services, code: ErrorCode) -> None:
-    """Note an error that a client is told of."""
-    services.load.errors[code] = services.load.errors.get(code, 0) + 1
 
 
 class _Signal:
@@ -237,18 +180,18 @@ class NativeSession:
         """Until the client goes.
 
         Raises:
-            SocketClosedError, _EndError: how it ended.
+            SocketClosedError, EndError: how it ended.
         """
         load = self._services.load
         load.sessions += 1
-        ended: list[_EndError | SocketClosedError] = []
+        ended: list[EndError | SocketClosedError] = []
         try:
             async with trio.open_nursery() as nursery:
 
                 async def until_end(task: Callable[[], Awaitable[None]]) -> None:
                     try:
                         await task()
-                    except (_EndError, SocketClosedError) as error:
+                    except (EndError, SocketClosedError) as error:
                         ended.append(error)
                         nursery.cancel_scope.cancel()
 
@@ -278,13 +221,13 @@ class NativeSession:
         count_error(self._services, code)
         self._say(Error(code=code, message=str(error), fatal=fatal))
         if fatal:
-            raise _EndError(POLICY, f"{MOST_ERRORS} mistakes")
+            raise EndError(POLICY, f"{MOST_ERRORS} mistakes")
 
     # ------------------------------------------------------------ what comes in
     async def _receive_all(self) -> None:
         limit = self._services.config.limits.queued_s
         while True:
-            message = await _receive(self._socket, self._services)
+            message = await receive(self._socket, self._services)
             try:
                 if isinstance(message, bytes):
                     self._hear(message)
@@ -334,7 +277,7 @@ class NativeSession:
         elif isinstance(message, Ping):
             self._say(Pong(id=message.id))
         elif isinstance(message, SessionStop):
-            raise _EndError(NORMAL, "stopped")
+            raise EndError(NORMAL, "stopped")
         else:
             raise ProtocolError("the session has begun already; use session.update, or reconnect")
 
@@ -479,7 +422,7 @@ class NativeSession:
 
     async def _send_all(self) -> None:
         await self._outbox.run()
-        raise _EndError(GOING_AWAY, "the server is going away")
+        raise EndError(GOING_AWAY, "the server is going away")
 
     async def _leave_when_drained(self) -> None:
         """When the server drains: say what is to be said, then go."""

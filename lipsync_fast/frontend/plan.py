@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What live.py plans with: utterances on their way, and what a slot is to show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lipsync_fast.avatars.manifest import Manifest
+from lipsync_fast.frontend.pace import Flag
+from lipsync_fast.frontend.utterance import Utterance
+from lipsync_fast.ipc.messages import Look
+
+
+@dataclass(slots=True)
+class Spoken:
+    """An utterance on its way through the slots."""
+
+    number: int
+    sound: Utterance
+    heard_ns: int
+    """When its last sound came."""
+    next: int = 0
+    """Frame to be planned next."""
+    under_way: bool = False
+    """Slots are given to its frames one after the other; else it waits for ``_begin``."""
+    dropped: int = 0
+
+    @property
+    def planned(self) -> bool:
+        """All of its frames have slots."""
+        frames = self.sound.frames
+        return frames is not None and self.next >= frames
+
+    @property
+    def decided(self) -> bool:
+        """The sound that its next frame sees has come."""
+        return self.sound.ended or self.next < self.sound.decided
+
+
+@dataclass(slots=True)
+class Planned:
+    """What a slot is to show."""
+
+    index: int
+    share: float
+    """Of the generated mouth."""
+    flags: Flag = Flag.IDLE
+    spoken: Spoken | None = None
+    frame: int | None = None
+    job: int = 0
+    jpeg: bytes | None = None
+    box: tuple[int, int, int, int] | None = None
+    failed: bool = False
+    held_ns: int = 0
+    """Worth waiting for up to then: its engine was lost."""
+
+
+@dataclass(slots=True)
+class Change:
+    """Another avatar or look, for when nothing is spoken."""
+
+    manifest: Manifest
+    name: str
+    look: Look
