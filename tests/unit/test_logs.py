@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lines of the log: one for each event, in text and JSON, from logging and structlog alike."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from lipsync_fast.config import Log
+from lipsync_fast.logs import setup_logs, setup_plain_logs
+
+
+@pytest.fixture(autouse=True)
+def untouched() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+def test_text(capsys: pytest.CaptureFixture[str]) -> None:
+    setup_logs(Log(), "front-1")
+    log = structlog.get_logger("lipsync.test")
+    log.info("100% done", count=3, path="a b", empty="", name="x")
+    log.debug("not at this level")
+    logging.getLogger("other").warning("plain %s", "words")
+    out, err = capsys.readouterr()
+    assert out == ""
+    first, second = err.splitlines()
+    assert first.endswith("Z info front-1 100% done count=3 path='a b' empty='' name=x")
+    assert second.endswith("Z warning front-1 plain words")
+    assert first[:2] == "20"
+    assert first[10] == "T"
+
+
+def test_json(capsys: pytest.CaptureFixture[str]) -> None:
+    setup_logs(Log(format="json", level="debug"), "front-1")
+    log = structlog.get_logger("lipsync.test")
+    log.debug("event", count=3, ratio=0.5, good=True, what=ValueError("no"))
+    try:
+        raise RuntimeError("here")
+    except RuntimeError:
+        log.exception("failed")
+    first, second = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+    assert first.pop("time").endswith("Z")
+    assert first == {
+        "level": "debug",
+        "process": "front-1",
+        "message": "event",
+        "count": 3,
+        "ratio": 0.5,
+        "good": True,
+        "what": "no",
+    }
+    assert second["level"] == "error"
+    assert "RuntimeError: here" in second["trace"]
+
+
+@pytest.mark.parametrize("kind", ["text", "json"])
+def test_nobody_begins_a_line_of_his_own(capsys: pytest.CaptureFixture[str], kind: str) -> None:
+    """What a client sends may be logged, and cannot pass for another event."""
+    setup_logs(Log(format=kind), "front-1")
+    evil = "x\n2026-01-01T00:00:00.000Z error supervisor all is lost\x1b[2J"
+    structlog.get_logger("lipsync.test").info(evil, name=evil)
+    logging.getLogger("other").error(evil)
+    err = capsys.readouterr().err
+    assert len(err.splitlines()) == 2
+    assert "\x1b" not in err
+
+
+def test_plain_logs_need_no_structlog(capsys: pytest.CaptureFixture[str]) -> None:
+    setup_plain_logs(Log(level="error"), "engine-1")
+    logging.getLogger("lipsync.engine").warning("quiet")
+    logging.getLogger("lipsync.engine").error("loud")
+    assert capsys.readouterr().err.rstrip().endswith("error engine-1 loud")
