@@ -20,8 +20,9 @@ from lipsync_fast.ipc.ring import RingHandle
 from lipsync_fast.supervisor.children import Child
 
 JOB_RING = 8 << 20
-ANSWER_RING, LEAST_ANSWER_RING = 64 << 20, 16 << 20
-"""Bytes for a pair where there is one front; several share this, down to the least."""
+ANSWER_RING, GPU_ANSWER_RING = 16 << 20, 64 << 20
+"""Bytes: a second of pictures, and more, from a CPU engine; a third of a second from a GPU's, which
+its fronts share. Larger ones cost: making, taking and dropping them takes 2 ms for each MB."""
 RETRY_S = 1.0
 
 log = logging.getLogger("lipsync.supervisor")
@@ -29,9 +30,11 @@ Key = tuple[str, str]
 Couple = tuple[RingHandle, RingHandle]
 
 
-def answer_ring(fronts: int) -> int:
-    """Bytes of an answer ring where there are so many fronts; a power of two."""
-    return max(LEAST_ANSWER_RING, ANSWER_RING >> (fronts - 1).bit_length())
+def answer_ring(device: str, fronts: int) -> int:
+    """Bytes of an answer ring from an engine on a device, with so many fronts; a power of two."""
+    if device == "cpu":
+        return ANSWER_RING
+    return max(ANSWER_RING, GPU_ANSWER_RING >> (fronts - 1).bit_length())
 
 
 class Pairs:
@@ -44,7 +47,7 @@ class Pairs:
 
     def __init__(self, children: Callable[[], list[Child]], fronts: int) -> None:
         self._children = children
-        self._answers = answer_ring(fronts)
+        self._fronts = fronts
         self._generations = itertools.count(1)
         self._made: dict[Key, Couple] = {}
         self._given: set[Key] = set()
@@ -90,7 +93,8 @@ class Pairs:
     async def _make(self, front: Child, engine: Child) -> bool:
         generation = next(self._generations)
         try:
-            couple = await trio.to_thread.run_sync(self._create, generation)
+            size = answer_ring(engine.device, self._fronts)
+            couple = await trio.to_thread.run_sync(_create, generation, size)
         except RingError as error:
             log.error(
                 "no rings; trying again",
@@ -102,14 +106,6 @@ class Pairs:
         else:
             self._made[front.name, engine.name] = couple
         return True
-
-    def _create(self, generation: int) -> Couple:
-        jobs = RingHandle.create(JOB_RING, generation)
-        try:
-            return jobs, RingHandle.create(self._answers, generation)
-        except RingError:
-            jobs.close()
-            raise
 
     def _give_all(self) -> None:
         for front, engine in self._living():
@@ -133,6 +129,15 @@ class Pairs:
         for couple in self._made.values():
             self._close(couple)
         self._made.clear()
+
+
+def _create(generation: int, answer_bytes: int) -> Couple:
+    jobs = RingHandle.create(JOB_RING, generation)
+    try:
+        return jobs, RingHandle.create(answer_bytes, generation)
+    except RingError:
+        jobs.close()
+        raise
 
 
 def _has_gone(child: Child) -> bool:
