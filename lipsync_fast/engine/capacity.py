@@ -20,12 +20,17 @@ FRAMES = 4
 """Of the avatar that are used; each is made once beforehand, as all are in the long run."""
 
 
-def measure(backend: Backend, encoder: FrameEncoder, served: Served) -> float:
+def measure(
+    backend: Backend, encoder: FrameEncoder, served: Served, seconds: float = MEASURE_S
+) -> float:
     """Frames a second of an avatar with all threads, from audio features to JPEGs.
 
-    It makes frames for a quarter of a second, which also makes the first real ones quick. On a CPU
-    it goes by processor time, as if the threads had their processors to themselves: what else
-    starts at the same time, another engine most likely, takes part of them only for now.
+    The first frames are not counted; they also make the first real ones quick. On a CPU it goes by
+    processor time, as if the threads had their processors to themselves: what else starts at the
+    same time, another engine most likely, takes part of them only for now.
+
+    Args:
+        seconds: how long to make frames that are counted; with 0, only the first ones are made.
     """
     package = served.package
     variant = Variant(package.manifest.jpeg.quality)
@@ -46,9 +51,11 @@ def measure(backend: Backend, encoder: FrameEncoder, served: Served) -> float:
 
     for future in [submit(index) for index in range(count)]:
         future.result()
+    if seconds == 0:
+        return 0.0
     made, begun, used = 0, time.perf_counter(), time.process_time()
     flying: deque[Future[bytes]] = deque()
-    while time.perf_counter() - begun < MEASURE_S:
+    while time.perf_counter() - begun < seconds:
         while len(flying) < backend.depth:
             flying.append(submit(made % count))
             made += 1

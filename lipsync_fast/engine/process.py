@@ -82,7 +82,7 @@ class Process:
             LipsyncError: the device cannot be used.
         """
         self.link.send(Hello(role="engine", pid=os.getpid(), device=self.spec.device))
-        from lipsync_fast.engine.capacity import measure
+        from lipsync_fast.engine.capacity import MEASURE_S, measure
 
         self.engine = engine = create_engine(self.spec)
         for name, path in self.spec.avatars.items():
@@ -93,10 +93,11 @@ class Process:
                 self.link.send(AvatarState(name=name, error=str(error)))
             else:
                 self.link.send(AvatarState(name=name))
-        capacity = 0.0
-        if engine.shelf.served:
-            first = next(iter(engine.shelf.served.values()))
-            capacity = measure(engine.backend, engine.encoder, first)
+        capacity = self.spec.capacity
+        for first in list(engine.shelf.served.values())[:1]:
+            seconds = 0 if capacity else MEASURE_S
+            measured = measure(engine.backend, engine.encoder, first, seconds)
+            capacity = capacity or measured
         log.info("ready: %.1f frames/s", capacity)
         self.link.send(Ready(capacity=capacity))
 
@@ -111,9 +112,10 @@ class Process:
             if self._draining and not worked and self.engine.idle:
                 self.link.send(Bye())
                 return
-            if not worked:
-                self.engine.warm()
-            self._sleep(0 if worked or self.leaving else self._until_beat_ms())
+            timeout_ms = 0
+            if not worked and not self.leaving:
+                timeout_ms = min(self._until_beat_ms(), int(self.engine.warm() * 1000) + 1)
+            self._sleep(timeout_ms)
 
     def _until_beat_ms(self) -> int:
         return max(0, (self._next_beat - time.monotonic_ns()) // 1_000_000 + 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +15,8 @@ from lipsync_fast.engine.served import Pictures, Served
 from lipsync_fast.errors import AvatarError
 
 log = logging.getLogger("lipsync.engine")
+SELDOM_S = 1.0
+RESTS = 2
 Loaded = Callable[[str, str], None]
 """Gets an avatar's name and the reason why it was not loaded, or nothing."""
 
@@ -32,7 +35,8 @@ class Shelf:
         self._loading: dict[str, Future[Served]] = {}
         self._loaded: deque[tuple[str, Future[Served], Loaded]] = deque()
         self._chores = ThreadPoolExecutor(1, "lipsync-chores")
-        self._chore: tuple[Served, Future[None]] | None = None
+        self._chore: tuple[Served, Future[None], float] | None = None
+        self._rested_at = 0.0
 
     @property
     def served(self) -> dict[str, Served]:
@@ -91,26 +95,38 @@ class Shelf:
         while self._loaded:
             self._take_in(*self._loaded.popleft())
         if self._chore is not None and self._chore[1].done():
-            (served, future), self._chore = self._chore, None
+            (served, future, begun), self._chore = self._chore, None
+            now = time.monotonic()
+            self._rested_at = now + RESTS * (now - begun)
             error = future.exception()
             if error is not None:  # it comes up again in the jobs that meet it
                 log.warning("avatar %s: %s", served.package.path, error)
                 served.done_chores()
             self.release(served)
 
-    def warm(self) -> bool:
-        """Begin to prepare one frame of an avatar; False when there is nothing to prepare now."""
+    def warm(self) -> float:
+        """Begin to prepare one frame of an avatar, if it is time.
+
+        Between two, there is a rest of ``RESTS`` times what one took: another engine may be using
+        the same processors for speech.
+
+        Returns:
+            Seconds after which to call again.
+        """
         if self._chore is not None:
-            return False
+            return SELDOM_S
+        left = self._rested_at - time.monotonic()
+        if left > 0:
+            return left
         for served in self._served.values():
             chore = self._pictures.chore(self._backend, served)
             if chore is not None:
                 served.users += 1
                 future = self._chores.submit(chore)
-                self._chore = served, future
+                self._chore = served, future, time.monotonic()
                 future.add_done_callback(lambda _: self._wake())
-                return True
-        return False
+                break
+        return SELDOM_S
 
     def close(self) -> None:
         """Stop the threads and close the packages; before the backend is closed."""

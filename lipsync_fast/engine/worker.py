@@ -30,7 +30,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from lipsync_fast.engine.backends.base import Backend, RegionJob
 from lipsync_fast.engine.served import Box, Lane, Pictures, Waiting
-from lipsync_fast.engine.shelf import Shelf
+from lipsync_fast.engine.shelf import SELDOM_S, Shelf
 from lipsync_fast.engine.splice import FrameEncoder
 from lipsync_fast.errors import LipsyncError, RingError
 from lipsync_fast.ipc.control import Load
@@ -155,12 +155,15 @@ class Engine:
         for lane in self.lanes.values():
             lane.jobs.hear()
 
-    def warm(self) -> bool:
-        """With nothing else to do, begin to prepare one frame of an avatar; True when begun.
+    def warm(self) -> float:
+        """With nothing else to do, begin to prepare one frame of an avatar.
 
         So a job that comes meanwhile is held up by one frame's preparation at most.
+
+        Returns:
+            Seconds after which to call again.
         """
-        return self.idle and self.shelf.warm()
+        return self.shelf.warm() if self.idle else SELDOM_S
 
     def sleep(self, timeout_s: float) -> None:
         """Wait until there is something to do, or for so long (for tests and small programs)."""

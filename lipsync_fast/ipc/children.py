@@ -28,6 +28,8 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
         threads: of the CPU backend; None for its own choice.
         avatars: name to path of those to load before it says Ready, the default one first.
         heartbeat_s: how often to send Heartbeat.
+        capacity: frames a second that an engine of this kind makes, where it is known; else it is
+            measured, which takes all threads for a quarter of a second, from others' work, too.
     """
 
     name: str
@@ -37,6 +39,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
     threads: int | None = None
     avatars: dict[str, str] = {}
     heartbeat_s: float = 0.25
+    capacity: float = 0.0
     log: Log = Log()
 
 

@@ -157,6 +157,24 @@ def test_an_avatar_that_cannot_be_loaded_does_not_keep_it_from_working(
     assert engine.answer()[0].status == Status.MADE
 
 
+def test_what_is_known_is_not_measured(host: Host, tiny_avatar: Path) -> None:
+    engine = host.start({"tiny": str(tiny_avatar)}, capacity=123.0)
+    assert host.expect(engine, Ready).capacity == 123.0
+    engine.connect()
+    engine.submit(own(0, 1))
+    assert engine.answer()[0].status == Status.MADE
+
+
+def test_an_idle_engine_prepares_its_avatars(host: Host, engine: Engine) -> None:
+    """Without being asked for anything, until there is nothing left to prepare."""
+    held = host.expect(engine, Heartbeat, lambda beat: beat.load.cache_bytes["encoded frames"] > 0)
+    most = held.load.cache_bytes["encoded frames"]
+    beat = host.expect(
+        engine, Heartbeat, lambda beat: beat.load.cache_bytes["encoded frames"] > most
+    )
+    assert beat.load.made == 0
+
+
 def test_a_device_that_is_not_there(host: Host, tmp_path: Path) -> None:
     """Ends with a line that says so."""
     with open(tmp_path / "log", "w+b") as log:
