@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lipsync_fast.cli.serve import FLAGS
 from lipsync_fast.config import Avatars, Listen, ServeConfig
 from lipsync_fast.config_load import Loaded, as_toml, keys, load
 from lipsync_fast.errors import ConfigError
@@ -160,3 +161,15 @@ def test_a_secret_is_not_shown_in_an_error(tmp_path: Path) -> None:
 def test_a_bad_flag_is_named() -> None:
     with pytest.raises(ConfigError, match=r"--http-port: listen\.http_port = 70000: expected"):
         load(None, {}, {"listen.http_port": ("--http-port", 70000)})
+
+
+def test_the_manual_lists_every_key_with_its_default_and_flag() -> None:
+    manual = Path(__file__).parents[2] / "docs" / "operations.md"
+    rows = [line.split("|") for line in manual.read_text().splitlines() if line.startswith("| `")]
+    told = {row[1].strip(" `"): (row[2].strip(" `"), row[3]) for row in rows if len(row) == 6}
+    assert list(told) == list(keys())
+    flag_of = {key: f"--{flag}" for flag, key in FLAGS.items()}
+    values = [line for line in as_toml(load(None, {})).splitlines() if " = " in line]
+    for (name, (default, flag)), line in zip(told.items(), values, strict=True):
+        assert line == f"{name.rpartition('.')[2]} = {default}  # default"
+        assert flag.split("`")[1:2] == ([flag_of[name]] if name in flag_of else [])
