@@ -14,6 +14,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ class Browser:
     def __init__(self, folder: Path, *flags: str) -> None:
         executable = chromium()
         assert executable is not None
+        self._left = contextlib.ExitStack()
         self._log = (folder / "chromium.log").open("wb")
         data = folder / "profile"
         self._process = subprocess.Popen(
@@ -62,7 +64,7 @@ class Browser:
         )
         try:
             port = int(_wait_for_file(data / "DevToolsActivePort", self._process).split()[0])
-            self.page = Page(_page_of(port))
+            self.page = Page(self._left.enter_context(_page_of(port)))
         except BaseException:
             self._kill()
             raise
@@ -70,7 +72,7 @@ class Browser:
     def close(self) -> None:
         """End it, with all its processes."""
         with contextlib.suppress(Exception):
-            self.page.close()
+            self._left.close()
         self._kill()
 
     def _kill(self) -> None:
@@ -90,7 +92,7 @@ def _wait_for_file(path: Path, process: subprocess.Popen[bytes]) -> str:
     raise AssertionError("Chromium did not start; see chromium.log")
 
 
-def _page_of(port: int) -> ClientConnection:
+def _page_of(port: int) -> AbstractContextManager[ClientConnection]:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list", timeout=20) as answer:
         targets = json.load(answer)
     url = next(t["webSocketDebuggerUrl"] for t in targets if t["type"] == "page")
@@ -107,10 +109,6 @@ class Page:
         """Errors and warnings of the console, refused resources, exceptions that nobody caught."""
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.command(f"{domain}.enable")
-
-    def close(self) -> None:
-        """Hang up."""
-        self._connection.close()
 
     def command(self, method: str, **parameters: Any) -> dict[str, Any]:
         """Do something; what it answers."""

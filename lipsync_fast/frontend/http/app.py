@@ -123,7 +123,7 @@ def facts_of(name: str, package: AvatarPackage) -> AvatarFacts:
 
 
 def all_facts(services: Services) -> list[AvatarFacts]:
-    """What can be told of all avatars; opens those not looked at yet, so not for the main thread."""
+    """What can be told of all avatars; opens them, so not for the thread that serves all."""
     found = []
     for name in services.avatar_names():
         try:

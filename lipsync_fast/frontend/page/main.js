@@ -86,6 +86,7 @@ function told(message) {
   } else if (message.type === "utterance.ended" || message.type === "session.interrupted") {
     speaking = false;
     metrics.lost += message.dropped ?? 0;
+    if (message.dropped > message.frames / 2) notice("too-slow", {}, microphone ? null : again);
     if (message.type === "session.interrupted") player.interrupted();
   } else if (message.type === "session.overloaded") {
     stopPlayback();
@@ -257,6 +258,7 @@ async function say(load, name) {
     closeMicrophone();
     clearNotice("");
     playback = new FilePlayback(pcm, RATE, sink);
+    playback.start(); // a short one ends at once
   } catch (error) {
     if (!(error instanceof SourceError)) throw error;
     notice(error.word, { detail: name });

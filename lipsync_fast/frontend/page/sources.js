@@ -49,6 +49,9 @@ export class FilePlayback {
   constructor(pcm, rate, { send, end }) {
     Object.assign(this, { pcm, rate, send, end });
     this.sent = 0;
+  }
+
+  start() {
     this.began = performance.now();
     this.timer = setInterval(() => this.go(), (PIECE * 1000) / 2);
     this.go();

@@ -18,6 +18,7 @@ export const FAILURES = {
   "refused": ["The server refuses this page. Open it by the address that the server printed. It is tried again {when}.", "Try now"],
   "token": ["This server asks for a token. Its operator has it: listen.token.", null],
   "overloaded": ["As many are speaking as the server can serve. Wait a moment, then say it again.", "Say it again"],
+  "too-slow": ["The server was too busy to make most of the pictures in time. Say it again, or try later.", "Say it again"],
   "unknown-avatar": ["The avatar “{detail}” cannot be used here. The default one is shown.", null],
   "no-avatars": ["The list of avatars could not be read; the default one is shown.", "Try again"],
   "engine-lost": ["The engine that made the pictures has stopped; another one takes over. Say it again.", "Say it again"],
