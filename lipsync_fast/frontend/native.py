@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 
+import numpy as np
 import structlog
 import trio
 
@@ -33,7 +34,7 @@ from lipsync_fast.frontend.opening import (
     receive,
 )
 from lipsync_fast.frontend.outbox import Item, Outbox
-from lipsync_fast.frontend.pace import Ended, Event, Flag, Pace, Picture, Started
+from lipsync_fast.frontend.pace import F32, Ended, Event, Flag, Pace, Picture, Started
 from lipsync_fast.frontend.pool import Pending
 from lipsync_fast.frontend.services import RETRY_S, Services
 from lipsync_fast.frontend.sockets import Socket, SocketClosedError
@@ -69,6 +70,8 @@ from lipsync_fast.provenance import jpeg_with_xmp, xmp_packet
 
 log = structlog.get_logger("lipsync.front")
 STATS_S = 5.0
+QUIET, PAUSE_SAMPLES = 0.02, 3_200
+"""A pause in the sound: no sample beyond the one for as many as the other (200 ms), or none."""
 
 
 async def serve_native(socket: Socket, services: Services, first: str | bytes | None) -> None:
@@ -119,7 +122,8 @@ class NativeSession:
         self._sequence = self._frames = self._skipped = self._errors = 0
         self._speaking = False
         self._refused_ns = 0
-        """Sound is dropped until then: too many others speak. 0 while it is not."""
+        """Sound is dropped, until then at least: too many others speak. 0 while it is not."""
+        self._quiet = self._heard_ns = 0
         self._latency_ms: float | None = None
         self._set_avatar(avatar, package, start.video)
         self._pace = self._new_pace(package)
@@ -243,19 +247,28 @@ class NativeSession:
     def _hear(self, data: bytes) -> None:
         now = time.monotonic_ns()
         pcm = self._sound.push(data)
-        if not self._pace.open and not self._admitted(now):
+        if not self._pace.open and not self._admitted(pcm, now):
             return
         self._set_speaking(True)
         self._sound.keep(self._pace.hear(pcm, now))
 
-    def _admitted(self, now: int) -> bool:
-        """Whether an utterance may begin; tells the client where not."""
-        if now < self._refused_ns:
-            return False
+    def _admitted(self, pcm: F32, now: int) -> bool:
+        """Whether an utterance may begin; tells the client where not.
+
+        What was refused stays refused: its rest is no utterance. One begins behind its end, or,
+        for a microphone that is always open, behind a pause in the sound.
+        """
+        if self._refused_ns:
+            loud = len(pcm) > 0 and float(np.abs(pcm).max()) > QUIET
+            paused = (now - self._heard_ns) * 16_000 // 1_000_000_000
+            self._quiet = max(paused, 0 if loud else self._quiet + len(pcm))
+            self._heard_ns = now
+            if now < self._refused_ns or self._quiet < PAUSE_SAMPLES:
+                return False
         if self._speaking or self._services.may_speak():
             self._refused_ns = 0
             return True
-        self._refused_ns = now + int(RETRY_S * 1e9)
+        self._refused_ns, self._quiet, self._heard_ns = now + int(RETRY_S * 1e9), 0, now
         self._sound.reset()
         self._services.refused("utterance")
         count_error(self._services, "overloaded")
