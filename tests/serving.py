@@ -28,11 +28,11 @@ STAND_IN = Path(__file__).with_name("stand_in.py")
 
 
 def until(found: Callable[[], T | None], what: str = "") -> T:
-    """Wait until something is there (neither None nor False)."""
+    """Wait until something is there: neither None, nor False, nor empty."""
     end = time.monotonic() + PATIENCE_S
     while time.monotonic() < end:
         value = found()
-        if value is not None and value is not False:
+        if value:
             return value
         time.sleep(0.005)
     raise AssertionError(f"waited {PATIENCE_S:g} s in vain {what}")

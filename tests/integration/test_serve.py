@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tomllib
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -135,21 +136,21 @@ def test_several_fronts_share_the_ports() -> None:
         try:
             for _ in range(40):  # the kernel shares them out by their addresses
                 clients.append(start(running, status.ports[0]))
-                if running.when(_sessions_of_all(len(clients))):
+                if all(running.when(_sessions_of_all(len(clients)))):
                     break
-            assert running.when(_sessions_of_all(len(clients)))
+            assert all(running.when(_sessions_of_all(len(clients))))
         finally:
             for client in clients:
                 client.socket.close()
         assert running.stop() == 0
 
 
-def _sessions_of_all(count: int) -> Any:
-    """Once all fronts together have so many sessions: whether each has one. None before."""
+def _sessions_of_all(count: int) -> Callable[[ServerStatus], list[int] | None]:
+    """The sessions of each front, once they are so many together."""
 
-    def look(status: ServerStatus) -> tuple[bool] | None:
+    def look(status: ServerStatus) -> list[int] | None:
         sessions = [front.load.sessions for front in status.fronts]
-        return (min(sessions) > 0,) if sum(sessions) == count else None
+        return sessions if sum(sessions) == count else None
 
     return look
 
