@@ -3,13 +3,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from pathlib import Path
 from typing import Generic, TypeVar
 
 Value = TypeVar("Value")
 Key = tuple[Hashable, ...]
+
+
+def within_memory(most: int, share: float = 1 / 8) -> int:
+    """``most`` bytes, or that share of the memory that this process may use, where it is less."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
+        memory = min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(most, int(memory * share))
 
 
 class ByteLru(Generic[Value]):

@@ -28,6 +28,9 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lipsync_fast.engine.backends.base import Backend, RegionJob
 from lipsync_fast.engine.served import Box, Lane, Pictures, Waiting
 from lipsync_fast.engine.shelf import SELDOM_S, Shelf
@@ -41,10 +44,13 @@ PATIENCE_S = 0.1
 """How long a full answer ring is waited for."""
 MOST_WAITING = 512
 """Jobs of a front that are taken and not begun; more wait in its ring (some 40 kB each here)."""
+HASTE_S = 0.003
+"""Spent on the audio of some jobs before they are given out, and others wait for the next step."""
 OWN_AT_A_TIME = 2
 """Avatars' own pictures that are being fetched or encoded."""
 
 log = logging.getLogger("lipsync.engine")
+Prepared = tuple[Waiting, RegionJob, Callable[[NDArray[np.uint8]], tuple[bytes, Box]]]
 Finished = tuple[Waiting, "Future[tuple[bytes, Box]]"]
 
 
@@ -182,7 +188,7 @@ class Engine:
         while lanes:
             for lane in list(lanes):
                 try:
-                    took = lane.waiting < MOST_WAITING and self._take_one(lane)
+                    took = self._is_served(lane) and self._take_one(lane)
                 except RingError as error:
                     log.error("front %s: %s; its rings are given up", lane.name, error)
                     self.detach(lane.name)
@@ -193,14 +199,16 @@ class Engine:
         return any_taken
 
     def _take_one(self, lane: Lane) -> bool:
-        record = lane.jobs.next()
+        record = None if lane.waiting >= MOST_WAITING else lane.jobs.next()
         if record is None:
             return False
-        try:
-            self._admit(lane, record)
-        finally:
+        self._admit(lane, record)
+        if self._is_served(lane):  # answering it may have shown that its rings are of no use
             lane.jobs.release()
         return True
+
+    def _is_served(self, lane: Lane) -> bool:
+        return self.lanes.get(lane.name) is lane
 
     def _admit(self, lane: Lane, record: memoryview) -> None:
         try:
@@ -247,29 +255,36 @@ class Engine:
     # ------------------------------------------------------------ begin
     def _begin(self) -> bool:
         """Give out as many jobs as keep the device busy, the most urgent first."""
-        batch: list[tuple[Waiting, RegionJob, Callable[..., tuple[bytes, Box]]]] = []
+        batch: list[Prepared] = []
+        begun = time.monotonic()
+        any_begun = False
         while self._due(self._spoken, self._making + len(batch) < self.backend.depth):
             entry = self._pop(self._spoken)
             assert entry.pcm is not None
+            any_begun = True
             try:
                 block = entry.avatar.block(entry.lane.name, entry.job, entry.pcm)
                 batch.append((entry, *self._pictures.spoken(entry, block)))
             except (LipsyncError, ValueError) as error:
                 self._end(entry, error=str(error))
+            if time.monotonic() - begun > HASTE_S:
+                break  # there were many features to compute: the device is not to wait for more
         if batch:
-            futures = self.backend.submit(
-                [job for _, job, _ in batch], lambda k, image: batch[k][2](image)
-            )
-            self._making += len(batch)
-            for (entry, _, _), future in zip(batch, futures, strict=True):
-                self._follow(entry, future)
-        fetched = 0
+            self._submit(batch)
         while self._due(self._own, self._fetching < OWN_AT_A_TIME):
             entry = self._pop(self._own)
             self._fetching += 1
-            fetched += 1
+            any_begun = True
             self._follow(entry, self._fetchers.submit(self._pictures.own, entry))
-        return bool(batch) or fetched > 0
+        return any_begun
+
+    def _submit(self, batch: list[Prepared]) -> None:
+        futures = self.backend.submit(
+            [job for _, job, _ in batch], lambda k, image: batch[k][2](image)
+        )
+        self._making += len(batch)
+        for (entry, _, _), future in zip(batch, futures, strict=True):
+            self._follow(entry, future)
 
     def _due(self, heap: list[Waiting], room: bool) -> bool:
         """Whether a job is to begin; those that are late are answered first, room or not."""
@@ -343,7 +358,7 @@ class Engine:
         reason: str = "",
         jpeg: bytes = b"",
     ) -> None:
-        if self.lanes.get(lane.name) is not lane:
+        if not self._is_served(lane):
             return  # its front has gone
         made_ns = time.monotonic_ns()
         answer = Answer(job.session, job.epoch, job.number, status, box, reason, taken_ns, made_ns)

@@ -30,7 +30,7 @@ from lipsync_fast.engine.backends.base import (
     RegionJob,
     Result,
 )
-from lipsync_fast.engine.caches import ByteLru
+from lipsync_fast.engine.caches import ByteLru, within_memory
 from lipsync_fast.errors import AvatarFormatError, BackendError
 from lipsync_fast.models.shapes import AUDIO_SHAPE, LEVELS, Box, level_shapes, output_shape
 
@@ -142,10 +142,12 @@ class CpuBackend:
         self._options.add_free_dimension_override_by_name("batch", 1)
         self._options.log_severity_level = 3
         self._levels: ByteLru[dict[str, NDArray[np.float32]]] = ByteLru(
-            IMAGE_CACHE_BYTES, uses=1 if live else 2
+            within_memory(IMAGE_CACHE_BYTES), uses=1 if live else 2
         )
-        self._pictures: ByteLru[NDArray[np.uint8]] = ByteLru(PICTURE_CACHE_BYTES, uses=2)
-        self._faces: ByteLru[Face] = ByteLru(FACE_CACHE_BYTES)
+        self._pictures: ByteLru[NDArray[np.uint8]] = ByteLru(
+            within_memory(PICTURE_CACHE_BYTES), uses=2
+        )
+        self._faces: ByteLru[Face] = ByteLru(within_memory(FACE_CACHE_BYTES))
         self._workers = ThreadPoolExecutor(self.threads, "lipsync-cpu")
         self._live, self._closed = live, False
 
