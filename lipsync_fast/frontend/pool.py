@@ -150,6 +150,11 @@ class EnginePool:
 
     # ------------------------------------------------------------ what sessions ask
     @property
+    def known(self) -> list[EngineInfo]:
+        """All engines of the server, as the supervisor told last."""
+        return list(self._known.values())
+
+    @property
     def capacity(self) -> float:
         """Frames a second that the active engines make."""
         return sum(i.capacity for i in self._known.values() if i.active)

@@ -28,6 +28,7 @@ from lipsync_fast.frontend.http.openapi import document
 from lipsync_fast.frontend.http.websocket import HttpSocket
 from lipsync_fast.frontend.services import RETRY_S, Services, retry_after
 from lipsync_fast.frontend.sockets import Socket
+from lipsync_fast.ipc.control import Load
 from lipsync_fast.protocol import SUBPROTOCOL
 
 TYPES = {
@@ -91,16 +92,16 @@ class Problem(msgspec.Struct):
 
 def health_of(services: Services) -> Health:
     """How the engines do; healthy while one works and the server is not about to go."""
-    backends, status = [], services.status
-    for engine in status.engines if status is not None else ():
-        if engine.state != "gone":
-            load = engine.load
-            well = engine.state in ("ready", "spare")
-            total = load.made + load.failed + load.skipped
-            backends.append(Backend(engine.name, well, total, load.failed))
+    status = services.status
+    loads = {e.name: e.load for e in status.engines} if status is not None else {}
+    backends = []
+    for info in services.pool.known:
+        load = loads.get(info.name, Load())
+        total = load.made + load.failed + load.skipped
+        backends.append(Backend(info.name, bool(info.avatars), total, load.failed))
     count = sum(b.healthy for b in backends)
     alive = services.pool.capacity > 0 and not services.draining.is_set()
-    return Health(alive, len(backends), count, backends)
+    return Health(alive and count > 0, len(backends), count, backends)
 
 
 def facts_of(name: str, package: AvatarPackage) -> AvatarFacts:
@@ -240,6 +241,11 @@ class Routes:
             return _problem(404, "this installation came without its recording")
         return answer(request, found)
 
+    async def no_websocket(self, request: Request) -> Response:
+        """For who asks for /ws without an upgrade."""
+        problem = Problem("this is for WebSocket")
+        return _json(problem, 426, Upgrade="websocket", Connection="Upgrade")
+
     async def websocket(self, websocket: WebSocket) -> None:
         """The stream protocols; the same as on the stream ports."""
         wait = self._services.overloaded()
@@ -258,15 +264,12 @@ class Routes:
             await socket.drain()
 
 
-def create_app(services: Services, on_socket: Callable[[Socket], Awaitable[None]]) -> ASGIApp:
-    """The application.
-
-    Args:
-        services: the front's.
-        on_socket: speaks with a client of /ws until it goes.
-    """
+def routes(
+    services: Services, on_socket: Callable[[Socket], Awaitable[None]]
+) -> list[Route | WebSocketRoute]:
+    """All routes."""
     r = Routes(services, on_socket)
-    routes = [
+    return [
         Route("/", r.page),
         Route("/assets/{name}", r.asset),
         Route("/favicon.ico", r.icon),
@@ -278,6 +281,16 @@ def create_app(services: Services, on_socket: Callable[[Socket], Awaitable[None]
         Route("/v1/avatars/{name}/thumbnail.jpg", r.thumbnail),
         Route("/v1/sample.wav", r.sample),
         Route("/models/{name}/video.mp4", r.video),
+        Route("/ws", r.no_websocket),
         WebSocketRoute("/ws", r.websocket),
     ]
-    return Guard(Starlette(routes=routes), services)
+
+
+def create_app(services: Services, on_socket: Callable[[Socket], Awaitable[None]]) -> ASGIApp:
+    """The application.
+
+    Args:
+        services: the front's.
+        on_socket: speaks with a client of /ws until it goes.
+    """
+    return Guard(Starlette(routes=routes(services, on_socket)), services)

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 PIECE = 64 << 10
-_RANGE = re.compile(r"bytes=\s*(\d{0,18})-(\d{0,18})\s*\Z")
+_RANGE = re.compile(r"bytes=\s*(\d{0,18})-(\d{0,18})\s*\Z", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ def etag_of(data: memoryview | bytes) -> str:
     return f'"{hashlib.sha256(data).hexdigest()[:32]}"'
 
 
-class _Unsatisfiable(Exception):  # noqa: N818
+class UnsatisfiableError(Exception):
     """The range lies outside."""
 
 
@@ -47,7 +47,7 @@ def parse_range(value: str, size: int) -> tuple[int, int] | None:
     Several ranges, other units and what cannot be read are answered with the whole, as allowed.
 
     Raises:
-        _Unsatisfiable: no byte lies in it.
+        UnsatisfiableError: no byte lies in it.
     """
     match = _RANGE.match(value.strip())
     if match is None or match[1] == match[2] == "":
@@ -55,15 +55,14 @@ def parse_range(value: str, size: int) -> tuple[int, int] | None:
     if match[1] == "":
         last = int(match[2])
         if last == 0 or size == 0:
-            raise _Unsatisfiable
+            raise UnsatisfiableError
         return max(0, size - last), size
     first = int(match[1])
-    end = int(match[2]) + 1 if match[2] else size
-    if end <= first:
+    if match[2] and int(match[2]) < first:
         return None
     if first >= size:
-        raise _Unsatisfiable
-    return first, min(end, size)
+        raise UnsatisfiableError
+    return first, min(int(match[2]) + 1, size) if match[2] else size
 
 
 def answer(request: Request, content: Content) -> Response:
@@ -77,7 +76,7 @@ def answer(request: Request, content: Content) -> Response:
     if wanted is not None and request.headers.get("If-Range", content.etag) == content.etag:
         try:
             span = parse_range(wanted, size)
-        except _Unsatisfiable:
+        except UnsatisfiableError:
             headers["Content-Range"] = f"bytes */{size}"
             return Response(status_code=416, headers=headers)
         if span is not None:

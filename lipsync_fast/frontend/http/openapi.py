@@ -98,7 +98,8 @@ def _paths() -> dict[str, Any]:
             None,
             {
                 "101": {"description": "It is open."},
-                "400": {"description": "Not an upgrade to WebSocket."},
+                "400": {"description": "An upgrade that cannot be read."},
+                "426": _answer("Not an upgrade to WebSocket.", _schema("Problem")),
                 "503": _answer("Full; see Retry-After.", text),
             },
         ),

@@ -62,14 +62,11 @@ function connectionChanged(state, detail) {
     if (!avatars.avatars.length) loadAvatars();
   }
   if (state === "waiting") {
-    const when = countdown(detail.wait);
-    notice(detail.cause, { when }, () => session.connect(), "connection");
+    notice(detail.cause, {}, () => session.connect(), "connection");
     $("token-form").hidden = detail.cause !== "token";
   }
   refresh();
 }
-
-const countdown = (wait) => (wait < 1000 ? "at once" : `in ${Math.round(wait / 1000)} s`);
 
 function told(message) {
   if (message.type === "session.started") {
@@ -100,7 +97,7 @@ function told(message) {
 function failed({ code, message }) {
   if (code === "unknown_avatar") {
     notice("unknown-avatar", { detail: session.start.avatar });
-    session.start.avatar = "";
+    session.start.avatar = session.open ? page.started.avatar : "";
     if (!session.open) session.connect();
     else choose(page.started.avatar);
   } else if (code === "engine_lost") notice("engine-lost", {}, again);
@@ -208,7 +205,7 @@ function choose(name) {
   const lines = [
     facts.synthetic ? "A synthetic person." : "A real person, animated.",
     facts.provenance,
-    facts.consent,
+    facts.consent && `Consent: ${facts.consent}`,
     facts.licence && `Licence: ${facts.licence}`,
     `${facts.width} × ${facts.height}, ${facts.frames} frames at ${facts.fps} a second.`,
   ];

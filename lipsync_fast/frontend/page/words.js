@@ -12,10 +12,10 @@ export const STATES = {
 
 /** Failures: [sentence, label of the button that leads on, or none]. */
 export const FAILURES = {
-  "gone": ["The server does not answer. It is tried again {when}.", "Try now"],
-  "starting": ["The server is there, but cannot make pictures yet. It is tried again {when}.", "Try now"],
-  "full": ["The server is full or about to stop. It is tried again {when}.", "Try now"],
-  "refused": ["The server refuses this page. Open it by the address that the server printed. It is tried again {when}.", "Try now"],
+  "gone": ["The server does not answer. This page tries again by itself.", "Try now"],
+  "starting": ["The server is there, but cannot make pictures yet. This page tries again by itself.", "Try now"],
+  "full": ["The server is full or about to stop. This page tries again by itself.", "Try now"],
+  "refused": ["The server refuses this page. Open it by the address that the server printed. This page tries again by itself.", "Try now"],
   "token": ["This server asks for a token. Its operator has it: listen.token.", null],
   "overloaded": ["As many are speaking as the server can serve. Wait a moment, then say it again.", "Say it again"],
   "too-slow": ["The server was too busy to make most of the pictures in time. Say it again, or try later.", "Say it again"],

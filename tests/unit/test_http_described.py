@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The HTTP port's description against its routes, its numbers, and who may ask."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from lipsync_fast.config import Listen
+from lipsync_fast.frontend.access import refusal
+from lipsync_fast.frontend.http import app as http_app
+from lipsync_fast.frontend.http.guard import is_open
+from lipsync_fast.frontend.http.metrics import metrics_text
+from lipsync_fast.frontend.http.openapi import document
+from lipsync_fast.ipc.control import Load
+from lipsync_fast.ipc.status import EngineStatus, FrontLoad, FrontStatus, ServerStatus
+
+STATUS = ServerStatus(
+    version="1.2.3",
+    pid=1,
+    state="serving",
+    uptime_s=12.5,
+    host="127.0.0.1",
+    ports=[8084],
+    http_port=8086,
+    default_avatar="demo",
+    engines=[
+        EngineStatus(
+            name=f"engine-{n}",
+            slot=n,
+            pid=10 + n,
+            device="cpu",
+            state=state,
+            uptime_s=1.0,
+            restarts=n,
+            avatars=["demo"],
+            capacity=100.0,
+            silent_s=0.1,
+            load=Load(made=5 * n, failed=1, cache_bytes={"faces": 7}),
+        )
+        for n, state in ((1, "ready"), (2, "spare"))
+    ],
+    fronts=[
+        FrontStatus(
+            name=f"front-{n}",
+            pid=20 + n,
+            state="ready",
+            uptime_s=1.0,
+            restarts=0,
+            load=FrontLoad(
+                connections=n,
+                frames=100 * n,
+                refused={'a "reason"\n': 2},
+                latency_ms={"p50": 20.0, "most": 80.0},
+            ),
+        )
+        for n in (1, 2)
+    ],
+    capacity=100.0,
+    speakers=3,
+    frames_per_s=50.0,
+    ignored=0,
+)
+
+
+def test_every_route_is_described_and_nothing_else() -> None:
+    assert set(document()["paths"]) == {route.path for route in http_app.routes(None, None)}
+
+
+def test_references_lead_somewhere() -> None:
+    whole = msgspec.json.encode(document()).decode()
+    names = set(re.findall(r'"#/components/schemas/(\w+)"', whole))
+    assert {"ServerStatus", "Health", "Avatars", "Problem", "EngineStatus"} <= names
+    assert names <= set(document()["components"]["schemas"])
+
+
+def test_what_needs_a_token_says_so() -> None:
+    for path, operations in document()["paths"].items():
+        answers = operations["get"]["responses"]
+        assert is_open(path) == ("401" not in answers), path
+
+
+def numbers(status: ServerStatus | None) -> dict[tuple[str, frozenset[Any]], float]:
+    text, kind = metrics_text(status)
+    assert kind.startswith("text/plain")
+    return {
+        (sample.name.removeprefix("lipsync_fast_"), frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text.decode())
+        for sample in family.samples
+    }
+
+
+def test_numbers_of_all_processes() -> None:
+    found = numbers(STATUS)
+
+    def of(name: str, **labels: str) -> float:
+        return found[name, frozenset(labels.items())]
+
+    assert of("up") == 1
+    assert of("speakers_limit") == 3
+    assert of("frames_sent_total", front="front-2") == 200
+    assert of("connections", front="front-1") == 1
+    assert of("engine_frames_total", engine="engine-2", result="made") == 10
+    assert of("engine_state", engine="engine-2", device="cpu", state="spare") == 1
+    assert of("engine_state", engine="engine-2", device="cpu", state="ready") == 0
+    assert of("engine_cache_bytes", engine="engine-1", cache="faces") == 7
+    assert of("engine_restarts_total", slot="2") == 2
+    assert of("refused_total", front="front-1", reason='a "reason"\n') == 2
+    assert of("latency_seconds", front="front-1", quantile="0.5") == pytest.approx(0.02)
+    assert of("latency_seconds", front="front-1", quantile="1") == pytest.approx(0.08)
+
+
+def test_numbers_without_a_status() -> None:
+    assert numbers(None) == {("up", frozenset()): 0}
+
+
+def asked(listen: Listen, path: str = "/ws", **headers: str) -> int | None:
+    found = refusal(listen, headers.get, path)
+    return None if found is None else found.status
+
+
+@pytest.mark.parametrize(
+    ("host", "allowed"),
+    [
+        ("127.0.0.1:8086", True),
+        ("localhost:8086", True),
+        ("LOCALHOST", True),
+        ("[::1]:8086", True),
+        ("evil.example:8086", False),
+        ("127.0.0.1.evil.example", False),
+        ("[", False),
+        ("", False),
+        ("demo.example", True),
+    ],
+)
+def test_a_local_server_is_called_by_local_names_alone(host: str, allowed: bool) -> None:
+    listen = Listen(origins=("https://demo.example",))
+    assert (asked(listen, Host=host) is None) is allowed
+
+
+@pytest.mark.parametrize(
+    ("origin", "allowed"),
+    [
+        ("http://localhost:8086", True),
+        ("https://friend.example", True),
+        ("http://localhost:3000", False),
+        ("https://evil.example", False),
+        ("null", False),
+        ("http://[", False),
+    ],
+)
+def test_foreign_pages_are_refused(origin: str, allowed: bool) -> None:
+    listen = Listen(origins=("https://friend.example",))
+    status = asked(listen, Host="localhost:8086", Origin=origin)
+    assert status == (None if allowed else 403)
+
+
+def test_the_token_is_shown_either_way() -> None:
+    listen = Listen(token="Sesam öffne")
+    assert asked(listen) == 401
+    assert asked(listen, path="/ws?token=sesam") == 401
+    assert asked(listen, path="/ws?token=Sesam+%C3%B6ffne") is None
+    assert asked(listen, Authorization="bearer Sesam öffne") is None
+    assert asked(listen, Authorization="Basic Sesam öffne") == 401
