@@ -132,7 +132,8 @@ class Supervisor:
     def status(self) -> ServerStatus:
         """The server as it is now."""
         ignored = self._hub.ignored + self._unreadable
-        return server_status(self._parts.about, self.state, self.children, self._rates, ignored)
+        last = [slot.last for slot in self._parts.slots if slot.last is not None]
+        return server_status(self._parts.about, self.state, last, self._rates, ignored)
 
     # ------------------------------------------------------------ life
     async def run(self) -> int:
@@ -172,7 +173,10 @@ class Supervisor:
         self._ending = True
         self._parts.notifier.stopping()
         for child in self.children:
-            self._send(child, Stop())
+            if child.ready_at is None:
+                child.kill("the server ends")  # it would not listen before it is ready
+            else:
+                self._send(child, Stop())
         self._grace.deadline = trio.current_time() + STOP_S
         with self._grace:
             while self.children:
@@ -188,7 +192,10 @@ class Supervisor:
     def _signal(self, number: int) -> None:
         if number == signal.SIGHUP:
             return  # a terminal that was closed is no reason to stop
-        if self.state != "draining":
+        if self.state == "starting":
+            self._end.set()  # there is nobody whose speech could be finished
+            return
+        if self.state == "serving":
             self.state = "draining"
             self._nursery.start_soon(self._drain)
             return

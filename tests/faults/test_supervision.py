@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,17 @@ def test_an_engine_that_hangs_is_killed_and_replaced() -> None:
         assert not lives(status.engines[0].pid)
 
 
+def test_nobody_is_killed_for_the_supervisors_own_silence() -> None:
+    with server(QUICK.format(1).replace("5.0", "1.0"), {}) as run:
+        before = run.serving()
+        run.signal(signal.SIGSTOP)
+        time.sleep(2.5)  # not to wait for something: this is what is tested
+        run.signal(signal.SIGCONT)
+        after = run.when(lambda s: s if s.uptime_s > before.uptime_s + 3.5 else None)
+        assert [e.name for e in after.engines] == ["engine-1", "engine-2"]
+        assert "died" not in run.log
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_front_that_dies_or_hangs_has_a_successor_at_the_same_ports(number: int) -> None:
     with server(QUICK.format(1).replace("5.0", "1.5"), {}) as run:
@@ -151,6 +163,10 @@ def test_engines_that_die_later_are_tried_for_ever_with_longer_pauses() -> None:
         status = run.serving(spares=0)
         for count in range(1, 6):
             kill(status, f"engine-{count}")
+            if count == 5:  # in the longest pause, its place is not forgotten
+                gone = run.when(lambda s: s if named(s, "gone") else None)
+                assert [(e.slot, e.restarts) for e in gone.engines] == [(0, 4)]
+                assert (gone.capacity, gone.engines[0].silent_s > 0) == (0.0, True)
             status = run.when(
                 lambda s, n=count: s if named(s, "ready") == [f"engine-{n + 1}"] else None
             )
@@ -281,6 +297,15 @@ def test_a_second_signal_ends_it_at_once(numbers: list[int], status: int) -> Non
             assert run.when(lambda s: s.state == "draining")
             run.signal(numbers[1])
         assert run.ended() == status
+        run.nothing_is_left()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_server_that_does_not_serve_yet_stops_at_once(number: int) -> None:
+    with server("drain_seconds = 1000\n" + QUICK.format(0), {"never_ready": ["engine"]}) as run:
+        until(lambda: run.notes("engine-1", "born"))
+        run.signal(number)
+        assert run.ended() == 0
         run.nothing_is_left()
 
 
