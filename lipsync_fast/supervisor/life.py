@@ -6,7 +6,8 @@
     silence          ──► the child is killed, and has died
     SIGTERM, SIGINT  ──► fronts drain, then all stop; a second one: at once
 
-One thread, one nursery. Nothing here waits for a child: what one does not read is lost.
+One thread, one nursery. ``roster`` knows who there is, ``talk`` speaks with them, ``pairs`` gives
+them rings; this says when.
 """
 
 from __future__ import annotations
@@ -18,39 +19,36 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
 
 import msgspec
 import trio
 import zmq
 
-from lipsync_fast.errors import AvatarNotFoundError, ServerError
+from lipsync_fast.errors import ServerError
 from lipsync_fast.ipc.control import (
     VERSION,
     AnyMessage,
     AvatarState,
     Bye,
     Drain,
-    Engines,
     FrontHeartbeat,
     Heartbeat,
     Hello,
     Hub,
-    LoadAvatar,
     PeerGone,
     Ready,
-    StatusReply,
-    StatusRequest,
     Stop,
     WantAvatar,
 )
-from lipsync_fast.ipc.status import FrontLoad, ServerStatus
+from lipsync_fast.ipc.status import FrontLoad
 from lipsync_fast.notify import Notifier
 from lipsync_fast.supervisor.births import Births
 from lipsync_fast.supervisor.children import Child, Slot
 from lipsync_fast.supervisor.pairs import Pairs
 from lipsync_fast.supervisor.ports import Bound
-from lipsync_fast.supervisor.report import About, Rates, engine_infos, server_status, speakers
+from lipsync_fast.supervisor.report import About
+from lipsync_fast.supervisor.roster import Roster
+from lipsync_fast.supervisor.talk import Talk
 
 START_S = 60.0
 """A child that is not ready by then hangs."""
@@ -61,8 +59,6 @@ SPARES_AFTER_S = 1.0
 ENGINE_FAILURES, FRONT_FAILURES = 3, 5
 """Young deaths in a row in a slot that end the server: of engines, only until it has served."""
 REPORT_S = 1.0
-MOST_MESSAGES = 100
-"""Taken before other tasks get their turn."""
 
 log = logging.getLogger("lipsync.supervisor")
 
@@ -99,41 +95,14 @@ class Supervisor:
     """
 
     def __init__(self, parts: Parts, hub: Hub) -> None:
-        self._parts, self._hub = parts, hub
-        self._config = parts.about.config
+        self._parts, self._config = parts, parts.about.config
         self._avatars = parts.births.avatars
-        self.state: Literal["starting", "serving", "draining"] = "starting"
-        self._pairs = Pairs(lambda: self.children, self._config.fronts)
-        self._rates = Rates()
-        self._capacity: dict[str, list[float]] = {}
-        self._wanted: set[str] = set()
-        self._unreadable = 0
-        self._nap = trio.CancelScope()
+        self._roster = roster = Roster(parts.slots)
+        self._talk = Talk(hub, roster, self._avatars, parts.about, self._heard)
+        self._pairs = Pairs(lambda: roster.children, self._config.fronts)
         self._serving, self._changed, self._end = trio.Event(), trio.Event(), trio.Event()
         self._grace, self._ending = trio.CancelScope(), False
         self._exit, self._failure = 0, ""
-
-    # ------------------------------------------------------------ who there is
-    @property
-    def children(self) -> list[Child]:
-        """All that live."""
-        return [slot.child for slot in self._parts.slots if slot.child is not None]
-
-    @property
-    def engines(self) -> list[Child]:
-        """Engines that live."""
-        return [child for child in self.children if child.role == "engine"]
-
-    @property
-    def fronts(self) -> list[Child]:
-        """Fronts that live."""
-        return [child for child in self.children if child.role == "front"]
-
-    def status(self) -> ServerStatus:
-        """The server as it is now."""
-        ignored = self._hub.ignored + self._unreadable
-        last = [slot.last for slot in self._parts.slots if slot.last is not None]
-        return server_status(self._parts.about, self.state, last, self._rates, ignored)
 
     # ------------------------------------------------------------ life
     async def run(self) -> int:
@@ -150,7 +119,7 @@ class Supervisor:
                 self._nursery = nursery
                 for slot in self._parts.slots:
                     nursery.start_soon(self._keep, slot)
-                for task in (self._control, self._pairs.run, self._watch, self._report):
+                for task in (self._talk.listen, self._pairs.run, self._watch, self._report):
                     nursery.start_soon(task)
                 nursery.start_soon(self._obey_signals)
                 if self._parts.notifier.watchdog_s is not None:
@@ -172,14 +141,14 @@ class Supervisor:
         """Tell all to leave; who has not within ``STOP_S`` is killed by who has made the parts."""
         self._ending = True
         self._parts.notifier.stopping()
-        for child in self.children:
+        for child in self._roster.children:
             if child.ready_at is None:
                 child.kill("the server ends")  # it would not listen before it is ready
             else:
-                self._send(child, Stop())
+                self._talk.send(child, Stop())
         self._grace.deadline = trio.current_time() + STOP_S
         with self._grace:
-            while self.children:
+            while self._roster.children:
                 await self._changed.wait()
 
     async def _obey_signals(self) -> None:
@@ -192,11 +161,11 @@ class Supervisor:
     def _signal(self, number: int) -> None:
         if number == signal.SIGHUP:
             return  # a terminal that was closed is no reason to stop
-        if self.state == "starting":
+        if self._roster.state == "starting":
             self._end.set()  # there is nobody whose speech could be finished
             return
-        if self.state == "serving":
-            self.state = "draining"
+        if self._roster.state == "serving":
+            self._roster.state = "draining"
             self._nursery.start_soon(self._drain)
             return
         _say(logging.WARNING, "stopping at once")
@@ -210,15 +179,15 @@ class Supervisor:
             logging.INFO,
             "draining: no new clients; once more to stop at once",
             seconds=self._config.drain_seconds,
-            sessions=sum(front.front_load.sessions for front in self.fronts),
+            sessions=sum(front.front_load.sessions for front in self._roster.fronts),
         )
         self._parts.notifier.stopping()
         for bound in self._parts.bound:
             bound.close()
-        for front in self.fronts:
-            self._send(front, Drain())
+        for front in self._roster.fronts:
+            self._talk.send(front, Drain())
         with trio.move_on_after(self._config.drain_seconds) as scope:
-            while any(front.state != "draining" for front in self.fronts):
+            while any(front.state != "draining" for front in self._roster.fronts):
                 await self._changed.wait()
         if scope.cancelled_caught:
             _say(logging.WARNING, "sessions were cut off: drain_seconds are over")
@@ -235,7 +204,7 @@ class Supervisor:
         if slot.spare and slot.child is None:
             await self._serving.wait()
             await trio.sleep(SPARES_AFTER_S)
-        while not self._ending and not (slot.role == "front" and self.state == "draining"):
+        while not self._ending and not (slot.role == "front" and self._roster.state == "draining"):
             child = slot.child or self._start(slot)
             if child is None:
                 await trio.sleep(self._config.engines.backoff_most_s)
@@ -258,7 +227,7 @@ class Supervisor:
         _say(logging.INFO, "started", child=child.name, pid=child.pid, slot=child.slot.number)
         self._pairs.look()
         if child.role == "engine":
-            self._tell_engines()  # fronts know of it before they get its rings
+            self._talk.tell_engines()  # fronts know of it before they get its rings
 
     def _lost(self, child: Child, pause: float) -> None:
         """A child has died: first tell who waits for it, then all else."""
@@ -267,29 +236,22 @@ class Supervisor:
         child.state = "gone"
         gone = PeerGone(peer=child.name)
         if child.role == "engine":
-            for front in self.fronts:
-                self._send(front, gone)
+            for front in self._roster.fronts:
+                self._talk.send(front, gone)
             if worked:
-                self._take_over(child)
-            self._tell_engines()
+                self._roster.take_over(child)
+            self._talk.tell_engines()
         else:
-            for engine in self.engines:
-                self._send(engine, gone)
+            for engine in self._roster.engines:
+                self._talk.send(engine, gone)
         self._pairs.forget(child)
         child.release()
         self._tell_of_death(child, pause)
         self._note()
 
-    def _take_over(self, dead: Child) -> None:
-        """Turn a spare active, one on the same device where there is one."""
-        spares = [engine for engine in self.engines if engine.state == "spare"]
-        heir = min(spares, key=lambda spare: spare.device != dead.device, default=None)
-        if heir is not None:
-            heir.state = "ready"
-
     def _tell_of_death(self, child: Child, pause: float) -> None:
         slot, how = child.slot, child.ending()
-        if self._ending or (self.state == "draining" and child.role == "front"):
+        if self._ending or (self._roster.state == "draining" and child.role == "front"):
             _say(logging.INFO, "ended", child=child.name, how=how)
             return
         _say(
@@ -317,9 +279,9 @@ class Supervisor:
             begun = time.monotonic()
             await trio.sleep(every)
             now = time.monotonic()
-            self._take_messages(MOST_MESSAGES)
+            self._talk.take()
             late = now - begun - every
-            for child in self.children:
+            for child in self._roster.children:
                 if late > config.hung_s / 4:  # it was this process that stood still
                     child.heard = max(child.heard, now)
                 silent = now - child.heard
@@ -330,35 +292,7 @@ class Supervisor:
                     child.kill(f"hung, silent for {silent:.1f} s")
 
     # ------------------------------------------------------------ messages
-    async def _control(self) -> None:
-        while True:
-            if self._take_messages(MOST_MESSAGES):
-                await trio.lowlevel.checkpoint()
-                continue
-            with trio.CancelScope() as self._nap:
-                await trio.lowlevel.wait_readable(self._hub.fd)
-
-    def _take_messages(self, most: int) -> bool:
-        """Take what has come; True when there may be more."""
-        for count, (name, message) in enumerate(self._hub.received(), 1):
-            self._heard(name, message)
-            if count >= most:
-                return True
-        return False
-
-    def _send(self, child: Child, message: AnyMessage) -> None:
-        if child.greeted:
-            self._hub.send(child.name, message)
-            self._nap.cancel()  # sending may swallow the edge of the socket's descriptor
-
-    def _heard(self, name: str, message: AnyMessage) -> None:
-        if isinstance(message, StatusRequest):
-            status = msgspec.Raw(msgspec.msgpack.encode(self.status()))
-            self._hub.send(name, StatusReply(status=status))
-            return
-        child = next((child for child in self.children if child.name == name), None)
-        if child is None:
-            return  # it has died since
+    def _heard(self, child: Child, message: AnyMessage) -> None:
         child.heard = time.monotonic()
         if isinstance(message, Heartbeat):
             child.load = message.load
@@ -366,13 +300,14 @@ class Supervisor:
             try:
                 child.front_load = msgspec.msgpack.decode(message.load, type=FrontLoad)
             except msgspec.MsgspecError:
-                self._unreadable += 1
+                self._talk.unreadable += 1
         elif isinstance(message, Hello):
             self._greet(child, message)
         elif isinstance(message, Ready):
             self._ready(child, message.capacity)
         elif isinstance(message, WantAvatar):
-            self._want(message.name)
+            if self._talk.want(message.name):
+                self._nursery.start_soon(self._talk.look_for, message.name)
         elif isinstance(message, AvatarState):
             self._avatar_state(child, message)
         elif isinstance(message, Bye):
@@ -382,17 +317,16 @@ class Supervisor:
         child.greeted = True
         if hello.version != VERSION:
             _say(logging.ERROR, "speaks another version", child=child.name, its=hello.version)
-            self._send(child, Stop())
+            self._talk.send(child, Stop())
             return
         child.device = hello.device or child.device
         if child.role == "front":
-            self._tell_engines()
-            self._tell_status()
-            if self.state == "draining":
-                self._send(child, Drain())
+            self._talk.tell_engines()
+            self._talk.tell_status()
+            if self._roster.state == "draining":
+                self._talk.send(child, Drain())
         else:
-            for name, path in self._avatars.paths.items():
-                self._ask(child, name, path)
+            self._talk.ask_missing(child)
         self._pairs.look()
 
     def _ready(self, child: Child, capacity: float) -> None:
@@ -403,11 +337,8 @@ class Supervisor:
         if child.role == "engine":
             child.avatars |= child.born_with - child.errors.keys()
             child.asked -= child.born_with
-            child.capacity = self._counted(child, capacity)
-            working = sum(engine.state == "ready" for engine in self.engines)
-            wanted = sum(s.role == "engine" and not s.spare for s in self._parts.slots)
-            child.state = "ready" if working < wanted else "spare"
-            self._tell_engines()
+            self._roster.enrol(child, capacity)
+            self._talk.tell_engines()
         else:
             child.state = "ready"
         _say(
@@ -420,35 +351,20 @@ class Supervisor:
         self._pairs.look()
         self._note()
 
-    def _counted(self, engine: Child, measured: float) -> float:
-        """Frames a second that an engine counts for.
-
-        Those that start first measure at the same time, with nothing else to do, which is what
-        their device gives each of them. Spares and successors measure beside the others' work:
-        they count for what the first ones have measured.
-        """
-        first = self._capacity.setdefault(engine.device, [])
-        if not self._serving.is_set() or not first:
-            first.append(measured)
-            return measured
-        return sum(first) / len(first)
-
     def _bye(self, child: Child) -> None:
         worked, child.state = child.state == "ready", "draining"
         if child.role == "engine":
             if worked:
-                self._take_over(child)
-            self._tell_engines()
+                self._roster.take_over(child)
+            self._talk.tell_engines()
         self._note()
 
     def _note(self) -> None:
         """Something about children has changed."""
         self._changed.set()
         self._changed = trio.Event()
-        slots = self._parts.slots
-        fronts = all(s.child and s.child.state == "ready" for s in slots if s.role == "front")
-        if self.state == "starting" and fronts and any(e.state == "ready" for e in self.engines):
-            self.state = "serving"
+        if self._roster.state == "starting" and self._roster.can_serve:
+            self._roster.state = "serving"
             self._serving.set()
             self._parts.notifier.ready()
             about = self._parts.about
@@ -457,71 +373,21 @@ class Supervisor:
             _say(logging.INFO, "serving", ports=ports, http_port=about.http_port, after_s=after)
             self._parts.on_ready()
 
-    # ------------------------------------------------------------ avatars
-    def _want(self, name: str) -> None:
-        if name in self._avatars.paths:
-            for engine in self.engines:
-                self._ask(engine, name, self._avatars.paths[name])
-        elif name not in self._wanted and len(self._wanted) < MOST_MESSAGES:
-            self._wanted.add(name)
-            self._nursery.start_soon(self._find, name)
-
-    async def _find(self, name: str) -> None:
-        try:
-            path = await trio.to_thread.run_sync(self._avatars.find, name)
-        except AvatarNotFoundError as error:
-            self._avatars.refuse(name, str(error))
-        else:
-            self._avatars.use(name, path)
-            for engine in self.engines:
-                self._ask(engine, name, self._avatars.paths[name])
-        self._wanted.discard(name)
-        self._tell_engines()
-
-    def _ask(self, engine: Child, name: str, path: str) -> None:
-        """Have an engine load an avatar that it has not got."""
-        if engine.greeted and name not in engine.avatars and name not in engine.asked:
-            engine.asked.add(name)
-            engine.errors.pop(name, None)
-            self._send(engine, LoadAvatar(name=name, path=path))
-
     def _avatar_state(self, engine: Child, told: AvatarState) -> None:
-        others = [other for other in self.engines if other is not engine]
-        self._avatars.answered(engine, told.name, told.error, others)
-        if told.error:
-            _say(
-                logging.ERROR,
-                "cannot load an avatar",
-                child=engine.name,
-                avatar=told.name,
-                why=told.error,
-            )
-            if told.name == self._avatars.default and not self._serving.is_set():
-                self._fail(f"avatar {told.name!r} cannot be used: {told.error}")
-        self._tell_engines()
+        self._talk.avatar_state(engine, told)
+        default = told.name == self._avatars.default
+        if told.error and default and not self._serving.is_set():
+            self._fail(f"avatar {told.name!r} cannot be used: {told.error}")
 
     # ------------------------------------------------------------ telling
-    def _tell_engines(self) -> None:
-        infos = engine_infos(self.engines, self._avatars)
-        most = speakers(self._config, self.engines)
-        speaking = sum(front.front_load.speaking for front in self.fronts)
-        for front in self.fronts:
-            others = speaking - front.front_load.speaking
-            self._send(front, Engines(engines=infos, speakers=most, others=others))
-
-    def _tell_status(self) -> None:
-        reply = StatusReply(status=msgspec.Raw(msgspec.msgpack.encode(self.status())))
-        for front in self.fronts:
-            self._send(front, reply)
-
     async def _report(self) -> None:
         """Tell fronts and the service manager how things are, every second."""
         while True:
             await trio.sleep(REPORT_S)
-            self._rates.look(self.fronts)
-            self._tell_engines()
-            self._tell_status()
-            status = self.status()
+            self._talk.rates.look(self._roster.fronts)
+            self._talk.tell_engines()
+            self._talk.tell_status()
+            status = self._talk.status()
             working = sum(engine.state == "ready" for engine in status.engines)
             sessions = sum(front.load.sessions for front in status.fronts)
             self._parts.notifier.status(

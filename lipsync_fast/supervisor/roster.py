@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who there is, who works, and who takes over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lipsync_fast.supervisor.children import Child, Slot
+
+
+@dataclass
+class Roster:
+    """All slots of a server and who fills them.
+
+    Attributes:
+        state: of the server.
+    """
+
+    slots: list[Slot]
+    state: Literal["starting", "serving", "draining"] = "starting"
+    _capacity: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def children(self) -> list[Child]:
+        """All that live."""
+        return [slot.child for slot in self.slots if slot.child is not None]
+
+    @property
+    def engines(self) -> list[Child]:
+        """Engines that live."""
+        return [child for child in self.children if child.role == "engine"]
+
+    @property
+    def fronts(self) -> list[Child]:
+        """Fronts that live."""
+        return [child for child in self.children if child.role == "front"]
+
+    @property
+    def last(self) -> list[Child]:
+        """Who fills each slot, or has filled it last."""
+        return [slot.last for slot in self.slots if slot.last is not None]
+
+    def find(self, name: str) -> Child | None:
+        """Who lives under a name."""
+        return next((child for child in self.children if child.name == name), None)
+
+    @property
+    def can_serve(self) -> bool:
+        """Whether all fronts accept, and an engine works."""
+        fronts = [slot.child for slot in self.slots if slot.role == "front"]
+        accept = all(front is not None and front.state == "ready" for front in fronts)
+        return accept and any(engine.state == "ready" for engine in self.engines)
+
+    # ------------------------------------------------------------ engines
+    def enrol(self, engine: Child, capacity: float) -> None:
+        """An engine is ready: it works, or is a spare where enough do."""
+        engine.capacity = self._counted(engine, capacity)
+        working = sum(other.state == "ready" for other in self.engines)
+        wanted = sum(slot.role == "engine" and not slot.spare for slot in self.slots)
+        engine.state = "ready" if working < wanted else "spare"
+
+    def _counted(self, engine: Child, measured: float) -> float:
+        """Frames a second that an engine counts for.
+
+        Those that start first measure at the same time, with nothing else to do, which is what
+        their device gives each of them. Spares and successors measure beside the others' work:
+        they count for what the first ones have measured.
+        """
+        first = self._capacity.setdefault(engine.device, [])
+        if self.state == "starting" or not first:
+            first.append(measured)
+            return measured
+        return sum(first) / len(first)
+
+    def take_over(self, lost: Child) -> None:
+        """Turn a spare active, one on the same device where there is one."""
+        spares = [engine for engine in self.engines if engine.state == "spare"]
+        heir = min(spares, key=lambda spare: spare.device != lost.device, default=None)
+        if heir is not None:
+            heir.state = "ready"
