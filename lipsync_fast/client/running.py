@@ -46,7 +46,9 @@ def opened(library: Library, url: str, **options: Any) -> AbstractAsyncContextMa
     if library == "trio":
         from websockets.trio.client import connect as connect_trio
 
-        return connect_trio(url, **options)
+        from lipsync_fast.duplex import DuplexClientConnection
+
+        return connect_trio(url, create_connection=DuplexClientConnection, **options)
     from websockets.asyncio.client import connect as connect_asyncio
 
     return connect_asyncio(url, **options)

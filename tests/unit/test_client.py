@@ -28,6 +28,7 @@ from lipsync_fast.client import (
     Event,
     Frame,
     Pong,
+    Session,
     SessionError,
     SessionInterrupted,
     SessionOverloaded,
@@ -299,6 +300,40 @@ def test_leaving_while_much_is_unread(library: str) -> None:
         run(library, client)
         assert server.ended.wait(20)
     assert server.heard[-1] == {"type": "session.stop"}
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_who_waits_in_send_still_reads(library: str) -> None:
+    """Else both ends would wait for each other for ever."""
+    much = bytes(40 << 20)
+
+    def script(connection: ServerConnection, heard: list[Any]) -> None:
+        say(connection, STARTED)
+        for sequence in range(400):  # reads nothing until the client has taken all of it
+            connection.send(media(MediaType.FRAME, bytes(50_000), sequence=sequence))
+        until_stop(connection, heard)
+
+    async def read(session: Session) -> None:
+        for sequence in range(400):
+            event = await anext(session)
+            assert isinstance(event, Frame)
+            assert event.sequence == sequence
+
+    async def client() -> None:
+        async with lipsync_fast.connect(server.url) as session:
+            if library == "trio":
+                with trio.fail_after(60):
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(session.send, much)
+                        nursery.start_soon(read, session)
+            else:
+                async with asyncio.timeout(60):
+                    await asyncio.gather(session.send(much), read(session))
+
+    with scripted(script) as server:
+        run(library, client)
+        assert server.ended.wait(20)
+    assert sum(len(m) for m in server.heard if isinstance(m, bytes)) == len(much)
 
 
 def test_cancelled_under_trio_the_connection_is_closed() -> None:

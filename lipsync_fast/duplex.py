@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""websockets' trio connections that read on while a message waits to be sent.
+
+As they come, what has been received is followed by sending what it calls for (pongs, the answer to
+a close), behind a message that is being sent. So an end that is held up in ``send`` stops reading;
+where both ends are held up, neither ever goes on. Here the reader leaves what is to be sent to
+whoever is sending.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+from websockets.trio.client import ClientConnection
+from websockets.trio.server import ServerConnection
+
+if TYPE_CHECKING:
+    from websockets.trio.connection import Connection as _Base
+else:
+    _Base = object
+
+
+class _Duplex(_Base):
+    _reader: trio.lowlevel.Task | None = None
+
+    async def recv_events(self) -> None:
+        self._reader = trio.lowlevel.current_task()
+        await super().recv_events()
+
+    async def send_data(self) -> None:
+        if self.send_lock.locked() and trio.lowlevel.current_task() is self._reader:
+            return  # it leaves with what is being sent
+        await super().send_data()
+        while self.protocol.writes and not self.send_lock.locked():
+            await super().send_data()
+
+
+class DuplexClientConnection(_Duplex, ClientConnection):
+    """A client's connection that reads while it sends."""
+
+
+class DuplexServerConnection(_Duplex, ServerConnection):
+    """A server's connection that reads while it sends."""
