@@ -45,6 +45,7 @@ class Server:
         config: the text of its configuration; ports are free ones, and the folder is private,
             unless it says otherwise.
         stand_in: options of the stand-ins, or None for real children.
+        file_bytes: the largest file that it may make.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class Server:
         folder: Path | None = None,
         ports: tuple[int, int] = (0, 0),
         environ: dict[str, str] | None = None,
-        args: tuple[str, ...] = (),
+        file_bytes: int | None = None,
     ) -> None:
         # Not pytest's folder: the path of a Unix socket must be short.
         self.base = Path(tempfile.mkdtemp(prefix="lipsync-"))
@@ -70,9 +71,11 @@ class Server:
             command = [sys.executable, "-P", str(STAND_IN), "serve", str(file)]
             options = {"folder": str(self.notes_folder), **stand_in}
             self.environ["STAND_IN"] = json.dumps(options)
+        if file_bytes is not None:
+            command = ["prlimit", f"--fsize={file_bytes}", "--", *command]
         with open(self.base / "log", "wb") as log:
             self.process = subprocess.Popen(
-                [*command, *args], stdin=subprocess.DEVNULL, stderr=log, env=self.environ
+                command, stdin=subprocess.DEVNULL, stderr=log, env=self.environ
             )
         self.seen: set[int] = {self.process.pid}
 

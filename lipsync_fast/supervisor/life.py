@@ -99,7 +99,9 @@ class Supervisor:
         self._avatars = parts.births.avatars
         self._roster = roster = Roster(parts.slots)
         self._talk = Talk(hub, roster, self._avatars, parts.about, self._heard)
-        self._pairs = Pairs(lambda: roster.children, self._config.fronts)
+        self._pairs = Pairs(
+            lambda: roster.children, self._config.fronts, self._note, self._without_rings
+        )
         self._serving, self._changed, self._end = trio.Event(), trio.Event(), trio.Event()
         self._grace, self._ending = trio.CancelScope(), False
         self._exit, self._failure = 0, ""
@@ -132,6 +134,10 @@ class Supervisor:
         if self._failure:
             raise ServerError(self._failure)
         return self._exit
+
+    def _without_rings(self, reason: str) -> None:
+        if not self._serving.is_set():
+            self._fail(reason)
 
     def _fail(self, reason: str) -> None:
         self._failure = self._failure or reason
@@ -363,7 +369,8 @@ class Supervisor:
         """Something about children has changed."""
         self._changed.set()
         self._changed = trio.Event()
-        if self._roster.state == "starting" and self._roster.can_serve:
+        ready = self._roster.can_serve and self._pairs.any_given
+        if self._roster.state == "starting" and ready:
             self._roster.state = "serving"
             self._serving.set()
             self._parts.notifier.ready()

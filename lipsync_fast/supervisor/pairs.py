@@ -43,15 +43,28 @@ class Pairs:
     Args:
         children: all that live now.
         fronts: how many there are to be.
+        given: called when some were handed out.
+        failed: called with the reason when some cannot be made; they are tried again.
     """
 
-    def __init__(self, children: Callable[[], list[Child]], fronts: int) -> None:
-        self._children = children
+    def __init__(
+        self,
+        children: Callable[[], list[Child]],
+        fronts: int,
+        given: Callable[[], None],
+        failed: Callable[[str], None],
+    ) -> None:
+        self._children, self._on_given, self._on_failed = children, given, failed
         self._fronts = fronts
         self._generations = itertools.count(1)
         self._made: dict[Key, Couple] = {}
         self._given: set[Key] = set()
         self._changed = trio.Event()
+
+    @property
+    def any_given(self) -> bool:
+        """Whether some front can reach some engine."""
+        return bool(self._given)
 
     def look(self) -> None:
         """A child was born, or has become ready."""
@@ -96,10 +109,9 @@ class Pairs:
             size = answer_ring(engine.device, self._fronts)
             couple = await trio.to_thread.run_sync(_create, generation, size)
         except RingError as error:
-            log.error(
-                "no rings; trying again",
-                extra={"fields": {"front": front.name, "engine": engine.name, "why": str(error)}},
-            )
+            fields = {"front": front.name, "engine": engine.name, "why": str(error)}
+            log.error("no rings; trying again", extra={"fields": fields})
+            self._on_failed(str(error))
             return False
         if "gone" in (front.state, engine.state):
             self._close(couple)
@@ -118,6 +130,7 @@ class Pairs:
                         child.kill("it does not take its rings")
                 self._close(couple)
                 self._given.add(key)
+                self._on_given()
 
     @staticmethod
     def _close(couple: Couple) -> None:

@@ -8,6 +8,7 @@ The supervisor is real, and so are all processes, sockets and rings; its childre
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import time
@@ -147,6 +148,15 @@ def test_a_default_avatar_that_no_engine_can_load_ends_the_server() -> None:
     with server(QUICK.format(1), {"bad": {"demo": "it is damaged"}}) as run:
         assert run.ended() == 2
         assert "error: avatar 'demo' cannot be used: it is damaged" in run.log
+        run.nothing_is_left()
+
+
+@pytest.mark.skipif(shutil.which("prlimit") is None, reason="this machine has no prlimit")
+def test_without_memory_for_rings_the_server_ends() -> None:
+    with server(QUICK.format(0), {}, file_bytes=10 << 20) as run:
+        assert run.ended() == 2
+        assert "error: cannot make a ring of 16777216 bytes: " in run.log
+        assert "serving" not in run.log
         run.nothing_is_left()
 
 

@@ -287,7 +287,7 @@ def test_status_for_people_and_programs() -> None:
 
 def test_status_finds_the_only_server_there_is(tmp_path: Path) -> None:
     environ = {"XDG_RUNTIME_DIR": str(tmp_path)}
-    with server("", {}, environ=environ, args=()) as running:
+    with server("", {}, environ=environ) as running:
         # Without a folder of its own, it is found under the runtime folder.
         file = running.base / "server.toml"
         running.serving()
