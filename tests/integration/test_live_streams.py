@@ -310,11 +310,11 @@ async def test_ten_minutes_of_sound_at_once_are_not_all_taken(server: LocalServe
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(send)
-            stats, _ = await until(session, Stats, lambda s: s.queued_ms > 25_000)
+            stats, _ = await until(session, Stats, lambda s: s.queued_ms > 55_000)
             later, _ = await until(session, Stats)
             assert not sent_all.is_set()
             for each in (stats, later):
-                assert each.queued_ms < 30_000 + 1000 * (65_536 / 2 / 16_000) + 100
+                assert each.queued_ms < 60_000 + 1000 * (65_536 / 2 / 16_000) + 100
             assert _front_memory_mb(server) - rss_before < 100
             async with lipsync_fast.connect(server.url, pace="burst") as other:
                 await say(other, speech(0.4))
