@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt README.md $(wildcard csrc/*.hpp csrc/*.cpp) \
-	$(shell find lipsync_fast -name '*.py' -o -name '*.pyi' -o -path '*/data/*' -type f)
+	$(shell find lipsync_fast -name '*.py' -o -name '*.pyi' -o -path '*/data/*' -type f -o -path '*/page/*' -type f)
 CPP := $(wildcard csrc/*.hpp csrc/*.cpp csrc/tests/*.cpp)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 from cdp import Browser, Page, browser, chromium
+from websockets.sync.client import connect
+from websockets.typing import Subprotocol
 
 import lipsync_fast
 from lipsync_fast.client.local import LocalServer
@@ -48,7 +50,7 @@ def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """The browser; skips where there is none."""
     if chromium() is None:
         pytest.skip("no Chromium is installed (apt-get install chromium)")
-    with browser(tmp_path_factory.mktemp("chromium"), "--use-fake-ui-for-media-stream") as started:
+    with browser(tmp_path_factory.mktemp("chromium")) as started:
         yield started
 
 
@@ -200,8 +202,15 @@ def test_stop_interrupts_and_the_next_utterance_is_in_step(page: Page) -> None:
     assert page.problems == []
 
 
-def test_the_microphone_is_heard(page: Page) -> None:
+def let_microphone(page: Page, served: LocalServer, setting: str) -> None:
+    """As if answered in the browser's dialog."""
+    where = {"permission": {"name": "microphone"}, "origin": served.http_url}
+    page.command("Browser.setPermission", **where, setting=setting)
+
+
+def test_the_microphone_is_heard(page: Page, served: LocalServer) -> None:
     """Chromium's own microphone beeps once a second."""
+    let_microphone(page, served, "granted")
     page.click("#mic")
     page.until("lipsync.state === 'listening' || lipsync.state === 'hearing'")
     page.until("lipsync.metrics.spokenDrawn > 10")
@@ -326,4 +335,68 @@ def test_a_token_is_asked_for(chrome: Browser) -> None:
         page.until("document.querySelector('#avatars img')?.naturalWidth > 0")
         page.open(f"{server.http_url}/?token=open%20sesame")
         page.until("window.lipsync?.state === 'idle' && lipsync.metrics.drawn > 5")
+    page.open("about:blank")
+
+
+def test_choosing_an_avatar(chrome: Browser, tiny_avatar: Path) -> None:
+    page = chrome.page
+    with LocalServer(CONFIG | {"avatars": {"folders": [str(tiny_avatar.parent)]}}) as server:
+        page.open("about:blank")
+        page.problems.clear()
+        page.open(server.http_url + "/")
+        page.until("window.lipsync?.state === 'idle' && lipsync.metrics.drawn > 5")
+        page.until("document.querySelectorAll('#avatars img').length === 2")
+        page.click("#avatars input[value=tiny]")
+        page.until("lipsync.started.avatar === 'tiny' && canvas.width === 160")
+        page.value("document.querySelector('#avatars input:checked').focus()")
+        page.press("ArrowLeft", 37)
+        page.until("lipsync.started.avatar === 'demo' && canvas.width === 1280")
+        page.until("document.querySelector('#avatars input:checked').value === 'demo'")
+    assert [p for p in page.problems if "WebSocket" not in p] == []
+
+
+def test_a_microphone_that_is_not_allowed_has_a_sentence(page: Page, served: LocalServer) -> None:
+    let_microphone(page, served, "denied")
+    page.click("#mic")
+    page.until("!document.querySelector('#notice').hidden")
+    assert "not allowed" in page.value("document.querySelector('#notice-text').textContent")
+    assert page.value("document.querySelector('#notice-action').textContent") == "Open a file"
+    assert page.value("lipsync.state") == "idle"
+    page.click("#notice-close")
+    assert page.value("document.querySelector('#notice').hidden")
+
+
+def test_a_full_server_is_told_and_waited_for(chrome: Browser) -> None:
+    page = chrome.page
+    with LocalServer(CONFIG | {"limits": {"sessions": 1}}) as server:
+        with connect(server.url, subprotocols=[Subprotocol("lipsync.v1")]) as other:
+            other.send('{"type": "session.start", "idle": false}')
+            assert "session.started" in str(other.recv())
+            page.open(server.http_url + "/")
+            page.until("window.lipsync?.state === 'waiting'")
+            page.until("document.querySelector('#notice').dataset.word === 'full'")
+        page.until("lipsync.state === 'idle' && lipsync.metrics.drawn > 5")
+        assert page.value("document.querySelector('#notice').hidden")
+    page.open("about:blank")
+
+
+def test_too_many_speakers_have_a_sentence(chrome: Browser) -> None:
+    page = chrome.page
+    with (
+        LocalServer(CONFIG | {"live": {"speakers": 1}}) as server,
+        connect(server.url, subprotocols=[Subprotocol("lipsync.v1")]) as other,
+    ):
+        other.send('{"type": "session.start", "idle": false}')
+        other.send(bytes(3200))  # never ended: it keeps the place
+        page.open(server.http_url + "/")
+        page.until("window.lipsync?.state === 'idle' && lipsync.metrics.drawn > 5")
+        page.click("#sample")
+        page.until("document.querySelector('#notice').dataset.word === 'overloaded'")
+        page.until("lipsync.state === 'idle'")
+        other.send('{"type": "session.interrupt"}')
+        while "session.interrupted" not in str(other.recv()):
+            pass
+        page.click("#notice-action")
+        page.until("lipsync.metrics.spokenDrawn > 0")
+        page.click("#stop")
     page.open("about:blank")

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from urllib.parse import quote
 
@@ -37,6 +36,7 @@ TYPES = {
     ".css": "text/css; charset=utf-8",
     ".svg": "image/svg+xml",
 }
+PACKAGE = Path(__file__).resolve().parents[2]
 CLOSE_S = 2.0
 """How long a client may take to answer our close frame."""
 
@@ -147,18 +147,18 @@ def _problem(status: int, error: str | LipsyncError) -> Response:
 def page_files() -> dict[str, Content]:
     """The page and its modules, by name."""
     found = {}
-    for entry in files("lipsync_fast.frontend").joinpath("page").iterdir():
-        kind = TYPES.get(Path(entry.name).suffix)
+    for path in (PACKAGE / "frontend" / "page").iterdir():
+        kind = TYPES.get(path.suffix)
         if kind is not None:
-            data = entry.read_bytes()
-            found[entry.name] = Content(data, kind, etag_of(data))
+            data = path.read_bytes()
+            found[path.name] = Content(data, kind, etag_of(data))
     return found
 
 
 @cache
 def sample() -> Content | None:
     """The recording that comes with the package; None where it did not come."""
-    path = Path(__file__).resolve().parents[2] / "data" / "demo" / "speech.wav"
+    path = PACKAGE / "data" / "demo" / "speech.wav"
     if not path.is_file():
         return None
     data = path.read_bytes()

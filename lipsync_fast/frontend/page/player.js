@@ -63,7 +63,7 @@ export class Player {
 
   /** From a time of the AudioContext to performance.now(), when it comes out of the loudspeaker. */
   heardAt(time) {
-    const { contextTime, performanceTime } = this.context.getOutputTimestamp();
+    const { contextTime, performanceTime } = this.context.getOutputTimestamp?.() ?? {};
     let offset = performanceTime - contextTime * 1000;
     if (!performanceTime) {
       const latency = this.context.outputLatency || this.context.baseLatency || 0;
