@@ -53,8 +53,13 @@ class Births:
         default_factory=lambda: {"front": itertools.count(1), "engine": itertools.count(1)}
     )
 
-    def start(self, slot: Slot) -> Child:
+    def start(self, slot: Slot, capacity: float = 0.0) -> Child:
         """Fill a slot with a new process.
+
+        Args:
+            slot: what it is to be.
+            capacity: of an engine on its device, where it is known: then it need not take all
+                threads from others' work to measure it.
 
         Raises:
             OSError: no process can be started.
@@ -78,6 +83,7 @@ class Births:
                 threads=self.threads if slot.device == "cpu" else None,
                 avatars=dict(self.avatars.paths),
                 heartbeat_s=self.config.engines.heartbeat_s,
+                capacity=capacity,
                 log=self.config.log,
             )
 

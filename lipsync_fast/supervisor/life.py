@@ -224,7 +224,8 @@ class Supervisor:
 
     def _start(self, slot: Slot) -> Child | None:
         try:
-            return self._parts.births.start(slot)
+            capacity = self._roster.known_capacity(slot.device)
+            return self._parts.births.start(slot, capacity)
         except OSError as error:
             _say(logging.ERROR, f"cannot start a process: {error.strerror}", role=slot.role)
             return None

@@ -73,6 +73,11 @@ class Roster:
             return measured
         return sum(first) / len(first)
 
+    def known_capacity(self, device: str) -> float:
+        """What the first engines on a device have measured; 0 while none has."""
+        first = self._capacity.get(device)
+        return sum(first) / len(first) if first and self.state != "starting" else 0.0
+
     def take_over(self, lost: Child) -> None:
         """Turn a spare active, one on the same device where there is one."""
         spares = [engine for engine in self.engines if engine.state == "spare"]
