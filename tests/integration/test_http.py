@@ -396,6 +396,18 @@ def test_heads_that_do_not_end(strict: LocalServer) -> None:
     assert get(strict, "/health").status == 200
 
 
+def test_places_are_free_again_at_once(strict: LocalServer) -> None:
+    """Also those of the connections themselves: there are 256 more than of sessions."""
+    for _ in range(300):
+        connection, head = upgrade(strict, path="/ws?token=sesame")
+        with connection:
+            if head.startswith("http/1.1 503 "):
+                continue  # the one before is on its way out
+            connection.sendall(frame(8, struct.pack("!H", 1000)))
+            rest(connection)
+    assert get(strict, "/health").status == 200
+
+
 def test_many_who_come_and_go(strict: LocalServer) -> None:
     def rush() -> None:
         for number in range(40):
@@ -415,7 +427,7 @@ def test_many_who_come_and_go(strict: LocalServer) -> None:
 
 
 def test_who_does_not_read_does_not_hold_up_the_end() -> None:
-    with LocalServer({"engines": {"spares": 0}}) as server:
+    with LocalServer({"engines": {"spares": 0}, "drain_seconds": 0.5}) as server:
         connection, head = upgrade(server, "Sec-WebSocket-Protocol: lipsync.v1")
         with connection:
             assert head.startswith("http/1.1 101 ")
@@ -426,7 +438,6 @@ def test_who_does_not_read_does_not_hold_up_the_end() -> None:
                     break
                 time.sleep(0.1)
             assert server.status().fronts[0].load.skipped
-            server.terminate()
             server.terminate()
             assert server.wait(PATIENCE_S) == 0
             assert "child=front-1 how='exit status 0'" in server.log()

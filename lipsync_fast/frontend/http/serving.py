@@ -36,7 +36,9 @@ SEND_S = 20.0
 """To take a piece of an answer, or a message."""
 SILENT_MS = 20_000
 """A peer whose machine does not answer for so long is gone."""
-PING_S = 15.0
+ALIVE_S = 15
+"""After so long without anything a peer's machine is asked whether it is there: by TCP, since
+Hypercorn's own pings would keep each connection's memory for one interval behind its end."""
 CLOSE_BYTES = 1 << 20
 """What a client may send before it answers our close frame."""
 QUEUED = 4
@@ -67,6 +69,9 @@ async def serve_http(
     listener.setsockopt(sockets.SOL_SOCKET, sockets.SO_SNDBUF, SEND_BUFFER)
     listener.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NODELAY, 1)
     listener.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_USER_TIMEOUT, SILENT_MS)
+    listener.setsockopt(sockets.SOL_SOCKET, sockets.SO_KEEPALIVE, 1)
+    listener.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_KEEPIDLE, ALIVE_S)
+    listener.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_KEEPINTVL, ALIVE_S // 3)
     limits = services.config.limits
     config = _config(limits.message_bytes, limits.handshake_s)
     app = ASGIWrapper(cast(Any, create_app(services, on_socket)))
@@ -112,7 +117,6 @@ def _config(message_bytes: int, handshake_s: float) -> Config:
     # Also bounds how long a request's head may take.
     config.keep_alive_timeout = cast(Any, handshake_s)
     config.websocket_max_message_size = message_bytes
-    config.websocket_ping_interval = PING_S
     config.max_app_queue_size = QUEUED
     return config
 
