@@ -208,6 +208,17 @@ _from_client = msgspec.json.Decoder(ClientMessage)
 _from_server = msgspec.json.Decoder(ServerMessage)
 
 
+MOST_WORDS = 500
+"""Characters of an error: a peer's own words may stand in it, of any length."""
+
+
+def _words(error: Exception) -> str:
+    words = str(error) or "nested too deeply"
+    if len(words) <= MOST_WORDS:
+        return words
+    return f"{words[: MOST_WORDS // 2]} … {words[-MOST_WORDS // 2 :]}"
+
+
 def encode(message: ClientMessage | ServerMessage) -> str:
     """A message as JSON text."""
     return _encoder.encode(message).decode()
@@ -223,7 +234,7 @@ def decode_client(text: str) -> ClientMessage:
         message: ClientMessage = _from_client.decode(text)
         return message
     except (msgspec.MsgspecError, RecursionError, UnicodeEncodeError) as error:
-        raise ProtocolError(str(error) or "nested too deeply") from None
+        raise ProtocolError(_words(error)) from None
 
 
 def decode_server(text: str) -> ServerMessage:
@@ -236,7 +247,7 @@ def decode_server(text: str) -> ServerMessage:
         message: ServerMessage = _from_server.decode(text)
         return message
     except (msgspec.MsgspecError, RecursionError, UnicodeEncodeError) as error:
-        raise ProtocolError(str(error) or "nested too deeply") from None
+        raise ProtocolError(_words(error)) from None
 
 
 # ---------------------------------------------------------------- media
