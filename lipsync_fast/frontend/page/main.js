@@ -182,6 +182,7 @@ async function loadAvatars() {
     if (connection === "open") notice("no-avatars", {}, loadAvatars);
     return;
   }
+  for (const link of document.querySelectorAll("footer a")) link.href = address(link.getAttribute("href"));
   $("avatars").replaceChildren(...avatars.avatars.map(avatarCard));
   choose(page.started?.avatar || avatars.default);
 }
