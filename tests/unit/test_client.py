@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from typing import Any
 
@@ -334,6 +334,29 @@ def test_who_waits_in_send_still_reads(library: str) -> None:
         run(library, client)
         assert server.ended.wait(20)
     assert sum(len(m) for m in server.heard if isinstance(m, bytes)) == len(much)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_leaving_a_server_that_does_not_read(library: str) -> None:
+    left = threading.Event()
+
+    def script(connection: ServerConnection, heard: list[Any]) -> None:
+        say(connection, STARTED)
+        assert left.wait(60)
+        connection.socket.shutdown(socket.SHUT_RDWR)
+
+    async def client() -> None:
+        async with lipsync_fast.connect(server.url) as session:
+            if library == "trio":
+                with trio.move_on_after(0.5):
+                    await session.send(bytes(40 << 20))
+            else:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(session.send(bytes(40 << 20)), 0.5)
+
+    with scripted(script) as server:
+        run(library, client)
+        left.set()
 
 
 def test_cancelled_under_trio_the_connection_is_closed() -> None:
