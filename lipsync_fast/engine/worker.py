@@ -49,6 +49,10 @@ HASTE_S = 0.003
 OWN_AT_A_TIME = 2
 """Avatars' own pictures that are being fetched or encoded."""
 
+SURELY = 0.7
+"""A job is skipped when it would be late with this share of the time that frames take."""
+FORGET, MOST_TAKES_NS = 0.95, 1_000_000_000
+
 log = logging.getLogger("lipsync.engine")
 Prepared = tuple[Waiting, RegionJob, Callable[[NDArray[np.uint8]], tuple[bytes, Box]]]
 Finished = tuple[Waiting, "Future[tuple[bytes, Box]]"]
@@ -73,6 +77,9 @@ class Engine:
         self._arrivals = itertools.count()
         self._making = self._fetching = 0
         self._finished: deque[Finished] = deque()
+        self._took: deque[int] = deque()
+        self._takes_ns = 0.0
+        """From a frame's beginning to its end, lately."""
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._fetchers = ThreadPoolExecutor(1, "lipsync-own")
 
@@ -287,9 +294,15 @@ class Engine:
             self._follow(entry, future)
 
     def _due(self, heap: list[Waiting], room: bool) -> bool:
-        """Whether a job is to begin; those that are late are answered first, room or not."""
+        """Whether a job is to begin; those that are late, or would be, are answered first.
+
+        One that would be done just behind its deadline helps nobody, and makes the next one late.
+        """
         now = time.monotonic_ns()
-        while heap and now > heap[0].deadline_ns:
+        takes = int(SURELY * self._takes_ns) if heap is self._spoken else 0
+        while heap and now + takes > heap[0].deadline_ns:
+            self._takes_ns *= FORGET  # so that one slow moment is not believed for ever
+            takes = int(SURELY * self._takes_ns) if heap is self._spoken else 0
             entry = self._pop(heap)
             self._skip(entry.lane, entry.job, entry.taken_ns)
             self.shelf.release(entry.avatar)
@@ -302,7 +315,11 @@ class Engine:
         return entry
 
     def _follow(self, entry: Waiting, future: Future[tuple[bytes, Box]]) -> None:
+        begun = time.monotonic_ns()
+
         def done(future: Future[tuple[bytes, Box]]) -> None:  # in the thread that made it
+            if entry.pcm is not None:
+                self._took.append(time.monotonic_ns() - begun)
             self._finished.append((entry, future))
             self._wake()
 
@@ -312,6 +329,8 @@ class Engine:
     def _answer(self) -> bool:
         """Send what is done."""
         any_sent = False
+        while self._took:
+            self._takes_ns += (min(self._took.popleft(), MOST_TAKES_NS) - self._takes_ns) / 8
         while self._finished:
             entry, future = self._finished.popleft()
             any_sent = True

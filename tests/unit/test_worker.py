@@ -291,6 +291,23 @@ def test_jobs_that_become_late_while_they_wait_are_skipped_at_once(
     assert [a.status for a, _ in front.run(1)] == [Status.SKIPPED]
 
 
+def test_jobs_that_would_be_late_are_not_begun(
+    engine: Engine, front: Front, manifest: Manifest
+) -> None:
+    """They would make the next ones late; but one slow moment is not believed for ever."""
+    engine._takes_ns = 5e10
+    answers = []
+    for number in range(60):
+        front.submit(
+            *speech_job(manifest, number, deadline_ns=time.monotonic_ns() + 20_000_000_000)
+        )
+        answers += front.run(1)
+    statuses = [answer.status for answer, _ in answers]
+    first = statuses.index(Status.MADE)
+    assert first > 0
+    assert statuses == [Status.SKIPPED] * first + [Status.MADE] * (60 - first)
+
+
 def test_jobs_that_cannot_be_done_say_why(front: Front, manifest: Manifest) -> None:
     good, pcm = speech_job(manifest)
     assert good.speech is not None
