@@ -5,6 +5,9 @@ As they come, what has been received is followed by sending what it calls for (p
 a close), behind a message that is being sent. So an end that is held up in ``send`` stops reading;
 where both ends are held up, neither ever goes on. Here the reader leaves what is to be sent to
 whoever is sending.
+
+And closing is bounded as a whole: as it comes, it waits without end for room to send its farewell
+to a peer that reads nothing.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import trio
+from websockets.frames import CloseCode
 from websockets.trio.client import ClientConnection
 from websockets.trio.server import ServerConnection
 
@@ -34,6 +38,15 @@ class _Duplex(_Base):
         await super().send_data()
         while self.protocol.writes and not self.send_lock.locked():
             await super().send_data()
+
+    async def aclose(
+        self, code: CloseCode | int = CloseCode.NORMAL_CLOSURE, reason: str = ""
+    ) -> None:
+        limit = float("inf") if self.close_timeout is None else 2 * self.close_timeout
+        with trio.move_on_after(limit):
+            await super().aclose(code, reason)
+            return
+        await trio.aclose_forcefully(self.stream)
 
 
 class DuplexClientConnection(_Duplex, ClientConnection):

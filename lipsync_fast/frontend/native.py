@@ -70,6 +70,8 @@ from lipsync_fast.provenance import jpeg_with_xmp, xmp_packet
 
 log = structlog.get_logger("lipsync.front")
 STATS_S = 5.0
+FAREWELL_S = 2.0
+"""For what waits to be sent, when a client is sent away."""
 QUIET, PAUSE_SAMPLES = 0.02, 3_200
 """A pause in the sound: no sample beyond the one for as many as the other (200 ms), or none."""
 
@@ -197,6 +199,9 @@ class NativeSession:
                         await task()
                     except (EndError, SocketClosedError) as error:
                         ended.append(error)
+                        if isinstance(error, EndError) and error.code == POLICY:
+                            self._outbox.close()  # the reason is still said; then it ends
+                            await trio.sleep(FAREWELL_S)
                         nursery.cancel_scope.cancel()
 
                 self._say(self._started())

@@ -14,6 +14,7 @@ from websockets.http11 import Request, Response
 from websockets.trio.server import Server, ServerConnection, serve
 from websockets.typing import Subprotocol
 
+from lipsync_fast.duplex import DuplexServerConnection
 from lipsync_fast.frontend.access import Refusal, refusal
 from lipsync_fast.frontend.connections import Connections
 from lipsync_fast.frontend.services import RETRY_S, Services, retry_after
@@ -104,6 +105,7 @@ async def serve_stream(
         max_size=limits.message_bytes,
         max_queue=QUEUED,
         logger=_logger(),
+        create_connection=DuplexServerConnection,
         task_status=task_status,
     )
 

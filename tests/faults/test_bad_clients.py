@@ -352,6 +352,16 @@ async def test_too_many_connections_of_one_address() -> None:
             assert session.started.avatar == "demo"
 
 
+def test_who_reads_nothing_at_all_is_not_kept() -> None:
+    with LocalServer({"limits": {"idle_s": 2.0}}) as server:
+        connection = RawWebSocket(server.url)
+        connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.send('{"type": "session.start"}')
+        wait_for(server, lambda load: load.skipped, "it reads too slowly")
+        wait_for(server, lambda load: load.connections == 0, "it is given up")
+        connection.socket.close()
+
+
 def test_nobody_is_heard_for_too_long() -> None:
     with LocalServer({"limits": {"idle_s": 0.5}}) as server, begun(server) as connection:
         with pytest.raises(ClosedError) as caught:
