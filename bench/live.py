@@ -105,7 +105,7 @@ async def measure(
         Talker(n, url, args.avatar, pcm, args.pause, args.compare_every) for n in range(sessions)
     ]
     async with trio.open_nursery() as nursery:
-        begin = time.monotonic_ns() + 2 * NS
+        begin = time.monotonic_ns() + int(args.warm_up * NS)
         end = begin + int(seconds * NS)
         nursery.start_soon(watch.run, begin)
         if args.kill_engine:
@@ -311,6 +311,10 @@ def parsed() -> argparse.Namespace:
     add("--minutes", type=float, help="how long: 10, or a third for each number of speakers")
     add("--avatar", default="demo")
     add("--seconds", type=float, help="of the recording; all of it by default")
+    add(
+        "--warm-up", type=float, default=20.0, metavar="SECONDS",
+        help="before the first utterance: engines prepare an avatar's frames when they are idle",
+    )  # fmt: skip
     add("--pause", type=float, default=1.0, help="seconds between two utterances")
     add("--kill-engine", type=int, default=0, metavar="N", help="kill -9 an engine N times")
     add("--engines", type=int, default=1, help="of the server that is started")
@@ -344,7 +348,7 @@ def main() -> int:
             find_capacity(args, server)
             return 0
         url = args.url or (server.url if server is not None else "")
-        watch, begin = Watch(server), time.monotonic_ns()
+        watch, begin = Watch(server), time.monotonic_ns() + int(args.warm_up * NS)
         notes = trio.run(measure, args, url, watch, args.sessions, args.minutes * 60)
         wall = (time.monotonic_ns() - begin) / NS
         found = figures(notes, _window(args.avatar), _frames(args))
