@@ -7,7 +7,7 @@ where both ends are held up, neither ever goes on. Here the reader leaves what i
 whoever is sending.
 
 And closing is bounded as a whole: as it comes, it waits without end for room to send its farewell
-to a peer that reads nothing.
+to a peer that reads nothing, and for a reader that waits for somebody to take what it has read.
 """
 
 from __future__ import annotations
@@ -43,10 +43,15 @@ class _Duplex(_Base):
         self, code: CloseCode | int = CloseCode.NORMAL_CLOSURE, reason: str = ""
     ) -> None:
         limit = float("inf") if self.close_timeout is None else 2 * self.close_timeout
-        with trio.move_on_after(limit):
-            await super().aclose(code, reason)
-            return
-        await trio.aclose_forcefully(self.stream)
+        try:
+            with trio.move_on_after(limit):
+                await super().aclose(code, reason)
+                return
+            await trio.aclose_forcefully(self.stream)
+        finally:
+            # The reader may wait until somebody takes what it has read; nobody will.
+            if self.recv_flow_control is not None:
+                self.resume_reading()
 
 
 class DuplexClientConnection(_Duplex, ClientConnection):
