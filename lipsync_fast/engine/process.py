@@ -98,6 +98,7 @@ class Process:
             seconds = 0 if capacity else MEASURE_S
             measured = measure(engine.backend, engine.encoder, first, seconds)
             capacity = capacity or measured
+            first.used = True  # the default avatar will be: prepare all of it, in spares too
         log.info("ready: %.1f frames/s", capacity)
         self.link.send(Ready(capacity=capacity))
 

@@ -49,8 +49,9 @@ HASTE_S = 0.003
 OWN_AT_A_TIME = 2
 """Avatars' own pictures that are being fetched or encoded."""
 
-SURELY = 0.7
-"""A job is skipped when it would be late with this share of the time that frames take."""
+SPREAD, ON_THE_WAY_NS = 1.5, 2_000_000
+"""A job is skipped when frames that take this many times their usual deviation longer than usual,
+and so long to their front, would be late."""
 FORGET, MOST_TAKES_NS = 0.95, 1_000_000_000
 
 log = logging.getLogger("lipsync.engine")
@@ -78,8 +79,8 @@ class Engine:
         self._making = self._fetching = 0
         self._finished: deque[Finished] = deque()
         self._took: deque[int] = deque()
-        self._takes_ns = 0.0
-        """From a frame's beginning to its end, lately."""
+        self._takes_ns = self._spread_ns = 0.0
+        """From a frame's beginning to its end, lately; and how far single ones are from that."""
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._fetchers = ThreadPoolExecutor(1, "lipsync-own")
 
@@ -299,14 +300,22 @@ class Engine:
         One that would be done just behind its deadline helps nobody, and makes the next one late.
         """
         now = time.monotonic_ns()
-        takes = int(SURELY * self._takes_ns) if heap is self._spoken else 0
+        takes = self._expected_ns() if heap is self._spoken else 0
         while heap and now + takes > heap[0].deadline_ns:
-            self._takes_ns *= FORGET  # so that one slow moment is not believed for ever
-            takes = int(SURELY * self._takes_ns) if heap is self._spoken else 0
+            if takes:  # so that one slow moment is not believed for ever
+                self._takes_ns *= FORGET
+                self._spread_ns *= FORGET
+                takes = self._expected_ns()
             entry = self._pop(heap)
             self._skip(entry.lane, entry.job, entry.taken_ns)
             self.shelf.release(entry.avatar)
         return bool(heap) and room
+
+    def _expected_ns(self) -> int:
+        """How long a frame that begins now may take to reach its front; 0 before the first one."""
+        if not self._takes_ns:
+            return 0
+        return int(self._takes_ns + SPREAD * self._spread_ns) + ON_THE_WAY_NS
 
     @staticmethod
     def _pop(heap: list[Waiting]) -> Waiting:
@@ -330,7 +339,9 @@ class Engine:
         """Send what is done."""
         any_sent = False
         while self._took:
-            self._takes_ns += (min(self._took.popleft(), MOST_TAKES_NS) - self._takes_ns) / 8
+            off = min(self._took.popleft(), MOST_TAKES_NS) - self._takes_ns
+            self._takes_ns += off / 8
+            self._spread_ns += (abs(off) - self._spread_ns) / 8
         while self._finished:
             entry, future = self._finished.popleft()
             any_sent = True

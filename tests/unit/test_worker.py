@@ -295,7 +295,7 @@ def test_jobs_that_would_be_late_are_not_begun(
     engine: Engine, front: Front, manifest: Manifest
 ) -> None:
     """They would make the next ones late; but one slow moment is not believed for ever."""
-    engine._takes_ns = 5e10
+    engine._takes_ns = 5e10  # a frame takes 50 s
     answers = []
     for number in range(60):
         front.submit(
@@ -303,9 +303,8 @@ def test_jobs_that_would_be_late_are_not_begun(
         )
         answers += front.run(1)
     statuses = [answer.status for answer, _ in answers]
-    first = statuses.index(Status.MADE)
-    assert first > 0
-    assert statuses == [Status.SKIPPED] * first + [Status.MADE] * (60 - first)
+    assert statuses[0] == Status.SKIPPED
+    assert set(statuses[40:]) == {Status.MADE}
 
 
 def test_jobs_that_cannot_be_done_say_why(front: Front, manifest: Manifest) -> None:
