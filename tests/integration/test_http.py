@@ -189,6 +189,15 @@ def test_the_sample_in_ranges(server: LocalServer) -> None:
     assert outside.status == 416
 
 
+@pytest.mark.parametrize("path", ["/", "/health", "/v1/sample.wav", "/assets/main.js", "/nowhere"])
+def test_the_connection_ends_where_that_was_asked(server: LocalServer, path: str) -> None:
+    with dial(server) as connection:
+        head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        connection.sendall(head.encode())
+        while connection.recv(65_536):  # times out where the server does not close
+            pass
+
+
 def test_every_described_status_is_true(server: LocalServer) -> None:
     described = get(server, "/openapi.json").json
     for path, operations in described["paths"].items():

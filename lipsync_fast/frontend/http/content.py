@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 PIECE = 64 << 10
 _RANGE = re.compile(r"bytes=\s*(\d{0,18})-(\d{0,18})\s*\Z", re.ASCII)
@@ -83,8 +83,34 @@ def answer(request: Request, content: Content) -> Response:
             status, (first, end) = 206, span
             headers["Content-Range"] = f"bytes {first}-{end - 1}/{size}"
     headers["Content-Length"] = str(end - first)
-    body = _pieces(memoryview(content.data)[first:end] if request.method != "HEAD" else b"")
-    return StreamingResponse(body, status, headers, content.type)
+    body = memoryview(content.data)[first:end] if request.method != "HEAD" else memoryview(b"")
+    return _Pieces(body, status, headers, content.type)
+
+
+class _Pieces(Response):
+    """Bytes that are sent piece by piece, each when the one before has left.
+
+    Not Starlette's StreamingResponse: it waits for the client's disconnection beside sending, and
+    when the server itself ends the connection with the last piece, it is cancelled in doing so, and
+    the connection stays open.
+    """
+
+    def __init__(
+        self, body: memoryview, status: int, headers: dict[str, str], media_type: str
+    ) -> None:
+        self._pieces = body
+        super().__init__(None, status, headers, media_type)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        await send(
+            {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+        )
+        size = len(self._pieces)
+        for start in range(0, max(size, 1), PIECE):
+            piece = bytes(self._pieces[start : start + PIECE])
+            more = start + PIECE < size
+            await send({"type": "http.response.body", "body": piece, "more_body": more})
 
 
 def _matches(header: str | None, etag: str) -> bool:
@@ -92,8 +118,3 @@ def _matches(header: str | None, etag: str) -> bool:
         return False
     known = [tag.strip().removeprefix("W/") for tag in header.split(",")]
     return "*" in known or etag in known
-
-
-async def _pieces(data: memoryview | bytes) -> AsyncIterator[bytes]:
-    for start in range(0, len(data), PIECE):
-        yield bytes(data[start : start + PIECE])
