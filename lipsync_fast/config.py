@@ -85,7 +85,7 @@ class Live(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         speakers: how many may speak at once; measured where 0.
     """
 
-    margin_ms: Positive = 60.0
+    margin_ms: Positive = 66.0
     margin_most_ms: Positive = 400.0
     hold_ms: Annotated[float, Meta(ge=0)] = 450.0
     headroom: Annotated[float, Meta(gt=0, le=1)] = 0.8

@@ -49,7 +49,7 @@ from lipsync_fast.frontend.plan import Change, Planned, Spoken
 from lipsync_fast.frontend.utterance import Utterance
 from lipsync_fast.ipc.messages import Answer, Job, Look, Speech, Status
 
-MARGIN_NS = 60_000_000
+MARGIN_NS = 66_000_000
 """From the moment that a frame's sound is there to its slot: time to make and send it."""
 HOLD_NS = 450_000_000
 """How long to wait for frames whose engine was lost."""

@@ -34,7 +34,7 @@ from lipsync_fast.frontend.opening import (
     receive,
 )
 from lipsync_fast.frontend.outbox import Item, Outbox
-from lipsync_fast.frontend.pace import F32, Ended, Event, Flag, Pace, Picture, Started
+from lipsync_fast.frontend.pace import F32, SLOT_NS, Ended, Event, Flag, Pace, Picture, Started
 from lipsync_fast.frontend.pool import Pending
 from lipsync_fast.frontend.services import RETRY_S, Services
 from lipsync_fast.frontend.sockets import Socket, SocketClosedError
@@ -349,10 +349,15 @@ class NativeSession:
                 await self._poked.wait()
 
     def _send_jobs(self) -> None:
-        jobs, live = self._pace.jobs, self._start.pace == "live"
+        jobs, urgent_ns = self._pace.jobs, 0
+        if jobs and self._start.pace == "live":
+            # Jobs that come together, as at an utterance's end, have more time the later they are:
+            # how long those take says nothing about how long one takes that has none to lose.
+            urgent_ns = time.monotonic_ns() + self._services.margin_ns() + SLOT_NS // 2
         while jobs:
             job, pcm = jobs.popleft()
-            self._services.pool.submit(Pending(job, pcm, self._answered, self._lost, live))
+            urgent = job.deadline_ns < urgent_ns
+            self._services.pool.submit(Pending(job, pcm, self._answered, self._lost, urgent))
 
     def _answered(self, answer: Answer, jpeg: memoryview) -> None:
         if self._pace.answered(answer, bytes(jpeg)):

@@ -287,7 +287,7 @@ class EnginePool:
                         took = time.monotonic_ns() - pending.sent_ns
                         if answer.status == Status.SKIPPED:
                             took *= 2  # it would have taken longer, nobody knows how much
-                        self.turnaround_ns += max((took - self.turnaround_ns) / 4, -took / 300)
+                        self.turnaround_ns += max((took - self.turnaround_ns) / 4, -took / 100)
                         self.turnaround_ns = max(self.turnaround_ns, 0.0)
                     pending.answered(answer, jpeg)
             except MessageError as error:

@@ -166,7 +166,7 @@ class Services:
     def margin_ns(self) -> int:
         """From the moment that a frame's sound is there to its slot: what engines take now."""
         live = self.config.live
-        needed = 1.25 * self.pool.turnaround_ns + 5e6
+        needed = self.pool.turnaround_ns + 12e6
         return int(min(max(needed, live.margin_ms * 1e6), live.margin_most_ms * 1e6))
 
     # ------------------------------------------------------------ admission
