@@ -72,8 +72,8 @@ log = structlog.get_logger("lipsync.front")
 STATS_S = 5.0
 FAREWELL_S = 2.0
 """For what waits to be sent, when a client is sent away."""
-QUIET, PAUSE_SAMPLES = 0.02, 3_200
-"""A pause in the sound: no sample beyond the one for as many as the other (200 ms), or none."""
+QUIET, PAUSE_SAMPLES = 0.02, 12_800
+"""A pause in the sound: no sample beyond the one for as many as the other (0.8 s), or none."""
 
 
 async def serve_native(socket: Socket, services: Services, first: str | bytes | None) -> None:
