@@ -18,9 +18,10 @@ n of its loop.
   ``queued_s`` is beyond its bound.
 - Under-run: when a slot comes whose sound has not, the mouth closes and rests until it has; what
   follows moves back as a whole, and never runs faster to catch up.
-- A picture that is not there at its slot is late: it is counted and skipped, the last one is
-  repeated, and the rest stays in step. Only when its engine was lost do all wait for it, for up to
-  ``hold``; then they are shown without pause until the clock is reached again.
+- A picture that is not there at its slot, nor ``GRACE_NS`` behind it, is late: it is counted and
+  skipped, the last one is repeated, and the rest stays in step. Only when its engine was lost do
+  all wait for it, for up to ``hold``; then they are shown without pause until the clock is reached
+  again.
 - An interruption raises the epoch: what was planned is void, also on its way to and from engines.
 """
 
@@ -51,6 +52,9 @@ from lipsync_fast.ipc.messages import Answer, Job, Look, Speech, Status
 
 MARGIN_NS = 66_000_000
 """From the moment that a frame's sound is there to its slot: time to make and send it."""
+GRACE_NS = 25_000_000
+"""How long a picture that is not there at its slot is waited for: it comes a little late, but it
+comes, and the next one is on time."""
 HOLD_NS = 450_000_000
 """How long to wait for frames whose engine was lost."""
 AHEAD = 8
@@ -118,6 +122,8 @@ class LiveSession:
         self._last_speech: tuple[Speech, F32] | None = None
         self._behind = False
         """The clock was held and is not reached again yet."""
+        self._expects = False
+        """A slot is due whose picture is waited for."""
         self._change: Change | None = None
         self._shifted_ns = 0
         """How far the slots were moved back since the last picture: less than one of them."""
@@ -169,7 +175,7 @@ class LiveSession:
                 planned.jpeg, planned.box = jpeg, answer.box
             else:
                 planned.failed = True
-        return self._behind
+        return self._expects
 
     def lost(self, job: Job, now_ns: int) -> Job | None:
         """A job's engine is gone: the job with more time, or None when it is void."""
@@ -177,7 +183,7 @@ class LiveSession:
         if planned is None:
             return None
         if not planned.held_ns:
-            planned.held_ns = max(job.deadline_ns, now_ns) + self.hold_ns
+            planned.held_ns = max(job.deadline_ns - GRACE_NS, now_ns) + self.hold_ns
         return msgspec.structs.replace(job, deadline_ns=planned.held_ns)
 
     # ------------------------------------------------------------ time
@@ -188,9 +194,8 @@ class LiveSession:
     def wake_ns(self) -> int:
         """When to tick next, whatever else happens."""
         due = self._due(self._slot)
-        planned = self._planned.get(self._slot)
-        if planned is not None and self._waits(planned):
-            due = max(due, planned.held_ns)
+        if self._expects:
+            due = max(due, self._until(self._slot))
         begin = self._begin_ns(self._utterances[-1]) if self._utterances else None
         return due if begin is None else min(due, begin)
 
@@ -220,19 +225,23 @@ class LiveSession:
         events: list[Event] = []
         self._plan(now_ns)
         while self._due(self._slot) <= now_ns:
-            planned = self._planned.get(self._slot)
-            if planned is not None and self._waits(planned) and now_ns < planned.held_ns:
-                self._behind = True
+            if now_ns < self._until(self._slot):
+                held = self._planned[self._slot].held_ns > 0
+                self._behind, self._expects = self._behind or held, True
                 return events
+            self._expects = False
             events += self._show(now_ns)
             self._slot += 1
             self._plan(now_ns)
         self._behind = False
         return events
 
-    @staticmethod
-    def _waits(planned: Planned) -> bool:
-        return planned.held_ns > 0 and planned.jpeg is None and not planned.failed
+    def _until(self, slot: int) -> int:
+        """How long the picture of a slot is waited for; 0 where it is there, or never comes."""
+        planned = self._planned.get(slot)
+        if planned is None or not planned.job or planned.jpeg is not None or planned.failed:
+            return 0
+        return max(planned.held_ns, self._due(slot) + GRACE_NS)
 
     # ------------------------------------------------------------ planning
     @property
@@ -375,7 +384,7 @@ class LiveSession:
             planned.job,
             self.avatar,
             planned.index,
-            self._due(slot),
+            self._due(slot) + GRACE_NS,
             self.look,
             speech,
         )

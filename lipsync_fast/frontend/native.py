@@ -21,7 +21,7 @@ import trio
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.errors import LipsyncError
 from lipsync_fast.frontend.burst import BurstSession
-from lipsync_fast.frontend.live import LiveSession
+from lipsync_fast.frontend.live import GRACE_NS, LiveSession
 from lipsync_fast.frontend.opening import (
     GOING_AWAY,
     MOST_ERRORS,
@@ -353,7 +353,7 @@ class NativeSession:
         if jobs and self._start.pace == "live":
             # Jobs that come together, as at an utterance's end, have more time the later they are:
             # how long those take says nothing about how long one takes that has none to lose.
-            urgent_ns = time.monotonic_ns() + self._services.margin_ns() + SLOT_NS // 2
+            urgent_ns = time.monotonic_ns() + self._services.margin_ns() + GRACE_NS + SLOT_NS // 2
         while jobs:
             job, pcm = jobs.popleft()
             urgent = job.deadline_ns < urgent_ns

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lipsync_fast.avatars.manifest import AudioWindow, Manifest
-from lipsync_fast.frontend.live import HOLD_NS, LEAD, LEAD_OUT, MARGIN_NS, LiveSession
+from lipsync_fast.frontend.live import GRACE_NS, HOLD_NS, LEAD, LEAD_OUT, MARGIN_NS, LiveSession
 from lipsync_fast.frontend.pace import SLOT_NS, Ended, Event, Flag, Picture, Started
 from lipsync_fast.ipc.messages import Answer, Job, Look, Speech, Status
 
@@ -119,7 +119,7 @@ def check_clock(world: World) -> None:
     shown = world.pictures()
     assert [p.number for _, p in shown] == list(range(len(shown)))
     for t, picture in shown:
-        assert 0 <= t - (world.begun + picture.pts_ns) <= 2 * MS
+        assert 0 <= t - (world.begun + picture.pts_ns) <= GRACE_NS + 2 * MS
         if not picture.flags & Flag.REPEATED:
             assert picture.index == MANIFEST.picture_index(picture.number)
     times = [p.pts_ns for _, p in shown]
