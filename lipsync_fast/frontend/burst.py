@@ -15,9 +15,8 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from lipsync_fast.audio import FRAME_SAMPLES
 from lipsync_fast.avatars.manifest import Manifest
-from lipsync_fast.frontend.pace import F32, SLOT_NS, Ended, Event, Flag, Picture, Started
+from lipsync_fast.frontend.pace import F32, SLOT_NS, Ended, Event, Flag, Picture, Speaker, Started
 from lipsync_fast.frontend.utterance import Utterance
 from lipsync_fast.ipc.messages import Answer, Job, Look, Status
 
@@ -48,7 +47,7 @@ class _Asked:
 
 
 @dataclass
-class BurstSession:
+class BurstSession(Speaker[_Spoken]):
     """One session; see ``pace.Pace``.
 
     Args:
@@ -139,22 +138,6 @@ class BurstSession:
     def wake_ns(self) -> int | None:
         """When to give up the oldest frame."""
         return self._asked[0].asked_ns + 2 * PATIENCE_NS if self._asked else None
-
-    @property
-    def open(self) -> bool:
-        """An utterance has begun and not been ended by the client."""
-        return bool(self._utterances) and not self._utterances[-1].sound.ended
-
-    @property
-    def speaking(self) -> bool:
-        """An utterance is open or not all sent."""
-        return bool(self._utterances)
-
-    @property
-    def queued_s(self) -> float:
-        """Seconds of sound that have come and are not asked for yet."""
-        waiting = sum(s.sound.samples - s.next * FRAME_SAMPLES for s in self._utterances)
-        return max(0, waiting) / 16_000
 
     @property
     def latency_ms(self) -> float:

@@ -35,7 +35,6 @@ from dataclasses import dataclass, field, replace
 import msgspec
 import numpy as np
 
-from lipsync_fast.audio import FRAME_SAMPLES
 from lipsync_fast.avatars.manifest import Manifest
 from lipsync_fast.frontend.pace import (
     F32,
@@ -44,6 +43,7 @@ from lipsync_fast.frontend.pace import (
     Event,
     Flag,
     Picture,
+    Speaker,
     Started,
 )
 from lipsync_fast.frontend.plan import Change, Planned, Spoken
@@ -73,7 +73,7 @@ NO_SHARE = 1e-6
 
 
 @dataclass
-class LiveSession:
+class LiveSession(Speaker[Spoken]):
     """One session with ``pace: live``; see ``pace.Pace``.
 
     Args:
@@ -198,22 +198,6 @@ class LiveSession:
             due = max(due, self._until(self._slot))
         begin = self._begin_ns(self._utterances[-1]) if self._utterances else None
         return due if begin is None else min(due, begin)
-
-    @property
-    def open(self) -> bool:
-        """An utterance has begun and not been ended by the client."""
-        return bool(self._utterances) and not self._utterances[-1].sound.ended
-
-    @property
-    def speaking(self) -> bool:
-        """An utterance is open or not all shown."""
-        return bool(self._utterances)
-
-    @property
-    def queued_s(self) -> float:
-        """Seconds of sound that have come and are not planned yet."""
-        waiting = sum(s.sound.samples - s.next * FRAME_SAMPLES for s in self._utterances)
-        return max(0, waiting) / 16_000
 
     @property
     def latency_ms(self) -> float:

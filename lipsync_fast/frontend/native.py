@@ -43,7 +43,6 @@ from lipsync_fast.ipc.messages import Answer, Content, Job, Look, scaled_size
 from lipsync_fast.protocol import (
     ClientMessage,
     Error,
-    MediaFlag,
     MediaHeader,
     MediaType,
     Ping,
@@ -425,7 +424,7 @@ class NativeSession:
     ) -> None:
         header = MediaHeader(
             type=kind,
-            flags=MediaFlag(int(picture.flags)),
+            flags=picture.flags,
             sequence=self._sequence,
             utterance=picture.utterance,
             pts_us=picture.pts_ns // 1000,

@@ -9,28 +9,24 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from enum import IntFlag
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lipsync_fast.audio import FRAME_SAMPLES
 from lipsync_fast.avatars.manifest import Manifest
+from lipsync_fast.frontend.utterance import Utterance
 from lipsync_fast.ipc.messages import Answer, Job, Look
+from lipsync_fast.protocol import MediaFlag
 
 F32 = NDArray[np.float32]
 SLOT_NS = 40_000_000
 """One frame."""
 
 
-class Flag(IntFlag):
-    """What a picture is; the bits of lipsync.v1."""
-
-    NONE = 0
-    IDLE = 1
-    FIRST = 2
-    LAST = 4
-    REPEATED = 8
+Flag = MediaFlag
+"""What a picture is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,3 +135,35 @@ class Pace(Protocol):
     def latency_ms(self) -> float:
         """From a sound to the picture that shows it, as planned."""
         ...
+
+
+class OnItsWay(Protocol):
+    """An utterance that is being said, and its frame that is asked for next."""
+
+    sound: Utterance
+    next: int
+
+
+Spoken = TypeVar("Spoken", bound=OnItsWay)
+
+
+class Speaker(Generic[Spoken]):
+    """What every pace knows of the utterances that it has heard and not finished."""
+
+    _utterances: deque[Spoken]
+
+    @property
+    def open(self) -> bool:
+        """An utterance has begun and not been ended by the client."""
+        return bool(self._utterances) and not self._utterances[-1].sound.ended
+
+    @property
+    def speaking(self) -> bool:
+        """An utterance is open or not all shown."""
+        return bool(self._utterances)
+
+    @property
+    def queued_s(self) -> float:
+        """Seconds of sound that have come and are not planned yet."""
+        waiting = sum(s.sound.samples - s.next * FRAME_SAMPLES for s in self._utterances)
+        return max(0, waiting) / 16_000
