@@ -47,6 +47,7 @@ from lipsync_fast.client import (
     UtteranceStarted,
 )
 from lipsync_fast.client.local import LocalServer
+from lipsync_fast.duplex import DuplexClientConnection
 from lipsync_fast.protocol import (
     SUBPROTOCOL,
     AudioFormat,
@@ -399,13 +400,14 @@ async def test_stop_closes_as_it_should(server: LocalServer) -> None:
 # ---------------------------------------------------------------- slow readers
 @in_trio
 async def test_who_reads_slowly_is_skipped_to_the_newest_and_told(server: LocalServer) -> None:
-    port = int(server.url.rpartition(":")[2])
-    stream = await trio.open_tcp_stream("127.0.0.1", port)
-    stream.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 8192)
     skipped_before = front_load(server).skipped
     async with (
         connect_raw(
-            server.url, stream=stream, subprotocols=[SUBPROTOCOL], compression=None, max_queue=1
+            server.url,
+            create_connection=DuplexClientConnection,  # the library's own may hang as it closes
+            subprotocols=[SUBPROTOCOL],
+            compression=None,
+            max_queue=1,
         ) as slow,
         lipsync_fast.connect(server.url) as quick,
     ):
