@@ -145,7 +145,11 @@ class StandIn:
         """Take what is offered; leave when the supervisor has gone."""
         try:
             while (offer := self.rings.accept()) is not None:
-                peer, jobs, answers = offer
+                if isinstance(offer, c.FramesOffered):
+                    self.note("frames", avatar=offer.avatar)
+                    os.close(offer.fd)
+                    continue
+                peer, jobs, answers = offer.peer, offer.jobs, offer.answers
                 if self.role == "engine":
                     RingReader(jobs), RingWriter(answers)
                 else:

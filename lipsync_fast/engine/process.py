@@ -31,6 +31,7 @@ from lipsync_fast.ipc.control import (
     Bye,
     ControlError,
     Drain,
+    FramesOffered,
     Heartbeat,
     Hello,
     Link,
@@ -85,6 +86,7 @@ class Process:
         from lipsync_fast.engine.capacity import MEASURE_S, measure
 
         self.engine = engine = create_engine(self.spec)
+        self._take_offers()
         for name, path in self.spec.avatars.items():
             try:
                 engine.shelf.load(name, path)
@@ -130,21 +132,23 @@ class Process:
             poll.register(fd, select.POLLIN)
         ready = dict(poll.poll(timeout_ms))
         if self.rings.fileno() in ready:
-            self._take_rings()
+            self._take_offers()
         self.engine.hear()
 
-    def _take_rings(self) -> None:
-        """Serve the fronts whose rings have come.
+    def _take_offers(self) -> None:
+        """Serve the fronts whose rings have come, and use the memory that is to be shared.
 
         Raises:
             ControlError: the supervisor has gone.
         """
         while (offer := self.rings.accept()) is not None:
-            name, jobs, answers = offer
+            if isinstance(offer, FramesOffered):
+                self.engine.shelf.share(offer.avatar, offer.fd)
+                continue
             try:
-                self.engine.attach(name, jobs, answers)
+                self.engine.attach(offer.peer, offer.jobs, offer.answers)
             except RingError as error:
-                log.error("front %s: %s", name, error)
+                log.error("front %s: %s", offer.peer, error)
 
     def _beat(self) -> None:
         now = time.monotonic_ns()

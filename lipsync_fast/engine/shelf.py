@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from lipsync_fast.engine.backends.base import Backend
 from lipsync_fast.engine.served import Pictures, Served
-from lipsync_fast.errors import AvatarError
+from lipsync_fast.errors import AvatarError, RingError
 
 log = logging.getLogger("lipsync.engine")
 SELDOM_S = 1.0
@@ -37,6 +37,7 @@ class Shelf:
         self._chores = ThreadPoolExecutor(1, "lipsync-chores")
         self._chore: tuple[Served, Future[None], float] | None = None
         self._rested_at = 0.0
+        self._shared: dict[str, int] = {}
 
     @property
     def served(self) -> dict[str, Served]:
@@ -65,6 +66,28 @@ class Shelf:
             self._wake()
 
         future.add_done_callback(ended)
+
+    def share(self, name: str, fd: int) -> None:
+        """What is made of an avatar's frames is to lie in memory shared with other engines.
+
+        Args:
+            name: of an avatar that is here, or is yet to come; the latter may be another one.
+            fd: see ``ipc.frame_store``; closed when it is no longer needed.
+        """
+        if name in self._shared:
+            os.close(self._shared.pop(name))
+        self._shared[name] = fd
+        if name in self._served:
+            self._share(name)
+
+    def _share(self, name: str) -> None:
+        served, fd = self._served[name], self._shared.pop(name)
+        try:
+            self._backend.share(served.loaded, fd)
+        except RingError as error:
+            log.warning("avatar %s: %s; this engine keeps its own", name, error)
+        finally:
+            os.close(fd)
 
     def unload(self, name: str) -> None:
         """Take an avatar out."""
@@ -138,6 +161,9 @@ class Shelf:
         for served in self._served.values():
             served.package.close()
         self._served.clear()
+        for fd in self._shared.values():
+            os.close(fd)
+        self._shared.clear()
 
     # ------------------------------------------------------------ how
     def _take_in(self, name: str, future: Future[Served], done: Loaded) -> None:
@@ -156,6 +182,8 @@ class Shelf:
     def _put(self, name: str, served: Served) -> None:
         self.unload(name)
         self._served[name] = served
+        if name in self._shared:
+            self._share(name)
 
     def _retire(self, served: Served) -> None:
         served.retired = True

@@ -125,6 +125,8 @@ class LiveSession(Speaker[Spoken]):
         self._expects = False
         """A slot is due whose picture is waited for."""
         self._change: Change | None = None
+        self._held_ns = 0
+        """Until when pictures are waited for, since an engine was lost."""
         self._shifted_ns = 0
         """How far the slots were moved back since the last picture: less than one of them."""
 
@@ -184,6 +186,7 @@ class LiveSession(Speaker[Spoken]):
             return None
         if not planned.held_ns:
             planned.held_ns = max(job.deadline_ns - GRACE_NS, now_ns) + self.hold_ns
+            self._held_ns = max(self._held_ns, now_ns + self.hold_ns)
         return msgspec.structs.replace(job, deadline_ns=planned.held_ns)
 
     # ------------------------------------------------------------ time
@@ -362,13 +365,16 @@ class LiveSession(Speaker[Spoken]):
             return
         planned.job = next(self._jobs)
         self._by_job[planned.job] = planned
+        deadline_ns = self._due(slot) + GRACE_NS
+        if now_ns < self._held_ns:  # the next engine has to catch up: these wait for it, too
+            planned.held_ns = deadline_ns = max(deadline_ns, self._held_ns)
         job = Job(
             self.number,
             self.epoch,
             planned.job,
             self.avatar,
             planned.index,
-            self._due(slot) + GRACE_NS,
+            deadline_ns,
             self.look,
             speech,
         )

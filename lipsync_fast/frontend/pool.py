@@ -146,6 +146,7 @@ class EnginePool:
             log.warning("engine lost; its jobs go to others", engine=name, jobs=len(owed))
         for pending in owed:
             self.redispatched += 1
+            pending.urgent = False  # that it took long says nothing of its next engine
             self._again(pending)
 
     # ------------------------------------------------------------ what sessions ask

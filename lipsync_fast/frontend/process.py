@@ -36,6 +36,7 @@ from lipsync_fast.ipc.control import (
     PeerGone,
     Ready,
     RingSocket,
+    RingsOffered,
     StatusReply,
     Stop,
     WantAvatar,
@@ -119,8 +120,8 @@ class Front:
                 log.error("leaving", reason=str(error))
                 self.stop.set()
                 return
-            if offer is not None:
-                self.pool.attach(*offer)
+            if isinstance(offer, RingsOffered):
+                self.pool.attach(offer.peer, offer.jobs, offer.answers)
 
     async def beat(self) -> None:
         """Say that this process lives, and how it does."""

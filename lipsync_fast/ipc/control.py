@@ -348,9 +348,30 @@ class Link(_Socket):
 
 
 # ---------------------------------------------------------------- descriptors
-class _Offer(msgspec.Struct, frozen=True):
+class _RingsOffer(msgspec.Struct, frozen=True, tag="rings"):
     peer: str
     generation: int
+
+
+class _FramesOffer(msgspec.Struct, frozen=True, tag="frames"):
+    avatar: str
+
+
+@dataclass(frozen=True)
+class RingsOffered:
+    """The rings between this child and a peer."""
+
+    peer: str
+    jobs: RingHandle
+    answers: RingHandle
+
+
+@dataclass(frozen=True)
+class FramesOffered:
+    """Shared memory for what engines make of an avatar's frames (``frame_store``)."""
+
+    avatar: str
+    fd: int
 
 
 @dataclass
@@ -359,7 +380,8 @@ class RingSocket:
 
     A message is the offer's peer and generation, with six descriptors (SCM_RIGHTS): memory, data
     bell and space bell of the job ring, then those of the answer ring. The supervisor closes its
-    copies; so the rings are gone when both peers are.
+    copies; so the rings are gone when both peers are. Engines are also offered the memory that they
+    share for an avatar's frames: the avatar's name, with one descriptor.
     """
 
     socket: socket.socket
@@ -378,15 +400,21 @@ class RingSocket:
 
     def offer(self, peer: str, jobs: RingHandle, answers: RingHandle) -> bool:
         """Hand two rings of one generation over; False when the child is gone or does not read."""
-        about = msgspec.msgpack.encode(_Offer(peer, jobs.generation))
+        return self._send(_RingsOffer(peer, jobs.generation), [*jobs.fds, *answers.fds])
+
+    def offer_frames(self, avatar: str, fd: int) -> bool:
+        """Hand an avatar's shared memory over; False when the child is gone or does not read."""
+        return self._send(_FramesOffer(avatar), [fd])
+
+    def _send(self, about: _RingsOffer | _FramesOffer, fds: list[int]) -> bool:
         try:
-            socket.send_fds(self.socket, [about], [*jobs.fds, *answers.fds])
+            socket.send_fds(self.socket, [msgspec.msgpack.encode(about)], fds)
         except OSError:
             return False
         return True
 
-    def accept(self) -> tuple[str, RingHandle, RingHandle] | None:
-        """The next offer: peer, job ring, answer ring; None when there is none now.
+    def accept(self) -> RingsOffered | FramesOffered | None:
+        """The next offer; None when there is none now.
 
         Raises:
             ControlError: the supervisor has gone.
@@ -400,17 +428,21 @@ class RingSocket:
         if not data:
             raise ControlError("the supervisor has gone")
         try:
-            about = msgspec.msgpack.decode(data, type=_Offer)
+            about = msgspec.msgpack.decode(data, type=_RingsOffer | _FramesOffer)
         except msgspec.MsgspecError:
             about = None
-        if about is None or len(fds) != 6 or flags & socket.MSG_CTRUNC:
+        wanted = 6 if isinstance(about, _RingsOffer) else 1
+        if about is None or len(fds) != wanted or flags & socket.MSG_CTRUNC:
             for fd in fds:
                 os.close(fd)
-            raise ControlError(f"an offer of rings with {len(fds)} descriptors")
+            raise ControlError(f"an offer that cannot be read, with {len(fds)} descriptors")
         for fd in fds:
             os.set_inheritable(fd, False)
+        if isinstance(about, _FramesOffer):
+            return FramesOffered(about.avatar, fds[0])
         jobs = RingHandle(fds[0], fds[1], fds[2], about.generation)
-        return about.peer, jobs, RingHandle(fds[3], fds[4], fds[5], about.generation)
+        answers = RingHandle(fds[3], fds[4], fds[5], about.generation)
+        return RingsOffered(about.peer, jobs, answers)
 
     def close(self) -> None:
         """Close this end."""

@@ -10,6 +10,7 @@ from lipsync_fast.avatars.library import AvatarLibrary
 from lipsync_fast.config import Avatars
 from lipsync_fast.errors import AvatarNotFoundError
 from lipsync_fast.supervisor.children import Child
+from lipsync_fast.supervisor.shared import SharedFrames
 
 ERROR_S = 10.0
 """How long a failure is told; who asks after that makes it be tried again."""
@@ -32,6 +33,7 @@ class AvatarsInUse:
         path = self._library.find(config.default)
         self.paths: dict[str, str] = {config.default: str(path.absolute())}
         """Name to path, the default one first: what a new engine loads."""
+        self.shared = SharedFrames()
         self._errors: dict[str, tuple[str, float]] = {}
         self._deaths: dict[str, int] = {}
 
@@ -53,6 +55,8 @@ class AvatarsInUse:
 
     def use(self, name: str, path: Path) -> None:
         """Engines are to load it."""
+        if self.paths.get(name) != str(path.absolute()):
+            self.shared.forget(name)
         self.paths[name] = str(path.absolute())
         self._errors.pop(name, None)
 
@@ -60,6 +64,7 @@ class AvatarsInUse:
         """It cannot be had: told for a while, and new engines do not load it."""
         if name != self.default:
             self.paths.pop(name, None)
+            self.shared.forget(name)
         while len(self._errors) >= MOST_ERRORS:
             del self._errors[next(iter(self._errors))]
         self._errors[name] = reason, time.monotonic()

@@ -131,6 +131,7 @@ class Supervisor:
                 nursery.cancel_scope.cancel()
         finally:
             self._pairs.close()
+            self._avatars.shared.close()
         if self._failure:
             raise ServerError(self._failure)
         return self._exit
@@ -234,6 +235,7 @@ class Supervisor:
         _say(logging.INFO, "started", child=child.name, pid=child.pid, slot=child.slot.number)
         self._pairs.look()
         if child.role == "engine":
+            self._avatars.shared.offer(child, child.born_with)
             self._talk.tell_engines()  # fronts know of it before they get its rings
 
     def _lost(self, child: Child, pause: float) -> None:

@@ -144,6 +144,7 @@ class Talk:
         if engine.greeted and name not in engine.avatars and name not in engine.asked:
             engine.asked.add(name)
             engine.errors.pop(name, None)
+            self._avatars.shared.offer(engine, [name])
             self.send(engine, LoadAvatar(name=name, path=self._avatars.paths[name]))
 
     def avatar_state(self, engine: Child, told: AvatarState) -> None:

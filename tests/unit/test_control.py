@@ -25,6 +25,7 @@ from lipsync_fast.ipc.control import (
     Load,
     LoadAvatar,
     RingSocket,
+    RingsOffered,
     StatusReply,
     address,
     private_folder,
@@ -160,9 +161,9 @@ def test_rings_are_handed_over() -> None:
     jobs.close()
     answers.close()
     accepted = theirs.accept()
-    assert accepted is not None
-    peer, jobs_there, answers_there = accepted
-    assert peer == "front-0"
+    assert isinstance(accepted, RingsOffered)
+    jobs_there, answers_there = accepted.jobs, accepted.answers
+    assert accepted.peer == "front-0"
     reader = RingReader(jobs_there)
     view = writer.try_reserve(5)
     assert view is not None
@@ -188,7 +189,7 @@ def test_offers_that_lie_are_refused_and_leak_nothing() -> None:
     before = set(os.listdir("/proc/self/fd"))
     for data, fds in ((b"\x00garbage", [0]), (b"x", []), (b"x", [0] * 6)):
         socket.send_fds(ours.socket, [data], fds)
-        with pytest.raises(ControlError, match="an offer of rings"):
+        with pytest.raises(ControlError, match="an offer that cannot be read"):
             theirs.accept()
     assert set(os.listdir("/proc/self/fd")) == before
     ours.close()

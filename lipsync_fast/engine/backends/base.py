@@ -85,6 +85,17 @@ class Backend(Protocol):
         """
         ...
 
+    def share(self, avatar: LoadedAvatar, fd: int) -> None:
+        """Keep what an avatar's frames need besides the audio in memory shared with other engines.
+
+        Args:
+            fd: see ``ipc.frame_store``; closed by the caller. A backend on a device ignores it.
+
+        Raises:
+            RingError: it is another avatar's; then nothing is shared.
+        """
+        ...
+
     @property
     def cache_bytes(self) -> dict[str, int]:
         """Bytes that are held to save work, by what they are."""

@@ -8,6 +8,7 @@ picture's bits depend neither on the number of threads nor on what else is being
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from lipsync_fast import _native
 from lipsync_fast.avatars.manifest import REGION_BORDER
 from lipsync_fast.avatars.package import AvatarPackage
+from lipsync_fast.avatars.storage import MANIFEST
 from lipsync_fast.engine.backends.base import (
     AUDIO_BLOCK_ROWS,
     FEATURE_SIZE,
@@ -32,6 +34,7 @@ from lipsync_fast.engine.backends.base import (
 )
 from lipsync_fast.engine.caches import ByteLru, within_memory
 from lipsync_fast.errors import AvatarFormatError, BackendError
+from lipsync_fast.ipc.frame_store import FrameStore
 from lipsync_fast.models.shapes import AUDIO_SHAPE, LEVELS, Box, level_shapes, output_shape
 
 IMAGE_CACHE_BYTES = 512 << 20
@@ -68,6 +71,8 @@ class CpuAvatar:
 
     def __init__(self, package: AvatarPackage, options: ort.SessionOptions) -> None:
         self.package = package
+        self.shared: FrameStore | None = None
+        """Image halves of all engines; those that it has no room for are kept by each."""
         m = package.manifest
         self.audio_encoder = _session(package, "audio_encoder", options)
         self.image = _session(package, "image", options)
@@ -87,6 +92,25 @@ class CpuAvatar:
             ),
         ):
             _expect(package, name, session, inputs, outputs)
+
+    @property
+    def level_bytes(self) -> int:
+        """Of one frame's image half."""
+        return 4 * sum(math.prod(shape) for shape in self.levels.values())
+
+    @property
+    def identity(self) -> bytes:
+        """What image halves follow from."""
+        return hashlib.sha256(bytes(self.package.member(MANIFEST)) + ort.__version__.encode()).digest()
+
+    def levels_in(self, record: memoryview) -> dict[str, NDArray[np.float32]]:
+        """x1 .. x6 of a shared record, without a copy."""
+        found, at = {}, 0
+        for name, shape in self.levels.items():
+            count = math.prod(shape)
+            found[name] = np.frombuffer(record, np.float32, count, at).reshape(1, *shape)
+            at += 4 * count
+        return found
 
 
 def _session(
@@ -150,6 +174,7 @@ class CpuBackend:
         self._faces: ByteLru[Face] = ByteLru(within_memory(FACE_CACHE_BYTES))
         self._workers = ThreadPoolExecutor(self.threads, "lipsync-cpu")
         self._live, self._closed = live, False
+        self._sharing: list[CpuAvatar] = []
 
     @property
     def depth(self) -> int:
@@ -169,12 +194,22 @@ class CpuBackend:
         mine = self._own(avatar)
         for cache in (self._levels, self._pictures, self._faces):
             cache.forget(mine)
+        if mine.shared is not None:
+            self._sharing.remove(mine)
+            mine.shared.close()
+
+    def share(self, avatar: LoadedAvatar, fd: int) -> None:
+        """Keep image halves where other engines find them, and find theirs."""
+        mine = self._own(avatar)
+        count, size = mine.package.manifest.frame_count, mine.level_bytes
+        mine.shared = FrameStore(fd, mine.identity, count, size)
+        self._sharing.append(mine)
 
     def warm(self, avatar: LoadedAvatar, frame_index: int, part: Part) -> bool:
         """Fill the caches for one of the avatar's frames, while they have room."""
         mine = self._own(avatar)
         m = mine.package.manifest
-        levels = 4 * sum(math.prod(shape) for shape in mine.levels.values())
+        levels = mine.level_bytes if mine.shared is None else 0
         pixels = (part[2] - part[0]) * (part[3] - part[1]) * 3 + m.crop * m.crop * 3
         for cache, needed in ((self._levels, levels), (self._faces, 2 * pixels)):
             if cache.used + needed > cache.limit:
@@ -187,6 +222,11 @@ class CpuBackend:
         """Bytes that the caches hold."""
         return {
             "image halves": self._levels.used,
+            "image halves, shared": sum(
+                avatar.shared.there * avatar.level_bytes
+                for avatar in self._sharing
+                if avatar.shared is not None
+            ),
             "pictures": self._pictures.used,
             "faces": self._faces.used,
         }
@@ -197,9 +237,19 @@ class CpuBackend:
         """Mel windows N x 16 x 80 to features N x 512 float32, each computed by itself."""
         mine = self._own(avatar)
         out = np.empty((len(mel_windows), FEATURE_SIZE), np.float32)
-        for i, window in enumerate(mel_windows):
-            mel = np.ascontiguousarray(window.T)[None, None]
-            out[i] = mine.audio_encoder.run(None, {"mel": mel})[0][0]
+
+        def compute(first: int, step: int) -> None:
+            for i in range(first, len(mel_windows), step):
+                mel = np.ascontiguousarray(mel_windows[i].T)[None, None]
+                out[i] = mine.audio_encoder.run(None, {"mel": mel})[0][0]
+
+        # A sound that is new here needs 16 at once: this thread takes part, as do those for frames.
+        helpers = min(self.threads - 1, len(mel_windows) - 1) if self._live else 0
+        step = max(helpers, 0) + 1
+        begun = [self._workers.submit(compute, first, step) for first in range(1, step)]
+        compute(0, step)
+        for future in begun:
+            future.result()
         return out
 
     def regions(self, jobs: Sequence[RegionJob]) -> list[NDArray[np.uint8]]:
@@ -314,7 +364,17 @@ class CpuBackend:
         def make() -> tuple[dict[str, NDArray[np.float32]], int]:
             return self._made_levels(avatar, (face or self._face(avatar, index, None)).crop)
 
-        return self._levels.get((avatar, index), make)
+        shared = avatar.shared
+        if shared is None:
+            return self._levels.get((avatar, index), make)
+        record = shared.find(index)
+        if record is None:
+            made = self._levels.find((avatar, index)) or make()[0]
+            if not shared.put(index, [made[name].data for name in avatar.levels]):
+                return self._levels.get((avatar, index), lambda: (made, avatar.level_bytes))
+            record = shared.find(index)
+            assert record is not None
+        return avatar.levels_in(record)
 
     @staticmethod
     def _made_levels(
@@ -322,5 +382,4 @@ class CpuBackend:
     ) -> tuple[dict[str, NDArray[np.float32]], int]:
         image = _native.region_input(crop, REGION_BORDER)[None]
         made = avatar.image.run(list(LEVELS), {"image": image})
-        levels = dict(zip(LEVELS, made, strict=True))
-        return levels, sum(v.nbytes for v in levels.values())
+        return dict(zip(LEVELS, made, strict=True)), avatar.level_bytes
