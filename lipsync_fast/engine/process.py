@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import zmq
 
+from lipsync_fast.engine.priority import SessionPriority, in_background
 from lipsync_fast.errors import AvatarError, LipsyncError, RingError
 from lipsync_fast.ipc.children import EngineSpec, read_spec
 from lipsync_fast.ipc.control import (
@@ -73,8 +74,10 @@ class Process:
     def __init__(self, spec: EngineSpec, link: Link, rings: RingSocket) -> None:
         self.spec, self.link, self.rings = spec, link, rings
         self.leaving = self._draining = False
+        self._priority = SessionPriority()
         self._next_beat = 0
         self._made, self._made_at = 0, time.monotonic_ns()
+        self._answers: list[AvatarState] = []
 
     def start(self) -> None:
         """Make the engine, load what the task names, measure, and say Ready.
@@ -83,8 +86,15 @@ class Process:
             LipsyncError: the device cannot be used.
         """
         self.link.send(Hello(role="engine", pid=os.getpid(), device=self.spec.device))
-        from lipsync_fast.engine.capacity import MEASURE_S, measure
+        if self.spec.modest:
+            self._priority.lower()
+            in_background(self._load)
+        else:
+            self._load()
+        self._measure()
 
+    def _load(self) -> None:
+        """The engine and its first avatars."""
         self.engine = engine = create_engine(self.spec)
         self._take_offers()
         for name, path in self.spec.avatars.items():
@@ -92,9 +102,17 @@ class Process:
                 engine.shelf.load(name, path)
             except AvatarError as error:
                 log.error("avatar %s cannot be loaded: %s", name, error)
-                self.link.send(AvatarState(name=name, error=str(error)))
+                self._answers.append(AvatarState(name=name, error=str(error)))
             else:
-                self.link.send(AvatarState(name=name))
+                self._answers.append(AvatarState(name=name))
+
+    def _measure(self) -> None:
+        """Tell what has been loaded and how fast it is."""
+        from lipsync_fast.engine.capacity import MEASURE_S, measure
+
+        engine = self.engine
+        for answer in self._answers:
+            self.link.send(answer)
         capacity = self.spec.capacity
         for first in list(engine.shelf.served.values())[:1]:
             seconds = 0 if capacity else MEASURE_S
@@ -133,6 +151,10 @@ class Process:
         ready = dict(poll.poll(timeout_ms))
         if self.rings.fileno() in ready:
             self._take_offers()
+        if self._priority.lowered:
+            called = any(lane.jobs.bell in ready for lane in self.engine.lanes.values())
+            if called or self.engine.shelf.prepared:
+                self._priority.restore()
         self.engine.hear()
 
     def _take_offers(self) -> None:

@@ -133,6 +133,11 @@ class Pictures:
         share = 1.0 if job.speech is None else job.speech.share
         return RegionJob(entry.avatar.loaded, job.picture, block, share, part), finish
 
+    def has_chore(self, served: Served) -> bool:
+        """Whether ``chore`` would give something to do."""
+        count = served.package.manifest.frame_count
+        return served.prepared < count or (served.used and served.warmed < count)
+
     def chore(self, backend: Backend, served: Served) -> Callable[[], None] | None:
         """What to do for an avatar before it is asked for, one frame at a time; None: nothing.
 

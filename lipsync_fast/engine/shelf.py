@@ -151,6 +151,13 @@ class Shelf:
                 break
         return SELDOM_S
 
+    @property
+    def prepared(self) -> bool:
+        """Whether nothing is left to prepare."""
+        return self._chore is None and not any(
+            self._pictures.has_chore(served) for served in self._served.values()
+        )
+
     def close(self) -> None:
         """Stop the threads and close the packages; before the backend is closed."""
         for threads in (self._chores, self._aside):

@@ -184,10 +184,16 @@ class LiveSession(Speaker[Spoken]):
         planned = self._by_job.get(job.number) if job.epoch == self.epoch else None
         if planned is None:
             return None
-        if not planned.held_ns:
-            planned.held_ns = max(job.deadline_ns - GRACE_NS, now_ns) + self.hold_ns
+        if not planned.lost:
+            planned.lost = True
             self._held_ns = max(self._held_ns, now_ns + self.hold_ns)
+            planned.held_ns = self._held_deadline(job.deadline_ns)
         return msgspec.structs.replace(job, deadline_ns=planned.held_ns)
+
+    def _held_deadline(self, deadline_ns: int) -> int:
+        """Of a job since an engine was lost. Engines take jobs of one deadline as they come, so
+        none is overtaken by one that is shown behind it."""
+        return max(deadline_ns, self._held_ns)
 
     # ------------------------------------------------------------ time
     def _due(self, slot: int) -> int:
@@ -367,7 +373,7 @@ class LiveSession(Speaker[Spoken]):
         self._by_job[planned.job] = planned
         deadline_ns = self._due(slot) + GRACE_NS
         if now_ns < self._held_ns:  # the next engine has to catch up: these wait for it, too
-            planned.held_ns = deadline_ns = max(deadline_ns, self._held_ns)
+            planned.held_ns = deadline_ns = self._held_deadline(deadline_ns)
         job = Job(
             self.number,
             self.epoch,

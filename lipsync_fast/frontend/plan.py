@@ -52,7 +52,9 @@ class Planned:
     box: tuple[int, int, int, int] | None = None
     failed: bool = False
     held_ns: int = 0
-    """Worth waiting for up to then: its engine was lost."""
+    """Worth waiting for up to then: an engine was lost."""
+    lost: bool = False
+    """It was the one that was to make this; the next one's loss gives no more time."""
 
 
 @dataclass(slots=True)

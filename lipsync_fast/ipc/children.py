@@ -30,6 +30,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
         heartbeat_s: how often to send Heartbeat.
         capacity: frames a second that an engine of this kind makes, where it is known; else it is
             measured, which takes all threads for a quarter of a second, from others' work, too.
+        modest: others work: until there is a job, leave them the processors.
     """
 
     name: str
@@ -40,6 +41,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
     avatars: dict[str, str] = {}
     heartbeat_s: float = 0.25
     capacity: float = 0.0
+    modest: bool = False
     log: Log = Log()
 
 

@@ -53,13 +53,14 @@ class Births:
         default_factory=lambda: {"front": itertools.count(1), "engine": itertools.count(1)}
     )
 
-    def start(self, slot: Slot, capacity: float = 0.0) -> Child:
+    def start(self, slot: Slot, capacity: float = 0.0, modest: bool = False) -> Child:
         """Fill a slot with a new process.
 
         Args:
             slot: what it is to be.
             capacity: of an engine on its device, where it is known: then it need not take all
                 threads from others' work to measure it.
+            modest: enough engines work.
 
         Raises:
             OSError: no process can be started.
@@ -84,6 +85,7 @@ class Births:
                 avatars=dict(self.avatars.paths),
                 heartbeat_s=self.config.engines.heartbeat_s,
                 capacity=capacity,
+                modest=modest,
                 log=self.config.log,
             )
 

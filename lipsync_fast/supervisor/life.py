@@ -226,7 +226,7 @@ class Supervisor:
     def _start(self, slot: Slot) -> Child | None:
         try:
             capacity = self._roster.known_capacity(slot.device)
-            return self._parts.births.start(slot, capacity)
+            return self._parts.births.start(slot, capacity, modest=self._roster.enough)
         except OSError as error:
             _say(logging.ERROR, f"cannot start a process: {error.strerror}", role=slot.role)
             return None

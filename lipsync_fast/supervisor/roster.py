@@ -56,9 +56,13 @@ class Roster:
     def enrol(self, engine: Child, capacity: float) -> None:
         """An engine is ready: it works, or is a spare where enough do."""
         engine.capacity = self._counted(engine, capacity)
-        working = sum(other.state == "ready" for other in self.engines)
-        wanted = sum(slot.role == "engine" and not slot.spare for slot in self.slots)
-        engine.state = "ready" if working < wanted else "spare"
+        engine.state = "spare" if self.enough else "ready"
+
+    @property
+    def enough(self) -> bool:
+        """Whether as many engines work as are to."""
+        working = sum(engine.state == "ready" for engine in self.engines)
+        return working >= sum(slot.role == "engine" and not slot.spare for slot in self.slots)
 
     def _counted(self, engine: Child, measured: float) -> float:
         """Frames a second that an engine counts for.

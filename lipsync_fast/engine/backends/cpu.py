@@ -101,7 +101,9 @@ class CpuAvatar:
     @property
     def identity(self) -> bytes:
         """What image halves follow from."""
-        return hashlib.sha256(bytes(self.package.member(MANIFEST)) + ort.__version__.encode()).digest()
+        return hashlib.sha256(
+            bytes(self.package.member(MANIFEST)) + ort.__version__.encode()
+        ).digest()
 
     def levels_in(self, record: memoryview) -> dict[str, NDArray[np.float32]]:
         """x1 .. x6 of a shared record, without a copy."""

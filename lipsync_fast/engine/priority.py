@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How an engine that nobody waits for leaves the processors to those that work.
+
+Linux schedules each session of processes ("autogroup") as one, where that is switched on and no
+control group divides the processors: then what counts is the session's own priority, and the nice
+value of a thread only within it. Elsewhere, a thread's nice value is what counts, and it cannot be
+taken back without a privilege; so the work is given to a thread that ends with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
+
+LOWEST = 19
+_AUTOGROUP = "/proc/self/autogroup"
+Result = TypeVar("Result")
+
+
+def lower_thread() -> None:
+    """Give the calling thread, and those that it starts, the lowest priority, for ever."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST)
+
+
+def in_background(work: Callable[[], Result]) -> Result:
+    """Do something in a thread of the lowest priority, and wait for it."""
+    future: Future[Result] = Future()
+
+    def run() -> None:
+        lower_thread()
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="lipsync-background").start()
+    return future.result()
+
+
+class SessionPriority:
+    """The priority of this process's session; it is to lead one of its own."""
+
+    def __init__(self) -> None:
+        self.lowered = False
+
+    def lower(self) -> None:
+        """Others come first."""
+        self.lowered = _set(LOWEST)
+
+    def restore(self) -> None:
+        """Take what is due; to be called again while ``lowered``: the system limits how often."""
+        self.lowered = not _set(0)
+
+
+def _set(value: int) -> bool:
+    try:
+        with open(_AUTOGROUP, "w") as file:
+            file.write(str(value))
+    except OSError as error:
+        return isinstance(error, FileNotFoundError | PermissionError) and value == 0
+    return True
