@@ -146,7 +146,7 @@ class StandIn:
         try:
             while (offer := self.rings.accept()) is not None:
                 if isinstance(offer, c.FramesOffered):
-                    self.note("frames", avatar=offer.avatar)
+                    self.note("frames", avatar=offer.avatar, inode=os.fstat(offer.fd).st_ino)
                     os.close(offer.fd)
                     continue
                 peer, jobs, answers = offer.peer, offer.jobs, offer.answers

@@ -70,6 +70,13 @@ class ByteLru(Generic[Value]):
             self._entries.move_to_end(key)
             return found[0]
 
+    def take(self, key: Key) -> Value | None:
+        """The value of ``key`` where it is there, which is no longer kept."""
+        with self._lock:
+            value, size = self._entries.pop(key, (None, 0))
+            self.used -= size
+            return value
+
     def forget(self, owner: Hashable) -> None:
         """Drop all that belongs to an owner."""
         with self._lock:

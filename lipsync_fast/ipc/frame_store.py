@@ -83,10 +83,14 @@ class FrameStore:
             raise RingError(f"cannot make shared memory: {error.strerror}") from None
 
     def find(self, index: int) -> memoryview | None:
-        """A record, read-only, valid as long as it is held; None where it is missing."""
+        """A record, read-only, valid as long as it is held; None where it is missing.
+
+        Raises:
+            IndexError: there is no such record.
+        """
+        at = self._place(index)
         if not self._view[PAGE + index]:
             return None
-        at = self._first + index * self._stride
         return self._view[at : at + self.size]
 
     def put(self, index: int, parts: Sequence[Buffer]) -> bool:
@@ -94,10 +98,11 @@ class FrameStore:
 
         Raises:
             ValueError: they are not as long as a record.
+            IndexError: there is no such record.
         """
+        at = self._place(index)
         if sum(memoryview(part).nbytes for part in parts) != self.size:
             raise ValueError(f"parts of a record of {self.size} bytes expected")
-        at = self._first + index * self._stride
         try:
             for part in parts:
                 rest = memoryview(part).cast("B")
@@ -108,6 +113,11 @@ class FrameStore:
         except OSError:
             return False
         return True
+
+    def _place(self, index: int) -> int:
+        if not 0 <= index < self.count:
+            raise IndexError(f"record {index} of {self.count}")
+        return self._first + index * self._stride
 
     @property
     def there(self) -> int:

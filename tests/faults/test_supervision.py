@@ -232,6 +232,16 @@ def test_an_avatar_that_is_wanted_is_loaded_by_all_engines(tmp_path: Path) -> No
         spec = run.notes("engine-3", "born")[0]["spec"]
         assert list(spec["avatars"].items())[1:] == [("anna", path)]
         assert next(iter(spec["avatars"])) == "demo"
+        assert spec["modest"], "another one works"
+        until(lambda: len(run.notes("engine-3", "frames")) == 2)
+        memory = [
+            {note["avatar"]: note["inode"] for note in run.notes(f"engine-{k}", "frames")}
+            for k in (1, 2, 3)
+        ]
+        assert memory[0].keys() == {"demo", "anna", "broken"}
+        assert memory[0]["demo"] != memory[0]["anna"]
+        for name in ("demo", "anna"):
+            assert len({each[name] for each in memory}) == 1, "one memory for all engines"
 
 
 def test_an_avatar_that_kills_engines_is_taken_out_of_use(tmp_path: Path) -> None:

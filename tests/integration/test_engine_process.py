@@ -10,8 +10,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from engines import DEADLINE_S, Engine, Host, all_answers, jobs_of, noise, open_fds, own
+from numpy.typing import NDArray
 
 import lipsync_fast
 from lipsync_fast.avatars.package import AvatarPackage
@@ -28,7 +30,8 @@ from lipsync_fast.ipc.control import (
     Stop,
     UnloadAvatar,
 )
-from lipsync_fast.ipc.messages import Status
+from lipsync_fast.ipc.frame_store import FrameStore
+from lipsync_fast.ipc.messages import Job, Status
 
 
 @pytest.fixture
@@ -193,3 +196,48 @@ def test_a_task_that_is_none(host: Host, tmp_path: Path) -> None:
         assert engine.process.wait(DEADLINE_S) == 1
         log.seek(0)
         assert b"threads" in log.read()
+
+
+def work(tiny_avatar: Path) -> list[tuple[Job, NDArray[np.float32]]]:
+    with AvatarPackage.open(tiny_avatar) as package:
+        m = package.manifest
+    return jobs_of(noise(0.6), m.audio, m.picture_index)
+
+
+def test_engines_share_what_they_have_prepared(host: Host, tiny_avatar: Path) -> None:
+    """A second one finds it, and keeps none of its own; both make the same pictures."""
+    fd = FrameStore.create()
+    avatars = {"tiny": str(tiny_avatar)}
+    pictures = []
+    for _ in range(2):
+        engine = host.start(avatars)
+        assert engine.end.offer_frames("tiny", fd)
+        host.expect(engine, Ready)
+        engine.connect()
+        todo = work(tiny_avatar)
+        for job, pcm in todo:
+            engine.submit(job, pcm)
+        pictures.append({k: jpeg for k, (_, jpeg) in all_answers(engine, len(todo)).items()})
+        load = host.expect(
+            engine, Heartbeat, lambda b: b.load.cache_bytes["image halves, shared"] > 0
+        ).load
+        assert load.cache_bytes["image halves"] == 0
+        engine.kill()
+    assert pictures[0] == pictures[1]
+    os.close(fd)
+
+
+def test_an_engine_that_is_not_needed_yet_is_modest(host: Host, tiny_avatar: Path) -> None:
+    """It has the lowest priority until it has prepared all, or gets a job."""
+    engine = host.start({"tiny": str(tiny_avatar)}, modest=True)
+    host.expect(engine, Ready)
+    autogroup = Path(f"/proc/{engine.process.pid}/autogroup")
+    if not autogroup.exists():
+        pytest.skip("this kernel has no autogroups")
+    engine.connect()
+    for job, pcm in work(tiny_avatar):
+        engine.submit(job, pcm)
+    assert engine.answer()[0].status == Status.MADE
+    until(lambda: autogroup.read_text().rstrip().endswith("nice 0"))
+    main = os.getpriority(os.PRIO_PROCESS, engine.process.pid)
+    assert main == os.getpriority(os.PRIO_PROCESS, 0), "its own thread never was"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.engine.backends import Backend, LoadedAvatar, RegionJob, create_backend
 from lipsync_fast.engine.backends.base import SQUARE
-from lipsync_fast.errors import BackendError
+from lipsync_fast.errors import BackendError, RingError
+from lipsync_fast.ipc.frame_store import FrameStore
 
 
 @pytest.fixture(scope="module")
@@ -161,3 +163,67 @@ def test_warmed_frames_are_the_same_and_unloaded_ones_leave_nothing(
             assert all(map(np.array_equal, frames, made[0]))
     finally:
         backend.close()
+
+
+def test_what_one_backend_made_the_next_one_finds(package: AvatarPackage) -> None:
+    """The same pictures, without the image network; and another avatar's memory is refused."""
+    fd = FrameStore.create()
+    made = []
+    for k in range(2):
+        backend = create_backend("cpu", threads=2, live=True)
+        avatar = backend.load(package)
+        backend.share(avatar, fd)
+        if k:
+            avatar.image = None  # type: ignore[attr-defined]
+        made.append(backend.regions(jobs(avatar)))
+        assert backend.cache_bytes["image halves"] == 0
+        assert backend.cache_bytes["image halves, shared"] > 0
+        backend.unload(avatar)
+        assert backend.cache_bytes["image halves, shared"] == 0
+        backend.close()
+    plain = create_backend("cpu", threads=1)
+    made.append(plain.regions(jobs(plain.load(package))))
+    plain.close()
+    for shared, found, own in zip(*made, strict=True):
+        assert np.array_equal(shared, own)
+        assert np.array_equal(found, own)
+    os.close(fd)
+
+
+def test_memory_of_another_avatar_is_not_shared(package: AvatarPackage) -> None:
+    fd = FrameStore.create()
+    FrameStore(fd, bytes(32), 5, 100)
+    backend = create_backend("cpu", threads=1)
+    avatar = backend.load(package)
+    with pytest.raises(RingError, match="another avatar"):
+        backend.share(avatar, fd)
+    os.close(fd)
+    assert len(backend.regions(jobs(avatar, 1))) == 1
+    backend.close()
+
+
+def test_what_was_made_before_is_shared_later(package: AvatarPackage) -> None:
+    fd = FrameStore.create()
+    backend = create_backend("cpu", threads=1, live=True)
+    avatar = backend.load(package)
+    before = backend.regions(jobs(avatar))
+    assert backend.cache_bytes["image halves"] > 0
+    backend.share(avatar, fd)
+    avatar.image = None  # type: ignore[attr-defined]
+    after = backend.regions(jobs(avatar))
+    assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+    assert backend.cache_bytes["image halves"] == 0, "they are held once"
+    os.close(fd)
+    backend.close()
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_features_are_the_same_however_many_at_once(package: AvatarPackage, live: bool) -> None:
+    backend = create_backend("cpu", threads=3, live=live)
+    avatar = backend.load(package)
+    mel = np.random.default_rng(1).standard_normal((16, 16, 80)).astype(np.float32)
+    together = backend.features(avatar, mel)
+    for k, window in enumerate(mel):
+        assert np.array_equal(backend.features(avatar, window[None])[0], together[k])
+    assert backend.features(avatar, mel[:0]).shape == (0, 512)
+    backend.close()

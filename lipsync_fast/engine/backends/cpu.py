@@ -371,7 +371,7 @@ class CpuBackend:
             return self._levels.get((avatar, index), make)
         record = shared.find(index)
         if record is None:
-            made = self._levels.find((avatar, index)) or make()[0]
+            made = self._levels.take((avatar, index)) or make()[0]
             if not shared.put(index, [made[name].data for name in avatar.levels]):
                 return self._levels.get((avatar, index), lambda: (made, avatar.level_bytes))
             record = shared.find(index)
