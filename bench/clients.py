@@ -82,8 +82,8 @@ async def _speak(session: Session, pcm: bytes) -> None:
         await session.send(pcm[start : start + 2 * PIECE])
 
 
-async def _until_spoken(place: Place, session: Session, expected: int) -> None:
-    """Read until an utterance has ended, and count its frames."""
+async def _until_spoken(place: Place, session: Session, expected: int) -> bool:
+    """Read until an utterance has ended, and count its frames; False when it is refused."""
     frames = late = 0
     async for event in session:
         if isinstance(event, Frame) and event.utterance:
@@ -91,25 +91,37 @@ async def _until_spoken(place: Place, session: Session, expected: int) -> None:
             late += event.repeated
         elif isinstance(event, SessionOverloaded):
             place.counts.seen["overloaded"] += 1
-            return
+            return False
         elif isinstance(event, UtteranceEnded):
             place.counts.seen["utterances"] += 1
             place.counts.seen["frames"] += frames
             place.counts.seen["late"] += event.dropped
             if event.frames != expected or frames < expected - event.dropped:
                 place.counts.note_wrong(f"{frames} frames came, {event} ended, not {expected}")
-            return
+            return True
+    place.counts.note_wrong("the session ended in mid-utterance")
+    return False
 
 
 async def talker(place: Place, rng: random.Random) -> None:
-    """Speaks one to three utterances in real time, and waits until each has been said."""
+    """Speaks one to three utterances in real time, and waits until each has been said.
+
+    Where others speak already, it stops in mid-word, and leaves.
+    """
     async with lipsync_fast.connect(place.url, echo_audio=rng.random() < 0.3) as session:
         for _ in range(rng.randint(1, 3)):
             pcm = place.some_speech(rng, 1.0, 6.0)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_until_spoken, place, session, frame_count(len(pcm) // 2))
-                await _speak(session, pcm)
-                await session.end_utterance()
+                nursery.start_soon(_speak_whole, session, pcm)
+                spoken = await _until_spoken(place, session, frame_count(len(pcm) // 2))
+                nursery.cancel_scope.cancel()
+            if not spoken:
+                return
+
+
+async def _speak_whole(session: Session, pcm: bytes) -> None:
+    await _speak(session, pcm)
+    await session.end_utterance()
 
 
 async def interrupter(place: Place, rng: random.Random) -> None:

@@ -19,6 +19,7 @@ is no memory left, that is an error; a mapping would end the process.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import mmap
 import os
@@ -58,10 +59,14 @@ class FrameStore:
         total = self._first + count * self._stride
         head = _HEAD.pack(_MAGIC, _VERSION, count, size, identity)
         try:
+            # Each step also where another process has done it, or was killed before it had.
             if os.fstat(fd).st_size == 0:
                 os.ftruncate(fd, total)
-                os.pwrite(fd, head, 0)  # who comes at the same time writes the same, or is refused
-                fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+            if not fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SEAL:
+                with contextlib.suppress(PermissionError):
+                    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+            if os.pread(fd, len(head), 0) == bytes(len(head)):
+                os.pwrite(fd, head, 0)
             if os.fstat(fd).st_size != total or os.pread(fd, len(head), 0) != head:
                 raise RingError("the shared frames are those of another avatar")
             self._map = mmap.mmap(fd, total, mmap.MAP_SHARED, mmap.PROT_READ)

@@ -76,6 +76,17 @@ def test_another_avatars_is_refused(fd: int) -> None:
     assert FrameStore(fd, ME, 3, 100).there == 1
 
 
+def test_one_that_was_killed_as_it_began_is_in_nobodys_way() -> None:
+    fd = FrameStore.create()
+    os.ftruncate(fd, 4096 + 4096 + 3 * 4096)
+    first, second = (FrameStore(fd, ME, 3, 100) for _ in range(2))
+    assert first.put(2, [b"x" * 100])
+    assert bytes(second.find(2) or b"") == b"x" * 100
+    with pytest.raises(PermissionError):
+        os.ftruncate(fd, 0)
+    os.close(fd)
+
+
 def test_nobody_can_take_its_memory_away(fd: int) -> None:
     """Cut short, it would end those that read it."""
     FrameStore(fd, ME, 3, 100)

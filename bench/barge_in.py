@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How soon an interrupted avatar is silent, on a real server over a real socket.
+
+    python bench/barge_in.py [--times 50] [--out FILE]
+
+A session hears the shipped recording at once, so that it speaks for long, and is interrupted at a
+random moment, again and again. Counted is from the moment at which ``session.interrupt`` is sent to
+``session.interrupted``, and to the first frame behind it; none of the frames behind it may be of
+what was said before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import trio
+from load import percentiles
+from processes import machine
+from speech import shipped_recording
+
+import lipsync_fast
+from lipsync_fast.client import Frame, Session, SessionInterrupted
+from lipsync_fast.client.local import LocalServer
+
+QUIET_FRAMES = 5
+"""Looked at behind each interruption."""
+
+
+async def interrupted(session: Session, rng: random.Random) -> tuple[float, float, int]:
+    """Speak and interrupt once: ms to the event, ms to the next frame, spoken frames behind it."""
+    await session.send(shipped_recording())
+    await session.end_utterance()
+    left = rng.randint(3, 60)
+    async for event in session:
+        left -= isinstance(event, Frame) and event.utterance > 0
+        if left <= 0:
+            break
+    await trio.sleep(rng.uniform(0, 0.04))
+    sent = time.monotonic_ns()
+    await session.interrupt()
+    told = first = 0
+    spoken, frames = 0, 0
+    async for event in session:
+        now = time.monotonic_ns()
+        if isinstance(event, SessionInterrupted):
+            told = now
+        elif told and isinstance(event, Frame):
+            first = first or now
+            spoken += event.utterance > 0
+            frames += 1
+            if frames == QUIET_FRAMES:
+                break
+    return (told - sent) / 1e6, (first - sent) / 1e6, spoken
+
+
+async def measure(url: str, times: int) -> dict[str, Any]:
+    """All interruptions of one session."""
+    rng = random.Random(3)
+    async with lipsync_fast.connect(url) as session:
+        found = [await interrupted(session, rng) for _ in range(times)]
+    return {
+        "interruptions": times,
+        "told_ms": percentiles([told for told, _, _ in found]),
+        "next_frame_ms": percentiles([first for _, first, _ in found]),
+        "spoken_frames_behind": sum(spoken for _, _, spoken in found),
+    }
+
+
+def main() -> int:
+    """Measure and print; exit status 1 where something was said behind an interruption."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--times", type=int, default=50)
+    parser.add_argument("--warm-up", type=float, default=8.0, help="seconds")
+    parser.add_argument("--out", type=Path, help="file for the result")
+    args = parser.parse_args()
+    with LocalServer({"log": {"level": "warning"}}) as server:
+        time.sleep(args.warm_up)
+        found = trio.run(measure, server.url, args.times)
+    result = {
+        "command": shlex.join(["python", "bench/barge_in.py", *sys.argv[1:]]),
+        "version": lipsync_fast.__version__,
+        "machine": machine(),
+        **found,
+    }
+    print(json.dumps(result, indent=1))
+    if args.out is not None:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(result, indent=1) + "\n")
+    return 1 if found["spoken_frames_behind"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
