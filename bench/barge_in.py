@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import trio
-from load import percentiles
-from processes import machine
-from speech import shipped_recording
 
 import lipsync_fast
+from lipsync_fast.benchmark.load import percentiles
+from lipsync_fast.benchmark.processes import machine
+from lipsync_fast.benchmark.speech import shipped_recording
 from lipsync_fast.client import Frame, Session, SessionInterrupted
 from lipsync_fast.client.local import LocalServer
 

@@ -18,12 +18,12 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import trio
-from speech import NS, PIECE, RATE, piece_due_ns, shipped_recording
 from websockets.exceptions import WebSocketException
 from websockets.trio.client import connect as connect_raw
 
 import lipsync_fast
 from lipsync_fast.audio.windows import frame_count
+from lipsync_fast.benchmark.speech import NS, PIECE, RATE, piece_due_ns, shipped_recording
 from lipsync_fast.client import (
     Frame,
     Session,

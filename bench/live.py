@@ -29,16 +29,16 @@ from typing import Any
 
 import msgspec
 import trio
-from load import Figures, Notes, Talker, figures, percentiles
 from plots import draw
-from processes import machine, pids, usage
-from speech import NS, RATE, Expected, shipped_recording
 
 import lipsync_fast
 from lipsync_fast.audio.windows import frame_count
 from lipsync_fast.avatars.library import AvatarLibrary
 from lipsync_fast.avatars.manifest import AudioWindow
 from lipsync_fast.avatars.package import AvatarPackage
+from lipsync_fast.benchmark.load import Figures, Notes, Talker, figures, percentiles
+from lipsync_fast.benchmark.processes import machine, pids, usage
+from lipsync_fast.benchmark.speech import NS, RATE, Expected, shipped_recording
 from lipsync_fast.client.local import LocalServer
 from lipsync_fast.errors import LipsyncError
 

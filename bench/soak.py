@@ -28,10 +28,10 @@ import msgspec
 import trio
 from clients import Place, come_and_go
 from plots import draw
-from processes import machine, shm_files, usage
-from speech import NS
 
 import lipsync_fast
+from lipsync_fast.benchmark.processes import machine, shm_files, usage
+from lipsync_fast.benchmark.speech import NS
 from lipsync_fast.client.local import LocalServer
 from lipsync_fast.errors import LipsyncError
 from lipsync_fast.ipc.status import ServerStatus

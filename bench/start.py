@@ -22,9 +22,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from processes import machine
 from websockets.sync.client import connect
 
+from lipsync_fast.benchmark.processes import machine
 from lipsync_fast.protocol import (
     MediaType,
     SessionStart,

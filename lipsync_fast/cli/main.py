@@ -197,6 +197,46 @@ def status(
     status_command(folder, port, as_json=json, watch=watch)
 
 
+@app.command()
+@guarded
+def bench(
+    quick: Annotated[bool, typer.Option("--quick", help="Under three minutes.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for run.json, run.md and run.png.")
+    ] = None,
+    part: Annotated[
+        list[str] | None,
+        typer.Option(help="peers, demo, live, engines or avatars (may be repeated)."),
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, max=1000, help="Of each comparison.")] = None,
+    duration: Annotated[
+        float | None, typer.Option(min=1.0, max=3600.0, help="Seconds of each measurement.")
+    ] = None,
+    backend: BackendOption = "auto",
+    gpus: Annotated[str, typer.Option(help="As of serve: all, none, or numbers.")] = "all",
+    threads: Annotated[
+        int, typer.Option(min=0, max=1024, help="Of each engine; 0: the server's choice.")
+    ] = 0,
+    compare: Annotated[
+        tuple[Path, Path] | None, typer.Option(help="Two run.json: what has changed.")
+    ] = None,
+) -> None:
+    """Measure what this machine reaches, next to other ways of working."""
+    from lipsync_fast.cli.bench import bench_command
+
+    bench_command(
+        quick=quick,
+        out=out,
+        parts=part or [],
+        rounds=rounds,
+        duration=duration,
+        gpus="none" if backend == "cpu" else gpus,
+        backend=backend,
+        threads=threads,
+        compare=compare,
+    )
+
+
 def run() -> None:
     """Run the command line and exit."""
     try:

@@ -16,11 +16,11 @@ from operator import lt
 import numpy as np
 import trio
 from numpy.typing import NDArray
-from speech import NS, PIECE, frame_due_ns, piece_due_ns
 
 import lipsync_fast
 from lipsync_fast.audio.windows import frame_count
 from lipsync_fast.avatars.manifest import AudioWindow
+from lipsync_fast.benchmark.speech import NS, PIECE, frame_due_ns, piece_due_ns
 from lipsync_fast.client import (
     Error,
     Frame,

@@ -59,8 +59,9 @@ def usage(pid: int) -> Usage | None:
 
 def pids(status: ServerStatus) -> dict[str, int]:
     """The server's processes by name."""
-    children = {c.name: c.pid for c in (*status.fronts, *status.engines) if c.pid}
-    return {"supervisor": status.pid, **children}
+    fronts = {front.name: front.pid for front in status.fronts if front.pid}
+    engines = {engine.name: engine.pid for engine in status.engines if engine.pid}
+    return {"supervisor": status.pid, **fronts, **engines}
 
 
 def shm_files() -> tuple[int, float]:

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""As many frames as a server makes: sessions that always have sound waiting.
+
+Each session has two utterances under way, so that the server never waits for a client. Every frame
+is checked to be the next one; a sample is kept to be compared with the offline pipeline.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import trio
+from numpy.typing import NDArray
+
+import lipsync_fast
+from lipsync_fast.audio.windows import frame_count
+from lipsync_fast.benchmark.load import Sample
+from lipsync_fast.client import Error, Frame, Session, SessionOverloaded, UtteranceEnded
+
+UNDER_WAY = 2
+"""Utterances of a session that are sent and not ended."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is asked of the pictures; see ``protocol.VideoFormat``."""
+
+    content: Literal["frame", "mouth"] = "frame"
+    quality: int | None = None
+    max_width: int | None = None
+
+
+@dataclass
+class Burst:
+    """One session that wants frames as fast as they come.
+
+    Attributes:
+        arrivals: when each frame came, CLOCK_MONOTONIC, ns.
+        wrong: frames that were not the next one, and what the server complained of, in words.
+        samples: frames to be compared, of the sound and the avatar's own order.
+    """
+
+    number: int
+    avatar: str
+    look: Look
+    pcm: NDArray[np.int16]
+    keep_every: int
+    arrivals: list[int] = field(default_factory=list)
+    bytes: int = 0
+    wrong: list[str] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+
+    async def run(self, url: str, until_ns: int) -> None:
+        """Speak from now on; begin no utterance after ``until_ns``."""
+        room = trio.Semaphore(UNDER_WAY)
+        look = self.look
+        async with (
+            lipsync_fast.connect(
+                url,
+                avatar=self.avatar,
+                pace="burst",
+                content=look.content,
+                quality=look.quality,
+                max_width=look.max_width,
+            ) as session,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(self._listen, session, room)
+            with trio.move_on_at(trio.current_time() + (until_ns - time.monotonic_ns()) / 1e9):
+                while True:
+                    await room.acquire()
+                    await session.send(self.pcm)
+                    await session.end_utterance()
+            nursery.cancel_scope.cancel()
+
+    async def _listen(self, session: Session, room: trio.Semaphore) -> None:
+        frames, came, sequence = frame_count(len(self.pcm)), 0, -1
+        async for event in session:
+            if isinstance(event, Frame):
+                self.arrivals.append(time.monotonic_ns())
+                self.bytes += len(event.jpeg)
+                if event.sequence != sequence + 1 or event.repeated:
+                    self._note(f"frame {event.sequence} behind {sequence}")
+                sequence = event.sequence
+                place = len(self.arrivals)
+                if self.keep_every and place % self.keep_every == self.number % self.keep_every:
+                    self.samples.append(Sample(event.utterance, came, event.index, event.jpeg))
+                came += 1
+            elif isinstance(event, UtteranceEnded):
+                if came != frames or event.frames != frames or event.dropped:
+                    self._note(f"{came} frames came, {event} ended, not {frames}")
+                came = 0
+                room.release()
+            elif isinstance(event, Error | SessionOverloaded):
+                self._note(repr(event))
+
+    def _note(self, words: str) -> None:
+        if len(self.wrong) < 20:
+            self.wrong.append(f"session {self.number}: {words}")
+
+
+async def bursts(
+    url: str,
+    pcm: NDArray[np.int16],
+    seconds: float,
+    *,
+    avatars: list[str],
+    sessions: int,
+    look: Look,
+    keep_every: int,
+) -> tuple[list[Burst], int, int]:
+    """Sessions that speak for so long, the avatars in turn.
+
+    Returns:
+        The sessions, and from when to when frames count: from the moment at which each session had
+        one, to the end.
+    """
+    all_of = [Burst(k, avatars[k % len(avatars)], look, pcm, keep_every) for k in range(sessions)]
+    begun = time.monotonic_ns()
+    until = begun + int(seconds * 1e9)
+    async with trio.open_nursery() as nursery:
+        for each in all_of:
+            nursery.start_soon(each.run, url, until)
+    first = max((b.arrivals[0] for b in all_of if b.arrivals), default=until)
+    return all_of, first, until

@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Single measurements: each starts what it needs, or uses a server that runs, and gives rows."""
+
+from __future__ import annotations
+
+import bisect
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import trio
+from numpy.typing import NDArray
+
+from lipsync_fast.audio.windows import frame_count
+from lipsync_fast.avatars.library import AvatarLibrary
+from lipsync_fast.avatars.package import AvatarPackage
+from lipsync_fast.benchmark.burst import Look, bursts
+from lipsync_fast.benchmark.load import Sample, Talker, figures
+from lipsync_fast.benchmark.processes import pids, usage
+from lipsync_fast.benchmark.rows import Row
+from lipsync_fast.benchmark.speech import NS, Expected
+from lipsync_fast.client.local import LocalServer
+from lipsync_fast.ipc.status import ServerStatus
+
+PLAIN = Look()
+COMPARE_EVERY = 50
+MOST_COMPARED = 24
+"""Of one measurement: each takes as long as a frame takes."""
+PREPARED_S = 30.0
+"""How long engines may take to prepare the avatar's frames before anything is measured."""
+
+
+@contextmanager
+def server(**sections: Any) -> Iterator[LocalServer]:
+    """A server of our own, with its avatar's frames prepared; quiet but for errors."""
+    config = {"log": {"level": "error"}} | sections
+    with LocalServer(config) as running:
+        wait_until_prepared(running)
+        yield running
+
+
+def wait_until_prepared(running: LocalServer) -> None:
+    """Until the default avatar's image halves are no longer growing."""
+    until, before = time.monotonic() + PREPARED_S, -1
+    while time.monotonic() < until:
+        caches = [e.load.cache_bytes for e in running.status().engines if e.state == "ready"]
+        now = sum(size for cache in caches for size in cache.values())
+        if now == before and now > 0:
+            return
+        before = now
+        time.sleep(0.6)
+
+
+class Using:
+    """Processor time and memory of a server's processes over a measurement."""
+
+    def __init__(self, running: LocalServer) -> None:
+        self._running = running
+        self._names = _roles(running.status())
+        self._before = self._cpu()
+        self._own = time.process_time()
+
+    def _cpu(self) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for pid, role in self._names.items():
+            used = usage(pid)
+            if used is not None:
+                found[role] = found.get(role, 0.0) + used.cpu_s
+        return found
+
+    def into(self, row: Row, frames: int) -> None:
+        """Fill in what was used for so many frames."""
+        own = time.process_time() - self._own
+        after = self._cpu()
+        spent = {role: after[role] - self._before.get(role, 0.0) for role in after}
+        spent["load generator"] = own
+        if frames:
+            row.cpu_ms_per_frame = {k: round(v * 1e3 / frames, 3) for k, v in spent.items()}
+        for name, pid in pids(self._running.status()).items():
+            used = usage(pid)
+            if used is not None:
+                row.private_mb[name], row.shared_mb[name] = used.private_mb, used.shm_mb
+
+
+def _roles(status: ServerStatus) -> dict[int, str]:
+    found = {status.pid: "supervisor"}
+    for front in status.fronts:
+        found[front.pid] = "front"
+    for engine in status.engines:
+        if engine.state in ("ready", "spare"):
+            found[engine.pid] = "engine" if engine.state == "ready" else "spare engine"
+    return found
+
+
+def throughput(
+    running: LocalServer,
+    name: str,
+    pcm: NDArray[np.int16],
+    seconds: float,
+    *,
+    sessions: int,
+    avatars: Mapping[str, str] | None = None,
+    look: Look = PLAIN,
+    **settings: Any,
+) -> Row:
+    """Frames as fast as they come, from sound in to bytes out.
+
+    Args:
+        avatars: name at the server to name or path of the package; sessions take them in turn.
+    """
+    avatars = avatars or {"demo": "demo"}
+    row = Row(
+        kind="throughput",
+        name=name,
+        settings={
+            "sessions": sessions,
+            "avatars": len(avatars),
+            "content": look.content,
+            "quality": look.quality,
+            "max_width": look.max_width,
+            **settings,
+        },
+    )
+    using = Using(running)
+    found, first, until = trio.run(
+        _bursts, running.url, pcm, seconds, list(avatars), sessions, look
+    )
+    arrivals = sorted(t for b in found for t in b.arrivals)
+    row.frames = bisect.bisect_right(arrivals, until) - bisect.bisect_right(arrivals, first)
+    row.seconds = round((until - first) / NS, 3)
+    row.frames_per_s = round(row.frames / row.seconds, 2) if row.seconds > 0 else 0.0
+    row.bytes_per_frame = round(sum(b.bytes for b in found) / max(1, len(arrivals)))
+    row.wrong = [words for b in found for words in b.wrong]
+    if row.frames_per_s == 0:
+        row.wrong.append("no frames came")
+    using.into(row, len(arrivals))
+    if look == PLAIN:
+        for name_there, path in avatars.items():
+            some = [s for b in found if b.avatar == name_there for s in b.samples]
+            compare(row, some, path, pcm, -(-MOST_COMPARED // len(avatars)))
+    return row
+
+
+async def _bursts(
+    url: str,
+    pcm: NDArray[np.int16],
+    seconds: float,
+    avatars: list[str],
+    sessions: int,
+    look: Look,
+) -> Any:
+    return await bursts(
+        url,
+        pcm,
+        seconds,
+        avatars=avatars,
+        sessions=sessions,
+        look=look,
+        keep_every=COMPARE_EVERY,
+    )
+
+
+def live(
+    running: LocalServer,
+    name: str,
+    pcm: NDArray[np.int16],
+    seconds: float,
+    *,
+    sessions: int,
+    avatar: str = "demo",
+    **settings: Any,
+) -> Row:
+    """Sessions that speak in real time on clocks of their own, whatever the server does."""
+    row = Row(kind="live", name=name, settings={"sessions": sessions, **settings})
+    using = Using(running)
+    begun = time.monotonic_ns()
+
+    async def talk() -> list[Talker]:
+        talkers = [Talker(k, running.url, avatar, pcm, 0.4, COMPARE_EVERY) for k in range(sessions)]
+        async with trio.open_nursery() as nursery:
+            begin = time.monotonic_ns() + NS // 2
+            end = begin + int(seconds * NS)
+            for k, talker in enumerate(talkers):
+                offset = int(k * NS * 0.33) % (NS // 2)
+                nursery.start_soon(talker.run, begin + offset, end, trio.Event())
+        return talkers
+
+    talkers = trio.run(talk)
+    row.seconds = round((time.monotonic_ns() - begun) / NS, 3)
+    with AvatarPackage.open(AvatarLibrary().find(avatar)) as package:
+        window = package.manifest.audio
+    notes = [t.notes for t in talkers]
+    # Of a session that was refused, nothing is expected.
+    served = [n for n in notes if not n.overloaded]
+    found = figures(served, window, frame_count(len(pcm)))
+    row.frames = found.frames
+    row.frames_per_s = round(found.frames / row.seconds, 2)
+    row.expected, row.late, row.lost = found.expected, found.late, found.lost
+    row.twice, row.skipped = found.twice + found.out_of_order, found.skipped
+    row.refused = len(notes) - len(served)
+    row.latency_ms = found.latency_ms()
+    row.wrong = list(found.errors)
+    if found.frames:
+        row.bytes_per_frame = round(found.megabytes * 1e6 / found.frames)
+    using.into(row, sum(len(n.frames) for n in notes))
+    compare(row, [s for n in served for s in n.samples], avatar, pcm)
+    return row
+
+
+def compare(
+    row: Row,
+    samples: list[Sample],
+    avatar: str,
+    pcm: NDArray[np.int16],
+    most: int = MOST_COMPARED,
+) -> None:
+    """Whether sampled frames are what ``render`` gives for the same sound, byte for byte."""
+    if not samples:
+        return
+    step = -(-len(samples) // most)
+    expected = Expected(avatar, pcm)
+    try:
+        for sample in samples[::step]:
+            row.compared += 1
+            row.different += expected.jpeg(sample.frame, sample.index) != sample.jpeg
+    finally:
+        expected.close()
+
+
+def timed(name: str, round_: int, numbers: list[int], make: Callable[[list[int]], int]) -> Row:
+    """Let a peer make some frames; ``make`` gives their bytes."""
+    begun = time.perf_counter()
+    size = make(numbers)
+    seconds = time.perf_counter() - begun
+    return Row(
+        kind="peer",
+        name=name,
+        round=round_,
+        frames=len(numbers),
+        seconds=round(seconds, 3),
+        frames_per_s=round(len(numbers) / seconds, 3),
+        bytes_per_frame=round(size / len(numbers)),
+    )

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A benchmark's report for people: Markdown, and plots where matplotlib is installed."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lipsync_fast.benchmark.rows import Report, Row, Spread, by_name, ratios
+from lipsync_fast.errors import OutputError
+
+
+def write(report: Report, folder: Path) -> list[Path]:
+    """Write run.json, run.md and, with matplotlib, run.png; each appears whole.
+
+    Raises:
+        OutputError: they cannot be written.
+    """
+    done = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, data in (
+            ("run.json", msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n"),
+            ("run.md", markdown(report).encode()),
+        ):
+            partial = folder / f".{name}.part"
+            partial.write_bytes(data)
+            os.replace(partial, folder / name)
+            done.append(folder / name)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written ({error.strerror})") from None
+    if draw(report, folder / "run.png"):
+        done.append(folder / "run.png")
+    return done
+
+
+# ---------------------------------------------------------------- tables
+def markdown(report: Report) -> str:
+    """Everything that was measured, as tables."""
+    about = report.machine
+    lines = [
+        f"# {report.sentence}",
+        "",
+        f"`{report.command}`, lipsync-fast {report.version} {report.commit}, {report.date}, on "
+        f"{about.get('cores')} cores of {about.get('processor')}, Python {about.get('python')}; "
+        f"load average at the beginning {about.get('load_average', ['?'])[0]}. Server and load "
+        "generator share the machine. Rates are medians of the rounds, with least and most.",
+        "",
+    ]
+    lines += [f"Not measured: {words}." for words in report.not_measured]
+    rows = by_name(report.rows)
+    peers = {key: some for key, some in rows.items() if key[0] in ("peer", "ours")}
+    if peers:
+        lines += ["## The reference's network, in turn", ""]
+        lines += _table(
+            ("way of working", "frames/s", "ours against it", "rounds"),
+            [
+                (name, _spread(some), _ratio(report, kind, name), str(len(some)))
+                for (kind, name), some in peers.items()
+            ],
+        )
+    fast = {key: some for key, some in rows.items() if key[0] == "throughput"}
+    if fast:
+        lines += ["## Frames as fast as they come", ""]
+        lines += _table(
+            (
+                "what",
+                "frames/s",
+                "kB a frame",
+                "engine, ms",
+                "front, µs",
+                "generator, µs",
+                "compared, different",
+            ),
+            [_throughput(name, some) for (_, name), some in fast.items()],
+        )
+    live = [row for row in report.rows if row.kind == "live"]
+    if live:
+        lines += ["## Sessions in real time", ""]
+        lines += _table(
+            ("what", "refused", "frames due, late, lost", "latency p50, p99, p99.9 ms", "frames/s"),
+            [_live(row) for row in live],
+        )
+    lines += ["## Memory at the end of each measurement, MB of its own (shared)", ""]
+    lines += _table(
+        ("what", "processes"),
+        [
+            (
+                row.name,
+                ", ".join(
+                    f"{who} {mb:.0f} ({row.shared_mb.get(who, 0):.0f})"
+                    for who, mb in row.private_mb.items()
+                ),
+            )
+            for row in _last_of_each(report.rows)
+            if row.private_mb
+        ],
+    )
+    bad = [row for row in report.rows if not row.is_right]
+    if bad:
+        lines += ["## Wrong", ""]
+        lines += [f"- {row.name}, round {row.round}: {row.wrong or row}" for row in bad] + [""]
+    return "\n".join(lines)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    made = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return [*made, *("| " + " | ".join(row) + " |" for row in rows), ""]
+
+
+def _spread(rows: Sequence[Row]) -> str:
+    found = Spread.of(row.frames_per_s for row in rows)
+    if found.rounds == 1:
+        return f"{found.median:.1f}"
+    return f"**{found.median:.2f}** ({found.least:.2f} to {found.most:.2f})"
+
+
+def _ratio(report: Report, kind: str, name: str) -> str:
+    found = ratios(report.rows, name) if kind == "peer" else []
+    if not found:
+        return ""
+    spread = Spread.of(found)
+    return f"**{spread.median:.1f}x** ({spread.least:.1f} to {spread.most:.1f})"
+
+
+def _median(rows: Sequence[Row], role: str) -> float:
+    return statistics.median(row.cpu_ms_per_frame.get(role, 0.0) for row in rows)
+
+
+def _throughput(name: str, rows: Sequence[Row]) -> tuple[str, ...]:
+    return (
+        name,
+        _spread(rows),
+        f"{rows[0].bytes_per_frame / 1e3:.0f}",
+        f"{_median(rows, 'engine'):.2f}",
+        f"{1e3 * _median(rows, 'front'):.0f}",
+        f"{1e3 * _median(rows, 'load generator'):.0f}",
+        f"{sum(r.compared for r in rows)}, {sum(r.different for r in rows)}",
+    )
+
+
+def _live(row: Row) -> tuple[str, ...]:
+    values = [row.latency_ms.get(k, float("nan")) for k in ("p50", "p99", "p99.9")]
+    return (
+        row.name,
+        str(row.refused),
+        f"{row.expected}, {row.late}, {row.lost}",
+        ", ".join(f"{v:.1f}" for v in values),
+        f"{row.frames_per_s:.1f}",
+    )
+
+
+def _last_of_each(rows: Sequence[Row]) -> list[Row]:
+    return [some[-1] for some in by_name(rows).values()]
+
+
+# ---------------------------------------------------------------- plots
+def draw(report: Report, path: Path) -> bool:
+    """The plots in one picture; False without matplotlib."""
+    try:
+        import matplotlib
+    except ImportError:
+        return False
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = by_name(report.rows)
+    panels = [
+        panel
+        for panel, kinds in ((_draw_rates, ("peer", "ours", "throughput")), (_draw_live, ("live",)))
+        if any(kind in kinds for kind, _ in rows)
+    ]
+    panels += [_draw_time] if any(row.cpu_ms_per_frame for row in report.rows) else []
+    if not panels:
+        return False
+    figure, axes = plt.subplots(len(panels), 1, figsize=(10, 4.2 * len(panels)), squeeze=False)
+    for panel, axis in zip(panels, axes[:, 0], strict=True):
+        panel(axis, rows)
+    figure.suptitle(f"{report.machine.get('processor')}, {report.machine.get('cores')} cores")
+    figure.tight_layout()
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+    return True
+
+
+def _draw_rates(axis: Any, rows: dict[tuple[str, str], list[Row]]) -> None:
+    """Frames a second of everything, with the spread over the rounds."""
+    found = {
+        name: Spread.of(row.frames_per_s for row in some)
+        for (kind, name), some in rows.items()
+        if kind in ("peer", "ours", "throughput")
+    }
+    names = list(found)[::-1]
+    middle = [found[n].median for n in names]
+    low = [found[n].median - found[n].least for n in names]
+    high = [found[n].most - found[n].median for n in names]
+    colours = ["0.6" if ("peer", n) in rows else "C0" for n in names]
+    axis.barh(names, middle, xerr=[low, high], color=colours, ecolor="0.3", capsize=2)
+    for k, value in enumerate(middle):
+        axis.text(value + high[k], k, f" {value:.1f}", va="center", fontsize=8)
+    axis.set_xlabel("frames/s, end to end (grey: peers)")
+    axis.margins(x=0.1)
+
+
+def _draw_live(axis: Any, rows: dict[tuple[str, str], list[Row]]) -> None:
+    """Latency over load."""
+    live = [some[-1] for (kind, _), some in rows.items() if kind == "live"]
+    sessions = [int(row.settings["sessions"]) for row in live]
+    for name in ("p50", "p99", "p99.9"):
+        axis.plot(sessions, [row.latency_ms.get(name) for row in live], "o-", label=name)
+    for row, count in zip(live, sessions, strict=True):
+        axis.annotate(
+            f"{count - row.refused} of {count} admitted", (count, 0), fontsize=7, rotation=90
+        )
+    axis.axhline(80, c="0.3", lw=0.8, ls=":")
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(sessions, [str(s) for s in sessions])
+    axis.set_ylim(bottom=0)
+    axis.set_xlabel("sessions that want to speak")
+    axis.set_ylabel("last needed sample to bytes, ms")
+    axis.legend(fontsize=8)
+
+
+def _draw_time(axis: Any, rows: dict[tuple[str, str], list[Row]]) -> None:
+    """Processor time of a frame, by who spends it."""
+    found = {
+        name: some[-1].cpu_ms_per_frame
+        for (kind, name), some in rows.items()
+        if kind in ("ours", "throughput")
+    }
+    names = list(found)[::-1]
+    left = [0.0] * len(names)
+    for role in ("engine", "front", "supervisor", "load generator"):
+        values = [found[n].get(role, 0.0) for n in names]
+        axis.barh(names, values, left=left, label=role)
+        left = [a + b for a, b in zip(left, values, strict=True)]
+    axis.set_xlabel("processor time of a frame, ms")
+    axis.legend(fontsize=8)

@@ -1,0 +1,355 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The benchmark: what is measured, in which order, and what is written of it.
+
+    peers      the reference's network at full size: three ways of working and ours, in turn
+    demo       the demo avatar: sessions, content, quality, width
+    live       sessions in real time, from one to more than are admitted
+    engines    one and two engine processes
+    avatars    several avatars in turn against one
+
+Each round measures every variant once, so that a machine that slows down slows all of them.
+"""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from lipsync_fast.benchmark.burst import Look
+from lipsync_fast.benchmark.measure import live, server, throughput, timed
+from lipsync_fast.benchmark.processes import machine
+from lipsync_fast.benchmark.rows import Report, Row, Spread, by_name, ratios
+from lipsync_fast.benchmark.speech import shipped_recording
+from lipsync_fast.version import __version__
+
+PARTS = ("peers", "demo", "live", "engines", "avatars")
+QUICK = ("peers", "demo", "live")
+OURS = "lipsync-fast"
+SHORT_S = 4.0
+"""Of the recording, in bursts."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured.
+
+    Attributes:
+        rounds: of each comparison.
+        seconds: of each throughput measurement; live_s: of each live one.
+        peer_frames: that each peer makes in a round: one frame at a time, and in batches.
+        sessions: how many at a time, in bursts.
+        live_sessions: how many speak in real time.
+    """
+
+    parts: tuple[str, ...]
+    rounds: int
+    seconds: float
+    live_s: float
+    peer_frames: dict[str, int]
+    sessions: tuple[int, ...]
+    live_sessions: tuple[int, ...]
+    avatars: int
+    threads: int
+    gpus: str = "all"
+
+    @classmethod
+    def quick(cls, threads: int) -> Plan:
+        """Under three minutes on two cores."""
+        frames = {"a": 3, "b": 6, "c": 8}
+        return cls(QUICK, 3, 4.0, 8.0, frames, (1, 2), (1, 2, 4), 1, threads)
+
+    @classmethod
+    def full(cls, threads: int) -> Plan:
+        """All of it: some twenty minutes on two cores."""
+        frames = {"a": 6, "b": 16, "c": 24}
+        live_sessions = (1, 2, 3, 4, 8, 40)
+        return cls(PARTS, 5, 10.0, 20.0, frames, (1, 2, 4, 8), live_sessions, 20, threads)
+
+
+class Progress:
+    """Says what is being measured, and how much is left."""
+
+    def __init__(self, total: int, tell: Callable[[str], None]) -> None:
+        self._total, self._done, self._tell = total, 0, tell
+        self._begun = time.monotonic()
+
+    def step(self, what: str) -> None:
+        """Something begins."""
+        width = 24
+        filled = width * self._done // max(1, self._total)
+        bar = "#" * filled + "." * (width - filled)
+        self._tell(f"[{bar}] {time.monotonic() - self._begun:5.0f} s  {what}")
+        self._done += 1
+
+
+def run(plan: Plan, tell: Callable[[str], None] = print) -> Report:
+    """Measure all that a plan names.
+
+    Returns:
+        The report; rows that are wrong say so.
+    """
+    begun = time.monotonic()
+    report = Report(
+        command=shlex.join(["lipsync-fast", *sys.argv[1:]]),
+        version=__version__,
+        commit=_commit(),
+        date=time.strftime("%Y-%m-%d", time.gmtime()),
+        machine=machine(),
+    )
+    progress = Progress(_steps(plan), tell)
+    made: dict[str, Callable[[Plan, Progress, Report], Iterator[Row]]] = {
+        "peers": _peers,
+        "demo": _demo,
+        "live": _live,
+        "engines": _engines,
+        "avatars": _avatars,
+    }
+    for part in plan.parts:
+        for row in made[part](plan, progress, report):
+            report.rows.append(row)
+            if not row.is_right:
+                tell(f"    WRONG: {row.name}: {row.different} different, {row.wrong[:3]}")
+    report.wall_s = round(time.monotonic() - begun, 1)
+    report.sentence = sentence(report)
+    return report
+
+
+def _steps(plan: Plan) -> int:
+    each = {
+        "peers": 1 + 4 * plan.rounds,
+        "demo": len(plan.sessions) + len(LOOKS),
+        "live": len(plan.live_sessions),
+        "engines": 2 * plan.rounds,
+        "avatars": 2 * plan.rounds,
+    }
+    return sum(each[part] for part in plan.parts)
+
+
+LOOKS = {
+    "mouth alone": Look(content="mouth"),
+    "quality 60": Look(quality=60),
+    "640 wide": Look(max_width=640),
+}
+
+
+def _sections(plan: Plan, **engines: Any) -> dict[str, Any]:
+    chosen: dict[str, Any] = {"spares": 0, "threads": plan.threads, "gpus": plan.gpus} | engines
+    return {"engines": chosen, "live": {"speakers": 1000}}
+
+
+# ---------------------------------------------------------------- peers
+def _peers(plan: Plan, progress: Progress, report: Report) -> Iterator[Row]:
+    """The reference's network: each way of working in turn, round after round."""
+    try:
+        import torch
+    except ImportError:
+        report.not_measured.append("peers: torch is not installed (extra: train)")
+        return
+    from lipsync_fast.avatars.package import AvatarPackage
+    from lipsync_fast.benchmark.peers import (
+        BatchedOnnxPeer,
+        OnnxPeer,
+        Peer,
+        Scene,
+        TorchPeer,
+        jpegs,
+    )
+    from lipsync_fast.benchmark.reference import reference_networks, write_reference_avatar
+
+    progress.step("making an avatar with the reference's network at full size")
+    if plan.threads:
+        torch.set_num_threads(plan.threads)
+    networks = reference_networks()
+    pcm = shipped_recording(SHORT_S)
+    sound = (pcm / np.float32(32768)).astype(np.float32)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lipsync-bench-")))
+        write_reference_avatar(folder / "reference", networks)
+        package = stack.enter_context(AvatarPackage.open(folder / "reference"))
+        scene = Scene(package, sound)
+        peers: dict[str, Peer] = {
+            "a": TorchPeer(scene, networks),
+            "b": OnnxPeer(scene, networks),
+            "c": BatchedOnnxPeer(scene, networks),
+        }
+        own = {"folders": [str(folder)], "default": "reference"}
+        running = stack.enter_context(server(**_sections(plan), avatars=own))
+        wrong = _same_pictures(folder / "reference", sound, list(peers.values()))
+        for round_ in range(plan.rounds):
+            for key, peer in peers.items():
+                progress.step(f"round {round_ + 1}: {peer.name}")
+                first = 20 + round_ * plan.peer_frames[key]
+                numbers = list(range(first, first + plan.peer_frames[key]))
+                row = timed(
+                    peer.name,
+                    round_,
+                    [k % 90 for k in numbers],
+                    lambda some, peer=peer: sum(  # type: ignore[misc]
+                        len(jpeg) for jpeg in jpegs(peer, scene, some)
+                    ),
+                )
+                row.wrong = wrong.get(peer.name, [])
+                yield row
+            progress.step(f"round {round_ + 1}: {OURS}")
+            mine = {"reference": str(folder / "reference")}
+            row = throughput(running, OURS, pcm, plan.seconds, sessions=2, avatars=mine)
+            row.kind, row.round = "ours", round_
+            yield row
+
+
+def _same_pictures(
+    path: Path, sound: NDArray[np.float32], peers: list[Any], frames: int = 4
+) -> dict[str, list[str]]:
+    """Whether peers make the pictures that ours makes; what differs by more than two levels."""
+    import lipsync_fast
+
+    wrong: dict[str, list[str]] = {}
+    with lipsync_fast.open(path, backend="cpu") as avatar:
+        ours = []
+        with avatar.render(sound, 16_000) as rendering:
+            for frame in rendering:
+                ours.append(frame.image.astype(np.int16))
+                if len(ours) == frames:
+                    break
+    for peer in peers:
+        for k, picture in enumerate(peer.pictures(list(range(frames)))):
+            most = int(np.abs(picture.astype(np.int16) - ours[k]).max())
+            if most > 2:
+                wrong.setdefault(peer.name, []).append(f"frame {k} differs by {most} grey levels")
+    return wrong
+
+
+# ---------------------------------------------------------------- ours
+def _demo(plan: Plan, progress: Progress, report: Report) -> Iterator[Row]:
+    """The demo avatar as fast as it comes."""
+    pcm = shipped_recording(SHORT_S)
+    with server(**_sections(plan)) as running:
+        for sessions in plan.sessions:
+            progress.step(f"demo avatar, {sessions} sessions")
+            name = f"demo avatar, {sessions} session" + ("s" if sessions > 1 else "")
+            yield throughput(running, name, pcm, plan.seconds, sessions=sessions)
+        for name, look in LOOKS.items():
+            progress.step(f"demo avatar, {name}")
+            yield throughput(
+                running, f"demo avatar, {name}", pcm, plan.seconds, sessions=2, look=look
+            )
+
+
+def _live(plan: Plan, progress: Progress, report: Report) -> Iterator[Row]:
+    """Speakers in real time; the server admits what it can."""
+    pcm = shipped_recording(min(SHORT_S, plan.live_s / 2))
+    sections = _sections(plan) | {"live": {}}
+    with server(**sections) as running:
+        for sessions in plan.live_sessions:
+            progress.step(f"{sessions} speak in real time")
+            name = f"{sessions} in real time"
+            yield live(running, name, pcm, plan.live_s, sessions=sessions)
+
+
+def _engines(plan: Plan, progress: Progress, report: Report) -> Iterator[Row]:
+    """One engine process with all threads, and two that share them."""
+    pcm = shipped_recording(SHORT_S)
+    with ExitStack() as stack:
+        variants = {
+            f"{n} engine" + ("s" if n > 1 else ""): stack.enter_context(
+                server(**_sections(plan, per_gpu=n))
+            )
+            for n in (1, 2)
+        }
+        for round_ in range(plan.rounds):
+            for name, running in variants.items():
+                progress.step(f"round {round_ + 1}: {name}")
+                row = throughput(running, name, pcm, plan.seconds, sessions=4)
+                row.round = round_
+                yield row
+
+
+def _avatars(plan: Plan, progress: Progress, report: Report) -> Iterator[Row]:
+    """As many sessions, each with an avatar of its own, against one avatar for all."""
+    import shutil
+
+    from lipsync_fast.avatars.library import AvatarLibrary
+
+    pcm = shipped_recording(SHORT_S)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lipsync-bench-")))
+        names = [f"copy{k}" for k in range(plan.avatars)]
+        demo = AvatarLibrary().find("demo")
+        for name in names:
+            shutil.copy(demo, folder / f"{name}.lsa")
+        running = stack.enter_context(
+            server(**_sections(plan), avatars={"folders": [str(folder)], "default": "copy0"})
+        )
+        for round_ in range(plan.rounds):
+            for count in (1, plan.avatars):
+                name = f"{count} avatar" + ("s" if count > 1 else "")
+                progress.step(f"round {round_ + 1}: {name}")
+                paths = {n: str(folder / f"{n}.lsa") for n in names[:count]}
+                row = throughput(
+                    running,
+                    name,
+                    pcm,
+                    2 * plan.seconds,
+                    sessions=plan.avatars,
+                    avatars=paths,
+                )
+                row.round = round_
+                yield row
+
+
+# ---------------------------------------------------------------- what it comes to
+def sentence(report: Report) -> str:
+    """The result in one sentence."""
+    parts = []
+    whole = [r.frames_per_s for r in report.rows if "session" in r.name]
+    if whole:
+        parts.append(f"{max(whole):.0f} frames/s of the demo avatar end to end")
+    for kind, name in by_name(report.rows):
+        if kind == "peer":
+            found = ratios(report.rows, name)
+            if found:
+                parts.append(f"{Spread.of(found).median:.1f}x {name}")
+    admitted = [r for r in report.rows if r.kind == "live" and not r.refused and not r.late]
+    if admitted:
+        most = max(int(r.settings["sessions"]) for r in admitted)
+        parts.append(f"{most} live sessions with no frame late")
+    wrong = sum(not row.is_right for row in report.rows)
+    right = "every sampled frame right" if not wrong else f"{wrong} MEASUREMENTS WRONG"
+    cores = report.machine.get("cores")
+    return f"On {cores} cores of {report.machine.get('processor')}: " + "; ".join([*parts, right])
+
+
+def _commit() -> str:
+    """The checkout's commit, where this is one."""
+    try:
+        return subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"],
+            capture_output=True,
+            text=True,
+            cwd=Path(__file__).parent,
+            timeout=5,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def read(path: Path) -> Report:
+    """A report from its file.
+
+    Raises:
+        msgspec.MsgspecError: it is none.
+        OSError: it cannot be read.
+    """
+    return msgspec.json.decode(path.read_bytes(), type=Report)
