@@ -22,6 +22,7 @@ import shlex
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -149,6 +150,7 @@ def report(found: Figures, watch: Watch, begin_ns: int, wall_s: float) -> dict[s
                 ),
                 1,
             ),
+            "late": sum(0 <= at - kill["ns"] <= AFTER_KILL_MS * 1e6 for at in found.late_at),
         }
         for kill in watch.kills
     ]
@@ -238,10 +240,11 @@ def windows(found: Figures, begin_ns: int) -> list[dict[str, float]]:
         for at, ms in values:
             window = int((at - begin_ns) / NS // WINDOW_S)
             rows.setdefault(window, ([], []))[place].append(ms)
+    late = Counter(int((at - begin_ns) / NS // WINDOW_S) for at in found.late_at)
     return [
         {"s": window * WINDOW_S}
         | {f"latency_{k}": v for k, v in percentiles(latencies).items()}
-        | {"gap_most": round(max(gaps, default=0.0), 1)}
+        | {"gap_most": round(max(gaps, default=0.0), 1), "late": late[window]}
         for window, (latencies, gaps) in sorted(rows.items())
     ]
 

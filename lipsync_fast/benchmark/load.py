@@ -72,6 +72,8 @@ class Notes:
     frames: list[tuple[int, bool]] = field(default_factory=list)
     """When each frame came, and whether it was spoken."""
     samples: list[Sample] = field(default_factory=list)
+    late_at: list[int] = field(default_factory=list)
+    """When frames came that stood in for late ones."""
     bytes: int = 0
     overloaded: int = 0
     skipped: int = 0
@@ -174,6 +176,7 @@ class Talker:
             spoken.more += 1
         elif frame.repeated:
             spoken.late.append(number)
+            notes.late_at.append(now)
         else:
             spoken.arrivals[number] = now
             self._keep(frame, number)
@@ -215,6 +218,7 @@ class Figures:
     latencies: list[tuple[int, float]] = field(default_factory=list)
     gaps: list[tuple[int, float]] = field(default_factory=list)
     """(when it ended, milliseconds) between two frames of a session, idle ones too."""
+    late_at: list[int] = field(default_factory=list)
     send_lag_ms: float = 0.0
 
     def latency_ms(self) -> dict[str, float]:
@@ -245,6 +249,7 @@ def figures(all_notes: list[Notes], window: AudioWindow, frames: int) -> Figures
         total.skipped += notes.skipped
         total.frames += len(notes.frames)
         total.megabytes += notes.bytes / 1e6
+        total.late_at += notes.late_at
         total.errors += [f"session {notes.number}: {e}" for e in notes.errors]
         total.send_lag_ms = max(total.send_lag_ms, notes.send_lag_ms)
         times = [at for at, _ in notes.frames]
