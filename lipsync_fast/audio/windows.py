@@ -84,11 +84,19 @@ def samples_seen(starts: Iterable[int]) -> tuple[int, int]:
     return max(0, HOP * min(rows) - HALF - 1), HOP * (max(rows) + WINDOW_ROWS - 1) + HALF
 
 
+def frame_sees(frame: int, window: AudioWindow) -> tuple[int, int]:
+    """``samples_seen`` of a frame in a sound whose end is not known, without its 16 starts."""
+    last = frame + window.after - 1
+    if last < 0:
+        return 0, 0
+    first = first_row(max(0, frame - window.before - 1))
+    end = first_row(max(0, last - 1)) + WINDOW_ROWS - 1
+    return max(0, HOP * first - HALF - 1), HOP * end + HALF
+
+
 def is_decided(frame: int, window: AudioWindow, samples: int) -> bool:
     """Whether a frame has begun, and so many samples hold all it sees, whatever follows them."""
-    return (
-        frame * FRAME_SAMPLES < samples and samples_seen(block_starts(frame, window))[1] <= samples
-    )
+    return frame * FRAME_SAMPLES < samples and frame_sees(frame, window)[1] <= samples
 
 
 def stacked(starts: list[int], vectors: dict[int, F32] | OrderedDict[int, F32]) -> F32:

@@ -45,6 +45,8 @@ from lipsync_fast.ipc.status import ServerStatus
 from lipsync_fast.logs import setup_logs
 
 log = structlog.get_logger("lipsync.front")
+LATENCIES_S = 1.0
+"""Between two looks at how long frames take."""
 _status = msgspec.msgpack.Decoder(ServerStatus)
 _encoder = msgspec.msgpack.Encoder()
 
@@ -125,9 +127,12 @@ class Front:
 
     async def beat(self) -> None:
         """Say that this process lives, and how it does."""
-        load = self.services.load
+        load, next_look = self.services.load, 0.0
         while True:
-            load.latency_ms = self.services.latencies.percentiles()
+            now = trio.current_time()
+            if now >= next_look:  # a minute's percentiles cost more than all else that is told
+                load.latency_ms = self.services.latencies.percentiles()
+                next_look = now + LATENCIES_S
             load.redispatched = self.pool.redispatched
             self.tell(FrontHeartbeat(load=msgspec.Raw(_encoder.encode(load))))
             await trio.sleep(self.spec.config.engines.heartbeat_s)

@@ -15,6 +15,7 @@ from lipsync_fast.audio.windows import (
     MIN_SAMPLES,
     block_starts,
     frame_count,
+    frame_sees,
     is_decided,
     samples_seen,
 )
@@ -70,7 +71,7 @@ class Utterance:
 
     def decided_before(self, frame: int) -> bool:
         """Whether the samples have come that a frame before the first one (negative) sees."""
-        return samples_seen(block_starts(frame, self.window))[1] <= self.samples
+        return frame_sees(frame, self.window)[1] <= self.samples
 
     def speech(self, frame: int, share: float = 1.0) -> tuple[Speech, F32]:
         """What a decided frame sees. Before 0 and, once ended, behind the last frame are others.
@@ -79,7 +80,10 @@ class Utterance:
             ValueError: it is not decided, or its samples are forgotten.
         """
         samples = self.samples if self.ended else None
-        first, end = samples_seen(block_starts(frame, self.window, samples))
+        if samples is None:
+            first, end = frame_sees(frame, self.window)
+        else:
+            first, end = samples_seen(block_starts(frame, self.window, samples))
         if not self.ended and (frame >= self.decided or end > self.samples):
             raise ValueError(f"frame {frame} is not decided yet")
         if first < self._first and end > 0:
@@ -90,7 +94,7 @@ class Utterance:
     def forget(self, frame: int) -> None:
         """Drop the samples that no frame from ``frame`` on can see, whenever the sound ends."""
         # A sound that ends now moves the last windows back by at most two frames.
-        first, _ = samples_seen(block_starts(max(0, frame - 4), self.window))
+        first, _ = frame_sees(max(0, frame - 4), self.window)
         keep = min(first, max(0, self.samples - 2 * FRAME_SAMPLES * 16))
         if keep > self._first:
             self._pcm = self._pcm[keep - self._first :].copy()

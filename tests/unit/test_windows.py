@@ -17,6 +17,7 @@ from lipsync_fast.audio.windows import (
     BlockCache,
     BlockStream,
     block_starts,
+    frame_sees,
     is_decided,
     samples_seen,
 )
@@ -128,6 +129,12 @@ def test_frames_cut_out_singly_equal_the_stream(
         assert np.array_equal(cache.block(1, starts, padded[first:end], first), whole[i])
         if order.random() < 0.1:
             cache.block(2, starts, padded[first:end], first)
+
+
+@given(frame=st.integers(-40, 5_000), after=st.integers(0, 16))
+def test_what_a_frame_sees_is_what_its_windows_read(frame: int, after: int) -> None:
+    window = AudioWindow(before=16 - after, after=after)
+    assert frame_sees(frame, window) == samples_seen(block_starts(frame, window))
 
 
 def test_a_vector_is_computed_once_for_all_frames_that_see_it() -> None:
