@@ -13,6 +13,7 @@ import numpy as np
 import trio
 from numpy.typing import NDArray
 
+import lipsync_fast
 from lipsync_fast.audio.windows import frame_count
 from lipsync_fast.avatars.library import AvatarLibrary
 from lipsync_fast.avatars.package import AvatarPackage
@@ -21,6 +22,7 @@ from lipsync_fast.benchmark.load import Sample, Talker, figures
 from lipsync_fast.benchmark.processes import pids, usage
 from lipsync_fast.benchmark.rows import Row
 from lipsync_fast.benchmark.speech import NS, Expected
+from lipsync_fast.client import Frame
 from lipsync_fast.client.local import LocalServer
 from lipsync_fast.ipc.status import ServerStatus
 
@@ -206,6 +208,33 @@ def live(
         row.bytes_per_frame = round(found.megabytes * 1e6 / found.frames)
     using.into(row, sum(len(n.frames) for n in notes))
     compare(row, [s for n in served for s in n.samples], avatar, pcm)
+    return row
+
+
+def idle(running: LocalServer, name: str, seconds: float, *, sessions: int) -> Row:
+    """Sessions in which nobody speaks: what showing the avatar's own pictures costs."""
+    row = Row(kind="live", name=name, settings={"sessions": sessions, "speaking": 0})
+
+    async def look() -> int:
+        frames = 0
+
+        async def watch() -> None:
+            nonlocal frames
+            async with lipsync_fast.connect(running.url) as session:
+                async for event in session:
+                    frames += isinstance(event, Frame)
+
+        with trio.move_on_after(seconds):
+            async with trio.open_nursery() as nursery:
+                for _ in range(sessions):
+                    nursery.start_soon(watch)
+        return frames
+
+    using, begun = Using(running), time.monotonic()
+    row.frames = trio.run(look)
+    row.seconds = round(time.monotonic() - begun, 3)
+    row.frames_per_s = round(row.frames / row.seconds, 2)
+    using.into(row, row.frames)
     return row
 
 

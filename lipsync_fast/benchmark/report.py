@@ -209,7 +209,7 @@ def _draw_rates(axis: Any, rows: dict[tuple[str, str], list[Row]]) -> None:
 
 def _draw_live(axis: Any, rows: dict[tuple[str, str], list[Row]]) -> None:
     """Latency over load."""
-    live = [some[-1] for (kind, _), some in rows.items() if kind == "live"]
+    live = [some[-1] for (kind, _), some in rows.items() if kind == "live" and some[-1].expected]
     sessions = [int(row.settings["sessions"]) for row in live]
     for name in ("p50", "p99", "p99.9"):
         axis.plot(sessions, [row.latency_ms.get(name) for row in live], "o-", label=name)

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipsync_fast.benchmark.burst import Look
-from lipsync_fast.benchmark.measure import live, server, throughput, timed
+from lipsync_fast.benchmark.measure import idle, live, server, throughput, timed
 from lipsync_fast.benchmark.processes import machine
 from lipsync_fast.benchmark.rows import Report, Row, Spread, by_name, ratios
 from lipsync_fast.benchmark.speech import shipped_recording
@@ -37,6 +37,7 @@ from lipsync_fast.version import __version__
 PARTS = ("peers", "demo", "live", "engines", "avatars")
 QUICK = ("peers", "demo", "live")
 OURS = "lipsync-fast"
+IDLE = "4 sessions, nobody speaks"
 SHORT_S = 4.0
 """Of the recording, in bursts."""
 
@@ -130,7 +131,7 @@ def _steps(plan: Plan) -> int:
     each = {
         "peers": 1 + 4 * plan.rounds,
         "demo": len(plan.sessions) + len(LOOKS),
-        "live": len(plan.live_sessions),
+        "live": len(plan.live_sessions) + 1,
         "engines": 2 * plan.rounds,
         "avatars": 2 * plan.rounds,
     }
@@ -256,6 +257,8 @@ def _live(plan: Plan, progress: Progress, report: Report) -> Iterator[Row]:
             progress.step(f"{sessions} speak in real time")
             name = f"{sessions} in real time"
             yield live(running, name, pcm, plan.live_s, sessions=sessions)
+        progress.step("nobody speaks")
+        yield idle(running, IDLE, plan.live_s, sessions=4)
 
 
 def _engines(plan: Plan, progress: Progress, report: Report) -> Iterator[Row]:
@@ -321,7 +324,9 @@ def sentence(report: Report) -> str:
             found = ratios(report.rows, name)
             if found:
                 parts.append(f"{Spread.of(found).median:.1f}x {name}")
-    admitted = [r for r in report.rows if r.kind == "live" and not r.refused and not r.late]
+    admitted = [
+        r for r in report.rows if r.kind == "live" and r.expected and not r.refused and not r.late
+    ]
     if admitted:
         most = max(int(r.settings["sessions"]) for r in admitted)
         parts.append(f"{most} live sessions with no frame late")

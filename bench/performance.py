@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write docs/performance.md from the committed results.
+
+    python bench/performance.py [--check]
+
+Reads bench/results/run/run.json (``lipsync-fast bench --out``) and bench/results/micro/*.json.
+``--check`` writes nothing, and fails where the document is not what would be written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lipsync_fast.benchmark.report import markdown
+from lipsync_fast.benchmark.rows import Report, Spread, rates, ratios
+from lipsync_fast.benchmark.run import IDLE, read
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS, DOCUMENT = ROOT / "bench" / "results", ROOT / "docs" / "performance.md"
+A, B, C = "PyTorch, frame by frame", "ONNX Runtime, frame by frame", "ONNX Runtime, offline"
+SPOKEN = "demo avatar, 2 sessions"
+
+Goal = tuple[str, str, str, bool | None]
+"""What, the goal, what was found, and whether it is met; None where it was not measured."""
+
+
+def micro(name: str) -> Any:
+    """A micro-benchmark's result, or None."""
+    path = RESULTS / "micro" / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def against(report: Report, peer: str, least: float) -> Goal:
+    """Ours against a peer, in each round."""
+    found = ratios(report.rows, peer)
+    what = f"the reference's network against {peer}"
+    if not found:
+        return what, f"≥ {least:g}x", "not measured", None
+    s = Spread.of(found)
+    words = f"{s.median:.1f}x ({s.least:.1f} to {s.most:.1f} over {s.rounds} rounds)"
+    return what, f"≥ {least:g}x", words, s.median >= least
+
+
+def demo(report: Report) -> Goal:
+    """Frames a second of the demo avatar."""
+    what = "demo avatar, frames/s end to end, load generator on the same processors"
+    found = [r.frames_per_s for r in report.rows if "session" in r.name and r.kind == "throughput"]
+    if not found:
+        return what, "≥ 75", "not measured", None
+    peer = rates(report.rows, "peer", B)
+    words = f"{max(found):.0f}"
+    if peer:
+        words += f" ({B} with the reference's network: {statistics.median(peer):.1f})"
+    return what, "≥ 75", words, max(found) >= 75
+
+
+def front(report: Report) -> Goal:
+    """The front's processor time."""
+    what, goal = "front's processor time a frame, everything in", "≤ 120 µs"
+    rows = [r for r in report.rows if r.name == SPOKEN]
+    if not rows:
+        return what, goal, "not measured", None
+    found = 1e3 * statistics.median(r.cpu_ms_per_frame["front"] for r in rows)
+    words = f"{found:.0f} µs, frames of {rows[0].bytes_per_frame / 1e3:.0f} kB"
+    bare = micro("send")
+    if bare is not None:
+        us = statistics.median(bare["us_per_frame"]["bare stream"])
+        words += f" (a bare send of {bare['size'] / 1e3:.0f} kB: {us:.0f})"
+    return what, goal, words, found <= 120
+
+
+def ring(report: Report) -> Goal:
+    """The ring against ZeroMQ."""
+    what, goal = "ring, one-way p50 against ZeroMQ ipc", "≥ 5x faster"
+    found = micro("ring")
+    if found is None:
+        return what, goal, "not measured", None
+    words, worst = [], float("inf")
+    for size in found["medians"]["ring"]:
+        ours, theirs = (found["medians"][w][size]["p50_us"] for w in ("ring", "ZeroMQ ipc"))
+        words.append(f"{size}: {theirs / ours:.1f}x ({ours:.0f} against {theirs:.0f} µs)")
+        worst = min(worst, theirs / ours)
+    floor = found["floor"]
+    words.append(f"waking a process alone takes {floor['wake_us']:.0f} µs")
+    return what, goal, "; ".join(words), worst >= 5
+
+
+def avatars(report: Report) -> Goal:
+    """Twenty avatars in turn."""
+    what, goal = "20 avatars in turn against one", "≥ 95% of the speed, ≤ 60 MB each"
+    one = [r for r in report.rows if r.name == "1 avatar"]
+    many = [r for r in report.rows if r.name == "20 avatars"]
+    if not one or not many:
+        return what, goal, "not measured", None
+    share = Spread.of(b.frames_per_s / a.frames_per_s for a, b in zip(one, many, strict=True))
+    engine = "engine-1"
+    each = (many[-1].private_mb[engine] - one[0].private_mb[engine]) / 19
+    words = f"{share.median:.0%} ({share.least:.0%} to {share.most:.0%}), {each:.0f} MB each"
+    return what, goal, words, share.median >= 0.95 and each <= 60
+
+
+def idle(report: Report) -> Goal:
+    """A frame without speech."""
+    what, goal = "server's processor time of an idle frame against a spoken one", "≤ 5%"
+    quiet = [r for r in report.rows if r.name == IDLE]
+    spoken = [r for r in report.rows if r.name == SPOKEN]
+    if not quiet or not spoken:
+        return what, goal, "not measured", None
+    mine = "engine", "front", "supervisor"
+    a, b = (sum(r[0].cpu_ms_per_frame.get(k, 0.0) for k in mine) for r in (quiet, spoken))
+    return what, goal, f"{a / b:.1%} ({a:.2f} ms against {b:.1f})", a / b <= 0.05
+
+
+def goals(report: Report) -> list[str]:
+    """The table of goals."""
+    makers: list[Callable[[Report], Goal]] = [
+        lambda r: against(r, A, 15),
+        lambda r: against(r, B, 3),
+        demo,
+        front,
+        ring,
+        avatars,
+        idle,
+    ]
+    lines = ["| what | goal | found | |", "|---|---|---|---|"]
+    for make in makers:
+        what, goal, words, met = make(report)
+        verdict = {True: "met", False: "**missed**", None: ""}[met]
+        lines.append(f"| {what} | {goal} | {words} | {verdict} |")
+    return lines
+
+
+def parts() -> list[str]:
+    """The micro-benchmarks' tables."""
+    lines: list[str] = []
+    found = micro("parts")
+    if found is not None:
+        lines += ["", "## Parts of a frame", "", f"`{found['command']}`", ""]
+        lines += ["| what | ours | the plain way | ratio | |", "|---|---|---|---|---|"]
+        for name, values in found["results"].items():
+            times = [f"{k[:-3]} {v} ms" for k, v in values.items() if k.endswith("_ms")]
+            lines.append(
+                f"| {name} | {times[0]} | {times[1]} | {values['ratio']}x | {values['floor']} |"
+            )
+    found = micro("ring")
+    if found is not None:
+        lines += ["", "## From process to process", "", f"`{found['command']}`", ""]
+        lines += [
+            "| way | record | p50, p99, p99.9 µs | records/s | MB/s |",
+            "|---|---|---|---|---|",
+        ]
+        for way, sizes in found["medians"].items():
+            for size, v in sizes.items():
+                lines.append(
+                    f"| {way} | {size} | {v['p50_us']}, {v['p99_us']}, {v['p99.9_us']} | "
+                    f"{v['records_per_s']:.0f} | {v['mb_per_s']:.0f} |"
+                )
+        floor = found["floor"]
+        copies = ", ".join(f"{k} {v} µs" for k, v in floor["copy_us"].items())
+        lines += ["", f"Floor: waking a process {floor['wake_us']} µs; one copy: {copies}."]
+    found = micro("send")
+    if found is not None:
+        lines += ["", "## Sending a frame", "", f"`{found['command']}`", ""]
+        lines += ["| way | µs a frame, median |", "|---|---|"]
+        for way, values in found["us_per_frame"].items():
+            lines.append(f"| {way} | {statistics.median(values):.1f} |")
+    return lines
+
+
+def document(report: Report) -> str:
+    """All of docs/performance.md."""
+    body = markdown(report).split("\n", 1)
+    lines = [
+        "# Performance",
+        "",
+        "Written by `python bench/performance.py` from the results in `bench/results`, which"
+        " `lipsync-fast bench` and the programs in `bench/micro` measured. Server, load generator"
+        " and peers run on one machine. Medians over rounds in which each variant has its turn.",
+        "",
+        f"**{body[0].removeprefix('# ')}**",
+        "",
+        "## Goals",
+        "",
+        *goals(report),
+        body[1].rstrip("\n"),
+        *parts(),
+        "",
+        "Two results side by side: `lipsync-fast bench --compare A.json B.json`.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Write the document, or check it."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--check", action="store_true")
+    args = parser.parse_args()
+    text = document(read(RESULTS / "run" / "run.json"))
+    if args.check:
+        if DOCUMENT.read_text() != text:
+            print(f"{DOCUMENT.name} is not what the results say", file=sys.stderr)
+            return 1
+        return 0
+    DOCUMENT.write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
