@@ -198,8 +198,8 @@ def measure(way: str, count: int) -> dict[str, dict[str, float]]:
 
 def wake_us(count: int) -> float:
     """Median one-way time of an eventfd that wakes a sleeping process."""
-    bell, here_there = os.eventfd(0), mp.Pipe()
-    here, there = here_there
+    bell = os.eventfd(0, os.EFD_SEMAPHORE)
+    here, there = mp.Pipe()
 
     def listen() -> None:
         poll = select.poll()

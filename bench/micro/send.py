@@ -97,8 +97,8 @@ async def websocket(data: bytes, frames: int, ours: bool) -> float:
         server = await nursery.start(
             lambda task_status: serve(
                 handle,
-                "127.0.0.1",
-                0,
+                port=0,
+                host="127.0.0.1",
                 compression=None,
                 create_connection=DuplexServerConnection,
                 task_status=task_status,
