@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Make the demo avatar: run every step of the pipeline, from MakeHuman's mesh to the evaluation.
 
-    python build.py WORK --blender-python VENV/bin/python [--assets FOLDER] [--minutes 24 15 60 40]
+    python build.py WORK --blender-python VENV/bin/python [--assets FOLDER]
+                    [--minutes 24 15 60 8 40]
 
 WORK is a folder for some 2 GB of data, outside the repository. A step that is finished is not run
 again; a step that was interrupted (renders, trainings) goes on where it stopped. After a step has
@@ -37,13 +38,13 @@ POSES = 380
 
 @dataclass(frozen=True)
 class Options:
-    """The command line. ``minutes`` of training: encoder, audio branch, rest of the U-Net, and the
-    encoder once more."""
+    """The command line. ``minutes`` of training: encoder, audio branch, rest of the U-Net,
+    teacher, and encoder and audio branch once more."""
 
     work: pathlib.Path
     given_assets: pathlib.Path | None
     blender_python: pathlib.Path | None
-    minutes: tuple[float, float, float, float]
+    minutes: tuple[float, float, float, float, float]
     dest: pathlib.Path
 
     @property
@@ -180,7 +181,8 @@ def picture_steps(options: Options) -> Iterator[Step]:
 def network_steps(options: Options) -> Iterator[Step]:
     """Both networks, and what they are trained on."""
     work = options.work
-    encoder_minutes, listening_minutes, unet_minutes, tuning_minutes = options.minutes
+    encoder_minutes, listening_minutes, unet_minutes, *last_minutes = options.minutes
+    teaching_minutes, tuning_minutes = last_minutes
     yield Step(
         "train_encoder",
         "the audio encoder and its features",
@@ -210,10 +212,17 @@ def network_steps(options: Options) -> Iterator[Step]:
         (missing_modules,),
     )
     yield Step(
-        "tune_encoder",
-        "the audio encoder once more, through the U-Net's audio branch",
-        options.run("tune_encoder.py", "--minutes", f"{tuning_minutes:g}"),
-        (work / "out" / "audio_encoder-tuned.pth",),
+        "teacher",
+        "a network that the encoder and the audio branch learn from",
+        options.run("teacher.py", "--minutes", f"{teaching_minutes:g}"),
+        (work / "teacher.pt",),
+        (missing_modules,),
+    )
+    yield Step(
+        "tune_hearing",
+        "the audio encoder and the U-Net's audio branch once more, together",
+        options.run("tune_hearing.py", "--minutes", f"{tuning_minutes:g}"),
+        (work / "out" / "audio_encoder-tuned.pth", work / "out" / "unet-tuned.pth"),
         (missing_modules,),
     )
 
@@ -303,10 +312,10 @@ def parsed() -> tuple[Options, str | None, bool]:
     parser.add_argument(
         "--minutes",
         type=float,
-        nargs=4,
-        default=(24, 15, 60, 40),
-        metavar=("ENCODER", "LISTENING", "UNET", "TUNING"),
-        help="of training (default: 24 15 60 40)",
+        nargs=5,
+        default=(24, 15, 60, 8, 40),
+        metavar=("ENCODER", "LISTENING", "UNET", "TEACHER", "TUNING"),
+        help="of training (default: 24 15 60 8 40)",
     )
     parser.add_argument(
         "--dest", type=pathlib.Path, help="the package (default: WORK/out/demo.lsa)"

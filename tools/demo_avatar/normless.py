@@ -8,11 +8,14 @@ work, run only on the window that the loss looks at.
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from lipsync_fast.models.audio_encoder import AudioEncoder
 from lipsync_fast.models.unet import InvertedResidual, UNet
 
 WIDTH, REGION = 16, 256
@@ -105,6 +108,28 @@ def reference_network(net_state: dict[str, Tensor]) -> UNet:
     net = UNet(WIDTH, REGION).eval()
     net.load_state_dict(reference_state(net_state))
     return net
+
+
+def folded(net: nn.Module) -> nn.Module:
+    """Fold the batch norms of a network for inference into the convolutions before them."""
+    for module in net.modules():
+        children = dict(module.named_children())
+        for (name, conv), (after, norm) in itertools.pairwise(children.items()):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(module, name, fuse_conv_bn_eval(conv, norm))
+                setattr(module, after, nn.Identity())
+    return net.to(memory_format=torch.channels_last)
+
+
+def encoder_state(folded_state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of a folded audio encoder under its own names, with norms that change nothing."""
+    state = AudioEncoder().state_dict()
+    for name, like in state.items():
+        if name in folded_state:
+            state[name] = folded_state[name]
+        elif name.endswith("running_var"):
+            state[name] = torch.full_like(like, 1 - NORM_EPSILON)
+    return state
 
 
 def upsample_window(

@@ -2,11 +2,11 @@
 """Put the demo avatar's pictures and networks into a package.
 
     python pack.py WORK [--dest FILE]
-    python pack.py --again FILE [--encoder PTH]
+    python pack.py --again FILE [--encoder PTH] [--unet PTH]
 
 Needs dataset.py's loop.npz and both trained networks in WORK/out. The package keeps the frames as
 JPEG only, and the networks in half precision. ``--again`` applies ``of_the_mouth`` to a package
-that exists, and may exchange its audio encoder; all else in it stays as it is.
+that exists, and may exchange its networks; all else in it stays as it is.
 """
 
 from __future__ import annotations
@@ -97,16 +97,21 @@ def of_the_mouth(area: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return out & area
 
 
+def tuned(work: pathlib.Path, name: str) -> pathlib.Path:
+    """A network as tune_hearing.py left it, or as it was before."""
+    path = work / "out" / f"{name}-tuned.pth"
+    return path if path.exists() else work / "out" / f"{name}.pth"
+
+
 def packed_encoder(path: pathlib.Path) -> bytes:
     """A trained encoder as the package holds it."""
     return export_audio_encoder(load_audio_encoder(path), half=True)
 
 
-def pack_again(path: pathlib.Path, encoder: pathlib.Path | None) -> None:
+def pack_again(path: pathlib.Path, encoder: pathlib.Path | None, unet: pathlib.Path | None) -> None:
     """Apply ``of_the_mouth`` to a packed avatar: new masks, and networks for a smaller window.
 
-    Frames and the U-Net's weights stay as they are, bit for bit; the audio encoder too, unless
-    another is given.
+    Frames stay as they are, bit for bit; the networks' weights too, unless others are given.
     """
     folder = path.with_suffix(".again")
     with zipfile.ZipFile(path) as archive:
@@ -114,10 +119,12 @@ def pack_again(path: pathlib.Path, encoder: pathlib.Path | None) -> None:
     with AvatarPackage.open(folder) as package:
         manifest = json.loads(bytes(package.member("manifest.json")))
         moving = np.stack([package.mask(i) == 0 for i in range(package.manifest.frame_count)])
-        state = packed_unet(package)
+        network = (
+            reference_network(packed_unet(package)) if unet is None else load_unet(unet, REGION)
+        )
     kept = np.stack([of_the_mouth(area) for area in moving])
     window = window_of(kept, REGION)
-    image, decoder = export_unet(reference_network(state), half=True, window=window)
+    image, decoder = export_unet(network, half=True, window=window)
     masks = [zlib.compress(np.packbits(~area).tobytes(), 9) for area in kept]
     offsets = np.cumsum([0, *map(len, masks)]).astype(np.uint64)
     changed = {
@@ -159,23 +166,21 @@ def main() -> None:
     parser.add_argument("--dest", type=pathlib.Path, default=shipped_folder() / "demo.lsa")
     parser.add_argument("--again", type=pathlib.Path, metavar="FILE", help="a package to change")
     parser.add_argument("--encoder", type=pathlib.Path, metavar="PTH", help="with --again")
+    parser.add_argument("--unet", type=pathlib.Path, metavar="PTH", help="with --again")
     args = parser.parse_args()
     if args.again is not None:
-        pack_again(args.again, args.encoder)
+        pack_again(args.again, args.encoder, args.unet)
         return
     if args.work is None:
         parser.error("WORK or --again FILE is required")
-    unet = load_unet(args.work / "out" / "unet.pth", REGION)
-    encoder = args.work / "out" / "audio_encoder-tuned.pth"
-    if not encoder.exists():
-        encoder = args.work / "out" / "audio_encoder.pth"
+    unet = load_unet(tuned(args.work, "unet"), REGION)
     with np.load(args.work / "loop.npz") as loop:
         frames, rects, maps = loop["frames"], loop["rects"], loop["maps"]
     moving = moved_masks(moving_area(args.work), maps)
     window = window_of(moving, unet.region)
     image, decoder = export_unet(unet, half=True, window=window)
     models = {
-        "audio_encoder": packed_encoder(encoder),
+        "audio_encoder": packed_encoder(tuned(args.work, "audio_encoder")),
         "image": image,
         "decoder": decoder,
     }

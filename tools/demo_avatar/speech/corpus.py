@@ -60,6 +60,32 @@ VOICES = [
     "en-us+Diogo",
 ]
 
+DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+PRONUNCIATIONS = {
+    "backtick": "B AE K T IH K",
+    "caret": "K EH R AH T",
+    "digium": "D IH JH IY AH M",
+    "forevermore": "F ER EH V ER M AO R",
+    "iax": "IY AE K S",
+    "keypad": "K IY P AE D",
+    "lowercase": "L OW ER K EY S",
+    "pbx": "P IY B IY EH K S",
+    "prepend": "P R IY P EH N D",
+    "prepending": "P R IY P EH N D IH NG",
+    "rerecord": "R IY R IH K AO R D",
+    "touchtone": "T AH CH T OW N",
+    "undelete": "AH N D IH L IY T",
+    "undeleted": "AH N D IH L IY T IH D",
+    "unmute": "AH N M Y UW T",
+    "unmuted": "AH N M Y UW T IH D",
+    "uppercase": "AH P ER K EY S",
+    "waldo's": "W AO L D OW Z",
+    "xray": "EH K S R EY",
+}
+"""Words that the aligner's dictionary lacks."""
+PAUSE_S = 0.3
+"""Silence put around recordings that begin at once, which the aligner cannot bear."""
+
 _TABLE = """
 @=AH 3=ER 3:=ER @L=AH+L @2=AH @5=AH a=AE aa=AE a#=AH A:=AA A@=AA+R A=AA E=EH e@=EH+R I=IH
 I#=IH I2=IH i=IY i:=IY i@=IY+AH i@3=IY+R 0=AA 0#=AA V=AH u:=UW u=UW U=UH U@=UH+R O:=AO
@@ -149,8 +175,8 @@ class Espeak:
         return phones
 
 
-def transcripts() -> dict[str, str]:
-    """Recording name to what is said in it."""
+def transcripts(everything: bool = False) -> dict[str, str]:
+    """Recording name to what is said in it, by default where it is written in plain words."""
     out: dict[str, str] = {}
     with gzip.open(TRANSCRIPTS, "rt", encoding="utf-8", errors="replace") as lines:
         for line in lines:
@@ -158,12 +184,15 @@ def transcripts() -> dict[str, str]:
                 continue
             name, text = line.split(":", 1)
             text = text.strip()
-            if text and not re.search(r"[\[\](){}<>*0-9]", text) and "/" not in name:
+            usual = not re.search(r"[\[\](){}<>*0-9]", text) and "/" not in name
+            if text and (usual or everything):
                 out[name.strip()] = text
     return out
 
 
-def aligned(decoder: Decoder, pcm: NDArray[np.int16], text: str) -> list[Phone] | str:
+def aligned(
+    decoder: Decoder, pcm: NDArray[np.int16], text: str, slowest: float = 5.0
+) -> list[Phone] | str:
     """The phones of a recording, or why they cannot be trusted."""
     letters = re.sub(r"[^a-z' ]", " ", text.lower().replace("-", " "))
     words = [w for w in letters.split() if w.strip("'")]
@@ -187,7 +216,14 @@ def aligned(decoder: Decoder, pcm: NDArray[np.int16], text: str) -> list[Phone] 
     spoken = [p for p in phones if p.name != "SIL"]
     rate = len(spoken) / max(0.2, sum(p.end - p.start for p in spoken))
     known = all(p.name in TARGETS or p.name in DIPHTHONGS for p in phones)
-    return phones if known and 5.0 <= rate <= 22.0 else f"{rate:.1f} phones a second"
+    return phones if known and slowest <= rate <= 22.0 else f"{rate:.1f} phones a second"
+
+
+def decoded(path: pathlib.Path) -> NDArray[np.float32]:
+    """A recording's samples, -32768..32767."""
+    with av.open(str(path)) as container:
+        pieces = [f.to_ndarray().reshape(-1) for f in container.decode(audio=0)]
+    return np.concatenate(pieces).astype(np.float32)
 
 
 def recordings(rejected: list[str]) -> Iterator[tuple[str, NDArray[np.float32], list[Phone]]]:
@@ -197,14 +233,69 @@ def recordings(rejected: list[str]) -> Iterator[tuple[str, NDArray[np.float32], 
         path = SOUNDS / f"{name}.g722"
         if not path.exists():
             continue
-        with av.open(str(path)) as container:
-            pieces = [f.to_ndarray().reshape(-1) for f in container.decode(audio=0)]
-        pcm = np.concatenate(pieces)
+        pcm = decoded(path)
         phones = aligned(decoder, pcm.astype(np.int16), text)
         if isinstance(phones, str):
             rejected.append(f"{name}: {phones}")
         elif len(pcm) / RATE >= 0.5:
-            yield name, pcm.astype(np.float32) / 32768, phones
+            yield name, pcm / 32768, phones
+
+
+def plain(text: str) -> str:
+    """A transcript as the words that are said; empty where it does not tell them."""
+    text = re.sub(r"(?<=\w) \[.\]$", "", text).replace("#", " pound ").replace("*", " star ")
+    text = re.sub(r"(?<![\d.])\d(?![\d.])", lambda m: f" {DIGITS[int(m[0])]} ", text)
+    if re.search(r"[\[\](){}<>0-9]", text):
+        return ""
+    return " ".join(re.sub(r"[^a-z' ]", " ", text.lower().replace(".m.", " m")).split())
+
+
+def overlap(text: str, others: list[str]) -> bool:
+    """Whether a transcript is one of the others, or holds or is held by one of some length."""
+    for other in others:
+        short, long = sorted((text, other), key=len)
+        if text == other or (short.count(" ") >= 3 and f" {short} " in f" {long} "):
+            return True
+    return False
+
+
+def more_recordings(
+    taken: dict[str, str], rejected: list[str]
+) -> Iterator[tuple[str, NDArray[np.float32], list[Phone]]]:
+    """The speaker's other recordings: with figures, single letters and words, without pauses.
+
+    None that says what a held-out recording says.
+
+    Args:
+        taken: Names of the recordings in use, and their splits.
+        rejected: Takes the names of those that cannot be used, and why.
+    """
+    held = [plain(text) for n, text in transcripts().items() if taken.get(n, "train") != "train"]
+    decoder = Decoder(lm=None, loglevel="FATAL", samprate=RATE)
+    for word, said in PRONUNCIATIONS.items():
+        if decoder.lookup_word(word) is None:
+            decoder.add_word(word, said, True)
+    pause = np.zeros(int(PAUSE_S * RATE), np.int16)
+    for name, text in sorted(transcripts(everything=True).items()):
+        path, words = SOUNDS / f"{name}.g722", plain(text)
+        if not path.exists() or name in taken or not words:
+            continue
+        if overlap(words, held):
+            rejected.append(f"{name}: held-out recordings say it")
+            continue
+        pcm = decoded(path)
+        phones = aligned(
+            decoder, np.concatenate([pause, pcm.astype(np.int16), pause]), words, slowest=3.0
+        )
+        if isinstance(phones, str):
+            rejected.append(f"{name}: {phones}")
+            continue
+        seconds = len(pcm) / RATE
+        inside = [
+            Phone(p.name, max(0.0, p.start - PAUSE_S), min(seconds, p.end - PAUSE_S))
+            for p in phones
+        ]
+        yield name, pcm / 32768, [p for p in inside if p.end > p.start]
 
 
 def save(folder: pathlib.Path, name: str, pcm: NDArray[np.float32], phones: list[Phone]) -> float:
@@ -234,6 +325,11 @@ def save_real(folder: pathlib.Path, rng: random.Random, rejected: list[str]) -> 
         split = "test" if i % 5 == 0 else "val" if i % 10 == 1 else "train"
         seconds = save(folder, f"real-{name}", pcm, phones)
         index.append({"name": f"real-{name}", "split": split, "origin": "real", "seconds": seconds})
+    taken = {str(e["name"])[5:]: str(e["split"]) for e in index}
+    for name, pcm, phones in more_recordings(taken, rejected):
+        name = f"real-{name.replace('/', '-')}"
+        seconds = save(folder, name, pcm, phones)
+        index.append({"name": name, "split": "train", "origin": "real", "seconds": seconds})
     return index
 
 

@@ -85,6 +85,18 @@ def augmented(
     return np.clip(pcm, -1, 1).astype(np.float32), controls
 
 
+def shifted(
+    u: Utterance, rng: np.random.RandomState
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """A copy that only begins later, by less than a frame, and has another loudness."""
+    shift = int(rng.randint(0, FRAME))
+    pcm = u.pcm[shift:].astype(np.float32)
+    frames = -(-len(pcm) // FRAME)
+    times = (np.arange(frames) + 0.5) / 25 + shift / RATE
+    pcm = pcm / (np.abs(pcm).max() + 1e-6) * 10 ** (rng.uniform(-12, 0) / 20)
+    return pcm.astype(np.float32), controls_at(u.controls, times)
+
+
 def feature_windows(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     """All mel windows of a recording, F x 80 x 16, the last moved back as the reference does."""
     if len(rows) < ROWS:
