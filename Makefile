@@ -43,8 +43,16 @@ test: $(VENV)/.test native-test
 # two threads share, under ThreadSanitizer too.
 NATIVE := $(CXX) -std=c++20 -O1 -g -Wall -Wextra -Werror -ffp-contract=off -pthread \
 	-fno-sanitize-recover=all -Icsrc
+X86 := $(findstring x86_64,$(shell uname -m))
 native-test:
 	@mkdir -p build
+	$(NATIVE) -fsanitize=address,undefined $(if $(X86),-mavx2 -mfma) -c csrc/up_avx2.cpp \
+		-o build/up_avx2.o
+	$(NATIVE) -fsanitize=address,undefined $(if $(X86),-mavx512f -mfma) -c csrc/up_avx512.cpp \
+		-o build/up_avx512.o
+	$(NATIVE) -fsanitize=address,undefined csrc/tests/test_up.cpp csrc/up_portable.cpp \
+		build/up_avx2.o build/up_avx512.o -o build/test_up
+	build/test_up
 	$(NATIVE) -fsanitize=address,undefined csrc/tests/test_native.cpp -o build/test_native
 	build/test_native
 	$(NATIVE) -fsanitize=address,undefined csrc/tests/test_ring.cpp -o build/test_ring

@@ -112,6 +112,8 @@ def profile(sound: Path, out: Path, avatar_name: str) -> dict[str, Any]:
     for name in ("audio_encoder", "image", "decoder"):
         counted = Counted(getattr(loaded, name), stages, f"network: {name.replace('_', ' ')}")
         setattr(loaded, name, counted)
+    if loaded.split is not None:
+        loaded.split = Counted(loaded.split, stages, "network: decoder's native stages")
     frames = 0
     packet = xmp_packet(avatar.manifest.synthetic)
     with avatar, open_writer(str(out), sound, packet, True) as writer:

@@ -5,6 +5,7 @@
 #include <pybind11/stl.h>
 
 #include <array>
+#include <map>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -12,6 +13,7 @@
 #include "image.hpp"
 #include "mel.hpp"
 #include "ring.hpp"
+#include "up_stage.hpp"
 
 namespace py = pybind11;
 
@@ -173,6 +175,89 @@ class PyMelStream {
   lipsync::MelStream stream_;
 };
 
+// An upsampling stage of the decoder; see up_stage.hpp.
+class PyUpStage {
+ public:
+  PyUpStage(const std::string& kernel, const std::map<std::string, F32>& weights, int height,
+            int width, std::array<int, 4> part)
+      : stage_(find(kernel), describe(weights, height, width, part)) {}
+
+  F32 planes(F32 low, F32 skip) const {
+    check(low, skip);
+    const auto& p = stage_.plan();
+    F32 out({py::ssize_t{p.outputs}, py::ssize_t{p.rows}, py::ssize_t{p.columns}});
+    run(low, skip, out.mutable_data(), nullptr);
+    return out;
+  }
+  U8 pixels(F32 low, F32 skip) const {
+    check(low, skip);
+    if (!stage_.plan().picture) fail("this stage makes features, no picture");
+    U8 out = new_picture(stage_.plan().rows, stage_.plan().columns);
+    run(low, skip, nullptr, out.mutable_data());
+    return out;
+  }
+  std::array<int, 3> skip_shape() const {
+    return {stage_.plan().skip, stage_.plan().skip_rows, stage_.plan().skip_columns};
+  }
+  std::string kernel() const { return stage_.kernel().name; }
+
+ private:
+  static const lipsync::up::Kernel& find(const std::string& name) {
+    for (const auto* kernel : lipsync::up::kernels())
+      if (name == kernel->name) return *kernel;
+    fail("kernel " + name + " cannot run on this processor");
+  }
+  static lipsync::up::Description describe(const std::map<std::string, F32>& weights, int height,
+                                           int width, std::array<int, 4> part) {
+    const auto of = [&](const char* name) -> lipsync::up::Weights {
+      const auto found = weights.find(name);
+      if (found == weights.end() || found->second.ndim() < 1 || found->second.size() < 1)
+        return {nullptr, 0, 0};
+      const auto outputs = static_cast<std::size_t>(found->second.shape(0));
+      return {found->second.data(), outputs,
+              static_cast<std::size_t>(found->second.size()) / outputs};
+    };
+    return {of("expand_low"),
+            of("expand_high"),
+            of("expand_bias"),
+            of("depthwise"),
+            of("depthwise_bias"),
+            of("project"),
+            of("project_bias"),
+            of("expand2"),
+            of("expand2_bias"),
+            of("depthwise2"),
+            of("depthwise2_bias"),
+            of("project2"),
+            of("project2_bias"),
+            of("picture"),
+            of("picture_bias"),
+            height,
+            width,
+            part[0],
+            part[1],
+            part[2],
+            part[3]};
+  }
+  void check(const F32& low, const F32& skip) const {
+    const auto& p = stage_.plan();
+    const auto need = [](const F32& a, int c, int h, int w, const char* name) {
+      if (a.ndim() != 3 || a.shape(0) != c || a.shape(1) != h || a.shape(2) != w)
+        fail(std::string(name) + " has shape " + shape_of(a) + ": expected " + std::to_string(c) +
+             " x " + std::to_string(h) + " x " + std::to_string(w));
+    };
+    need(low, p.low, p.height / 2, p.width / 2, "low");
+    need(skip, p.skip, p.skip_rows, p.skip_columns, "skip");
+  }
+  void run(const F32& low, const F32& skip, float* planes, std::uint8_t* pixels) const {
+    const float *a = low.data(), *b = skip.data();
+    py::gil_scoped_release release;
+    stage_.run(a, b, planes, pixels);
+  }
+
+  lipsync::up::Stage stage_;
+};
+
 // Ring memory that somebody looks at; keeps the mapping alive. (Not a NumPy array: a process that
 // only passes records on has no need to import NumPy.)
 struct RingBytes {
@@ -284,6 +369,30 @@ PYBIND11_MODULE(_native, m) {
       .def_property_readonly("samples", &PyMelStream::samples, "Samples consumed so far.")
       .def_property_readonly("rows", &PyMelStream::rows, "Rows returned so far.");
   bind_ring(m);
+  py::class_<PyUpStage>(m, "UpStage", "An upsampling stage of the decoder; see csrc/up_stage.hpp.")
+      .def(py::init<const std::string&, const std::map<std::string, F32>&, int, int,
+                    std::array<int, 4>>(),
+           py::arg("kernel"), py::arg("weights"), py::arg("height"), py::arg("width"),
+           py::arg("part"),
+           "Pack weights (float32, outputs first) for a kernel; the stage makes `part` (x, y, "
+           "width, height) of a map of height x width.")
+      .def("planes", &PyUpStage::planes, py::arg("low").noconvert(), py::arg("skip").noconvert(),
+           "The result as float32, channels first, from the map below, whole, and the part of the "
+           "skip tensor that is needed: `part` and two pixels around it.")
+      .def("pixels", &PyUpStage::pixels, py::arg("low").noconvert(), py::arg("skip").noconvert(),
+           "The last stage's result as `region_output` makes pixels of it.")
+      .def_property_readonly(
+          "skip_shape", [](const PyUpStage& s) { return py::tuple(py::cast(s.skip_shape())); },
+          "Channels, height and width of the skip tensor.")
+      .def_property_readonly("kernel", &PyUpStage::kernel, "Its kernel's name.");
+  m.def(
+      "up_kernels",
+      [] {
+        std::vector<std::string> names;
+        for (const auto* kernel : lipsync::up::kernels()) names.push_back(kernel->name);
+        return names;
+      },
+      "Names of the kernels of UpStage that this processor can run, the fastest first.");
   m.def("mel_rows_at", &mel_rows_at, py::arg("pcm").noconvert(), py::arg("start"), py::arg("first"),
         py::arg("count"),
         "Mel rows first .. first + count - 1 of a stream, count x 80, from the part `pcm` of it "

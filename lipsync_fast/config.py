@@ -57,6 +57,7 @@ class Engines(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         gpus: "all", "none", or their numbers, such as "0,2". "all" without a GPU is one CPU engine.
         per_gpu: engines on each GPU; without a GPU, CPU engines in all.
         threads: of a CPU engine; chosen by the processors where 0.
+        kernels: of a CPU engine's decoder; "auto" chooses by the processor's instruction set.
         spares: engines kept ready to take over at once when one dies.
         heartbeat_s: how often children say that they live.
         hung_s: a child that has not said so for this long is killed and replaced.
@@ -66,6 +67,7 @@ class Engines(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     gpus: Annotated[str, Meta(pattern=r"^(all|none|\d+(,\d+)*)$")] = "all"
     per_gpu: AtLeastOne = 1
     threads: Amount = 0
+    kernels: Literal["auto", "onnxruntime", "avx512", "avx2", "portable"] = "auto"
     spares: Amount = 1
     heartbeat_s: Positive = 0.25
     hung_s: Positive = 2.0

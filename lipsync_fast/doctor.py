@@ -240,13 +240,22 @@ def _what_is_used(processor: Processor, runtime: OnnxRuntime, cuda: Cuda) -> lis
         )
         used.append(
             f"backend cpu: ONNX Runtime {runtime.version}, CPUExecutionProvider, "
-            f"{usable} core{'s' if usable != 1 else ''}"
+            f"{usable} core{'s' if usable != 1 else ''}, decoder kernels: {_decoder_kernels()}"
         )
     else:
         used.append(f"no backend: onnxruntime cannot be used ({runtime.problem})")
     if cuda.gpus and importlib.util.find_spec("lipsync_fast.engine.backends.cuda") is None:
         used.append(f"{len(cuda.gpus)} GPU(s) not used: this version has no CUDA backend yet")
     return used
+
+
+def _decoder_kernels() -> str:
+    try:
+        from lipsync_fast.engine.backends.decoder import choose_kernel
+
+        return choose_kernel() or "ONNX Runtime's"
+    except Exception as error:
+        return f"unknown: {_reason(error)}"
 
 
 def _video_encoder() -> str:

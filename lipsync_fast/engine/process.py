@@ -64,7 +64,8 @@ def create_engine(spec: EngineSpec) -> Engine:
     from lipsync_fast.engine.splice import FrameEncoder
     from lipsync_fast.engine.worker import Engine
 
-    backend = create_backend("cpu" if spec.device == "cpu" else "cuda", spec.threads, live=True)
+    device = "cpu" if spec.device == "cpu" else "cuda"
+    backend = create_backend(device, spec.threads, live=True, kernels=spec.kernels)
     return Engine(backend, FrameEncoder())
 
 

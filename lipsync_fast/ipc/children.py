@@ -26,6 +26,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
         rings_fd: its end of the ring socket.
         device: "cpu" or "cuda:N".
         threads: of the CPU backend; None for its own choice.
+        kernels: of the CPU backend's decoder.
         avatars: name to path of those to load before it says Ready, the default one first.
         heartbeat_s: how often to send Heartbeat.
         capacity: frames a second that an engine of this kind makes, where it is known; else it is
@@ -38,6 +39,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
     rings_fd: int
     device: str = "cpu"
     threads: int | None = None
+    kernels: str = "auto"
     avatars: dict[str, str] = {}
     heartbeat_s: float = 0.25
     capacity: float = 0.0

@@ -82,6 +82,7 @@ class Births:
                 rings_fd=rings_fd,
                 device=slot.device,
                 threads=self.threads if slot.device == "cpu" else None,
+                kernels=self.config.engines.kernels,
                 avatars=dict(self.avatars.paths),
                 heartbeat_s=self.config.engines.heartbeat_s,
                 capacity=capacity,

@@ -12,13 +12,18 @@ CHOICES = ("auto", "cpu", "cuda")
 
 
 def create_backend(
-    choice: str = "auto", threads: int | None = None, *, live: bool = False
+    choice: str = "auto",
+    threads: int | None = None,
+    *,
+    live: bool = False,
+    kernels: str = "auto",
 ) -> Backend:
     """The backend of that name; ``auto`` is the fastest that runs here (today always the CPU's).
 
     Args:
         choice: one of CHOICES.
         threads: of the CPU backend; all processors by default.
+        kernels: of the CPU backend, see ``decoder.choose_kernel``.
         live: frames of an avatar will be asked for again and again, and some are urgent.
 
     Raises:
@@ -30,4 +35,4 @@ def create_backend(
         raise BackendError("the CUDA backend is not part of this version; use --backend cpu")
     from lipsync_fast.engine.backends.cpu import CpuBackend
 
-    return CpuBackend(threads, live=live)
+    return CpuBackend(threads, live=live, kernels=kernels)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The CPU backend: ONNX Runtime for the networks, C++ for the image path.
+"""The CPU backend: ONNX Runtime for the networks, C++ for the decoder's end and the image path.
 
 Each frame is made by one thread, and as many frames at a time as there are threads: that scales
 with the processors, where sharing one network run among threads does not (2 threads: 1.4 x). A
@@ -9,6 +9,7 @@ picture's bits depend neither on the number of threads nor on what else is being
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -32,11 +33,14 @@ from lipsync_fast.engine.backends.base import (
     RegionJob,
     Result,
 )
+from lipsync_fast.engine.backends.decoder import SplitDecoder, choose_kernel, split_decoder
+from lipsync_fast.engine.backends.onnx_reader import UnexpectedGraphError
 from lipsync_fast.engine.caches import ByteLru, within_memory
 from lipsync_fast.errors import AvatarFormatError, BackendError
 from lipsync_fast.ipc.frame_store import FrameStore
 from lipsync_fast.models.shapes import AUDIO_SHAPE, LEVELS, Box, level_shapes, output_shape
 
+log = logging.getLogger("lipsync.engine")
 IMAGE_CACHE_BYTES = 512 << 20
 PICTURE_CACHE_BYTES = 256 << 20
 FACE_CACHE_BYTES = 256 << 20
@@ -67,31 +71,55 @@ class Face:
 
 
 class CpuAvatar:
-    """An avatar's networks in ONNX Runtime; made by ``CpuBackend.load``."""
+    """An avatar's networks; made by ``CpuBackend.load``.
 
-    def __init__(self, package: AvatarPackage, options: ort.SessionOptions) -> None:
+    Attributes:
+        decoder: in ONNX Runtime; of a split one, the head.
+        split: the rest of the decoder, where it has native stages.
+    """
+
+    def __init__(
+        self, package: AvatarPackage, options: ort.SessionOptions, kernel: str | None
+    ) -> None:
         self.package = package
         self.shared: FrameStore | None = None
         """Image halves of all engines; those that it has no room for are kept by each."""
         m = package.manifest
         self.audio_encoder = _session(package, "audio_encoder", options)
         self.image = _session(package, "image", options)
-        self.decoder = _session(package, "decoder", options)
         w = m.window
         box = None if w is None else Box(w.x, w.y, w.width, w.height)
         self.levels = levels = level_shapes(m.width, m.region, box)
+        self.split = None if kernel is None else _split(package, box, kernel)
+        made = output_shape(m.region, box)
+        if self.split is None:
+            self._heard, decoded = levels, {"region": made}
+            self.decoder = _session(package, "decoder", options)
+        else:
+            joint, shape = self.split.joint
+            self._heard = {n: s for n, s in levels.items() if n not in self.split.skips}
+            decoded = {joint: shape}
+            self.decoder = _session(package, "decoder", options, self.split.head)
         self.corner = (REGION_BORDER + w.x, REGION_BORDER + w.y) if w else (REGION_BORDER,) * 2
         for name, session, inputs, outputs in (
             ("audio_encoder", self.audio_encoder, {"mel": (1, 80, 16)}, {"feature": (512,)}),
             ("image", self.image, {"image": (6, m.region, m.region)}, levels),
-            (
-                "decoder",
-                self.decoder,
-                {**levels, "audio": AUDIO_SHAPE},
-                {"region": output_shape(m.region, box)},
-            ),
+            ("decoder", self.decoder, {**self._heard, "audio": AUDIO_SHAPE}, decoded),
         ):
             _expect(package, name, session, inputs, outputs)
+
+    def decode(
+        self, levels: Mapping[str, NDArray[np.float32]], audio: NDArray[np.float32]
+    ) -> NDArray[np.uint8]:
+        """The generated picture, H x W x 3 uint8 RGB.
+
+        Args:
+            levels: x1 .. x6, each 1 x C x H x W.
+            audio: 1 x 32 x 16 x 16.
+        """
+        feed = {name: levels[name] for name in self._heard}
+        made = self.decoder.run(None, {**feed, "audio": audio})[0][0]
+        return _native.region_output(made) if self.split is None else self.split.run(made, levels)
 
     @property
     def level_bytes(self) -> int:
@@ -115,12 +143,33 @@ class CpuAvatar:
         return found
 
 
-def _session(
-    package: AvatarPackage, name: str, options: ort.SessionOptions
-) -> ort.InferenceSession:
+def _model(package: AvatarPackage, name: str) -> memoryview:
     data = package.model(name)
     if len(data) > _LIMIT:
         raise AvatarFormatError(f"{package.path}: {name}.onnx is larger than 512 MiB")
+    return data
+
+
+def _split(package: AvatarPackage, window: Box | None, kernel: str) -> SplitDecoder | None:
+    """The decoder with native stages, or None where it must run as it is."""
+    m = package.manifest
+    try:
+        split = split_decoder(_model(package, "decoder"), m.region, window, kernel)
+    except UnexpectedGraphError as reason:
+        log.info("avatar %s: the decoder runs in ONNX Runtime alone: %s", m.name, reason)
+        return None
+    shapes = level_shapes(m.width, m.region, window)
+    for stage in split.stages:
+        if stage.native.skip_shape != shapes.get(stage.skip):
+            log.info("avatar %s: the decoder does not fit its manifest", m.name)
+            return None
+    return split
+
+
+def _session(
+    package: AvatarPackage, name: str, options: ort.SessionOptions, model: bytes | None = None
+) -> ort.InferenceSession:
+    data = _model(package, name) if model is None else model
     try:
         return ort.InferenceSession(bytes(data), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises its own classes, by the kind of damage
@@ -155,11 +204,18 @@ class CpuBackend:
         threads: frames made at the same time; the processors this process may use by default.
         live: keep what does not depend on the audio from its first use on, not its second; and
             take few frames at a time, so that an urgent one does not find a queue.
+        kernels: of the decoder's last stages, see ``decoder.choose_kernel``.
+
+    Raises:
+        BackendError: this processor cannot run those kernels.
     """
 
     name = "cpu"
 
-    def __init__(self, threads: int | None = None, *, live: bool = False) -> None:
+    def __init__(
+        self, threads: int | None = None, *, live: bool = False, kernels: str = "auto"
+    ) -> None:
+        self.kernel = choose_kernel(kernels)
         self.threads = threads or len(os.sched_getaffinity(0))
         self._options = ort.SessionOptions()
         self._options.intra_op_num_threads = 1
@@ -189,7 +245,7 @@ class CpuBackend:
         Raises:
             AvatarFormatError: its networks do not fit its manifest.
         """
-        return CpuAvatar(package, self._options)
+        return CpuAvatar(package, self._options, self.kernel)
 
     def unload(self, avatar: LoadedAvatar) -> None:
         """Drop what the caches hold of an avatar."""
@@ -282,9 +338,9 @@ class CpuBackend:
 
     def _region(self, job: RegionJob, face: Face | None = None) -> NDArray[np.uint8]:
         avatar = self._own(job.avatar)
-        feed = dict(self._image_half(avatar, job.frame_index, face))
-        feed["audio"] = np.ascontiguousarray(job.audio_block, np.float32).reshape(1, *AUDIO_SHAPE)
-        made = _native.region_output(avatar.decoder.run(None, feed)[0][0])
+        levels = self._image_half(avatar, job.frame_index, face)
+        audio = np.ascontiguousarray(job.audio_block, np.float32).reshape(1, *AUDIO_SHAPE)
+        made = avatar.decode(levels, audio)
         if job.share == 1:
             return made
         crop = (face or self._face(avatar, job.frame_index, None)).crop

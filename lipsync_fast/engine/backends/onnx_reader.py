@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Just enough of ONNX's format to look at a graph and to keep a part of it.
+
+ONNX Runtime offers neither, and the package ``onnx`` is not needed to render. The format is that of
+protocol buffers: a message is a list of fields, each a number with a value. Messages are read
+where they lie; what is kept is copied byte by byte, so nothing in it can change.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+_GRAPH = 7
+_NODE, _INITIALIZER, _INPUT, _OUTPUT, _VALUE_INFO = 1, 5, 11, 12, 13
+_DTYPES: dict[int, np.dtype[np.generic]] = {
+    1: np.dtype("<f4"),
+    7: np.dtype("<i8"),
+    10: np.dtype("<f2"),
+}
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+
+
+class UnexpectedGraphError(Exception):
+    """The bytes are no graph, or not one that is known; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One operation.
+
+    Attributes:
+        kind: its operator, such as ``Conv``.
+        attributes: integers, lists of integers and strings; others are left out, and named in
+            ``unread``.
+    """
+
+    kind: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, int | bytes | tuple[int, ...]]
+    unread: frozenset[str]
+    raw: memoryview
+
+
+@dataclass(slots=True)
+class Graph:
+    """A model's graph.
+
+    Attributes:
+        nodes: in their order.
+        tensors: initializers by name; ``tensor`` reads one.
+    """
+
+    nodes: list[Node] = field(default_factory=list)
+    tensors: dict[str, memoryview] = field(default_factory=dict)
+    inputs: dict[str, memoryview] = field(default_factory=dict)
+    outputs: dict[str, memoryview] = field(default_factory=dict)
+    _model: list[memoryview] = field(default_factory=list)
+    _other: list[memoryview] = field(default_factory=list)
+    _raw_tensors: dict[str, memoryview] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, model: bytes | memoryview) -> Graph:
+        """The graph of a serialized model.
+
+        Raises:
+            UnexpectedGraphError: it is none.
+        """
+        found, graphs = cls(), 0
+        for number, value, raw in _fields(memoryview(model)):
+            if number != _GRAPH:
+                found._model.append(raw)
+                continue
+            graphs += 1
+            for part, inner, inner_raw in _fields(_message(value)):
+                found._take(part, inner, inner_raw)
+        if graphs != 1:
+            raise UnexpectedGraphError(f"{graphs} graphs in one model")
+        return found
+
+    def _take(self, part: int, inner: memoryview | int, raw: memoryview) -> None:
+        if part == _NODE:
+            self.nodes.append(_node(_message(inner), raw))
+        elif part == _INITIALIZER:
+            name = _name(_message(inner), 8)
+            self.tensors[name], self._raw_tensors[name] = _message(inner), raw
+        elif part == _INPUT:
+            self.inputs[_name(_message(inner), 1)] = raw
+        elif part == _OUTPUT:
+            self.outputs[_name(_message(inner), 1)] = raw
+        elif part != _VALUE_INFO:
+            self._other.append(raw)
+
+    def tensor(self, name: str) -> NDArray[np.generic]:
+        """An initializer's values (float32, float16 or int64).
+
+        Raises:
+            UnexpectedGraphError: there is none of that name, or it is stored in another way.
+        """
+        if name not in self.tensors:
+            raise UnexpectedGraphError(f"{name} is no constant")
+        shape: list[int] = []
+        kind, data = 0, memoryview(b"")
+        for number, value, _ in _fields(self.tensors[name]):
+            if number == 1:
+                shape += _numbers(value)
+            elif number == 2:
+                kind = _number(value)
+            elif number == 9:
+                data = _message(value)
+            elif number != 8:
+                raise UnexpectedGraphError(f"{name} has a field {number}")
+        dtype = _DTYPES.get(kind)
+        if dtype is None or any(n < 0 for n in shape):
+            raise UnexpectedGraphError(f"{name} is of type {kind} and shape {shape}")
+        if len(data) != math.prod(shape) * dtype.itemsize:
+            raise UnexpectedGraphError(f"{name} has {len(data)} bytes for shape {shape}")
+        return np.frombuffer(data, dtype).reshape(shape)
+
+    def part(
+        self, nodes: Iterable[Node], inputs: Iterable[str], output: str, shape: tuple[int, ...]
+    ) -> bytes:
+        """A model of some of the nodes.
+
+        Args:
+            nodes: in their order.
+            inputs: names of the graph's inputs that are kept.
+            output: what it yields, float32.
+            shape: of the output, behind the batch.
+
+        Raises:
+            UnexpectedGraphError: a node needs what is not there.
+        """
+        kept, wanted = list(nodes), list(inputs)
+        names = {name for node in kept for name in node.inputs if name}
+        constants = [name for name in self.tensors if name in names]
+        there = {*wanted, *constants, *(name for node in kept for name in node.outputs)}
+        if missing := (names | {output}) - there:
+            raise UnexpectedGraphError(f"{min(missing)} is missing from a part of the graph")
+        graph: list[bytes | memoryview] = [
+            *(node.raw for node in kept),
+            *self._other,
+            *(self._raw_tensors[name] for name in constants),
+            *(self.inputs[name] for name in wanted),
+            _written(_OUTPUT, _value_info(output, shape)),
+        ]
+        return b"".join([*self._model, _written(_GRAPH, b"".join(graph))])
+
+
+def _fields(data: memoryview) -> Iterator[tuple[int, memoryview | int, memoryview]]:
+    """Number, value and whole bytes of each field."""
+    at, end = 0, len(data)
+    while at < end:
+        begun = at
+        key, at = _varint(data, at)
+        value: memoryview | int
+        if key & 7 == _VARINT:
+            value, at = _varint(data, at)
+        elif key & 7 == _BYTES:
+            size, at = _varint(data, at)
+            value, at = data[at : at + size], at + size
+        elif key & 7 in (_FIXED64, _FIXED32):
+            size = 8 if key & 7 == _FIXED64 else 4
+            value, at = data[at : at + size], at + size
+        else:
+            raise UnexpectedGraphError("no ONNX model")
+        if at > end:
+            raise UnexpectedGraphError("an ONNX model that ends too early")
+        yield key >> 3, value, data[begun:at]
+
+
+def _varint(data: memoryview, at: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if at >= len(data):
+            raise UnexpectedGraphError("an ONNX model that ends too early")
+        byte = data[at]
+        at += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, at
+    raise UnexpectedGraphError("no ONNX model")
+
+
+def _message(value: memoryview | int) -> memoryview:
+    if isinstance(value, int):
+        raise UnexpectedGraphError("no ONNX model")
+    return value
+
+
+def _number(value: memoryview | int) -> int:
+    if not isinstance(value, int):
+        raise UnexpectedGraphError("no ONNX model")
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _numbers(value: memoryview | int) -> list[int]:
+    """Of a repeated field: one, or many packed."""
+    if isinstance(value, int):
+        return [_number(value)]
+    found, at = [], 0
+    while at < len(value):
+        one, at = _varint(value, at)
+        found.append(_number(one))
+    return found
+
+
+def _text(value: memoryview | int) -> str:
+    try:
+        return str(_message(value), "utf-8")
+    except UnicodeDecodeError:
+        raise UnexpectedGraphError("a name that is no text") from None
+
+
+def _name(data: memoryview, number: int) -> str:
+    names = [_text(value) for n, value, _ in _fields(data) if n == number]
+    if len(names) != 1:
+        raise UnexpectedGraphError("a value without a name")
+    return names[0]
+
+
+def _node(data: memoryview, raw: memoryview) -> Node:
+    inputs, outputs, kind = [], [], ""
+    attributes: dict[str, int | bytes | tuple[int, ...]] = {}
+    unread = set()
+    for number, value, _ in _fields(data):
+        if number == 1:
+            inputs.append(_text(value))
+        elif number == 2:
+            outputs.append(_text(value))
+        elif number == 4:
+            kind = _text(value)
+        elif number == 5:
+            name, read = _attribute(_message(value))
+            if read is None:
+                unread.add(name)
+            else:
+                attributes[name] = read
+        elif number == 7 and _text(value):
+            kind = f"{_text(value)}.{kind}"
+    return Node(kind, tuple(inputs), tuple(outputs), attributes, frozenset(unread), raw)
+
+
+def _attribute(data: memoryview) -> tuple[str, int | bytes | tuple[int, ...] | None]:
+    name, kind, numbers, one, text = "", 0, [], 0, b""
+    for number, value, _ in _fields(data):
+        if number == 1:
+            name = _text(value)
+        elif number == 3:
+            one = _number(value)
+        elif number == 4:
+            text = bytes(_message(value))
+        elif number == 8:
+            numbers += _numbers(value)
+        elif number == 20:
+            kind = _number(value)
+    known: dict[int, int | bytes | tuple[int, ...]] = {2: one, 3: text, 7: tuple(numbers)}
+    return name, known.get(kind)
+
+
+def _written(number: int, value: bytes | int) -> bytes:
+    if isinstance(value, int):
+        return _written_varint(number << 3) + _written_varint(value)
+    return _written_varint(number << 3 | _BYTES) + _written_varint(len(value)) + value
+
+
+def _written_varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def _value_info(name: str, shape: tuple[int, ...]) -> bytes:
+    dimensions = [_written(1, _written(2, b"batch")), *(_written(1, _written(1, n)) for n in shape)]
+    tensor = _written(1, 1) + _written(2, b"".join(dimensions))
+    return _written(1, name.encode()) + _written(2, _written(1, tensor))
