@@ -9,7 +9,7 @@ namespace lipsync::up {
 namespace {
 
 struct Avx2 {
-  static constexpr int kLanes = 8, kBlock = 4;
+  static constexpr int kLanes = 8, kBlock = 4, kVectors = 3;
   using V = __m256;
   static V load(const float* p) { return _mm256_loadu_ps(p); }
   static void store(float* p, V v) { _mm256_storeu_ps(p, v); }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The upsampling stage for AVX-512 F: 16 lanes, 32 registers, 24 of which hold sums.
+// The upsampling stage for AVX-512 F: 16 lanes, 32 registers, 16 of which hold sums.
 #if defined(__x86_64__)
 #if defined(__GNUC__) && !defined(__clang__)  // GCC 12 warns of its own header's undefined vectors
 #pragma GCC diagnostic ignored "-Wuninitialized"
@@ -13,7 +13,7 @@ namespace lipsync::up {
 namespace {
 
 struct Avx512 {
-  static constexpr int kLanes = 16, kBlock = 8;
+  static constexpr int kLanes = 16, kBlock = 8, kVectors = 2;
   using V = __m512;
   static V load(const float* p) { return _mm512_loadu_ps(p); }
   static void store(float* p, V v) { _mm512_storeu_ps(p, v); }

@@ -15,10 +15,11 @@
 //   y                     x ....... x+n-1               pair j: 2j-2, 2j-1
 //
 // Rows are planes of floats, and vectors lie along them: no width of the network wastes lanes, and
-// a weight is one number for all of them. Lanes beyond a strip hold whatever they hold; no lane
-// ever passes to another but in the bilinear upsampling, which names the lanes it reads.
+// a weight is one number for all of them. Lanes beyond a strip hold whatever they hold; nothing
+// that counts is made of them.
 //
-// S gives the vectors: kLanes, kBlock (outputs kept in registers), and the operations used below.
+// S gives the vectors: kLanes; kBlock outputs by kVectors vectors are kept in registers; and the
+// operations used below.
 #pragma once
 
 #include <cstring>
@@ -27,8 +28,6 @@
 
 namespace lipsync::up {
 namespace {  // every instruction set has its own copy of all this
-
-constexpr int kMostVectors = 3;
 
 inline int least(int a, int b) { return a < b ? a : b; }
 inline int most(int a, int b) { return a > b ? a : b; }
@@ -47,12 +46,13 @@ struct Count {
   static constexpr int value = N;
 };
 
-// f(Count<n>, first) for runs of vectors that cover `vectors`; never a run of one after one of 3.
-template <class F>
+// f(Count<n>, first) for runs of vectors that cover `vectors`, n at most kVectors; where that is 3,
+// four are two twos.
+template <class S, class F>
 inline void each_run(int vectors, F f) {
   for (int v = 0; v < vectors;) {
     const int left = vectors - v;
-    if (left >= 3 && left != 4) {
+    if (S::kVectors == 3 && left >= 3 && left != 4) {
       f(Count<3>{}, v);
       v += 3;
     } else if (left >= 2) {
@@ -148,9 +148,10 @@ inline Source source_of(int at, int size) {
 // waste the fewest vectors.
 template <class S>
 inline int strip_columns(const Plan& p) {
-  constexpr int kCache = 700 << 10;  // bytes: most of a second-level cache of 1 MB
-  const int each = 4 * (4 * (p.hidden + p.hidden2 + p.middle) + 2 * p.hidden + p.skip);
-  const int fewest = most(1, (each * (p.columns + 4) + kCache - 1) / kCache);
+  constexpr long long kCache = 700 << 10;  // bytes: most of a second-level cache of 1 MB
+  const long long each = 4LL * (4LL * (p.hidden + p.hidden2 + p.middle) + 2 * p.hidden + p.skip);
+  const long long needed = (each * (p.columns + 4) + kCache - 1) / kCache;
+  const int fewest = needed < p.columns ? most(1, static_cast<int>(needed)) : p.columns;
   int best = 0, cost = 0;
   for (int n = fewest; n <= fewest + 2; n++) {
     const int columns = (p.columns + n - 1) / n;
@@ -258,7 +259,7 @@ class Strip {
                   in + static_cast<std::size_t>(c) * plane,
                   static_cast<std::size_t>(low_columns_) * sizeof(float));
     each_block<S>(hidden_, [&]<int M>(Count<M>, std::size_t o) {
-      each_run(vectors(low_columns_), [&]<int N>(Count<N>, int v) {
+      each_run<S>(vectors(low_columns_), [&]<int N>(Count<N>, int v) {
         Tile<S, M, N> t;
         for (int m = 0; m < M; m++)
           for (int n = 0; n < N; n++)
@@ -313,7 +314,7 @@ class Strip {
     const float *above = wide_low(s.first), *below = wide_low(s.first + 1);
     const typename S::V share = S::all(s.share);
     each_block<S>(hidden_, [&]<int M>(Count<M>, std::size_t o) {
-      each_run(vectors(columns_ + 4), [&]<int N>(Count<N>, int v) {
+      each_run<S>(vectors(columns_ + 4), [&]<int N>(Count<N>, int v) {
         Tile<S, M, N> t;
         for (int m = 0; m < M; m++)
           for (int n = 0; n < N; n++) {
@@ -351,7 +352,7 @@ class Strip {
     for (int first = 0; first < all; first += kRun) {
       const int count = least(kRun, all - first);
       filter(e_, 2 * j - 2, first, count, p_.hidden, p_.depthwise, p_.depthwise_bias);
-      each_run(count, [&]<int N>(Count<N>, int v) {
+      each_run<S>(count, [&]<int N>(Count<N>, int v) {
         for (int i = 0; i < 2; i++) {
           float* m = m_[slot(2 * j - 1 + i)] + (first + v) * S::kLanes;
           float* g = g_[slot(2 * j - 1 + i)] + (first + v) * S::kLanes;
@@ -393,7 +394,7 @@ class Strip {
     for (int first = 0; first < all; first += kRun) {
       const int count = least(kRun, all - first);
       filter(g_, 2 * j - 3, first, count, p_.hidden2, p_.depthwise2, p_.depthwise2_bias);
-      each_run(count, [&]<int N>(Count<N>, int v) {
+      each_run<S>(count, [&]<int N>(Count<N>, int v) {
         const int x = (first + v) * S::kLanes, some = least(N * S::kLanes, columns_ - x);
         for (int i = 0; i < 2 && 2 * j - 2 + i < p_.rows; i++) {
           const float* filtered = filtered_[i] + v * S::kLanes;

@@ -10,7 +10,7 @@ namespace lipsync::up {
 namespace {
 
 struct Portable {
-  static constexpr int kLanes = 4, kBlock = 4;
+  static constexpr int kLanes = 4, kBlock = 4, kVectors = 3;
   typedef float V __attribute__((vector_size(16)));
   static V load(const float* p) {
     V v;

@@ -18,7 +18,7 @@ namespace lipsync::up {
 // Whether this processor can run a kernel.
 inline bool runs(const Kernel& kernel) {
 #if defined(__x86_64__)
-  if (&kernel == &avx512) return __builtin_cpu_supports("avx512f");
+  if (&kernel == &avx512) return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("fma");
   if (&kernel == &avx2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 #endif
   return &kernel == &portable;

@@ -385,6 +385,20 @@ def test_damaged_graphs_are_refused(decoder: onnx.ModelProto, data: st.DataObjec
         split_decoder(bytes(model), 224, None, "portable")
 
 
+def test_graphs_of_very_many_parts_are_refused(decoder: onnx.ModelProto) -> None:
+    model = onnx.ModelProto()
+    model.CopyFrom(decoder)
+    model.graph.node.extend(helper.make_node("Relu", ["x1"], [f"r{k}"]) for k in range(2048))
+    with pytest.raises(UnexpectedGraphError, match="more than 2048"):
+        Graph.parse(model.SerializeToString())
+    with pytest.raises(UnexpectedGraphError, match="more than 64"):
+        Graph.parse(b"\x08\x01" * 65)
+    model.CopyFrom(decoder)
+    set_attribute(node(model, "Conv"), "pads", [0] * 65)
+    with pytest.raises(UnexpectedGraphError, match="more than 64"):
+        Graph.parse(model.SerializeToString())
+
+
 @given(st.binary(max_size=200))
 def test_bytes_are_no_graph(data: bytes) -> None:
     try:

@@ -3,7 +3,8 @@
 
 ONNX Runtime offers neither, and the package ``onnx`` is not needed to render. The format is that of
 protocol buffers: a message is a list of fields, each a number with a value. Messages are read
-where they lie; what is kept is copied byte by byte, so nothing in it can change.
+where they lie; what is kept is copied byte by byte, so nothing in it can change. How many fields
+are looked at is bounded, so that no file takes long.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ _DTYPES: dict[int, np.dtype[np.generic]] = {
     7: np.dtype("<i8"),
     10: np.dtype("<f2"),
 }
+_MOST_PARTS = 2048
+"""Nodes, tensors, inputs and outputs of a graph together; the exporter writes a few hundred."""
+_MOST_FIELDS = 64
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
@@ -77,7 +81,7 @@ class Graph:
                 found._model.append(raw)
                 continue
             graphs += 1
-            for part, inner, inner_raw in _fields(_message(value)):
+            for part, inner, inner_raw in _fields(_message(value), _MOST_PARTS):
                 found._take(part, inner, inner_raw)
         if graphs != 1:
             raise UnexpectedGraphError(f"{graphs} graphs in one model")
@@ -152,11 +156,15 @@ class Graph:
         return b"".join([*self._model, _written(_GRAPH, b"".join(graph))])
 
 
-def _fields(data: memoryview) -> Iterator[tuple[int, memoryview | int, memoryview]]:
+def _fields(
+    data: memoryview, most: int = _MOST_FIELDS
+) -> Iterator[tuple[int, memoryview | int, memoryview]]:
     """Number, value and whole bytes of each field."""
-    at, end = 0, len(data)
+    at, end, count = 0, len(data), 0
     while at < end:
-        begun = at
+        begun, count = at, count + 1
+        if count > most:
+            raise UnexpectedGraphError(f"more than {most} fields in one message")
         key, at = _varint(data, at)
         value: memoryview | int
         if key & 7 == _VARINT:
@@ -203,8 +211,11 @@ def _numbers(value: memoryview | int) -> list[int]:
     """Of a repeated field: one, or many packed."""
     if isinstance(value, int):
         return [_number(value)]
-    found, at = [], 0
+    found: list[int] = []
+    at = 0
     while at < len(value):
+        if len(found) == _MOST_FIELDS:
+            raise UnexpectedGraphError(f"a list of more than {_MOST_FIELDS} numbers")
         one, at = _varint(value, at)
         found.append(_number(one))
     return found
