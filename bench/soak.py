@@ -13,6 +13,7 @@ was there before they came.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -47,6 +48,10 @@ MAY_GROW = {
     "dev_shm_mb": (10.0, 0.05),
 }
 """What counts as flat: growth up to so much, or up to this share of what is there."""
+SETTLED_S = 60.0
+"""After a kill: by then a new spare is there and prepared."""
+FEWEST = 9
+"""Rows that make a life."""
 
 
 def roles(status: ServerStatus) -> dict[str, list[int]]:
@@ -138,25 +143,33 @@ class Soak:
         return before, await self.sample()
 
 
-def verdicts(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each curve: medians of its second and last third, and whether it is flat."""
-    third = len(rows) // 3
-    second, last = rows[third : 2 * third], rows[2 * third :]
+def lives(rows: list[dict[str, Any]], kills_s: list[float]) -> list[list[dict[str, Any]]]:
+    """The rows between two kills: a kill puts new processes in the places of engine and spare."""
+    edges = [0.0, *kills_s, float("inf")]
+    spans = [
+        [r for r in rows if begun + SETTLED_S <= r["s"] < ended]
+        for begun, ended in itertools.pairwise(edges)
+    ]
+    return [span for span in spans if len(span) >= FEWEST]
+
+
+def verdicts(rows: list[dict[str, Any]], kills_s: list[float]) -> list[dict[str, Any]]:
+    """For each curve: medians of the second and last third, and whether it is flat.
+
+    Of engines: of that process's life in which it grew the most. Two processes that do the same
+    differ by some MB, each being constant.
+    """
     curves: list[tuple[str, str]] = sorted(
         {(role, what) for r in rows for role in r["roles"] for what in MAY_GROW}
         | {("", "dev_shm_files"), ("", "dev_shm_mb")}
     )
     found = []
     for role, what in curves:
-
-        def values(part: list[dict[str, Any]], role: str = role, what: str = what) -> list[float]:
-            all_of = (row["roles"].get(role, {}) if role else row for row in part)
-            return [row[what] for row in all_of if what in row]
-
-        a, b = values(second), values(last)
-        if not a or not b:
+        spans = lives(rows, kills_s) if "engine" in role else [rows]
+        grown = [pair for span in spans if (pair := _thirds(span, role, what)) is not None]
+        if not grown:
             continue
-        before, after = statistics.median(a), statistics.median(b)
+        before, after = max(grown, key=lambda pair: pair[1] - pair[0])
         most, share = MAY_GROW[what]
         found.append(
             {
@@ -167,6 +180,18 @@ def verdicts(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def _thirds(span: list[dict[str, Any]], role: str, what: str) -> tuple[float, float] | None:
+    """Medians of the second third and of the last one."""
+
+    def values(part: list[dict[str, Any]]) -> list[float]:
+        all_of = (row["roles"].get(role, {}) if role else row for row in part)
+        return [row[what] for row in all_of if what in row]
+
+    third = len(span) // 3
+    a, b = values(span[third : 2 * third]), values(span[2 * third :])
+    return (statistics.median(a), statistics.median(b)) if a and b else None
 
 
 def left_behind(
@@ -198,18 +223,33 @@ def parsed() -> argparse.Namespace:
         "--kill-every", type=float, default=8.0, help="minutes between two kills; 0 for none"
     )
     parser.add_argument("--out", type=Path, help="folder for the report")
+    parser.add_argument("--again", type=Path, help="judge an earlier soak.json anew, and draw it")
     return parser.parse_args()
+
+
+def judge_again(path: Path) -> int:
+    """Renew the verdict of a report from its rows."""
+    result = json.loads(path.read_text())
+    result["curves"] = verdicts(result["rows"], result["kills_s"])
+    flat = all(v["flat"] for v in (*result["curves"], *result["left_behind"]))
+    result["flat_and_right"] = flat and not result["wrong"]
+    print(json.dumps({k: v for k, v in result.items() if k != "rows"}, indent=1))
+    path.write_text(json.dumps(result) + "\n")
+    draw(path)
+    return 0 if result["flat_and_right"] else 1
 
 
 def main() -> int:
     """Soak and report; exit status 1 where something grew or went wrong."""
     args = parsed()
+    if args.again is not None:
+        return judge_again(args.again)
     with LocalServer({"live": {"speakers": args.speakers}, "log": {"level": "warning"}}) as server:
         soak = Soak(server, args)
         before, after = trio.run(soak.run)
         log = server.log()
     counts = soak.place.counts
-    flat, left = verdicts(soak.rows), left_behind(before, after)
+    flat, left = verdicts(soak.rows, soak.kills_s), left_behind(before, after)
     good = all(v["flat"] for v in (*flat, *left)) and not counts.wrong
     result = {
         "command": shlex.join(["python", "bench/soak.py", *sys.argv[1:]]),

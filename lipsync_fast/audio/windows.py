@@ -12,6 +12,7 @@ give the same blocks bit for bit, whatever the pieces.
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator
 
@@ -31,6 +32,8 @@ HOP, HALF = 200, 400
 MIN_SAMPLES = 3_000
 """A shorter sound is followed by silence up to here, so that one mel window exists."""
 BATCH = 64
+REST_S = 10.0
+"""A stream that is not used for so long is forgotten: it costs 16 vectors if it goes on."""
 
 Features = Callable[[F32], F32]
 """Mel windows N x 16 x 80 to features N x 512."""
@@ -184,12 +187,23 @@ class BlockCache:
     """Audio blocks of single frames, each cut out of its stream with the samples that it sees.
 
     Vectors that frames share are computed once and kept: those of the ``streams`` streams used
-    last, ``depth`` (16 or more) of each. It holds no truth: without it, the blocks are the same.
+    last, ``depth`` (16 or more) of each, and not of those that have not been used for
+    ``rest_s``: their sound has most likely ended, which nobody tells. It holds no truth: without
+    it, the blocks are the same.
     """
 
-    def __init__(self, features: Features, streams: int = 1024, depth: int = 48) -> None:
+    def __init__(
+        self,
+        features: Features,
+        streams: int = 1024,
+        depth: int = 48,
+        rest_s: float = REST_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._features, self._streams, self._depth = features, streams, depth
+        self._rest_s, self._clock = rest_s, clock
         self._kept: OrderedDict[Hashable, OrderedDict[int, F32]] = OrderedDict()
+        self._used: dict[Hashable, float] = {}
         self.made = self.reused = 0
 
     def block(self, stream: Hashable, starts: list[int], pcm: F32, first: int) -> F32:
@@ -205,8 +219,11 @@ class BlockCache:
         Raises:
             ValueError: ``pcm`` begins too late.
         """
+        if stream not in self._kept:
+            self._forget_resting()
         kept = self._kept.setdefault(stream, OrderedDict())
         self._kept.move_to_end(stream)
+        self._used[stream] = self._clock()
         needed = sorted({s for s in starts if s >= 0})
         missing = [s for s in needed if s not in kept]
         if missing:
@@ -222,9 +239,20 @@ class BlockCache:
         while len(kept) > self._depth:
             kept.popitem(last=False)
         while len(self._kept) > self._streams:
-            self._kept.popitem(last=False)
+            self.forget(next(iter(self._kept)))
         return block
+
+    @property
+    def streams(self) -> int:
+        """Streams of which something is kept."""
+        return len(self._kept)
 
     def forget(self, stream: Hashable) -> None:
         """Drop what is kept of a stream that has ended."""
         self._kept.pop(stream, None)
+        self._used.pop(stream, None)
+
+    def _forget_resting(self) -> None:
+        before = self._clock() - self._rest_s
+        while self._kept and self._used[oldest := next(iter(self._kept))] < before:
+            self.forget(oldest)

@@ -137,6 +137,22 @@ def test_what_a_frame_sees_is_what_its_windows_read(frame: int, after: int) -> N
     assert frame_sees(frame, window) == samples_seen(block_starts(frame, window))
 
 
+def test_streams_that_are_not_used_any_more_are_forgotten() -> None:
+    """However many sounds come one after the other, what is kept is bounded by those in use."""
+    window, now = AudioWindow(14, 2), [0.0]
+    cache = BlockCache(features, rest_s=10.0, clock=lambda: now[0])
+    pcm = np.zeros(16_000, np.float32)
+    starts = block_starts(0, window, len(pcm))
+    for sound in range(1_000):
+        now[0] += 1.0
+        for stream in ("goes on", sound):
+            cache.block(stream, starts, pcm, 0)
+        assert cache.streams <= 13
+    made = cache.made
+    cache.block("goes on", starts, pcm, 0)
+    assert cache.made == made, "what is in use is kept"
+
+
 def test_a_vector_is_computed_once_for_all_frames_that_see_it() -> None:
     window, cache = AudioWindow(14, 2), BlockCache(features)
     pcm = np.zeros(16_000, np.float32)
