@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from typing import TypeVar
 
 LOWEST = 19
-_AUTOGROUP = "/proc/self/autogroup"
+_AUTOGROUP = "/proc/{}/autogroup"
 Result = TypeVar("Result")
 
 
@@ -42,6 +42,11 @@ def in_background(work: Callable[[], Result]) -> Result:
     return future.result()
 
 
+def lower_session(pid: int) -> None:
+    """Give the session that a process leads the lowest priority; its leader may take it back."""
+    _set(LOWEST, pid)
+
+
 class SessionPriority:
     """The priority of this process's session; it is to lead one of its own."""
 
@@ -50,16 +55,17 @@ class SessionPriority:
 
     def lower(self) -> None:
         """Others come first."""
-        self.lowered = _set(LOWEST)
+        _set(LOWEST)
+        self.lowered = True  # whoever has started this process may have done it before
 
     def restore(self) -> None:
         """Take what is due; to be called again while ``lowered``: the system limits how often."""
         self.lowered = not _set(0)
 
 
-def _set(value: int) -> bool:
+def _set(value: int, pid: int | str = "self") -> bool:
     try:
-        with open(_AUTOGROUP, "w") as file:
+        with open(_AUTOGROUP.format(pid), "w") as file:
             file.write(str(value))
     except OSError as error:
         return isinstance(error, FileNotFoundError | PermissionError) and value == 0

@@ -20,6 +20,7 @@ from typing import Literal
 import msgspec
 
 from lipsync_fast.config import Engines
+from lipsync_fast.engine.priority import lower_session
 from lipsync_fast.ipc.children import EngineSpec, FrontSpec, Listener
 from lipsync_fast.ipc.control import Load, RingSocket
 from lipsync_fast.ipc.status import EngineState, FrontLoad
@@ -191,6 +192,8 @@ def spawn(
         os.close(task)
         theirs.close()
     child = Child(name, slot, process, _pidfd(process.pid), ours, device=slot.device)
+    if isinstance(told, EngineSpec) and told.modest:
+        lower_session(process.pid)  # now: to start an interpreter takes a while, too
     if isinstance(told, EngineSpec):
         child.born_with = frozenset(told.avatars)
         child.asked = set(child.born_with)

@@ -245,11 +245,12 @@ class Supervisor:
         child.state = "gone"
         gone = PeerGone(peer=child.name)
         if child.role == "engine":
-            for front in self._roster.fronts:
-                self._talk.send(front, gone)
             if worked:
                 self._roster.take_over(child)
+            # Who works now, and who no longer lives: what the dead one owed can go to its heir.
             self._talk.tell_engines()
+            for front in self._roster.fronts:
+                self._talk.send(front, gone)
         else:
             for engine in self._roster.engines:
                 self._talk.send(engine, gone)
