@@ -172,7 +172,8 @@ def test_the_sample_moves_the_mouth_in_step_with_the_sound(page: Page) -> None:
     resting = darkness(mouths[:20]).mean()
     loud, quiet = by_loudness(darkness(mouths[spoken]))
     assert loud - resting > 20
-    assert abs(quiet - resting) < 8
+    # In the sound's pauses it rests, nearly as it does when nobody speaks.
+    assert abs(quiet - resting) < (loud - resting) / 4, (loud, quiet, resting)
 
 
 def darkness(mouths: np.ndarray) -> np.ndarray:
