@@ -146,7 +146,7 @@ def test_a_scaled_frame_is_the_whole_one_scaled(scene: Any, width: int, quality:
         how = msgspec.structs.replace(scene.manifest.jpeg, quality=quality)
         wanted = pixels(encode_frame(scaled, how)).astype(int)
         different = np.abs(pixels(got).astype(int) - wanted)
-        assert different.mean() < {100: 0.5, 95: 1.0, 30: 1.5}[quality]
+        assert different.mean() < (0.5 if quality == 100 else 1.5)
         if quality == 100:
             assert different.max() <= 10
 
