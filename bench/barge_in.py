@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import shlex
 import sys
 import time
 from pathlib import Path
@@ -24,7 +23,7 @@ import trio
 
 import lipsync_fast
 from lipsync_fast.benchmark.load import percentiles
-from lipsync_fast.benchmark.processes import machine
+from lipsync_fast.benchmark.processes import keep
 from lipsync_fast.benchmark.speech import shipped_recording
 from lipsync_fast.client import Frame, Session, SessionInterrupted
 from lipsync_fast.client.local import LocalServer
@@ -83,16 +82,8 @@ def main() -> int:
     with LocalServer({"log": {"level": "warning"}}) as server:
         time.sleep(args.warm_up)
         found = trio.run(measure, server.url, args.times)
-    result = {
-        "command": shlex.join(["python", "bench/barge_in.py", *sys.argv[1:]]),
-        "version": lipsync_fast.__version__,
-        "machine": machine(),
-        **found,
-    }
-    print(json.dumps(result, indent=1))
-    if args.out is not None:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(found, indent=1))
+    keep(args.out, "bench/barge_in.py", **found)
     return 1 if found["spoken_frames_behind"] else 0
 
 

@@ -11,11 +11,8 @@ share of the picture that the mouth may touch).
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import shlex
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +24,7 @@ from lipsync_fast.audio import mel_numpy
 from lipsync_fast.audio.windows import BlockCache, block_starts, samples_seen
 from lipsync_fast.avatars.jpeg import encode_frame
 from lipsync_fast.avatars.library import AvatarLibrary
-from lipsync_fast.benchmark.processes import machine
+from lipsync_fast.benchmark.processes import keep
 from lipsync_fast.benchmark.speech import shipped_recording
 from lipsync_fast.engine.backends.cpu import CpuBackend
 from lipsync_fast.engine.served import Served
@@ -116,13 +113,7 @@ def main() -> None:
             f"{name:24s} {ours} {statistics.median(mine):7.3f} ms, {plain} "
             f"{statistics.median(theirs):7.3f} ms: {ratio:5.1f}x   ({floor})"
         )
-    if args.out is not None:
-        result = {
-            "command": shlex.join(["python", "bench/micro/parts.py", *sys.argv[1:]]),
-            "machine": machine(),
-            "results": results,
-        }
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+    keep(args.out, "bench/micro/parts.py", results=results)
 
 
 if __name__ == "__main__":

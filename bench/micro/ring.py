@@ -15,15 +15,12 @@ copy of the bytes.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing as mp
 import os
 import select
-import shlex
 import socket
 import statistics
 import struct
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -34,7 +31,7 @@ from typing import Any
 import numpy as np
 import zmq
 
-from lipsync_fast.benchmark.processes import machine
+from lipsync_fast.benchmark.processes import keep
 from lipsync_fast.ipc.ring import RingHandle, RingReader, RingWriter
 
 SIZES = {"job, 100 B": 100, "frame, 60 kB": 60_000}
@@ -271,15 +268,7 @@ def main() -> None:
                 f"{f['p99_us']:8.2f}   p99.9 {f['p99.9_us']:8.2f}   {f['records_per_s']:9.0f}/s "
                 f"{f['mb_per_s']:8.1f} MB/s"
             )
-    if args.out is not None:
-        result = {
-            "command": shlex.join(["python", "bench/micro/ring.py", *sys.argv[1:]]),
-            "machine": machine(),
-            "floor": floor,
-            "medians": medians,
-            "rounds": rounds,
-        }
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+    keep(args.out, "bench/micro/ring.py", floor=floor, medians=medians, rounds=rounds)
 
 
 if __name__ == "__main__":

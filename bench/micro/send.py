@@ -11,12 +11,9 @@ is the floor: the kernel's copy of the bytes.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import shlex
 import socket
 import statistics
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -24,7 +21,7 @@ from pathlib import Path
 import trio
 from websockets.trio.server import serve
 
-from lipsync_fast.benchmark.processes import machine
+from lipsync_fast.benchmark.processes import keep
 from lipsync_fast.duplex import DuplexServerConnection
 from lipsync_fast.frontend.outbox import Item, Outbox
 from lipsync_fast.frontend.stream import StreamSocket
@@ -132,14 +129,8 @@ def main() -> None:
     for name, values in found.items():
         ratio = statistics.median(a / b for a, b in zip(values, found["bare stream"], strict=True))
         print(f"{name:20s} {statistics.median(values):7.1f} us a frame, {ratio:.2f} x the floor")
-    if args.out is not None:
-        result = {
-            "command": shlex.join(["python", "bench/micro/send.py", *sys.argv[1:]]),
-            "machine": machine(),
-            "size": args.size,
-            "us_per_frame": {k: [round(v, 2) for v in vs] for k, vs in found.items()},
-        }
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+    rounded = {name: [round(v, 2) for v in values] for name, values in found.items()}
+    keep(args.out, "bench/micro/send.py", size=args.size, us_per_frame=rounded)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import bisect
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -126,9 +127,10 @@ def throughput(
         },
     )
     using = Using(running)
-    found, first, until = trio.run(
-        _bursts, running.url, pcm, seconds, list(avatars), sessions, look
+    all_of = partial(
+        bursts, avatars=list(avatars), sessions=sessions, look=look, keep_every=COMPARE_EVERY
     )
+    found, first, until = trio.run(all_of, running.url, pcm, seconds)
     arrivals = sorted(t for b in found for t in b.arrivals)
     row.frames = bisect.bisect_right(arrivals, until) - bisect.bisect_right(arrivals, first)
     row.seconds = round((until - first) / NS, 3)
@@ -143,25 +145,6 @@ def throughput(
             some = [s for b in found if b.avatar == name_there for s in b.samples]
             compare(row, some, path, pcm, -(-MOST_COMPARED // len(avatars)))
     return row
-
-
-async def _bursts(
-    url: str,
-    pcm: NDArray[np.int16],
-    seconds: float,
-    avatars: list[str],
-    sessions: int,
-    look: Look,
-) -> Any:
-    return await bursts(
-        url,
-        pcm,
-        seconds,
-        avatars=avatars,
-        sessions=sessions,
-        look=look,
-        keep_every=COMPARE_EVERY,
-    )
 
 
 def live(

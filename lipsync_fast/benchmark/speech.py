@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 import lipsync_fast
 from lipsync_fast.audio import FRAME_SAMPLES
-from lipsync_fast.audio.windows import BlockStream, block_starts, frame_count, samples_seen
+from lipsync_fast.audio.windows import BlockStream, frame_count, frame_sees
 from lipsync_fast.avatars.jpeg import encode_frame
 from lipsync_fast.avatars.manifest import AudioWindow
 from lipsync_fast.engine.backends.base import RegionJob
@@ -43,7 +43,7 @@ def frame_due_ns(frame: int, window: AudioWindow) -> int:
 
     Behind the end, the silence that a frame sees counts as if it came on the same clock.
     """
-    last = samples_seen(block_starts(frame, window))[1] - 1
+    last = frame_sees(frame, window)[1] - 1
     return piece_due_ns(max(0, last) // PIECE)
 
 

@@ -47,20 +47,13 @@ def lower_session(pid: int) -> None:
     _set(LOWEST, pid)
 
 
-class SessionPriority:
-    """The priority of this process's session; it is to lead one of its own."""
+def restore_session() -> bool:
+    """Take back what this process's session was lowered by.
 
-    def __init__(self) -> None:
-        self.lowered = False
-
-    def lower(self) -> None:
-        """Others come first."""
-        _set(LOWEST)
-        self.lowered = True  # whoever has started this process may have done it before
-
-    def restore(self) -> None:
-        """Take what is due; to be called again while ``lowered``: the system limits how often."""
-        self.lowered = not _set(0)
+    Returns:
+        False where it is to be tried again: the system limits how often.
+    """
+    return _set(0)
 
 
 def _set(value: int, pid: int | str = "self") -> bool:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import zmq
 
-from lipsync_fast.engine.priority import SessionPriority, in_background
+from lipsync_fast.engine.priority import in_background, restore_session
 from lipsync_fast.errors import AvatarError, LipsyncError, RingError
 from lipsync_fast.ipc.children import EngineSpec, read_spec
 from lipsync_fast.ipc.control import (
@@ -75,10 +75,9 @@ class Process:
     def __init__(self, spec: EngineSpec, link: Link, rings: RingSocket) -> None:
         self.spec, self.link, self.rings = spec, link, rings
         self.leaving = self._draining = False
-        self._priority = SessionPriority()
+        self._lowered = spec.modest
         self._next_beat = 0
         self._made, self._made_at = 0, time.monotonic_ns()
-        self._answers: list[AvatarState] = []
 
     def start(self) -> None:
         """Make the engine, load what the task names, measure, and say Ready.
@@ -87,15 +86,12 @@ class Process:
             LipsyncError: the device cannot be used.
         """
         self.link.send(Hello(role="engine", pid=os.getpid(), device=self.spec.device))
-        if self.spec.modest:
-            self._priority.lower()
-            in_background(self._load)
-        else:
-            self._load()
-        self._measure()
+        loaded = in_background(self._load) if self.spec.modest else self._load()
+        self._measure(loaded)
 
-    def _load(self) -> None:
-        """The engine and its first avatars."""
+    def _load(self) -> list[AvatarState]:
+        """Make the engine, and load its first avatars; what became of them."""
+        loaded = []
         self.engine = engine = create_engine(self.spec)
         self._take_offers()
         for name, path in self.spec.avatars.items():
@@ -103,17 +99,18 @@ class Process:
                 engine.shelf.load(name, path)
             except AvatarError as error:
                 log.error("avatar %s cannot be loaded: %s", name, error)
-                self._answers.append(AvatarState(name=name, error=str(error)))
+                loaded.append(AvatarState(name=name, error=str(error)))
             else:
-                self._answers.append(AvatarState(name=name))
+                loaded.append(AvatarState(name=name))
+        return loaded
 
-    def _measure(self) -> None:
+    def _measure(self, loaded: list[AvatarState]) -> None:
         """Tell what has been loaded and how fast it is."""
         from lipsync_fast.engine.capacity import MEASURE_S, measure
 
         engine = self.engine
-        for answer in self._answers:
-            self.link.send(answer)
+        for state in loaded:
+            self.link.send(state)
         capacity = self.spec.capacity
         for first in list(engine.shelf.served.values())[:1]:
             seconds = 0 if capacity else MEASURE_S
@@ -152,10 +149,10 @@ class Process:
         ready = dict(poll.poll(timeout_ms))
         if self.rings.fileno() in ready:
             self._take_offers()
-        if self._priority.lowered:
+        if self._lowered:
             called = any(lane.jobs.bell in ready for lane in self.engine.lanes.values())
             if called or self.engine.shelf.prepared:
-                self._priority.restore()
+                self._lowered = not restore_session()
         self.engine.hear()
 
     def _take_offers(self) -> None:

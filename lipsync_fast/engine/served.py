@@ -74,6 +74,16 @@ class Served:
             raise
         return cls(package, loaded, BlockCache(lambda mel: backend.features(loaded, mel)))
 
+    @property
+    def unprepared(self) -> bool:
+        """Whether the encoder is to get frames ready."""
+        return self.prepared < self.package.manifest.frame_count
+
+    @property
+    def unwarmed(self) -> bool:
+        """Whether the backend is to: that is large, and only once the avatar is used."""
+        return self.used and self.warmed < self.package.manifest.frame_count
+
     def done_chores(self) -> None:
         """Prepare no more."""
         self.prepared = self.warmed = self.package.manifest.frame_count
@@ -135,8 +145,7 @@ class Pictures:
 
     def has_chore(self, served: Served) -> bool:
         """Whether ``chore`` would give something to do."""
-        count = served.package.manifest.frame_count
-        return served.prepared < count or (served.used and served.warmed < count)
+        return served.unprepared or served.unwarmed
 
     def chore(self, backend: Backend, served: Served) -> Callable[[], None] | None:
         """What to do for an avatar before it is asked for, one frame at a time; None: nothing.
@@ -155,10 +164,10 @@ class Pictures:
             if not backend.warm(served.loaded, index, part):
                 served.warmed = count
 
-        if served.prepared < count:
+        if served.unprepared:
             served.prepared += 1
             return partial(prepare, served.prepared - 1)
-        if served.used and served.warmed < count:
+        if served.unwarmed:
             served.warmed += 1
             return partial(warm, served.warmed - 1)
         return None

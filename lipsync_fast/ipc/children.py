@@ -31,7 +31,8 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
         heartbeat_s: how often to send Heartbeat.
         capacity: frames a second that an engine of this kind makes, where it is known; else it is
             measured, which takes all threads for a quarter of a second, from others' work, too.
-        modest: others work: until there is a job, leave them the processors.
+        modest: others work: leave them the processors until there is a job. Its session was given
+            the lowest priority, and it takes that back.
     """
 
     name: str

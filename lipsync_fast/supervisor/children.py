@@ -192,9 +192,9 @@ def spawn(
         os.close(task)
         theirs.close()
     child = Child(name, slot, process, _pidfd(process.pid), ours, device=slot.device)
-    if isinstance(told, EngineSpec) and told.modest:
-        lower_session(process.pid)  # now: to start an interpreter takes a while, too
     if isinstance(told, EngineSpec):
+        if told.modest:
+            lower_session(process.pid)  # now: to start an interpreter takes a while, too
         child.born_with = frozenset(told.avatars)
         child.asked = set(child.born_with)
     slot.child = slot.last = child

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 import lipsync_fast
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.config import Log
+from lipsync_fast.engine.priority import lower_session
 from lipsync_fast.ipc.control import (
     AvatarState,
     Bye,
@@ -230,6 +231,7 @@ def test_engines_share_what_they_have_prepared(host: Host, tiny_avatar: Path) ->
 def test_an_engine_that_is_not_needed_yet_is_modest(host: Host, tiny_avatar: Path) -> None:
     """It has the lowest priority until it has prepared all, or gets a job."""
     engine = host.start({"tiny": str(tiny_avatar)}, modest=True)
+    lower_session(engine.process.pid)
     host.expect(engine, Ready)
     autogroup = Path(f"/proc/{engine.process.pid}/autogroup")
     if not autogroup.exists():
