@@ -8,11 +8,12 @@ SOURCES := pyproject.toml CMakeLists.txt README.md $(wildcard csrc/*.hpp csrc/*.
 CPP := $(wildcard csrc/*.hpp csrc/*.cpp csrc/tests/*.cpp)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: help demo test lint format native-test wheel clean
+.PHONY: help demo test guard lint format native-test wheel clean
 
 help:
 	@echo "make demo    install and render the shipped recording with the demo avatar"
 	@echo "make test    install the test extra and run all tests"
+	@echo "make guard   check that it is as many times faster than ONNX Runtime as it should be"
 	@echo "make lint    ruff, mypy --strict, clang-format"
 	@echo "make wheel   build a wheel into dist/"
 
@@ -38,6 +39,9 @@ demo: $(VENV)/.core
 
 test: $(VENV)/.test native-test
 	$(BIN)/pytest
+
+guard: $(VENV)/.test
+	$(BIN)/python bench/guard.py
 
 # The native code by itself, under AddressSanitizer and UndefinedBehaviorSanitizer; the ring, which
 # two threads share, under ThreadSanitizer too.

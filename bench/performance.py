@@ -84,7 +84,11 @@ def ring(report: Report) -> Goal:
     words, worst = [], float("inf")
     for size in found["medians"]["ring"]:
         ours, theirs = (found["medians"][w][size]["p50_us"] for w in ("ring", "ZeroMQ ipc"))
-        words.append(f"{size}: {theirs / ours:.1f}x ({ours:.0f} against {theirs:.0f} µs)")
+        awake = [found["medians"][w][size]["awake_p50_us"] for w in ("ring", "ZeroMQ ipc")]
+        words.append(
+            f"{size}: {theirs / ours:.1f}x ({ours:.0f} against {theirs:.0f} µs); to a reader that"
+            f" is awake {awake[1] / awake[0]:.1f}x ({awake[0]:.1f} against {awake[1]:.1f} µs)"
+        )
         worst = min(worst, theirs / ours)
     floor = found["floor"]
     words.append(f"waking a process alone takes {floor['wake_us']:.0f} µs")
@@ -100,7 +104,7 @@ def avatars(report: Report) -> Goal:
         return what, goal, "not measured", None
     share = Spread.of(b.frames_per_s / a.frames_per_s for a, b in zip(one, many, strict=True))
     engine = "engine-1"
-    each = (many[-1].private_mb[engine] - one[0].private_mb[engine]) / 19
+    each = (many[0].private_mb[engine] - one[0].private_mb[engine]) / 19
     words = f"{share.median:.0%} ({share.least:.0%} to {share.most:.0%}), {each:.0f} MB each"
     return what, goal, words, share.median >= 0.95 and each <= 60
 
@@ -152,13 +156,14 @@ def parts() -> list[str]:
     if found is not None:
         lines += ["", "## From process to process", "", f"`{found['command']}`", ""]
         lines += [
-            "| way | record | p50, p99, p99.9 µs | records/s | MB/s |",
-            "|---|---|---|---|---|",
+            "| way | record | p50, p99, p99.9 µs | reader awake: p50, p99 µs | records/s | MB/s |",
+            "|---|---|---|---|---|---|",
         ]
         for way, sizes in found["medians"].items():
             for size, v in sizes.items():
                 lines.append(
                     f"| {way} | {size} | {v['p50_us']}, {v['p99_us']}, {v['p99.9_us']} | "
+                    f"{v['awake_p50_us']}, {v['awake_p99_us']} | "
                     f"{v['records_per_s']:.0f} | {v['mb_per_s']:.0f} |"
                 )
         floor = found["floor"]
@@ -170,6 +175,13 @@ def parts() -> list[str]:
         lines += ["| way | µs a frame, median |", "|---|---|"]
         for way, values in found["us_per_frame"].items():
             lines.append(f"| {way} | {statistics.median(values):.1f} |")
+    found = micro("batcher")
+    if found is not None:
+        lines += ["", "## The engine's loop", "", f"`{found['command']}`", ""]
+        lines += ["| jobs in the ring | µs a job | rings alone |", "|---|---|---|"]
+        for name, values in found["us_per_job"].items():
+            a, b = (statistics.median(values[k]) for k in ("loop", "rings alone"))
+            lines.append(f"| {name} | {a:.1f} | {b:.1f} |")
     return lines
 
 

@@ -120,7 +120,7 @@ def main() -> None:
         sound = Path(folder) / "long.wav"
         write_recording(sound, args.minutes)
         out = str(Path(folder) / "long.mp4")
-        command = [sys.executable, "-m", "lipsync_fast", "render", str(sound), "-o", out]
+        command = [sys.executable, "-P", "-m", "lipsync_fast", "render", str(sound), "-o", out]
         command += ["--avatar", args.avatar, "--quiet"]
         curve, wall, whole = watch(command)
     size = max(1, len(curve) // 10)

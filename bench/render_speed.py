@@ -42,7 +42,7 @@ def cut(seconds: float, to: Path) -> Path:
 
 def one_run(sound: Path, out: Path, avatar: str) -> dict[str, float]:
     """Wall and processor seconds of one process, and its own summary's frames."""
-    command = [sys.executable, "-m", "lipsync_fast", "render", str(sound), "-o", str(out)]
+    command = [sys.executable, "-P", "-m", "lipsync_fast", "render", str(sound), "-o", str(out)]
     command += ["--avatar", avatar, "--force", "--quiet", "--json"]
     before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     done = subprocess.run(command, capture_output=True, check=True, text=True)

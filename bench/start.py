@@ -47,7 +47,7 @@ def free_port() -> int:
 def run_once(folder: Path) -> dict[str, float]:
     """Start, be served, stop: seconds to each event."""
     port = free_port()
-    command = [sys.executable, "-m", "lipsync_fast", "serve", "--port", str(port)]
+    command = [sys.executable, "-P", "-m", "lipsync_fast", "serve", "--port", str(port)]
     command += ["--http-port", "0", "--folder", str(folder), "--log-level", "error"]
     begun = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -118,10 +118,16 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class Log(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What is written to standard error."""
+    """What is written to standard error.
+
+    Attributes:
+        trace: file to which fronts add a line for each spoken frame: when it passed which hop. For
+            measurements; it grows without end.
+    """
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["text", "json"] = "text"
+    trace: str = ""
 
 
 class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -6,16 +6,20 @@ a close), behind a message that is being sent. So an end that is held up in ``se
 where both ends are held up, neither ever goes on. Here the reader leaves what is to be sent to
 whoever is sending.
 
+A message can be sent without waiting, too (``send_now``): as far as the kernel takes it at once.
+
 And closing is bounded as a whole: as it comes, it waits without end for room to send its farewell
 to a peer that reads nothing, and for a reader that waits for somebody to take what it has read.
 """
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import trio
 from websockets.frames import CloseCode
+from websockets.protocol import State
 from websockets.trio.client import ClientConnection
 from websockets.trio.server import ServerConnection
 
@@ -27,17 +31,65 @@ else:
 
 class _Duplex(_Base):
     _reader: trio.lowlevel.Task | None = None
+    _rest = b""
 
     async def recv_events(self) -> None:
         self._reader = trio.lowlevel.current_task()
         await super().recv_events()
 
     async def send_data(self) -> None:
-        if self.send_lock.locked() and trio.lowlevel.current_task() is self._reader:
+        busy = self.send_lock.locked() or self._rest
+        if busy and trio.lowlevel.current_task() is self._reader:
             return  # it leaves with what is being sent
+        if self._rest:
+            self.protocol.writes.insert(0, self._rest)
+            self._rest = b""
         await super().send_data()
         while self.protocol.writes and not self.send_lock.locked():
             await super().send_data()
+
+    def send_now(self, data: str | bytes) -> bool:
+        """Send a message as far as the kernel takes it now.
+
+        Returns:
+            Whether it was begun. ``unsent`` says whether some of it is left; that leaves before
+            anything else, with ``flush``. False: another message is on its way, or the connection
+            is not open; nothing was done.
+        """
+        protocol, stream = self.protocol, self.stream
+        if (
+            protocol.state is not State.OPEN
+            or self.send_lock.locked()
+            or self._rest
+            or protocol.writes
+            or not isinstance(stream, trio.SocketStream)
+        ):
+            return False
+        if isinstance(data, str):
+            protocol.send_text(data.encode())
+        else:
+            protocol.send_binary(data)
+        message = b"".join(protocol.data_to_send())
+        try:
+            sent = os.write(stream.socket.fileno(), message)
+        except OSError:  # there is no room, or nobody: whoever flushes will be told
+            sent = 0
+        self._rest = message[sent:]
+        return True
+
+    @property
+    def unsent(self) -> bool:
+        """The kernel did not take all of what ``send_now`` has begun."""
+        return bool(self._rest)
+
+    async def flush(self) -> None:
+        """Send what is left of it.
+
+        Raises:
+            ConnectionClosed: the peer has gone.
+        """
+        async with self.send_context():
+            pass
 
     async def aclose(
         self, code: CloseCode | int = CloseCode.NORMAL_CLOSURE, reason: str = ""

@@ -7,7 +7,9 @@ is checked to be the next one; a sample is kept to be compared with the offline 
 
 from __future__ import annotations
 
+import itertools
 import time
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -38,7 +40,7 @@ class Burst:
     """One session that wants frames as fast as they come.
 
     Attributes:
-        arrivals: when each frame came, CLOCK_MONOTONIC, ns.
+        begun_ns: when ``once`` began to speak, CLOCK_MONOTONIC, ns; arrivals: when each frame came.
         wrong: frames that were not the next one, and what the server complained of, in words.
         samples: frames to be compared, of the sound and the avatar's own order.
     """
@@ -48,26 +50,38 @@ class Burst:
     look: Look
     pcm: NDArray[np.int16]
     keep_every: int
+    begun_ns: int = 0
     arrivals: list[int] = field(default_factory=list)
     bytes: int = 0
     wrong: list[str] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
 
+    def _connect(self, url: str) -> AbstractAsyncContextManager[Session]:
+        look = self.look
+        return lipsync_fast.connect(
+            url,
+            avatar=self.avatar,
+            pace="burst",
+            content=look.content,
+            quality=look.quality,
+            max_width=look.max_width,
+        )
+
+    async def once(self, url: str) -> None:
+        """Speak one utterance, and see its last frame."""
+        ended = trio.Semaphore(0)
+        async with self._connect(url) as session, trio.open_nursery() as nursery:
+            nursery.start_soon(self._listen, session, ended)
+            self.begun_ns = time.monotonic_ns()
+            await session.send(self.pcm)
+            await session.end_utterance()
+            await ended.acquire()
+            nursery.cancel_scope.cancel()
+
     async def run(self, url: str, until_ns: int) -> None:
         """Speak from now on; begin no utterance after ``until_ns``."""
         room = trio.Semaphore(UNDER_WAY)
-        look = self.look
-        async with (
-            lipsync_fast.connect(
-                url,
-                avatar=self.avatar,
-                pace="burst",
-                content=look.content,
-                quality=look.quality,
-                max_width=look.max_width,
-            ) as session,
-            trio.open_nursery() as nursery,
-        ):
+        async with self._connect(url) as session, trio.open_nursery() as nursery:
             nursery.start_soon(self._listen, session, room)
             with trio.move_on_at(trio.current_time() + (until_ns - time.monotonic_ns()) / 1e9):
                 while True:
@@ -126,3 +140,39 @@ async def bursts(
             nursery.start_soon(each.run, url, until)
     first = max((b.arrivals[0] for b in all_of if b.arrivals), default=until)
     return all_of, first, until
+
+
+async def in_turn(
+    url: str,
+    pcm: NDArray[np.int16],
+    seconds: float,
+    *,
+    avatars: list[str],
+    sessions: int,
+    keep_every: int,
+) -> tuple[list[Burst], int, int]:
+    """Clients that come, say one thing to the next avatar, and go; ``sessions`` at a time.
+
+    Each avatar gets at least one, however long that takes.
+
+    Returns:
+        The sessions, and from when to when they went on.
+    """
+    done: list[Burst] = []
+    begun = time.monotonic_ns()
+    until = begun + int(seconds * 1e9)
+    turn = enumerate(itertools.cycle(avatars))
+
+    async def one_after_the_other() -> None:
+        while time.monotonic_ns() < until or len(done) < len(avatars):
+            number, avatar = next(turn)
+            burst = Burst(number, avatar, Look(), pcm, keep_every)
+            done.append(burst)
+            await burst.once(url)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(sessions):
+            nursery.start_soon(one_after_the_other)
+    if sum(b.begun_ns < until for b in done) < len(avatars):
+        until = max((b.arrivals[-1] for b in done if b.arrivals), default=until)
+    return done, begun, until

@@ -68,6 +68,8 @@ class Notes:
     """What one session has seen."""
 
     number: int
+    session: str = ""
+    """As the server calls it."""
     utterances: list[Spoken] = field(default_factory=list)
     frames: list[tuple[int, bool]] = field(default_factory=list)
     """When each frame came, and whether it was spoken."""
@@ -117,6 +119,7 @@ class Talker:
         try:
             async with lipsync_fast.connect(self._url, avatar=self._avatar) as session:
                 connected.set()
+                self.notes.session = session.started.session
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._listen, session)
                     await self._talk(session, begin_ns, end_ns)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from lipsync_fast.audio.windows import frame_count
 from lipsync_fast.avatars.library import AvatarLibrary
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.benchmark.burst import Look, bursts
+from lipsync_fast.benchmark.hops import profile
 from lipsync_fast.benchmark.load import Sample, Talker, figures
 from lipsync_fast.benchmark.processes import pids, usage
 from lipsync_fast.benchmark.rows import Row
@@ -63,6 +65,7 @@ class Using:
         self._running = running
         self._names = _roles(running.status())
         self._before = self._cpu()
+        self._spent = self._spent_s()
         self._own = time.process_time()
 
     def _cpu(self) -> dict[str, float]:
@@ -73,14 +76,23 @@ class Using:
                 found[role] = found.get(role, 0.0) + used.cpu_s
         return found
 
+    def _spent_s(self) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for engine in self._running.status().engines:
+            for part, seconds in engine.load.spent_s.items():
+                found[part] = found.get(part, 0.0) + seconds
+        return found
+
     def into(self, row: Row, frames: int) -> None:
         """Fill in what was used for so many frames."""
         own = time.process_time() - self._own
-        after = self._cpu()
+        after, parts = self._cpu(), self._spent_s()
         spent = {role: after[role] - self._before.get(role, 0.0) for role in after}
         spent["load generator"] = own
         if frames:
             row.cpu_ms_per_frame = {k: round(v * 1e3 / frames, 3) for k, v in spent.items()}
+            grown = {k: v - self._spent.get(k, 0.0) for k, v in parts.items()}
+            row.engine_ms_per_frame = {k: round(v * 1e3 / frames, 3) for k, v in grown.items()}
         for name, pid in pids(self._running.status()).items():
             used = usage(pid)
             if used is not None:
@@ -106,7 +118,6 @@ def throughput(
     sessions: int,
     avatars: Mapping[str, str] | None = None,
     look: Look = PLAIN,
-    **settings: Any,
 ) -> Row:
     """Frames as fast as they come, from sound in to bytes out.
 
@@ -123,7 +134,6 @@ def throughput(
             "content": look.content,
             "quality": look.quality,
             "max_width": look.max_width,
-            **settings,
         },
     )
     using = Using(running)
@@ -155,10 +165,14 @@ def live(
     *,
     sessions: int,
     avatar: str = "demo",
-    **settings: Any,
+    trace: Path | None = None,
 ) -> Row:
-    """Sessions that speak in real time on clocks of their own, whatever the server does."""
-    row = Row(kind="live", name=name, settings={"sessions": sessions, **settings})
+    """Sessions that speak in real time on clocks of their own, whatever the server does.
+
+    Args:
+        trace: where the server writes the hops of its frames (``log.trace``), if it does.
+    """
+    row = Row(kind="live", name=name, settings={"sessions": sessions})
     using = Using(running)
     begun = time.monotonic_ns()
 
@@ -186,6 +200,9 @@ def live(
     row.twice, row.skipped = found.twice + found.out_of_order, found.skipped
     row.refused = len(notes) - len(served)
     row.latency_ms = found.latency_ms()
+    way = None if trace is None else profile(trace, served, window, len(pcm))
+    if way is not None:
+        row.hops_ms, row.traced, row.mean_ms = way.hops_ms, way.traced, way.mean_ms
     row.wrong = list(found.errors)
     if found.frames:
         row.bytes_per_frame = round(found.megabytes * 1e6 / found.frames)

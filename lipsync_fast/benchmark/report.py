@@ -79,6 +79,13 @@ def markdown(report: Report) -> str:
             ),
             [_throughput(name, some) for (_, name), some in fast.items()],
         )
+    sweeps = {name: some for (kind, name), some in rows.items() if kind == "sweep"}
+    if sweeps:
+        lines += ["## Cost over work", ""]
+        lines += _table(
+            ("what", "frames/s", "first frame, ms", "engine, ms a frame", "front, MB"),
+            [_sweep(name, some) for name, some in sweeps.items()],
+        )
     live = [row for row in report.rows if row.kind == "live"]
     if live:
         lines += ["## Sessions in real time", ""]
@@ -86,6 +93,7 @@ def markdown(report: Report) -> str:
             ("what", "refused", "frames due, late, lost", "latency p50, p99, p99.9 ms", "frames/s"),
             [_live(row) for row in live],
         )
+    lines += _profile(report.rows)
     lines += ["## Memory at the end of each measurement, MB of its own (shared)", ""]
     lines += _table(
         ("what", "processes"),
@@ -155,6 +163,48 @@ def _live(row: Row) -> tuple[str, ...]:
     )
 
 
+def _sweep(name: str, rows: Sequence[Row]) -> tuple[str, ...]:
+    first = [row.latency_ms["first"] for row in rows if "first" in row.latency_ms]
+    return (
+        name,
+        _spread(rows),
+        f"{statistics.median(first):.0f}" if first else "",
+        f"{_median(rows, 'engine'):.2f}",
+        f"{max(mb for row in rows for who, mb in row.private_mb.items() if 'front' in who):.0f}",
+    )
+
+
+def _profile(rows: Sequence[Row]) -> list[str]:
+    """Where a frame's time and its processor time go."""
+    lines: list[str] = []
+    for row in (r for r in rows if r.hops_ms):
+        whole = sum(row.hops_ms.values())
+        lines += [f"## One frame's way, hop by hop: {row.name}", ""]
+        table = [(k, f"{v:.2f}", f"{v / whole:.0%}") for k, v in row.hops_ms.items()]
+        lines += _table(("hop", "ms, mean", "share"), table)
+        lines += [
+            f"Together {whole:.2f} ms, over {row.traced} traced frames; the clients alone measured "
+            f"{row.mean_ms:.2f} ms over all frames that see no further than the sound "
+            f"({whole / row.mean_ms - 1:+.1%}).",
+            "",
+        ]
+    fast = [r for r in rows if r.engine_ms_per_frame and r.kind == "throughput"]
+    for row in fast[:1]:
+        parts, whole = row.engine_ms_per_frame, row.cpu_ms_per_frame["engine"]
+        lines += [f"## One frame's processor time in the engine: {row.name}", ""]
+        largest = sorted(parts.items(), key=lambda item: -item[1])
+        lines += _table(
+            ("part", "ms", "share"), [(k, f"{v:.2f}", f"{v / whole:.0%}") for k, v in largest if v]
+        )
+        known = sum(parts.values())
+        lines += [
+            f"Together {known:.2f} ms of {whole:.2f} ms that the process used "
+            f"({known / whole:.0%}); the rest is the loop itself.",
+            "",
+        ]
+    return lines
+
+
 def _last_of_each(rows: Sequence[Row]) -> list[Row]:
     return [some[-1] for some in by_name(rows).values()]
 
@@ -172,9 +222,14 @@ def draw(report: Report, path: Path) -> bool:
     rows = by_name(report.rows)
     panels = [
         panel
-        for panel, kinds in ((_draw_rates, ("peer", "ours", "throughput")), (_draw_live, ("live",)))
+        for panel, kinds in (
+            (_draw_rates, ("peer", "ours", "throughput")),
+            (_draw_sweeps, ("sweep",)),
+            (_draw_live, ("live",)),
+        )
         if any(kind in kinds for kind, _ in rows)
     ]
+    panels += [_draw_hops] if any(row.hops_ms for row in report.rows) else []
     panels += [_draw_time] if any(row.cpu_ms_per_frame for row in report.rows) else []
     if not panels:
         return False
@@ -209,7 +264,8 @@ def _draw_rates(axis: Any, rows: dict[tuple[str, str], list[Row]]) -> None:
 
 def _draw_live(axis: Any, rows: dict[tuple[str, str], list[Row]]) -> None:
     """Latency over load."""
-    live = [some[-1] for (kind, _), some in rows.items() if kind == "live" and some[-1].expected]
+    last = [some[-1] for (kind, _), some in rows.items() if kind == "live"]
+    live = [row for row in last if row.expected and not row.hops_ms]
     sessions = [int(row.settings["sessions"]) for row in live]
     for name in ("p50", "p99", "p99.9"):
         axis.plot(sessions, [row.latency_ms.get(name) for row in live], "o-", label=name)
@@ -226,18 +282,62 @@ def _draw_live(axis: Any, rows: dict[tuple[str, str], list[Row]]) -> None:
     axis.legend(fontsize=8)
 
 
+def _draw_sweeps(axis: Any, rows: dict[tuple[str, str], list[Row]]) -> None:
+    """Rates over the amount of work."""
+    found = {name: some for (kind, name), some in rows.items() if kind == "sweep"}
+    rate = {
+        name: Spread.of(row.frames_per_s for row in some).median for name, some in found.items()
+    }
+    settings = {name: some[0].settings for name, some in found.items()}
+    engines = [name for name in found if "per_gpu" in settings[name]]
+    for what, key in (("avatars in turn", "avatars"), ("frames of a sound", "frames")):
+        names = [name for name in found if key in settings[name] and name not in engines]
+        if names:
+            x = [int(settings[name][key]) for name in names]
+            axis.plot(x, [rate[name] for name in names], "o-", label=what)
+    for k, name in enumerate(engines):
+        axis.axhline(rate[name], c=f"C{k + 3}", lw=0.8, ls="--", label=name)
+    axis.set_xscale("log")
+    axis.set_ylim(bottom=0)
+    axis.set_ylabel("frames/s")
+    axis.set_xlabel("how many")
+    axis.legend(fontsize=8)
+
+
+def _draw_hops(axis: Any, rows: dict[tuple[str, str], list[Row]]) -> None:
+    """A frame's way."""
+    row = next(some[-1] for some in rows.values() if some[-1].hops_ms)
+    left = 0.0
+    for k, (name, ms) in enumerate(row.hops_ms.items()):
+        axis.barh(0, ms, left=left, color=f"C{k}", label=f"{name}: {ms:.2f} ms")
+        left += ms
+    axis.axvline(row.mean_ms, c="0.2", lw=1, label=f"as the clients saw it: {row.mean_ms:.2f} ms")
+    axis.set_yticks([])
+    axis.set_ylim(-1.5, 0.6)
+    axis.set_xlabel("from a frame's last needed sample to its bytes, ms")
+    axis.legend(fontsize=8, ncols=3, loc="lower left")
+
+
 def _draw_time(axis: Any, rows: dict[tuple[str, str], list[Row]]) -> None:
-    """Processor time of a frame, by who spends it."""
+    """Processor time of a frame, by who spends it and on what."""
     found = {
-        name: some[-1].cpu_ms_per_frame
+        name: _times(some[-1])
         for (kind, name), some in rows.items()
         if kind in ("ours", "throughput")
     }
     names = list(found)[::-1]
     left = [0.0] * len(names)
-    for role in ("engine", "front", "supervisor", "load generator"):
+    for role in dict.fromkeys(role for times in found.values() for role in times):
         values = [found[n].get(role, 0.0) for n in names]
         axis.barh(names, values, left=left, label=role)
         left = [a + b for a, b in zip(left, values, strict=True)]
     axis.set_xlabel("processor time of a frame, ms")
     axis.legend(fontsize=8)
+
+
+def _times(row: Row) -> dict[str, float]:
+    """The engine's processor time by part, and everyone else's."""
+    parts = {f"engine: {k}": v for k, v in row.engine_ms_per_frame.items() if v > 0.005}
+    rest = row.cpu_ms_per_frame.get("engine", 0.0) - sum(parts.values())
+    others = {k: v for k, v in row.cpu_ms_per_frame.items() if k != "engine"}
+    return parts | {"engine: the rest": max(rest, 0.0)} | others

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 SCHEMA = 1
-Kind = Literal["throughput", "live", "peer", "ours", "micro"]
+Kind = Literal["throughput", "live", "peer", "ours", "sweep"]
 
 
 class Row(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -21,12 +21,16 @@ class Row(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     Attributes:
         kind: "throughput" (frames as fast as they come), "live" (sessions on clocks of their own),
-            "peer" and "ours" (the same avatar, in turn), "micro".
+            "peer" and "ours" (the same avatar, in turn), "sweep" (cost over work).
         name: what was measured; with ``kind`` and ``round`` it is unlike all others.
         settings: sessions, engines, avatars, content, quality, width, threads.
         frames, seconds: counted; their quotient is ``frames_per_s``.
         latency_ms: from the moment at which a frame's last needed sample was due.
         cpu_ms_per_frame: of each of the server's roles, and of the load generator.
+        engine_ms_per_frame: the engines' part of that, by what it was spent on.
+        hops_ms: mean time between two points on a frame's way, from the moment at which its last
+            needed sample was due to its bytes at the client, over ``traced`` frames; ``mean_ms``
+            is the mean of the whole way as the client alone saw it, over all frames.
         private_mb, shared_mb: of each process at the end.
         compared, different: sampled frames, and those that are not what ``render`` gives.
     """
@@ -50,6 +54,10 @@ class Row(msgspec.Struct, kw_only=True, omit_defaults=True):
     wrong: list[str] = []
     bytes_per_frame: float = 0.0
     cpu_ms_per_frame: dict[str, float] = {}
+    engine_ms_per_frame: dict[str, float] = {}
+    hops_ms: dict[str, float] = {}
+    traced: int = 0
+    mean_ms: float = 0.0
     private_mb: dict[str, float] = {}
     shared_mb: dict[str, float] = {}
 

@@ -4,8 +4,10 @@
     peers      the reference's network at full size: three ways of working and ours, in turn
     demo       the demo avatar: sessions, content, quality, width
     live       sessions in real time, from one to more than are admitted
-    engines    one and two engine processes
-    avatars    several avatars in turn against one
+    profile    where a frame's time goes, hop by hop
+    engines    threads and engine processes
+    avatars    from one avatar to many, in turn
+    clips      from short sounds to long ones
 
 Each round measures every variant once, so that a machine that slows down slows all of them.
 """
@@ -32,14 +34,20 @@ from lipsync_fast.benchmark.measure import idle, live, server, throughput, timed
 from lipsync_fast.benchmark.processes import machine
 from lipsync_fast.benchmark.rows import Report, Row, Spread, by_name, ratios
 from lipsync_fast.benchmark.speech import shipped_recording
+from lipsync_fast.benchmark.sweeps import avatars_in_turn, one_sound
 from lipsync_fast.version import __version__
 
-PARTS = ("peers", "demo", "live", "engines", "avatars")
-QUICK = ("peers", "demo", "live")
+PARTS = ("peers", "demo", "live", "profile", "engines", "avatars", "clips")
+QUICK = ("peers", "demo", "live", "profile")
 OURS = "lipsync-fast"
 IDLE = "4 sessions, nobody speaks"
+PROFILE = "2 in real time, traced"
 SHORT_S = 4.0
 """Of the recording, in bursts."""
+VISIT_S = 1.0
+"""Of the recording, where avatars take turns."""
+FEW_FRAMES = 1000
+"""A longer sound is said once, not once a round."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +57,11 @@ class Plan:
     Attributes:
         rounds: of each comparison.
         seconds: of each throughput measurement; live_s: of each live one.
-        peer_frames: that each peer makes in a round: one frame at a time, and in batches.
+        peer_frames: that each peer makes in a round; those that are not named are left out.
         sessions: how many at a time, in bursts.
         live_sessions: how many speak in real time.
+        avatars: how many take turns.
+        clips: frames of a sound.
     """
 
     parts: tuple[str, ...]
@@ -61,7 +71,8 @@ class Plan:
     peer_frames: dict[str, int]
     sessions: tuple[int, ...]
     live_sessions: tuple[int, ...]
-    avatars: int
+    avatars: tuple[int, ...]
+    clips: tuple[int, ...]
     threads: int
     gpus: str = "all"
 
@@ -69,14 +80,16 @@ class Plan:
     def quick(cls, threads: int) -> Plan:
         """Under three minutes on two cores."""
         frames = {"a": 3, "b": 6, "c": 8}
-        return cls(QUICK, 3, 4.0, 8.0, frames, (1, 2), (1, 2, 4), 1, threads)
+        return cls(QUICK, 3, 4.0, 8.0, frames, (1, 2), (1, 2, 4), (1, 5), (10, 100), threads)
 
     @classmethod
     def full(cls, threads: int) -> Plan:
         """All of it: some twenty minutes on two cores."""
         frames = {"a": 6, "b": 16, "c": 24}
         live_sessions = (1, 2, 3, 4, 8, 40)
-        return cls(PARTS, 5, 10.0, 20.0, frames, (1, 2, 4, 8), live_sessions, 20, threads)
+        avatars, clips = (1, 5, 20, 50), (10, 100, 1000, 10_000)
+        sessions = (1, 2, 4, 8)
+        return cls(PARTS, 5, 10.0, 20.0, frames, sessions, live_sessions, avatars, clips, threads)
 
 
 class Progress:
@@ -114,8 +127,10 @@ def run(plan: Plan, tell: Callable[[str], None] = print) -> Report:
         "peers": _peers,
         "demo": _demo,
         "live": _live,
+        "profile": _profile,
         "engines": _engines,
         "avatars": _avatars,
+        "clips": _clips,
     }
     for part in plan.parts:
         for row in made[part](plan, progress, report):
@@ -129,15 +144,26 @@ def run(plan: Plan, tell: Callable[[str], None] = print) -> Report:
 
 def _steps(plan: Plan) -> int:
     each = {
-        "peers": 1 + 4 * plan.rounds,
+        "peers": 1 + (len(plan.peer_frames) + 1) * plan.rounds,
         "demo": len(plan.sessions) + len(LOOKS),
         "live": len(plan.live_sessions) + 1,
-        "engines": 2 * plan.rounds,
-        "avatars": 2 * plan.rounds,
+        "profile": 1,
+        "engines": len(ENGINES) * plan.rounds,
+        "avatars": len(plan.avatars) * plan.rounds,
+        "clips": sum(_times(plan, frames) for frames in plan.clips),
     }
     return sum(each[part] for part in plan.parts)
 
 
+def _times(plan: Plan, frames: int) -> int:
+    return plan.rounds if frames <= FEW_FRAMES else 1
+
+
+ENGINES: dict[str, dict[str, int]] = {
+    "1 engine of 1 thread": {"per_gpu": 1, "threads": 1},
+    "1 engine of 2 threads": {"per_gpu": 1, "threads": 2},
+    "2 engines of 1 thread": {"per_gpu": 2, "threads": 1},
+}
 LOOKS = {
     "mouth alone": Look(content="mouth"),
     "quality 60": Look(quality=60),
@@ -167,7 +193,11 @@ def _peers(plan: Plan, progress: Progress, report: Report) -> Iterator[Row]:
         TorchPeer,
         jpegs,
     )
-    from lipsync_fast.benchmark.reference import reference_networks, write_reference_avatar
+    from lipsync_fast.benchmark.reference import (
+        Networks,
+        reference_networks,
+        write_reference_avatar,
+    )
 
     progress.step("making an avatar with the reference's network at full size")
     if plan.threads:
@@ -180,11 +210,12 @@ def _peers(plan: Plan, progress: Progress, report: Report) -> Iterator[Row]:
         write_reference_avatar(folder / "reference", networks)
         package = stack.enter_context(AvatarPackage.open(folder / "reference"))
         scene = Scene(package, sound)
-        peers: dict[str, Peer] = {
-            "a": TorchPeer(scene, networks),
-            "b": OnnxPeer(scene, networks),
-            "c": BatchedOnnxPeer(scene, networks),
+        ways: dict[str, Callable[[Scene, Networks], Peer]] = {
+            "a": TorchPeer,
+            "b": OnnxPeer,
+            "c": BatchedOnnxPeer,
         }
+        peers = {key: ways[key](scene, networks) for key in plan.peer_frames}
         own = {"folders": [str(folder)], "default": "reference"}
         running = stack.enter_context(server(**_sections(plan), avatars=own))
         wrong = _same_pictures(folder / "reference", sound, list(peers.values()))
@@ -261,34 +292,44 @@ def _live(plan: Plan, progress: Progress, report: Report) -> Iterator[Row]:
         yield idle(running, IDLE, plan.live_s, sessions=4)
 
 
+def _profile(plan: Plan, progress: Progress, report: Report) -> Iterator[Row]:
+    """Two speakers in real time, each of their frames traced."""
+    pcm = shipped_recording(min(SHORT_S, plan.live_s / 2))
+    with tempfile.TemporaryDirectory(prefix="lipsync-bench-") as folder:
+        trace = Path(folder) / "trace"
+        sections = _sections(plan) | {"log": {"level": "error", "trace": str(trace)}}
+        with server(**sections) as running:
+            progress.step("where a frame's time goes")
+            yield live(running, PROFILE, pcm, plan.live_s, sessions=2, trace=trace)
+
+
 def _engines(plan: Plan, progress: Progress, report: Report) -> Iterator[Row]:
-    """One engine process with all threads, and two that share them."""
+    """Processors used as threads of one engine, and as engines."""
     pcm = shipped_recording(SHORT_S)
     with ExitStack() as stack:
         variants = {
-            f"{n} engine" + ("s" if n > 1 else ""): stack.enter_context(
-                server(**_sections(plan, per_gpu=n))
-            )
-            for n in (1, 2)
+            name: stack.enter_context(server(**_sections(plan, **engines)))
+            for name, engines in ENGINES.items()
         }
         for round_ in range(plan.rounds):
             for name, running in variants.items():
                 progress.step(f"round {round_ + 1}: {name}")
                 row = throughput(running, name, pcm, plan.seconds, sessions=4)
-                row.round = round_
+                row.kind, row.round = "sweep", round_
+                row.settings |= ENGINES[name]
                 yield row
 
 
 def _avatars(plan: Plan, progress: Progress, report: Report) -> Iterator[Row]:
-    """As many sessions, each with an avatar of its own, against one avatar for all."""
+    """Clients that come, speak once, and go: of one avatar, and of more and more in turn."""
     import shutil
 
     from lipsync_fast.avatars.library import AvatarLibrary
 
-    pcm = shipped_recording(SHORT_S)
+    pcm = shipped_recording(VISIT_S)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lipsync-bench-")))
-        names = [f"copy{k}" for k in range(plan.avatars)]
+        names = [f"copy{k}" for k in range(max(plan.avatars))]
         demo = AvatarLibrary().find("demo")
         for name in names:
             shutil.copy(demo, folder / f"{name}.lsa")
@@ -296,18 +337,25 @@ def _avatars(plan: Plan, progress: Progress, report: Report) -> Iterator[Row]:
             server(**_sections(plan), avatars={"folders": [str(folder)], "default": "copy0"})
         )
         for round_ in range(plan.rounds):
-            for count in (1, plan.avatars):
+            for count in sorted(plan.avatars):
                 name = f"{count} avatar" + ("s" if count > 1 else "")
                 progress.step(f"round {round_ + 1}: {name}")
                 paths = {n: str(folder / f"{n}.lsa") for n in names[:count]}
-                row = throughput(
-                    running,
-                    name,
-                    pcm,
-                    2 * plan.seconds,
-                    sessions=plan.avatars,
-                    avatars=paths,
-                )
+                if round_ == 0:  # each is loaded and prepared by its first client
+                    avatars_in_turn(running, name, pcm, 0.0, avatars=paths)
+                row = avatars_in_turn(running, name, pcm, plan.seconds, avatars=paths)
+                row.round = round_
+                yield row
+
+
+def _clips(plan: Plan, progress: Progress, report: Report) -> Iterator[Row]:
+    """One sound at a time, of more and more frames."""
+    pcm = shipped_recording()
+    with server(**_sections(plan)) as running:
+        for frames in sorted(plan.clips):
+            for round_ in range(_times(plan, frames)):
+                progress.step(f"round {round_ + 1}: a sound of {frames} frames")
+                row = one_sound(running, f"a sound of {frames} frames", pcm, frames)
                 row.round = round_
                 yield row
 
@@ -316,7 +364,7 @@ def _avatars(plan: Plan, progress: Progress, report: Report) -> Iterator[Row]:
 def sentence(report: Report) -> str:
     """The result in one sentence."""
     parts = []
-    whole = [r.frames_per_s for r in report.rows if "session" in r.name]
+    whole = [r.frames_per_s for r in report.rows if r.kind == "throughput" and "session" in r.name]
     if whole:
         parts.append(f"{max(whole):.0f} frames/s of the demo avatar end to end")
     for kind, name in by_name(report.rows):

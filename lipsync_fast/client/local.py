@@ -70,7 +70,7 @@ class LocalServer:
         path.write_text(self._toml())
         self._log = self.log_path.open("wb")
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        command = [sys.executable, "-m", "lipsync_fast", "serve", "--config", str(path)]
+        command = [sys.executable, "-P", "-m", "lipsync_fast", "serve", "--config", str(path)]
         self.process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log
         )

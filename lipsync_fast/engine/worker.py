@@ -141,14 +141,19 @@ class Engine:
             damaged=c.damaged,
             oldest_ms=(now - oldest) / 1e6,
             cache_bytes=self.backend.cache_bytes | self.encoder.cache_bytes,
+            spent_s=self.backend.spent.seconds,
         )
 
     def step(self) -> bool:
         """Do what can be done now; False when there was nothing to do."""
-        answered = self._answer()
+        spent = self.backend.spent
+        with spent.on("answers out"):
+            answered = self._answer()
         self.shelf.step()
-        taken = self._take()
-        return self._begin() or taken or answered
+        with spent.on("jobs in"):
+            taken = self._take()
+            begun = self._begin()
+        return begun or taken or answered
 
     def bells(self) -> list[int]:
         """Descriptors that become readable when ``step`` has something to do after ``want``."""
@@ -271,7 +276,8 @@ class Engine:
             assert entry.pcm is not None
             any_begun = True
             try:
-                block = entry.avatar.block(entry.lane.name, entry.job, entry.pcm)
+                with self.backend.spent.on("mel"):
+                    block = entry.avatar.block(entry.lane.name, entry.job, entry.pcm)
                 batch.append((entry, *self._pictures.spoken(entry, block)))
             except (LipsyncError, ValueError) as error:
                 self._end(entry, error=str(error))
@@ -287,9 +293,11 @@ class Engine:
         return any_begun
 
     def _submit(self, batch: list[Prepared]) -> None:
-        futures = self.backend.submit(
-            [job for _, job, _ in batch], lambda k, image: batch[k][2](image)
-        )
+        def finish(place: int, image: NDArray[np.uint8]) -> tuple[bytes, Box]:
+            with self.backend.spent.on("JPEG"):
+                return batch[place][2](image)
+
+        futures = self.backend.submit([job for _, job, _ in batch], finish)
         self._making += len(batch)
         for (entry, _, _), future in zip(batch, futures, strict=True):
             self._follow(entry, future)

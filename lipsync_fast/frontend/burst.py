@@ -41,6 +41,7 @@ class _Asked:
     spoken: _Spoken
     frame: int
     asked_ns: int
+    job: int
     done: bool = False
     jpeg: bytes | None = None
     box: tuple[int, int, int, int] | None = None
@@ -181,6 +182,7 @@ class BurstSession(Speaker[_Spoken]):
                     asked.box,
                     asked.frame,
                     asked.asked_ns,
+                    asked.job,
                 )
             )
         if last:
@@ -212,7 +214,7 @@ class BurstSession(Speaker[_Spoken]):
             self.look,
             speech,
         )
-        asked = _Asked(number, index, spoken, spoken.next, now_ns)
+        asked = _Asked(number, index, spoken, spoken.next, now_ns, job.number)
         self._asked.append(asked)
         self._by_job[job.number] = asked
         self.jobs.append((job, samples))

@@ -445,6 +445,7 @@ class LiveSession(Speaker[Spoken]):
             planned.box,
             planned.frame,
             due - self.margin_ns,
+            planned.job,
         )
 
     def _repeated(self, slot: int, planned: Planned) -> Picture:
@@ -457,6 +458,7 @@ class LiveSession(Speaker[Spoken]):
                 index=before.index,
                 jpeg=before.jpeg,
                 box=before.box,
+                job=0,
                 flags=planned.flags | Flag.REPEATED,
             ),
         )

@@ -39,6 +39,7 @@ from lipsync_fast.frontend.pool import Pending
 from lipsync_fast.frontend.services import RETRY_S, Services
 from lipsync_fast.frontend.sockets import Socket, SocketClosedError
 from lipsync_fast.frontend.sound import ClientSound
+from lipsync_fast.frontend.trace import SessionTrace
 from lipsync_fast.ipc.messages import Answer, Content, Job, Look, scaled_size
 from lipsync_fast.protocol import (
     ClientMessage,
@@ -117,15 +118,21 @@ class NativeSession:
         self.number = services.new_session()
         self._sound = ClientSound(start.audio, start.echo_audio)
         limits = services.config.limits
-        burst = start.pace == "burst"
-        self._outbox = Outbox(socket, limits.late_frames, None if burst else self._left_out)
+        self._burst = start.pace == "burst"
+        self._outbox = Outbox(socket, limits.late_frames, None if self._burst else self._left_out)
+        self._broken: Exception | None = None
+        """What went wrong outside of the session's own tasks."""
         self._poked, self._room = _Signal(), _Signal()
         self._sequence = self._frames = self._skipped = self._errors = 0
         self._speaking = False
+        self._wakes_ns = float("inf")
+        """When the clock will look again by itself."""
         self._refused_ns = 0
         """Sound is dropped, until then at least: too many others speak. 0 while it is not."""
         self._quiet = self._heard_ns = 0
         self._latency_ms: float | None = None
+        trace = services.trace
+        self._trace = None if trace is None else SessionTrace(trace, self.number)
         self._set_avatar(avatar, package, start.video)
         self._pace = self._new_pace(package)
 
@@ -149,7 +156,7 @@ class NativeSession:
     def _new_pace(self, package: AvatarPackage) -> Pace:
         services, live = self._services, self._services.config.live
         manifest = package.manifest
-        if self._start.pace == "burst":
+        if self._burst:
             return BurstSession(
                 self.number, manifest, self._avatar, self._look, services.new_stream
             )
@@ -244,7 +251,9 @@ class NativeSession:
             except LipsyncError as error:
                 self._mistake(error)
             self._send_jobs()
-            self._poked.ring()
+            wake = self._pace.wake_ns
+            if isinstance(message, str) or (wake is not None and wake < self._wakes_ns):
+                self._poked.ring()  # sound alone seldom hastens the clock, and waking it costs
             while self._pace.queued_s > limit:  # back-pressure: not read from
                 await self._room.wait()
 
@@ -332,35 +341,55 @@ class NativeSession:
 
     # ------------------------------------------------------------ the clock
     async def _keep_clock(self) -> None:
-        burst = self._start.pace == "burst"
         while True:
-            if burst:
+            if self._burst:
                 await self._outbox.room()
-            now = time.monotonic_ns()
-            for event in self._pace.tick(now):
-                self._emit(event)
-            self._send_jobs()
-            self._set_speaking(self._pace.speaking)
-            self._room.ring()
+            if self._broken is not None:
+                raise self._broken
+            self._tick()
             wake = self._pace.wake_ns
-            wait = float("inf") if wake is None else max(0.0, (wake - time.monotonic_ns()) / 1e9)
-            with trio.move_on_after(wait):
+            self._wakes_ns = float("inf") if wake is None else wake
+            with trio.move_on_after(max(0.0, (self._wakes_ns - time.monotonic_ns()) / 1e9)):
                 await self._poked.wait()
+
+    def _tick(self) -> None:
+        for event in self._pace.tick(time.monotonic_ns()):
+            self._emit(event)
+        self._send_jobs()
+        self._set_speaking(self._pace.speaking)
+        self._room.ring()
+
+    def _tick_at_once(self) -> None:
+        """Not by the clock's task, which costs two changes of tasks; but where there is no room,
+        and whatever happens here, is that task's."""
+        if self._broken is not None or (self._burst and self._outbox.frames):
+            self._poked.ring()
+            return
+        try:
+            self._tick()
+        except Exception as error:
+            self._broken = error
+            self._poked.ring()
 
     def _send_jobs(self) -> None:
         jobs, urgent_ns = self._pace.jobs, 0
-        if jobs and self._start.pace == "live":
+        if jobs and not self._burst:
             # Jobs that come together, as at an utterance's end, have more time the later they are:
             # how long those take says nothing about how long one takes that has none to lose.
             urgent_ns = time.monotonic_ns() + self._services.margin_ns() + GRACE_NS + SLOT_NS // 2
         while jobs:
             job, pcm = jobs.popleft()
             urgent = job.deadline_ns < urgent_ns
-            self._services.pool.submit(Pending(job, pcm, self._answered, self._lost, urgent))
+            pending = Pending(job, pcm, self._answered, self._lost, urgent)
+            if self._trace is not None:
+                self._trace.asked(pending)
+            self._services.pool.submit(pending)
 
     def _answered(self, answer: Answer, jpeg: memoryview) -> None:
+        if self._trace is not None:
+            self._trace.answered(answer)
         if self._pace.answered(answer, bytes(jpeg)):
-            self._poked.ring()
+            self._tick_at_once()
 
     def _lost(self, job: Job) -> Job | None:
         again = self._pace.lost(job, time.monotonic_ns())
@@ -404,12 +433,15 @@ class NativeSession:
         load.idle_frames += picture.frame is None
         self._frames += 1
         timed = picture.frame is not None and not picture.flags & Flag.REPEATED
+        traced = None if self._trace is None else self._trace.shown(picture)
 
         def sent() -> None:
             load.bytes += len(jpeg)
+            if traced is not None:
+                traced()
             if timed:
                 self._latency_ms = (time.monotonic_ns() - picture.ready_ns) / 1e6
-                if self._start.pace == "live":
+                if not self._burst:
                     self._services.latencies.add(self._latency_ms)
 
         self._put_media(kind, picture, jpeg, box, sent)

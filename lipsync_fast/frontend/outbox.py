@@ -33,7 +33,9 @@ class Item:
 
 
 class Outbox:
-    """Messages to a socket, sent by ``run``. ``put`` never waits.
+    """Messages to a socket: sent at once where nothing waits and the socket can, else by ``run``.
+
+    ``put`` never waits.
 
     Args:
         socket: where to.
@@ -48,6 +50,7 @@ class Outbox:
         self._socket, self._late_frames, self._skipped = socket, late_frames, skipped
         self._items: deque[Item] = deque()
         self._frames = 0
+        self._sending = False
         self._filled, self._emptied = trio.Event(), trio.Event()
         self.last_frame = -1
         """Sequence number of the last picture that was sent."""
@@ -65,6 +68,11 @@ class Outbox:
             SocketClosedError: the client does not read: give it up.
         """
         if self.closing:
+            return
+        if not (self._items or self._sending) and self._socket.send_now(item.data):
+            self._is_sent(item)
+            if self._socket.unsent:
+                self._filled.set()
             return
         self._items.append(item)
         if item.frame is not None:
@@ -102,18 +110,33 @@ class Outbox:
             SocketClosedError: the client has gone.
         """
         while True:
-            while self._items:
-                item = self._items.popleft()
-                if item.frame is not None:
-                    self._frames -= 1
-                    self.last_frame = item.frame
-                await self._socket.send(item.data)
-                if item.sent is not None:
-                    item.sent()
-                self._emptied.set()
-                self._emptied = trio.Event()
+            self._sending = True
+            try:
+                await self._send_waiting()
+            finally:
+                self._sending = False
             if self.closing:
                 return
             self._filled = trio.Event()
-            if not self._items:
+            if not (self._items or self._socket.unsent):
                 await self._filled.wait()
+
+    async def _send_waiting(self) -> None:
+        while self._items or self._socket.unsent:
+            if self._socket.unsent:
+                await self._socket.flush()
+                continue
+            item = self._items.popleft()
+            if item.frame is not None:
+                self._frames -= 1
+                self.last_frame = item.frame  # that it was begun is what counts
+            await self._socket.send(item.data)
+            self._is_sent(item)
+            self._emptied.set()
+            self._emptied = trio.Event()
+
+    def _is_sent(self, item: Item) -> None:
+        if item.frame is not None:
+            self.last_frame = item.frame
+        if item.sent is not None:
+            item.sent()

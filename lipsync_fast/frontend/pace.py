@@ -43,6 +43,7 @@ class Picture:
         box: x, y, width and height of the picture in the avatar's frame.
         frame: which 40 ms of the utterance are heard with it; None for none.
         ready_ns: when all sound that it sees had come (as late as the pace lets it matter).
+        job: number of the job that made it; 0 where none did, or it is shown again.
     """
 
     number: int
@@ -54,6 +55,7 @@ class Picture:
     box: tuple[int, int, int, int] | None
     frame: int | None = None
     ready_ns: int = 0
+    job: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -261,8 +261,8 @@ class EnginePool:
 
     async def _read_answers(self, engine: Engine) -> None:
         with engine.scope:
-            while True:
-                await trio.lowlevel.checkpoint()
+            await trio.lowlevel.checkpoint()
+            while not engine.scope.cancel_called:
                 try:
                     taken = sum(
                         1 for _ in itertools.islice(self._answers(engine), ANSWERS_IN_A_ROW)
@@ -272,9 +272,12 @@ class EnginePool:
                     log.error("answers cannot be read", engine=engine.name, reason=str(error))
                     self.gone(engine.name)
                     return
-                if not taken and engine.answers.want_data():
+                if taken < ANSWERS_IN_A_ROW and engine.answers.want_data():
                     await trio.lowlevel.wait_readable(engine.answers.bell)
-                    engine.answers.hear()
+                    if not engine.scope.cancel_called:  # else its descriptors are closed
+                        engine.answers.hear()
+                else:
+                    await trio.lowlevel.checkpoint()
 
     def _answers(self, engine: Engine) -> Iterator[None]:
         """Take what has been answered."""

@@ -24,6 +24,7 @@ from lipsync_fast.frontend.latencies import Latencies
 from lipsync_fast.frontend.legacy.counts import LegacyCounts
 from lipsync_fast.frontend.legacy.video import AvatarVideos
 from lipsync_fast.frontend.pool import EnginePool, Pending
+from lipsync_fast.frontend.trace import Trace
 from lipsync_fast.ipc.messages import Answer, Job, Look, Speech, Status
 from lipsync_fast.ipc.status import FrontLoad, ServerStatus
 
@@ -75,6 +76,7 @@ class Services:
         self.config, self.pool = config, pool
         self.load = FrontLoad()
         self.latencies = Latencies()
+        self.trace = Trace(config.log.trace) if config.log.trace else None
         self.legacy = LegacyCounts()
         """What the old protocols' statistics tell."""
         self.videos = AvatarVideos()

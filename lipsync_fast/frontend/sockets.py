@@ -49,6 +49,28 @@ class Socket(Protocol):
         """
         ...
 
+    def send_now(self, data: str | bytes) -> bool:
+        """Send a message without waiting.
+
+        Returns:
+            False where that cannot be done now: nothing was done. Where the transport has not taken
+            all of it, ``unsent`` is True, and ``flush`` sends the rest.
+        """
+        ...
+
+    @property
+    def unsent(self) -> bool:
+        """Something is left of what ``send_now`` has begun."""
+        ...
+
+    async def flush(self) -> None:
+        """Send the rest of what ``send_now`` has begun.
+
+        Raises:
+            SocketClosedError: the client has gone.
+        """
+        ...
+
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Close the connection; harmless when it is closed already."""
         ...

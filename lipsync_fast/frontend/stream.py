@@ -34,7 +34,7 @@ class StreamSocket:
 
     kind: Literal["stream"] = "stream"
 
-    def __init__(self, connection: ServerConnection, port: int) -> None:
+    def __init__(self, connection: DuplexServerConnection, port: int) -> None:
         self._connection, self.port = connection, port
         self.peer = peer_of(connection)
         self.subprotocol: str | None = connection.subprotocol
@@ -50,6 +50,22 @@ class StreamSocket:
         """Send a message; returns when the kernel has taken it."""
         try:
             await self._connection.send(data)
+        except ConnectionClosed:
+            raise SocketClosedError from None
+
+    def send_now(self, data: str | bytes) -> bool:
+        """Send a message as far as the kernel takes it."""
+        return self._connection.send_now(data)
+
+    @property
+    def unsent(self) -> bool:
+        """The kernel has not taken all of it."""
+        return self._connection.unsent
+
+    async def flush(self) -> None:
+        """Send the rest."""
+        try:
+            await self._connection.flush()
         except ConnectionClosed:
             raise SocketClosedError from None
 
@@ -78,6 +94,7 @@ async def serve_stream(
     limits = services.config.limits
 
     async def handle(connection: ServerConnection) -> None:
+        assert isinstance(connection, DuplexServerConnection)
         await connections.serve(StreamSocket(connection, port))
 
     def admit(connection: ServerConnection, request: Request) -> Response | None:

@@ -67,7 +67,11 @@ class Hello(Message):
 
 
 class Load(msgspec.Struct, kw_only=True):
-    """What an engine has to do, has done, and holds."""
+    """What an engine has to do, has done, and holds.
+
+    Attributes:
+        spent_s: processor time of the host, by what it was spent on; only grows.
+    """
 
     waiting: Amount = 0
     in_flight: Amount = 0
@@ -79,6 +83,7 @@ class Load(msgspec.Struct, kw_only=True):
     frames_per_s: float = 0.0
     oldest_ms: float = 0.0
     cache_bytes: dict[str, int] = msgspec.field(default_factory=dict)
+    spent_s: dict[str, float] = msgspec.field(default_factory=dict)
 
 
 class Ready(Message):

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 
 from lipsync_fast.config import ServeConfig
-from lipsync_fast.errors import ServerError
+from lipsync_fast.errors import ConfigError, ServerError
 from lipsync_fast.ipc.control import address
 from lipsync_fast.notify import Notifier
 from lipsync_fast.supervisor import place
@@ -45,7 +45,7 @@ def serve(
         The exit status.
 
     Raises:
-        ServerError, AvatarNotFoundError, ControlError: it cannot start, or go on.
+        ServerError, ConfigError, AvatarNotFoundError, ControlError: it cannot start, or go on.
     """
     born = time.monotonic()
     with contextlib.ExitStack() as stack:
@@ -56,6 +56,8 @@ def serve(
         if chosen.remark:
             log.warning(chosen.remark)
         avatars = AvatarsInUse(config.avatars)
+        if config.log.trace:
+            _check_writable("log.trace", config.log.trace)
         bound = bind_all(config.listen, config.fronts, lambda: _orphans(config))
         for each in bound:
             stack.callback(each.close)
@@ -80,6 +82,14 @@ def serve(
             about, births, slots, bound, notifier, early, on_ready=lambda: on_ready(bound)
         )
         return trio.run(supervise, parts)
+
+
+def _check_writable(key: str, path: str) -> None:
+    try:
+        open(path, "ab").close()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"{key}: {path!r} cannot be written ({reason})") from None
 
 
 def _folder(config: ServeConfig, port: int) -> Path:

@@ -10,11 +10,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from lipsync_fast.benchmark.hops import NAMES
 from lipsync_fast.benchmark.rows import Report
 
 
 def bench(*args: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "lipsync_fast", "bench", *args]
+    command = [sys.executable, "-P", "-m", "lipsync_fast", "bench", *args]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
@@ -35,6 +36,30 @@ def test_it_measures_and_writes_a_report(tmp_path: Path) -> None:
     whole, mouth = report.rows[1], report.rows[2]
     assert mouth.bytes_per_frame < whole.bytes_per_frame / 2
     assert (tmp_path / "run.md").read_text().startswith(f"# {last}")
+
+
+def test_a_frames_way_adds_up(tmp_path: Path) -> None:
+    done = bench("--quick", "--part", "profile", "--duration", "2", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    (row,) = msgspec.json.decode((tmp_path / "run.json").read_bytes(), type=Report).rows
+    assert list(row.hops_ms) == list(NAMES)
+    assert row.traced > 20
+    assert sum(row.hops_ms.values()) == pytest.approx(row.mean_ms, rel=0.1)
+    assert min(row.hops_ms.values()) > -1.0, "each hop comes behind the one before"
+    parts = row.engine_ms_per_frame
+    assert parts["decoder"] == max(parts.values())
+    assert sum(parts.values()) <= 1.1 * row.cpu_ms_per_frame["engine"]
+    assert "hop by hop" in (tmp_path / "run.md").read_text()
+
+
+def test_what_cannot_be_traced_is_said_at_the_start(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(f"[log]\ntrace = '{tmp_path}/nowhere/trace'\n[listen]\nports = [0]\n")
+    command = [sys.executable, "-P", "-m", "lipsync_fast", "serve", "--config", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode != 0
+    assert "log.trace" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_peers_make_the_same_pictures(tmp_path: Path) -> None:

@@ -29,6 +29,14 @@ class SlowSocket:
             await trio.lowlevel.checkpoint()
         self.got.append(data)
 
+    unsent = False
+
+    def send_now(self, data: str | bytes) -> bool:
+        return False
+
+    async def flush(self) -> None:
+        pass
+
     async def close(self, code: int = 1000, reason: str = "") -> None:
         pass
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipsync_fast.avatars.package import AvatarPackage
+from lipsync_fast.engine.spent import Spent
 
 Result = TypeVar("Result")
 Part = tuple[int, int, int, int]
@@ -99,6 +100,11 @@ class Backend(Protocol):
     @property
     def cache_bytes(self) -> dict[str, int]:
         """Bytes that are held to save work, by what they are."""
+        ...
+
+    @property
+    def spent(self) -> Spent:
+        """The host's processor time; whoever uses the backend adds what it spends itself."""
         ...
 
     def features(

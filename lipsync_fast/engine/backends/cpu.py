@@ -36,6 +36,7 @@ from lipsync_fast.engine.backends.base import (
 from lipsync_fast.engine.backends.decoder import SplitDecoder, choose_kernel, split_decoder
 from lipsync_fast.engine.backends.onnx_reader import UnexpectedGraphError
 from lipsync_fast.engine.caches import ByteLru, within_memory
+from lipsync_fast.engine.spent import Spent
 from lipsync_fast.errors import AvatarFormatError, BackendError
 from lipsync_fast.ipc.frame_store import FrameStore
 from lipsync_fast.models.shapes import AUDIO_SHAPE, LEVELS, Box, level_shapes, output_shape
@@ -232,6 +233,7 @@ class CpuBackend:
         self._faces: ByteLru[Face] = ByteLru(within_memory(FACE_CACHE_BYTES))
         self._workers = ThreadPoolExecutor(self.threads, "lipsync-cpu")
         self._live, self._closed = live, False
+        self.spent = Spent()
         self._sharing: list[CpuAvatar] = []
 
     @property
@@ -297,9 +299,10 @@ class CpuBackend:
         out = np.empty((len(mel_windows), FEATURE_SIZE), np.float32)
 
         def compute(first: int, step: int) -> None:
-            for i in range(first, len(mel_windows), step):
-                mel = np.ascontiguousarray(mel_windows[i].T)[None, None]
-                out[i] = mine.audio_encoder.run(None, {"mel": mel})[0][0]
+            with self.spent.on("audio encoder"):
+                for i in range(first, len(mel_windows), step):
+                    mel = np.ascontiguousarray(mel_windows[i].T)[None, None]
+                    out[i] = mine.audio_encoder.run(None, {"mel": mel})[0][0]
 
         # A sound that is new here needs 16 at once: this thread takes part, as do those for frames.
         helpers = min(self.threads - 1, len(mel_windows) - 1) if self._live else 0
@@ -340,7 +343,8 @@ class CpuBackend:
         avatar = self._own(job.avatar)
         levels = self._image_half(avatar, job.frame_index, face)
         audio = np.ascontiguousarray(job.audio_block, np.float32).reshape(1, *AUDIO_SHAPE)
-        made = avatar.decode(levels, audio)
+        with self.spent.on("decoder"):
+            made = avatar.decode(levels, audio)
         if job.share == 1:
             return made
         crop = (face or self._face(avatar, job.frame_index, None)).crop
@@ -353,7 +357,9 @@ class CpuBackend:
         if job.part == SQUARE:
             return self._square(avatar, job)
         face = self._face(avatar, job.frame_index, job.part)
-        return face.composed(self._region(job, face), avatar.corner)
+        made = self._region(job, face)
+        with self.spent.on("compose"):
+            return face.composed(made, avatar.corner)
 
     def _square(self, avatar: CpuAvatar, job: RegionJob) -> NDArray[np.uint8]:
         if avatar.package.manifest.window is None and job.share == 1:
@@ -397,9 +403,10 @@ class CpuBackend:
         def make() -> tuple[Face, int]:
             assert part is not None
             left, top, right, bottom = part
-            whole = self._pictures.find((avatar, index))
-            picture = package.picture(index) if whole is None else whole
-            made = face(picture[top:bottom, left:right].copy(), left, top)
+            with self.spent.on("avatar's frame"):
+                whole = self._pictures.find((avatar, index))
+                picture = package.picture(index) if whole is None else whole
+                made = face(picture[top:bottom, left:right].copy(), left, top)
             masked = 0 if made.keep is None else made.keep.nbytes
             return made, made.pixels.nbytes + made.crop.nbytes + masked
 
@@ -420,7 +427,9 @@ class CpuBackend:
         """x1 .. x6 of an avatar's frame, each 1 x C x H x W."""
 
         def make() -> tuple[dict[str, NDArray[np.float32]], int]:
-            return self._made_levels(avatar, (face or self._face(avatar, index, None)).crop)
+            crop = (face or self._face(avatar, index, None)).crop
+            with self.spent.on("image half"):
+                return self._made_levels(avatar, crop)
 
         shared = avatar.shared
         if shared is None:

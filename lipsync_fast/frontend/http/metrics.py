@@ -77,6 +77,9 @@ def _engines(engines: Sequence[EngineStatus]) -> Iterator[Metric]:
     held = GaugeMetricFamily(
         P + "engine_cache_bytes", "Memory that a cache holds.", labels=["engine", "cache"]
     )
+    spent = CounterMetricFamily(
+        P + "engine_cpu_seconds", "Processor time, by what for.", labels=["engine", "part"]
+    )
     plain = {
         "engine_capacity_fps": "Frames a second, measured.",
         "engine_frames_per_second": "Frames being made a second.",
@@ -95,10 +98,12 @@ def _engines(engines: Sequence[EngineStatus]) -> Iterator[Metric]:
             frames.add_metric([e.name, result], count)
         for cache, size in load.cache_bytes.items():
             held.add_metric([e.name, cache], size)
+        for part, seconds in load.spent_s.items():
+            spent.add_metric([e.name, part], seconds)
         values = (e.capacity, load.frames_per_s, load.waiting, load.oldest_ms / 1e3, e.silent_s)
         for gauge, value in zip(gauges.values(), values, strict=True):
             gauge.add_metric([e.name], value)
-    yield from (state, restarts, frames, held, *gauges.values())
+    yield from (state, restarts, frames, held, spent, *gauges.values())
 
 
 def _fronts(fronts: Sequence[FrontStatus]) -> Iterator[Metric]:

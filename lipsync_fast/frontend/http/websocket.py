@@ -17,6 +17,7 @@ class HttpSocket:
     """A Starlette WebSocket, accepted, as ``sockets.Socket``."""
 
     kind: Literal["http"] = "http"
+    unsent = False
 
     def __init__(self, websocket: WebSocket, subprotocol: str | None) -> None:
         self._websocket, self.subprotocol = websocket, subprotocol
@@ -44,6 +45,13 @@ class HttpSocket:
                 await self._websocket.send_bytes(data)
         except (WebSocketDisconnect, WebSocketDisconnected):
             raise SocketClosedError from None
+
+    def send_now(self, data: str | bytes) -> bool:
+        """Nothing is sent without waiting here."""
+        return False
+
+    async def flush(self) -> None:
+        """There is nothing left to send."""
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Send a close frame."""

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the engine's loop costs a job: taken, ordered by deadline, begun, answered.
+
+    python bench/micro/batcher.py [--jobs 2000] [--rounds 5] [--out FILE]
+
+The loop runs with a backend that has every picture at once (60 kB, always the same), so that all
+time is the loop's own. Jobs of four sessions lie in the ring, as many as are given at a time.
+Counted is processor time for each job, the answer's way back and its reading included. The floor:
+the same records through the same rings, read and answered with nothing in between.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lipsync_fast.avatars.library import AvatarLibrary
+from lipsync_fast.avatars.package import AvatarPackage
+from lipsync_fast.benchmark.processes import keep
+from lipsync_fast.engine.backends.base import FEATURE_SIZE, LoadedAvatar, Part, RegionJob
+from lipsync_fast.engine.spent import Spent
+from lipsync_fast.engine.splice import FrameEncoder
+from lipsync_fast.engine.worker import Engine
+from lipsync_fast.frontend.utterance import Utterance
+from lipsync_fast.ipc.messages import Answer, Job, Look, Status, read, try_send
+from lipsync_fast.ipc.ring import RingHandle, RingReader, RingWriter
+
+JPEG = os.urandom(60_000)
+AT_A_TIME = (1, 8, 64)
+SESSIONS = 4
+FAR_NS = 1 << 61
+
+
+class Loaded:
+    """An avatar that costs nothing."""
+
+    def __init__(self, package: AvatarPackage) -> None:
+        self.package = package
+
+
+class Instant:
+    """A backend that has every picture at once."""
+
+    name, depth = "instant", 8
+
+    def __init__(self) -> None:
+        self.spent = Spent()
+        self.cache_bytes: dict[str, int] = {}
+
+    def load(self, package: AvatarPackage) -> Loaded:
+        return Loaded(package)
+
+    def unload(self, avatar: LoadedAvatar) -> None:
+        pass
+
+    def warm(self, avatar: LoadedAvatar, frame_index: int, part: Part) -> bool:
+        return False
+
+    def share(self, avatar: LoadedAvatar, fd: int) -> None:
+        pass
+
+    def features(self, avatar: LoadedAvatar, mel: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.zeros((len(mel), FEATURE_SIZE), np.float32)
+
+    def regions(self, jobs: Sequence[RegionJob]) -> list[NDArray[np.uint8]]:
+        raise NotImplementedError
+
+    def compose(self, avatar: LoadedAvatar, index: int, region: Any) -> NDArray[np.uint8]:
+        raise NotImplementedError
+
+    def submit(
+        self, jobs: Sequence[RegionJob], finish: Callable[[int, Any], Any]
+    ) -> list[Future[Any]]:
+        made: list[Future[Any]] = []
+        for _ in jobs:
+            future: Future[Any] = Future()
+            future.set_result((JPEG, (0, 0, 1280, 720)))
+            made.append(future)
+        return made
+
+    def close(self) -> None:
+        pass
+
+
+class Rings:
+    """Both rings between two ends in this process, and the front's sides of them."""
+
+    def __init__(self) -> None:
+        self.handles = RingHandle.create(1 << 24, 1), RingHandle.create(1 << 24, 1)
+        self.jobs, self.answers = RingWriter(self.handles[0]), RingReader(self.handles[1])
+
+    def theirs(self) -> list[RingHandle]:
+        """As they come over a socket."""
+        return [RingHandle(*(os.dup(fd) for fd in h.fds), h.generation) for h in self.handles]
+
+    def put(self, records: list[tuple[Job, memoryview]]) -> None:
+        """Jobs in."""
+        for job, pcm in records:
+            if not try_send(self.jobs, job, pcm):
+                raise SystemExit("the ring is full")
+
+    def take(self) -> int:
+        """Answers out; how many."""
+        count = 0
+        while (record := self.answers.next()) is not None:
+            read(record, Answer)
+            self.answers.release()
+            count += 1
+        return count
+
+
+def records(package: AvatarPackage, count: int) -> list[tuple[Job, memoryview]]:
+    """Jobs of sounds that the engine knows after the first ones."""
+    window = package.manifest.audio
+    made = []
+    for number in range(count):
+        session = number % SESSIONS + 1
+        sound = Utterance(session, window)
+        sound.push(np.zeros(16_000, np.float32))
+        speech, pcm = sound.speech(3)
+        deadline = FAR_NS - number
+        job = Job(session, 0, number + 1, "demo", number % 100, deadline, Look(), speech)
+        made.append((job, memoryview(pcm).cast("B")))
+    return made
+
+
+def loop(path: Path, jobs: int, at_a_time: int) -> float:
+    """Microseconds a job through the engine's loop."""
+    engine, rings = Engine(Instant(), FrameEncoder()), Rings()
+    engine.shelf.load("demo", path)
+    engine.attach("front-1", *rings.theirs())
+    with AvatarPackage.open(path) as package:
+        some = records(package, at_a_time)
+
+    def turn() -> None:
+        rings.put(some)
+        left = at_a_time
+        while left:
+            engine.step()
+            left -= rings.take()
+
+    found = timed(turn, jobs, at_a_time)
+    engine.close()
+    return found
+
+
+def floor(path: Path, jobs: int, at_a_time: int) -> float:
+    """Microseconds a job through the rings alone."""
+    rings = Rings()
+    reader, writer = RingReader(rings.handles[0]), RingWriter(rings.handles[1])
+    with AvatarPackage.open(path) as package:
+        some = records(package, at_a_time)
+
+    def turn() -> None:
+        rings.put(some)
+        while (record := reader.next()) is not None:
+            job, _ = read(record, Job)
+            reader.release()
+            box = (0, 0, 1280, 720)
+            try_send(writer, Answer(job.session, job.epoch, job.number, Status.MADE, box), JPEG)
+        if rings.take() != at_a_time:
+            raise SystemExit("answers are missing")
+
+    return timed(turn, jobs, at_a_time)
+
+
+def timed(turn: Callable[[], None], jobs: int, at_a_time: int) -> float:
+    """Microseconds of processor time a job."""
+    turns = max(1, jobs // at_a_time)
+    for _ in range(max(2, turns // 10)):
+        turn()
+    begun = time.process_time()
+    for _ in range(turns):
+        turn()
+    return (time.process_time() - begun) / (turns * at_a_time) * 1e6
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--jobs", type=int, default=4000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    path = AvatarLibrary().find("demo")
+    found: dict[str, dict[str, list[float]]] = {}
+    for _ in range(args.rounds):
+        for at_a_time in AT_A_TIME:
+            values = found.setdefault(f"{at_a_time} at a time", {"loop": [], "rings alone": []})
+            values["loop"].append(round(loop(path, args.jobs, at_a_time), 2))
+            values["rings alone"].append(round(floor(path, args.jobs, at_a_time), 2))
+    for name, values in found.items():
+        a, b = (statistics.median(values[k]) for k in ("loop", "rings alone"))
+        print(f"{name:14s} {a:6.1f} us a job, {b:6.1f} of it the rings ({a / b:.1f}x)")
+    keep(args.out, "bench/micro/batcher.py", size=len(JPEG), us_per_job=found)
+
+
+if __name__ == "__main__":
+    main()

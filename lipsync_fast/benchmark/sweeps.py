@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cost over work: the rate for one avatar and for many, of short sounds and of long ones."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Mapping
+from functools import partial
+
+import numpy as np
+import trio
+from numpy.typing import NDArray
+
+from lipsync_fast.audio import FRAME_SAMPLES
+from lipsync_fast.audio.windows import frame_count
+from lipsync_fast.benchmark.burst import Burst, Look, in_turn
+from lipsync_fast.benchmark.measure import COMPARE_EVERY, MOST_COMPARED, Using, compare
+from lipsync_fast.benchmark.rows import Row
+from lipsync_fast.benchmark.speech import NS
+from lipsync_fast.client.local import LocalServer
+
+
+def avatars_in_turn(
+    running: LocalServer,
+    name: str,
+    pcm: NDArray[np.int16],
+    seconds: float,
+    *,
+    avatars: Mapping[str, str],
+    sessions: int = 4,
+) -> Row:
+    """Clients that come, speak once, and go, each with the next avatar.
+
+    Args:
+        avatars: name at the server to path of the package.
+    """
+    row = Row(kind="sweep", name=name, settings={"sessions": sessions, "avatars": len(avatars)})
+    using = Using(running)
+    all_of = partial(in_turn, avatars=list(avatars), sessions=sessions, keep_every=COMPARE_EVERY)
+    found, first, until = trio.run(all_of, running.url, pcm, seconds)
+    arrivals = sorted(t for b in found for t in b.arrivals)
+    row.frames = bisect.bisect_right(arrivals, until)
+    row.seconds = round((until - first) / NS, 3)
+    row.frames_per_s = round(row.frames / row.seconds, 2)
+    row.bytes_per_frame = round(sum(b.bytes for b in found) / max(1, len(arrivals)))
+    row.wrong = [words for b in found for words in b.wrong]
+    using.into(row, len(arrivals))
+    for avatar, path in avatars.items():
+        some = [s for b in found if b.avatar == avatar for s in b.samples]
+        compare(row, some, path, pcm, -(-MOST_COMPARED // len(avatars)))
+    return row
+
+
+def one_sound(running: LocalServer, name: str, pcm: NDArray[np.int16], frames: int) -> Row:
+    """One sound of so many frames, said once: the rate from its beginning to its last frame.
+
+    Args:
+        pcm: 16 kHz mono; repeated until it is long enough.
+    """
+    row = Row(kind="sweep", name=name, settings={"sessions": 1, "frames": frames})
+    sound = np.resize(pcm, frames * FRAME_SAMPLES)
+    assert frame_count(len(sound)) == frames
+    using = Using(running)
+    burst = Burst(0, "demo", Look(), sound, 0)
+    trio.run(burst.once, running.url)
+    row.frames = len(burst.arrivals)
+    row.seconds = round((burst.arrivals[-1] - burst.begun_ns) / NS, 3)
+    row.frames_per_s = round(row.frames / row.seconds, 2)
+    row.latency_ms = {"first": round((burst.arrivals[0] - burst.begun_ns) / 1e6, 2)}
+    row.bytes_per_frame = round(burst.bytes / row.frames)
+    row.wrong = list(burst.wrong)
+    using.into(row, row.frames)
+    return row
