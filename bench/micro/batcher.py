@@ -15,80 +15,24 @@ import argparse
 import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from instant import JPEG, Instant
 
 from lipsync_fast.avatars.library import AvatarLibrary
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.benchmark.processes import keep
-from lipsync_fast.engine.backends.base import FEATURE_SIZE, LoadedAvatar, Part, RegionJob
-from lipsync_fast.engine.spent import Spent
 from lipsync_fast.engine.splice import FrameEncoder
 from lipsync_fast.engine.worker import Engine
 from lipsync_fast.frontend.utterance import Utterance
 from lipsync_fast.ipc.messages import Answer, Job, Look, Status, read, try_send
 from lipsync_fast.ipc.ring import RingHandle, RingReader, RingWriter
 
-JPEG = os.urandom(60_000)
 AT_A_TIME = (1, 8, 64)
 SESSIONS = 4
 FAR_NS = 1 << 61
-
-
-class Loaded:
-    """An avatar that costs nothing."""
-
-    def __init__(self, package: AvatarPackage) -> None:
-        self.package = package
-
-
-class Instant:
-    """A backend that has every picture at once."""
-
-    name, depth = "instant", 8
-
-    def __init__(self) -> None:
-        self.spent = Spent()
-        self.cache_bytes: dict[str, int] = {}
-
-    def load(self, package: AvatarPackage) -> Loaded:
-        return Loaded(package)
-
-    def unload(self, avatar: LoadedAvatar) -> None:
-        pass
-
-    def warm(self, avatar: LoadedAvatar, frame_index: int, part: Part) -> bool:
-        return False
-
-    def share(self, avatar: LoadedAvatar, fd: int) -> None:
-        pass
-
-    def features(self, avatar: LoadedAvatar, mel: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.zeros((len(mel), FEATURE_SIZE), np.float32)
-
-    def regions(self, jobs: Sequence[RegionJob]) -> list[NDArray[np.uint8]]:
-        raise NotImplementedError
-
-    def compose(self, avatar: LoadedAvatar, index: int, region: Any) -> NDArray[np.uint8]:
-        raise NotImplementedError
-
-    def submit(
-        self, jobs: Sequence[RegionJob], finish: Callable[[int, Any], Any]
-    ) -> list[Future[Any]]:
-        made: list[Future[Any]] = []
-        for _ in jobs:
-            future: Future[Any] = Future()
-            future.set_result((JPEG, (0, 0, 1280, 720)))
-            made.append(future)
-        return made
-
-    def close(self) -> None:
-        pass
 
 
 class Rings:

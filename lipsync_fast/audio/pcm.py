@@ -63,6 +63,8 @@ def to_float(pcm: NDArray[np.generic]) -> NDArray[np.float32]:
     kind, size = pcm.dtype.kind, pcm.dtype.itemsize
     if kind == "f":
         return pcm.astype(np.float32, copy=False)
+    if kind == "i" and size <= 2:  # exact in float32, too
+        return pcm.astype(np.float32) * np.float32(1 / (1 << (8 * size - 1)))
     if kind == "i" and size <= 4:
         return (pcm.astype(np.float64) / float(1 << (8 * size - 1))).astype(np.float32)
     if kind == "u" and size <= 4:
@@ -105,7 +107,7 @@ class Resampler:
 
     def _clean(self, pcm: NDArray[np.float32]) -> NDArray[np.float32]:
         self.report.samples += len(pcm)
-        if len(pcm) == 0:
+        if len(pcm) == 0 or float(np.abs(pcm).max()) <= 1.0:  # not so where one is not a number
             return pcm
         finite = np.isfinite(pcm)
         if not finite.all():

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -38,6 +38,7 @@ class LocalServer:
     Args:
         config: as in the server's configuration file: sections (and ``fronts``, ``drain_seconds``)
             by name. Ports are free ones, the folder is a private temporary one, unless given.
+        command: what is run as the server, ``--config FILE`` added; ``lipsync-fast serve`` if None.
         start_s: how long it may take until it serves; stop_s: until it has left, then it is killed.
 
     Raises when entered:
@@ -56,9 +57,11 @@ class LocalServer:
         self,
         config: Mapping[str, Any] | None = None,
         *,
+        command: Sequence[str] | None = None,
         start_s: float = 60.0,
         stop_s: float = 20.0,
     ) -> None:
+        self._command = command or (sys.executable, "-P", "-m", "lipsync_fast", "serve")
         self._config, self._start_s, self._stop_s = config or {}, start_s, stop_s
 
     # ------------------------------------------------------------ life
@@ -70,7 +73,7 @@ class LocalServer:
         path.write_text(self._toml())
         self._log = self.log_path.open("wb")
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        command = [sys.executable, "-P", "-m", "lipsync_fast", "serve", "--config", str(path)]
+        command = [*self._command, "--config", str(path)]
         self.process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log
         )

@@ -5,8 +5,10 @@
             └► PCM ─► 16 kHz ─► pace (live or burst) ─► jobs ─► pool
     send ◄─ outbox ◄─ clock ◄───────┘ ◄─ answers ◄──────────────┘
 
-Four tasks: one receives, one keeps the clock, one sends, one tells how it goes. The session ends
-when the client goes, stops, or is silent for too long; all that is its own ends with it.
+The clock is the front's (``clock.py``): it, and answers that are waited for, call ``_tick``, which
+sends a picture without a change of tasks where the socket takes it. The session's own tasks
+receive, send what has to wait, tell how it goes, and end it: when the client goes, stops, or is
+silent for too long. All that is its own ends with it.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from lipsync_fast.frontend.opening import (
     begin,
     code_of,
     count_error,
-    receive,
+    silent,
 )
 from lipsync_fast.frontend.outbox import Item, Outbox
 from lipsync_fast.frontend.pace import F32, SLOT_NS, Ended, Event, Flag, Pace, Picture, Started
@@ -90,7 +92,7 @@ async def serve_native(socket: Socket, services: Services, first: str | bytes | 
 
 
 class _Signal:
-    """Wakes whoever waits for it; a ring while nobody waits is kept for the next one."""
+    """Wakes who waits for it; a ring while nobody waits is kept for the next one."""
 
     def __init__(self) -> None:
         self._event = trio.Event()
@@ -119,14 +121,20 @@ class NativeSession:
         self._sound = ClientSound(start.audio, start.echo_audio)
         limits = services.config.limits
         self._burst = start.pace == "burst"
-        self._outbox = Outbox(socket, limits.late_frames, None if self._burst else self._left_out)
-        self._broken: Exception | None = None
+        late = limits.late_frames
+        if self._burst:
+            self._outbox = Outbox(socket, late, None, self._tick)
+        else:
+            self._outbox = Outbox(socket, late, self._left_out)
+        self._alarm = services.clock.alarm(self._tick)
+        self._broken = trio.Event()
+        self._reason: Exception | None = None
         """What went wrong outside of the session's own tasks."""
-        self._poked, self._room = _Signal(), _Signal()
+        self._waits_since: float | None = None
+        """For the client to say something, trio's time; None while it does not."""
+        self._room = _Signal()
         self._sequence = self._frames = self._skipped = self._errors = 0
         self._speaking = False
-        self._wakes_ns = float("inf")
-        """When the clock will look again by itself."""
         self._refused_ns = 0
         """Sound is dropped, until then at least: too many others speak. 0 while it is not."""
         self._quiet = self._heard_ns = 0
@@ -213,14 +221,16 @@ class NativeSession:
                 self._say(self._started())
                 for task in (
                     self._receive_all,
-                    self._keep_clock,
+                    self._begin_clock,
                     self._send_all,
                     self._tell,
+                    self._leave_when_silent,
                     self._leave_when_drained,
                 ):
                     nursery.start_soon(until_end, task)
         finally:
             load.sessions -= 1
+            self._alarm.close()
             self._set_speaking(False)
             self._services.pool.forget(self.number)
         raise ended[0] if ended else SocketClosedError
@@ -242,7 +252,9 @@ class NativeSession:
     async def _receive_all(self) -> None:
         limit = self._services.config.limits.queued_s
         while True:
-            message = await receive(self._socket, self._services)
+            self._waits_since = trio.current_time()
+            message = await self._socket.receive()
+            self._waits_since = None
             try:
                 if isinstance(message, bytes):
                     self._hear(message)
@@ -251,11 +263,24 @@ class NativeSession:
             except LipsyncError as error:
                 self._mistake(error)
             self._send_jobs()
-            wake = self._pace.wake_ns
-            if isinstance(message, str) or (wake is not None and wake < self._wakes_ns):
-                self._poked.ring()  # sound alone seldom hastens the clock, and waking it costs
+            if isinstance(message, str) or self._hastened():
+                self._tick()
             while self._pace.queued_s > limit:  # back-pressure: not read from
                 await self._room.wait()
+
+    def _hastened(self) -> bool:
+        """Whether something is due before the clock would look again: sound alone seldom does."""
+        wake, due = self._pace.wake_ns, self._alarm.due_ns
+        return wake is not None and (due is None or wake < due)
+
+    async def _leave_when_silent(self) -> None:
+        limit = self._services.config.limits.idle_s
+        while True:
+            now = trio.current_time()
+            left = limit if self._waits_since is None else self._waits_since + limit - now
+            if left <= 0:
+                raise silent(limit)
+            await trio.sleep(left)
 
     def _hear(self, data: bytes) -> None:
         now = time.monotonic_ns()
@@ -340,36 +365,30 @@ class NativeSession:
         self._say(self._started())
 
     # ------------------------------------------------------------ the clock
-    async def _keep_clock(self) -> None:
-        while True:
-            if self._burst:
-                await self._outbox.room()
-            if self._broken is not None:
-                raise self._broken
-            self._tick()
-            wake = self._pace.wake_ns
-            self._wakes_ns = float("inf") if wake is None else wake
-            with trio.move_on_after(max(0.0, (self._wakes_ns - time.monotonic_ns()) / 1e9)):
-                await self._poked.wait()
+    async def _begin_clock(self) -> None:
+        self._tick()
+        await self._broken.wait()
+        assert self._reason is not None
+        raise self._reason
 
     def _tick(self) -> None:
-        for event in self._pace.tick(time.monotonic_ns()):
-            self._emit(event)
-        self._send_jobs()
-        self._set_speaking(self._pace.speaking)
-        self._room.ring()
+        """Show what is due, and ask for what comes; in any task, which fails in none of its own.
 
-    def _tick_at_once(self) -> None:
-        """Not by the clock's task, which costs two changes of tasks; but where there is no room,
-        and whatever happens here, is that task's."""
-        if self._broken is not None or (self._burst and self._outbox.frames):
-            self._poked.ring()
+        Where the client takes frames as fast as it can, and has no room, the outbox calls again.
+        """
+        if self._broken.is_set() or (self._burst and not self._outbox.has_room):
             return
         try:
-            self._tick()
+            for event in self._pace.tick(time.monotonic_ns()):
+                self._emit(event)
+            self._send_jobs()
         except Exception as error:
-            self._broken = error
-            self._poked.ring()
+            self._reason = error
+            self._broken.set()
+            return
+        self._set_speaking(self._pace.speaking)
+        self._room.ring()
+        self._alarm.set(self._pace.wake_ns)
 
     def _send_jobs(self) -> None:
         jobs, urgent_ns = self._pace.jobs, 0
@@ -389,11 +408,12 @@ class NativeSession:
         if self._trace is not None:
             self._trace.answered(answer)
         if self._pace.answered(answer, bytes(jpeg)):
-            self._tick_at_once()
+            self._tick()
 
     def _lost(self, job: Job) -> Job | None:
-        again = self._pace.lost(job, time.monotonic_ns())
-        self._poked.ring()
+        now = time.monotonic_ns()
+        again = self._pace.lost(job, now)
+        self._alarm.set(now)
         return again
 
     # ------------------------------------------------------------ what goes out

@@ -68,7 +68,12 @@ async def receive(socket: Socket, services: Services) -> str | bytes:
     limit = services.config.limits.idle_s
     with trio.move_on_after(limit):
         return await socket.receive()
-    raise EndError(POLICY, f"nothing was heard for {limit:g} s; send a ping now and then")
+    raise silent(limit)
+
+
+def silent(limit_s: float) -> EndError:
+    """The end of a client that says nothing."""
+    return EndError(POLICY, f"nothing was heard for {limit_s:g} s; send a ping now and then")
 
 
 def _decoded(message: str | bytes) -> ClientMessage:

@@ -41,17 +41,23 @@ class Outbox:
         socket: where to.
         late_frames: pictures that may wait.
         skipped: with more, all media but the newest picture are left out, and this is told how many
-            pictures; None where none may be left out: then ``room`` is waited for.
+            pictures; None where none may be left out: then ``has_room`` is to be asked.
+        room: called when one that had to wait was sent, and there is room.
     """
 
     def __init__(
-        self, socket: Socket, late_frames: int, skipped: Callable[[int], None] | None
+        self,
+        socket: Socket,
+        late_frames: int,
+        skipped: Callable[[int], None] | None,
+        room: Callable[[], None] = lambda: None,
     ) -> None:
         self._socket, self._late_frames, self._skipped = socket, late_frames, skipped
+        self._room = room
         self._items: deque[Item] = deque()
         self._frames = 0
         self._sending = False
-        self._filled, self._emptied = trio.Event(), trio.Event()
+        self._filled = trio.Event()
         self.last_frame = -1
         """Sequence number of the last picture that was sent."""
         self.closing = False
@@ -98,10 +104,10 @@ class Outbox:
         self.closing = True
         self._filled.set()
 
-    async def room(self) -> None:
-        """Wait until no more than half of the pictures wait that may."""
-        while self._frames > self._late_frames // 2:
-            await self._emptied.wait()
+    @property
+    def has_room(self) -> bool:
+        """No more than half of the pictures wait that may."""
+        return self._frames <= self._late_frames // 2
 
     async def run(self) -> None:
         """Send until closed.
@@ -132,8 +138,8 @@ class Outbox:
                 self.last_frame = item.frame  # that it was begun is what counts
             await self._socket.send(item.data)
             self._is_sent(item)
-            self._emptied.set()
-            self._emptied = trio.Event()
+            if self.has_room:
+                self._room()
 
     def _is_sent(self, item: Item) -> None:
         if item.frame is not None:

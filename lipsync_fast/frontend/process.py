@@ -151,6 +151,7 @@ class Front:
         nursery.start_soon(self.listen)
         nursery.start_soon(self.take_rings)
         nursery.start_soon(self.beat)
+        nursery.start_soon(self.services.clock.run)
         for listener in self.spec.listeners:
             if listener.kind == "http":
                 from lipsync_fast.frontend.http.serving import serve_http

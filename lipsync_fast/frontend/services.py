@@ -20,6 +20,7 @@ from lipsync_fast.avatars.library import AvatarLibrary
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.config import ServeConfig
 from lipsync_fast.errors import AvatarError, AvatarNotFoundError, LipsyncError
+from lipsync_fast.frontend.clock import Clock
 from lipsync_fast.frontend.latencies import Latencies
 from lipsync_fast.frontend.legacy.counts import LegacyCounts
 from lipsync_fast.frontend.legacy.video import AvatarVideos
@@ -74,6 +75,7 @@ class Services:
         self, config: ServeConfig, pool: EnginePool, want_avatar: Callable[[str], None]
     ) -> None:
         self.config, self.pool = config, pool
+        self.clock = Clock()
         self.load = FrontLoad()
         self.latencies = Latencies()
         self.trace = Trace(config.log.trace) if config.log.trace else None

@@ -23,6 +23,8 @@ from lipsync_fast.avatars.manifest import AudioWindow
 from lipsync_fast.ipc.messages import Speech
 
 F32 = NDArray[np.float32]
+LEAST_ROOM = 32_000
+"""Samples; twice what is kept, and more, is made room for: each is copied a few times at most."""
 
 
 class Utterance:
@@ -42,6 +44,10 @@ class Utterance:
         """Frames that all samples which they see have come for."""
         self._pcm = np.zeros(0, np.float32)
         self._first = 0
+        self._room: F32 = np.zeros(LEAST_ROOM, np.float32)
+        """What ``_pcm`` is a part of. What lies in it stays: others may still look at it."""
+        self._end = 0
+        """Of that part."""
 
     @property
     def frames(self) -> int | None:
@@ -56,7 +62,7 @@ class Utterance:
         """
         if self.ended:
             raise ValueError("samples after the end of the utterance")
-        self._pcm = np.concatenate([self._pcm, pcm])
+        self._append(pcm)
         self.samples += len(pcm)
         while is_decided(self.decided, self.window, self.samples):
             self.decided += 1
@@ -67,7 +73,18 @@ class Utterance:
             return
         self.ended = True
         self.decided = frame_count(self.samples)
-        self._pcm = np.pad(self._pcm, (0, max(0, MIN_SAMPLES - self.samples)))
+        self._append(np.zeros(max(0, MIN_SAMPLES - self.samples), np.float32))
+
+    def _append(self, pcm: F32) -> None:
+        if self._end + len(pcm) > len(self._room):
+            kept = len(self._pcm)
+            self._room = np.zeros(max(LEAST_ROOM, 2 * (kept + len(pcm))), np.float32)
+            self._room[:kept] = self._pcm
+            self._end = kept
+        begin = self._end - len(self._pcm)
+        self._room[self._end : self._end + len(pcm)] = pcm
+        self._end += len(pcm)
+        self._pcm = self._room[begin : self._end]
 
     def decided_before(self, frame: int) -> bool:
         """Whether the samples have come that a frame before the first one (negative) sees."""
@@ -97,5 +114,5 @@ class Utterance:
         first, _ = frame_sees(max(0, frame - 4), self.window)
         keep = min(first, max(0, self.samples - 2 * FRAME_SAMPLES * 16))
         if keep > self._first:
-            self._pcm = self._pcm[keep - self._first :].copy()
+            self._pcm = self._pcm[keep - self._first :]
             self._first = keep

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A backend that has every picture at once: what is left to measure is everything around it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lipsync_fast.avatars.package import AvatarPackage
+from lipsync_fast.engine.backends.base import FEATURE_SIZE, LoadedAvatar, Part, RegionJob
+from lipsync_fast.engine.spent import Spent
+
+JPEG = os.urandom(60_000)
+
+
+class Loaded:
+    """An avatar that costs nothing."""
+
+    def __init__(self, package: AvatarPackage) -> None:
+        self.package = package
+
+
+class Instant:
+    """A backend that has every picture at once."""
+
+    name, depth = "instant", 8
+
+    def __init__(self) -> None:
+        self.spent = Spent()
+        self.cache_bytes: dict[str, int] = {}
+
+    def load(self, package: AvatarPackage) -> Loaded:
+        return Loaded(package)
+
+    def unload(self, avatar: LoadedAvatar) -> None:
+        pass
+
+    def warm(self, avatar: LoadedAvatar, frame_index: int, part: Part) -> bool:
+        return False
+
+    def share(self, avatar: LoadedAvatar, fd: int) -> None:
+        pass
+
+    def features(self, avatar: LoadedAvatar, mel: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.zeros((len(mel), FEATURE_SIZE), np.float32)
+
+    def regions(self, jobs: Sequence[RegionJob]) -> list[NDArray[np.uint8]]:
+        raise NotImplementedError
+
+    def compose(self, avatar: LoadedAvatar, index: int, region: Any) -> NDArray[np.uint8]:
+        raise NotImplementedError
+
+    def submit(
+        self, jobs: Sequence[RegionJob], finish: Callable[[int, Any], Any]
+    ) -> list[Future[Any]]:
+        made: list[Future[Any]] = []
+        for _ in jobs:
+            future: Future[Any] = Future()
+            future.set_result((JPEG, (0, 0, 1280, 720)))
+            made.append(future)
+        return made
+
+    def close(self) -> None:
+        pass
