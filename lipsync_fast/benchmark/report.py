@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,11 @@ def write(report: Report, folder: Path) -> list[Path]:
     if draw(report, folder / "run.png"):
         done.append(folder / "run.png")
     return done
+
+
+COLOURS = [*(f"C{k}" for k in range(10)), "0.2", "gold", "navy", "tan", "lime", "salmon"]
+FAST = "peer", "ours", "throughput"
+"""Kinds of what is measured as fast as it goes."""
 
 
 # ---------------------------------------------------------------- tables
@@ -189,7 +194,7 @@ def _profile(rows: Sequence[Row]) -> list[str]:
             "",
         ]
     fast = [r for r in rows if r.engine_ms_per_frame and r.kind == "throughput"]
-    for row in fast[:1]:
+    for row in [*fast[:1], *(r for r in rows if r.hops_ms and r.engine_ms_per_frame)]:
         parts, whole = row.engine_ms_per_frame, row.cpu_ms_per_frame["engine"]
         lines += [f"## One frame's processor time in the engine: {row.name}", ""]
         largest = sorted(parts.items(), key=lambda item: -item[1])
@@ -220,17 +225,14 @@ def draw(report: Report, path: Path) -> bool:
     import matplotlib.pyplot as plt
 
     rows = by_name(report.rows)
-    panels = [
-        panel
-        for panel, kinds in (
-            (_draw_rates, ("peer", "ours", "throughput")),
-            (_draw_sweeps, ("sweep",)),
-            (_draw_live, ("live",)),
-        )
-        if any(kind in kinds for kind, _ in rows)
-    ]
-    panels += [_draw_hops] if any(row.hops_ms for row in report.rows) else []
-    panels += [_draw_time] if any(row.cpu_ms_per_frame for row in report.rows) else []
+    wanted: tuple[tuple[Callable[[Any, dict[tuple[str, str], list[Row]]], None], bool], ...] = (
+        (_draw_rates, any(row.kind in FAST for row in report.rows)),
+        (_draw_sweeps, any(row.kind == "sweep" for row in report.rows)),
+        (_draw_live, any(_is_loaded(row) for row in report.rows)),
+        (_draw_hops, any(row.hops_ms for row in report.rows)),
+        (_draw_time, any(row.kind in FAST and row.cpu_ms_per_frame for row in report.rows)),
+    )
+    panels = [panel for panel, there in wanted if there]
     if not panels:
         return False
     figure, axes = plt.subplots(len(panels), 1, figsize=(10, 4.2 * len(panels)), squeeze=False)
@@ -243,12 +245,16 @@ def draw(report: Report, path: Path) -> bool:
     return True
 
 
+def _is_loaded(row: Row) -> bool:
+    return row.kind == "live" and row.expected > 0 and not row.hops_ms
+
+
 def _draw_rates(axis: Any, rows: dict[tuple[str, str], list[Row]]) -> None:
     """Frames a second of everything, with the spread over the rounds."""
     found = {
         name: Spread.of(row.frames_per_s for row in some)
         for (kind, name), some in rows.items()
-        if kind in ("peer", "ours", "throughput")
+        if kind in FAST
     }
     names = list(found)[::-1]
     middle = [found[n].median for n in names]
@@ -265,7 +271,7 @@ def _draw_rates(axis: Any, rows: dict[tuple[str, str], list[Row]]) -> None:
 def _draw_live(axis: Any, rows: dict[tuple[str, str], list[Row]]) -> None:
     """Latency over load."""
     last = [some[-1] for (kind, _), some in rows.items() if kind == "live"]
-    live = [row for row in last if row.expected and not row.hops_ms]
+    live = [row for row in last if _is_loaded(row)]
     sessions = [int(row.settings["sessions"]) for row in live]
     for name in ("p50", "p99", "p99.9"):
         axis.plot(sessions, [row.latency_ms.get(name) for row in live], "o-", label=name)
@@ -323,13 +329,13 @@ def _draw_time(axis: Any, rows: dict[tuple[str, str], list[Row]]) -> None:
     found = {
         name: _times(some[-1])
         for (kind, name), some in rows.items()
-        if kind in ("ours", "throughput")
+        if kind in FAST and some[-1].cpu_ms_per_frame
     }
     names = list(found)[::-1]
     left = [0.0] * len(names)
-    for role in dict.fromkeys(role for times in found.values() for role in times):
+    for k, role in enumerate(dict.fromkeys(r for times in found.values() for r in times)):
         values = [found[n].get(role, 0.0) for n in names]
-        axis.barh(names, values, left=left, label=role)
+        axis.barh(names, values, left=left, label=role, color=COLOURS[k % len(COLOURS)])
         left = [a + b for a, b in zip(left, values, strict=True)]
     axis.set_xlabel("processor time of a frame, ms")
     axis.legend(fontsize=8)
