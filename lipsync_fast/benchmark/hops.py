@@ -88,9 +88,9 @@ def profile(
 
 def _moments(found: Hops, notes: Notes | None, due: list[int]) -> tuple[int, ...] | None:
     """Of one frame; None where the client has not seen it, or it sees beyond the sound."""
-    if notes is None or not 0 < found.utterance <= len(notes.utterances):
+    spoken = None if notes is None else notes.utterance(found.utterance)
+    if spoken is None:
         return None
-    spoken = notes.utterances[found.utterance - 1]
     here = spoken.arrivals.get(found.frame)
     if here is None or not 0 <= found.frame < len(due):
         return None

@@ -51,6 +51,8 @@ class Spoken:
     last: tuple[int, int] = (-1, -1)
     """Sequence number and presentation time of the newest."""
     ended: UtteranceEnded | None = None
+    refused: bool = False
+    """Too many others spoke: nothing is expected of it."""
 
 
 @dataclass
@@ -84,6 +86,11 @@ class Notes:
     errors: list[str] = field(default_factory=list)
     send_lag_ms: float = 0.0
     """The most by which a piece was sent after it was due."""
+
+    def utterance(self, number: int) -> Spoken | None:
+        """The one that the server calls so: it counts those that it has not refused, from 1."""
+        taken = [u for u in self.utterances if not u.refused]
+        return taken[number - 1] if 0 < number <= len(taken) else None
 
 
 class Talker:
@@ -154,22 +161,25 @@ class Talker:
                 if event.utterance:
                     self._note(event, now)
             elif isinstance(event, UtteranceEnded):
-                if event.utterance <= len(notes.utterances):
-                    notes.utterances[event.utterance - 1].ended = event
+                spoken = notes.utterance(event.utterance)
+                if spoken is not None:
+                    spoken.ended = event
             elif isinstance(event, Stats):
                 notes.skipped = event.skipped
             elif isinstance(event, SessionOverloaded):
                 notes.overloaded += 1
+                if notes.utterances:
+                    notes.utterances[-1].refused = True
             elif isinstance(event, Error):
                 notes.errors.append(f"{event.code}: {event.message}")
 
     def _note(self, frame: Frame, now: int) -> None:
         """The n-th message of an utterance is its frame n; the pictures compared confirm it."""
         notes = self.notes
-        if frame.utterance > len(notes.utterances):
+        spoken = notes.utterance(frame.utterance)
+        if spoken is None:
             notes.unknown += 1
             return
-        spoken = notes.utterances[frame.utterance - 1]
         number, spoken.came = spoken.came, spoken.came + 1
         now_at = frame.sequence, frame.pts_us
         if (number == 0) != frame.first or not all(map(lt, spoken.last, now_at)):
@@ -201,10 +211,12 @@ class Figures:
     """What the notes of all sessions come to.
 
     ``latencies`` is (when it came, milliseconds from its last needed sample) of every spoken frame.
+    Of utterances that were ``refused``, nothing is expected.
     """
 
     sessions: int
     utterances: int = 0
+    refused: int = 0
     expected: int = 0
     shown: int = 0
     late: int = 0
@@ -258,6 +270,9 @@ def figures(all_notes: list[Notes], window: AudioWindow, frames: int) -> Figures
         times = [at for at, _ in notes.frames]
         total.gaps += [(b, (b - a) / 1e6) for a, b in itertools.pairwise(times)]
         for spoken in notes.utterances:
+            if spoken.refused:
+                total.refused += 1
+                continue
             total.utterances += 1
             total.expected += frames
             total.shown += len(spoken.arrivals)

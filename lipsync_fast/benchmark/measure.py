@@ -191,23 +191,22 @@ def live(
     with AvatarPackage.open(AvatarLibrary().find(avatar)) as package:
         window = package.manifest.audio
     notes = [t.notes for t in talkers]
-    # Of a session that was refused, nothing is expected.
-    served = [n for n in notes if not n.overloaded]
-    found = figures(served, window, frame_count(len(pcm)))
+    found = figures(notes, window, frame_count(len(pcm)))
     row.frames = found.frames
     row.frames_per_s = round(found.frames / row.seconds, 2)
     row.expected, row.late, row.lost = found.expected, found.late, found.lost
     row.twice, row.skipped = found.twice + found.out_of_order, found.skipped
-    row.refused = len(notes) - len(served)
+    row.refused = found.refused
+    row.settings["utterances"] = found.utterances + found.refused
     row.latency_ms = found.latency_ms()
-    way = None if trace is None else profile(trace, served, window, len(pcm))
+    way = None if trace is None else profile(trace, notes, window, len(pcm))
     if way is not None:
         row.hops_ms, row.traced, row.mean_ms = way.hops_ms, way.traced, way.mean_ms
     row.wrong = list(found.errors)
     if found.frames:
         row.bytes_per_frame = round(found.megabytes * 1e6 / found.frames)
     using.into(row, sum(len(n.frames) for n in notes))
-    compare(row, [s for n in served for s in n.samples], avatar, pcm)
+    compare(row, [s for n in notes for s in n.samples], avatar, pcm)
     return row
 
 

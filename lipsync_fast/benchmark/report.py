@@ -95,7 +95,13 @@ def markdown(report: Report) -> str:
     if live:
         lines += ["## Sessions in real time", ""]
         lines += _table(
-            ("what", "refused", "frames due, late, lost", "latency p50, p99, p99.9 ms", "frames/s"),
+            (
+                "what",
+                "utterances, refused",
+                "frames due, late, lost",
+                "latency p50, p99, p99.9 ms",
+                "frames/s",
+            ),
             [_live(row) for row in live],
         )
     lines += _profile(report.rows)
@@ -161,7 +167,7 @@ def _live(row: Row) -> tuple[str, ...]:
     values = [row.latency_ms.get(k, float("nan")) for k in ("p50", "p99", "p99.9")]
     return (
         row.name,
-        str(row.refused),
+        f"{row.settings.get('utterances', '')}, {row.refused}",
         f"{row.expected}, {row.late}, {row.lost}",
         ", ".join(f"{v:.1f}" for v in values),
         f"{row.frames_per_s:.1f}",
@@ -276,9 +282,9 @@ def _draw_live(axis: Any, rows: dict[tuple[str, str], list[Row]]) -> None:
     for name in ("p50", "p99", "p99.9"):
         axis.plot(sessions, [row.latency_ms.get(name) for row in live], "o-", label=name)
     for row, count in zip(live, sessions, strict=True):
-        axis.annotate(
-            f"{count - row.refused} of {count} admitted", (count, 0), fontsize=7, rotation=90
-        )
+        said = int(row.settings.get("utterances", 0))
+        words = f" {said - row.refused} of {said} utterances taken, {row.late} frames late"
+        axis.annotate(words, (count, 0), fontsize=7, rotation=90)
     axis.axhline(80, c="0.3", lw=0.8, ls=":")
     axis.set_xscale("log", base=2)
     axis.set_xticks(sessions, [str(s) for s in sessions])

@@ -31,6 +31,8 @@ class Row(msgspec.Struct, kw_only=True, omit_defaults=True):
         hops_ms: mean time between two points on a frame's way, from the moment at which its last
             needed sample was due to its bytes at the client, over ``traced`` frames; ``mean_ms``
             is the mean of the whole way as the client alone saw it, over all frames.
+        refused: utterances that were not admitted, of those in ``settings``; nothing is expected of
+            them.
         private_mb, shared_mb: of each process at the end.
         compared, different: sampled frames, and those that are not what ``render`` gives.
     """

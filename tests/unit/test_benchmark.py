@@ -10,10 +10,15 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
+from lipsync_fast.audio.windows import frame_count, frame_sees
+from lipsync_fast.avatars.manifest import AudioWindow
 from lipsync_fast.benchmark.compare import compare, verdict
+from lipsync_fast.benchmark.hops import profile
+from lipsync_fast.benchmark.load import Notes, Spoken, figures
 from lipsync_fast.benchmark.report import markdown, write
 from lipsync_fast.benchmark.rows import SCHEMA, Report, Row, Spread, ratios
 from lipsync_fast.benchmark.run import Plan, Progress, _steps, sentence
+from lipsync_fast.benchmark.speech import frame_due_ns
 from lipsync_fast.cli.main import app
 from lipsync_fast.errors import OutputError
 
@@ -140,6 +145,51 @@ def test_two_runs_side_by_side() -> None:
     text = compare(some(), other)
     assert "different machines" in text
     assert "only before: 2 in real time" in text
+
+
+def test_nothing_is_expected_of_what_was_refused() -> None:
+    """The server counts the utterances that it takes; its second one is the third here."""
+    window, frames = AudioWindow(), 10
+    notes = Notes(0)
+    for begun, refused in ((0, False), (1_000_000_000, True), (2_000_000_000, False)):
+        notes.utterances.append(Spoken(begun, refused=refused))
+    first, refused_one, third = notes.utterances
+    assert [notes.utterance(n) for n in (0, 1, 2, 3)] == [None, first, third, None]
+    for spoken, came in ((first, 10), (third, 9)):
+        spoken.came = came
+        for frame in range(came):
+            spoken.arrivals[frame] = spoken.begun_ns + frame_due_ns(frame, window) + 60_000_000
+    found = figures([notes], window, frames)
+    assert (found.utterances, found.refused, found.expected) == (2, 1, 20)
+    assert (found.shown, found.late, found.lost) == (19, 0, 1)
+    assert found.latency_ms()["most"] == pytest.approx(60)
+    assert not refused_one.arrivals
+
+
+def test_the_hops_of_a_frame_add_up(tmp_path: Path) -> None:
+    window, samples = AudioWindow(), 32_000
+    notes = Notes(0, session="s7", utterances=[Spoken(10_000_000_000)])
+    spoken = notes.utterances[0]
+    lines = []
+    for frame in range(frame_count(samples)):
+        due = spoken.begun_ns + frame_due_ns(frame, window)
+        spoken.arrivals[frame] = due + 36_000_000
+        moments = [due + k * (k + 1) // 2 * 1_000_000 for k in range(1, 8)]
+        names = ("asked", "in_ring", "taken", "made", "read", "shown", "sent")
+        at = dict(zip(names, moments, strict=True))
+        lines.append(json.dumps({"session": 7, "utterance": 1, "frame": frame, **at}))
+        lines.append(json.dumps({"session": 8, "utterance": 1, "frame": frame, **at}))
+    trace = tmp_path / "trace"
+    trace.write_text("\n".join([*lines, '{"session": 7, "utter']))
+    found = profile(trace, [notes], window, samples)
+    assert found is not None
+    inside = sum(frame_sees(k, window)[1] <= samples for k in range(frame_count(samples)))
+    assert 0 < found.traced == inside < frame_count(samples)
+    assert list(found.hops_ms.values()) == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert found.mean_ms == 36
+    empty = tmp_path / "empty"
+    empty.touch()
+    assert profile(empty, [notes], window, samples) is None
 
 
 def run(*args: str) -> tuple[int, str]:
