@@ -8,6 +8,7 @@ picture's bits depend neither on the number of threads nor on what else is being
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import math
@@ -178,6 +179,21 @@ def _session(
         raise AvatarFormatError(f"{package.path}: {name}.onnx cannot be loaded: {reason}") from None
 
 
+@functools.cache
+def _register_arena() -> None:
+    arena, default = ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, ort.OrtMemType.DEFAULT
+    ort.create_and_register_allocator(ort.OrtMemoryInfo("Cpu", arena, 0, default), None)
+
+
+def _share_arena(options: ort.SessionOptions) -> None:
+    """One arena for all sessions of the process.
+
+    Each would keep its own, of the size that its largest tensors once needed: 100 MB an avatar.
+    """
+    _register_arena()
+    options.add_session_config_entry("session.use_env_allocators", "1")
+
+
 def _expect(
     package: AvatarPackage,
     name: str,
@@ -224,6 +240,7 @@ class CpuBackend:
         # With a known batch every shape is known, and additions and ReLUs merge into convolutions.
         self._options.add_free_dimension_override_by_name("batch", 1)
         self._options.log_severity_level = 3
+        _share_arena(self._options)
         self._levels: ByteLru[dict[str, NDArray[np.float32]]] = ByteLru(
             within_memory(IMAGE_CACHE_BYTES), uses=1 if live else 2
         )
