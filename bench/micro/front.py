@@ -23,7 +23,7 @@ from lipsync_fast.benchmark.processes import keep
 from lipsync_fast.benchmark.speech import shipped_recording
 from lipsync_fast.client.local import LocalServer
 
-LIVE, BURST = 16, 4
+LIVE, BURST = (4, 16, 48), 4
 
 
 def engine() -> None:
@@ -64,10 +64,12 @@ def measured(seconds: float) -> dict[str, dict[str, float]]:
     }
     command = [sys.executable, __file__, "serve"]
     with LocalServer(config, command=command) as server:
-        for name, row in (
-            (f"{LIVE} in real time", live(server, "", pcm, seconds, sessions=LIVE)),
-            (f"{BURST} as fast as it goes", throughput(server, "", pcm, seconds, sessions=BURST)),
-        ):
+        rows = {
+            f"{sessions} in real time": live(server, "", pcm, seconds, sessions=sessions)
+            for sessions in LIVE
+        }
+        rows[f"{BURST} as fast as it goes"] = throughput(server, "", pcm, seconds, sessions=BURST)
+        for name, row in rows.items():
             if row.late or row.lost or row.frames == 0:
                 print(f"{name}: {row.late} late, {row.lost} lost of {row.expected}")
             cpu = {who: round(1e3 * ms, 1) for who, ms in row.cpu_ms_per_frame.items()}
