@@ -3,7 +3,8 @@
 
     python bench/performance.py [--check]
 
-Reads bench/results/run/run.json (``lipsync-fast bench --out``) and bench/results/micro/*.json.
+Reads bench/results/run/run.json (``lipsync-fast bench --out``), parts of it that were measured
+again (run/again-*.json), and bench/results/micro/*.json.
 ``--check`` writes nothing, and fails where the document is not what would be written.
 """
 
@@ -198,7 +199,25 @@ def parts() -> list[str]:
     return lines
 
 
-def document(report: Report) -> str:
+def renewed(report: Report) -> tuple[Report, list[str]]:
+    """With the rows of parts that were measured again; and what to say of that."""
+    remarks = []
+    for path in sorted(RESULTS.glob("run/again-*.json")):
+        again = read(path)
+        names = {(row.kind, row.name) for row in again.rows}
+        old = [row for row in report.rows if (row.kind, row.name) in names]
+        report.rows = [row for row in report.rows if row not in old] + again.rows
+        rates = {row.name: f"{row.frames_per_s:.1f}" for row in old}
+        before = ", ".join(f"{name} {rate}" for name, rate in rates.items())
+        remarks += [
+            "",
+            f"Measured again after a change, by `{again.command}` with {again.commit}, {again.date}"
+            f" (`bench/results/run/{path.name}`; frames/s in the last round before: {before}).",
+        ]
+    return report, remarks
+
+
+def document(report: Report, remarks: list[str]) -> str:
     """All of docs/performance.md."""
     body = markdown(report).split("\n", 1)
     lines = [
@@ -209,6 +228,7 @@ def document(report: Report) -> str:
         " and peers run on one machine. Medians over rounds in which each variant has its turn.",
         "",
         f"**{body[0].removeprefix('# ')}**",
+        *remarks,
         "",
         "## Goals",
         "",
@@ -226,7 +246,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
-    text = document(read(RESULTS / "run" / "run.json"))
+    text = document(*renewed(read(RESULTS / "run" / "run.json")))
     if args.check:
         if DOCUMENT.read_text() != text:
             print(f"{DOCUMENT.name} is not what the results say", file=sys.stderr)

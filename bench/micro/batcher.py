@@ -82,8 +82,10 @@ def loop(path: Path, jobs: int, at_a_time: int) -> float:
     engine, rings = Engine(Instant(), FrameEncoder()), Rings()
     engine.shelf.load("demo", path)
     engine.attach("front-1", *rings.theirs())
-    with AvatarPackage.open(path) as package:
-        some = records(package, at_a_time)
+    package = engine.shelf.served["demo"].package
+    some = records(package, at_a_time)
+    for job, _ in some:  # as it is after some seconds
+        engine.encoder.prepare(package, job.picture)
 
     def turn() -> None:
         rings.put(some)

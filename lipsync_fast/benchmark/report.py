@@ -245,7 +245,7 @@ def draw(report: Report, path: Path) -> bool:
     for panel, axis in zip(panels, axes[:, 0], strict=True):
         panel(axis, rows)
     figure.suptitle(f"{report.machine.get('processor')}, {report.machine.get('cores')} cores")
-    figure.tight_layout()
+    figure.tight_layout(rect=(0, 0, 1, 0.99))
     figure.savefig(path, dpi=100)
     plt.close(figure)
     return True

@@ -33,7 +33,7 @@ from lipsync_fast.engine.caches import ByteLru, Key
 from lipsync_fast.ipc.messages import scaled_size
 from lipsync_fast.provenance import jpeg_with_xmp, xmp_packet
 
-VARIANT_CACHE_BYTES = 128 << 20
+VARIANT_CACHE_BYTES = 256 << 20
 NO_MARKERS = 65_535
 """A restart interval that small pictures do not reach."""
 UNIT = 16
@@ -304,8 +304,8 @@ class FrameEncoder:
         Returns:
             False where there is no room to keep it: then nothing is done.
         """
-        if self._spoken.used + 2 * len(package.frame_jpeg(index)) > self._spoken.limit:
-            return False
+        if 2 * (self._spoken.used + len(package.frame_jpeg(index))) > self._spoken.limit:
+            return False  # the other half is for what is asked for
         self._encoded(package, index, Variant(package.manifest.jpeg.quality))
         return True
 

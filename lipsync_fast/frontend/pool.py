@@ -232,10 +232,10 @@ class EnginePool:
         while engine.unsent:
             pending = engine.unsent[0]
             payload = memoryview(pending.pcm.data).cast("B") if len(pending.pcm) else b""
+            pending.sent_ns = time.monotonic_ns()  # before: the engine may be faster
             if not try_send(engine.jobs, pending.job, payload):
                 return
             engine.unsent.popleft()
-            pending.sent_ns = time.monotonic_ns()
             engine.pending[pending.key] = pending
 
     def _again(self, pending: Pending) -> None:

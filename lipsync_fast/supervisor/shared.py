@@ -7,28 +7,21 @@ import logging
 import os
 from collections.abc import Iterable
 
-from lipsync_fast.engine.caches import within_memory
 from lipsync_fast.errors import RingError
 from lipsync_fast.ipc.frame_store import FrameStore
 from lipsync_fast.supervisor.children import Child
-
-MOST_BYTES, SHARE = 64 << 30, 1 / 4
-"""Of all avatars; and of the machine's memory. Beyond it each engine keeps what it has room for."""
 
 log = logging.getLogger("lipsync.supervisor")
 
 
 class SharedFrames:
-    """One piece of memory for each avatar in use. It ends with the last engine that holds it."""
+    """One piece of memory for each avatar in use. It ends with the last engine that holds it.
+
+    How much of it all of them fill together is the engines' affair.
+    """
 
     def __init__(self) -> None:
-        self._limit = within_memory(MOST_BYTES, SHARE)
         self._fds: dict[str, int] = {}
-
-    @property
-    def bytes(self) -> int:
-        """What all of them may come to: engines size them as they take them into use."""
-        return sum(os.fstat(fd).st_size for fd in self._fds.values())
 
     def offer(self, engine: Child, names: Iterable[str]) -> None:
         """Hand the memory of avatars to an engine that loads them."""
@@ -37,8 +30,6 @@ class SharedFrames:
         for name in names:
             fd = self._fds.get(name)
             if fd is None:
-                if self.bytes >= self._limit:
-                    continue
                 try:
                     fd = self._fds[name] = FrameStore.create()
                 except RingError as error:

@@ -45,7 +45,11 @@ from lipsync_fast.models.shapes import AUDIO_SHAPE, LEVELS, Box, level_shapes, o
 log = logging.getLogger("lipsync.engine")
 IMAGE_CACHE_BYTES = 512 << 20
 PICTURE_CACHE_BYTES = 256 << 20
-FACE_CACHE_BYTES = 256 << 20
+FACE_CACHE_BYTES = 512 << 20
+SHARED_BYTES, SHARED_SHARE = 64 << 30, 1 / 4
+"""Of image halves that all engines share; and of the machine's memory."""
+AHEAD_SHARE = 0.5
+"""How much of a cache may be filled with what was not asked for yet: the rest is for what is."""
 _LIMIT = 512 << 20
 
 
@@ -252,6 +256,7 @@ class CpuBackend:
         self._live, self._closed = live, False
         self.spent = Spent()
         self._sharing: list[CpuAvatar] = []
+        self._most_shared = within_memory(SHARED_BYTES, SHARED_SHARE)
 
     @property
     def depth(self) -> int:
@@ -286,10 +291,13 @@ class CpuBackend:
         """Fill the caches for one of the avatar's frames, while they have room."""
         mine = self._own(avatar)
         m = mine.package.manifest
-        levels = mine.level_bytes if mine.shared is None else 0
         pixels = (part[2] - part[0]) * (part[3] - part[1]) * 3 + m.crop * m.crop * 3
-        for cache, needed in ((self._levels, levels), (self._faces, 2 * pixels)):
-            if cache.used + needed > cache.limit:
+        levels = self._levels.used, self._levels.limit
+        if mine.shared is not None:
+            levels = self._shared_used(), self._most_shared
+        faces = self._faces.used, self._faces.limit
+        for (used, limit), needed in ((levels, mine.level_bytes), (faces, 2 * pixels)):
+            if used + needed > AHEAD_SHARE * limit:
                 return False
         self._image_half(mine, frame_index, self._face(mine, frame_index, part))
         return True
@@ -299,11 +307,7 @@ class CpuBackend:
         """Bytes that the caches hold."""
         return {
             "image halves": self._levels.used,
-            "image halves, shared": sum(
-                avatar.shared.there * avatar.level_bytes
-                for avatar in self._sharing
-                if avatar.shared is not None
-            ),
+            "image halves, shared": self._shared_used(),
             "pictures": self._pictures.used,
             "faces": self._faces.used,
         }
@@ -454,11 +458,19 @@ class CpuBackend:
         record = shared.find(index)
         if record is None:
             made = self._levels.take((avatar, index)) or make()[0]
-            if not shared.put(index, [made[name].data for name in avatar.levels]):
+            room = self._shared_used() + avatar.level_bytes <= self._most_shared
+            if not (room and shared.put(index, [made[name].data for name in avatar.levels])):
                 return self._levels.get((avatar, index), lambda: (made, avatar.level_bytes))
             record = shared.find(index)
             assert record is not None
         return avatar.levels_in(record)
+
+    def _shared_used(self) -> int:
+        return sum(
+            avatar.shared.there * avatar.level_bytes
+            for avatar in list(self._sharing)
+            if avatar.shared is not None
+        )
 
     @staticmethod
     def _made_levels(
