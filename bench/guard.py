@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fails where ours is no longer so much faster than ONNX Runtime, frame by frame.
 
-    python bench/guard.py [--least 3] [--rounds 3]
+    python bench/guard.py [--least 2.5] [--rounds 3]
 
 The reference's network at full size, both ways in turn, on the same machine: a ratio, which says
 the same on a slow machine and on a fast one. Fails when the median ratio of the rounds is below
@@ -18,8 +18,8 @@ from lipsync_fast.benchmark.peers import OnnxPeer
 from lipsync_fast.benchmark.rows import Spread, ratios
 from lipsync_fast.benchmark.run import Plan, run
 
-LEAST = 3.0
-"""What docs/performance.md found was well above; what is between is for noise."""
+LEAST = 2.5
+"""docs/performance.md found 3.6; what is between is for noise."""
 TRIES = 2
 
 
