@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -230,6 +232,13 @@ def test_wrong_options_are_refused_before_anything_starts(args: tuple[str, ...])
     code, out = run(*args)
     assert code != 0
     assert "Traceback" not in out
+
+
+def test_the_document_is_what_the_committed_results_say() -> None:
+    program = Path(__file__).parents[2] / "bench" / "performance.py"
+    command = [sys.executable, "-P", str(program), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_progress_says_how_much_is_left(capsys: pytest.CaptureFixture[str]) -> None:
