@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import bisect
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ import lipsync_fast
 from lipsync_fast.audio.windows import frame_count
 from lipsync_fast.avatars.library import AvatarLibrary
 from lipsync_fast.avatars.package import AvatarPackage
-from lipsync_fast.benchmark.burst import Look, bursts
+from lipsync_fast.benchmark.burst import Burst, Look, bursts
 from lipsync_fast.benchmark.hops import profile
 from lipsync_fast.benchmark.load import Sample, Talker, figures
 from lipsync_fast.benchmark.processes import pids, usage
@@ -141,6 +141,14 @@ def throughput(
         bursts, avatars=list(avatars), sessions=sessions, look=look, keep_every=COMPARE_EVERY
     )
     found, first, until = trio.run(all_of, running.url, pcm, seconds)
+    fill(row, using, found, first, until)
+    if look == PLAIN:
+        compare_all(row, found, avatars, pcm)
+    return row
+
+
+def fill(row: Row, using: Using, found: Sequence[Burst], first: int, until: int) -> None:
+    """What bursts have come to, counted between two moments."""
     arrivals = sorted(t for b in found for t in b.arrivals)
     row.frames = bisect.bisect_right(arrivals, until) - bisect.bisect_right(arrivals, first)
     row.seconds = round((until - first) / NS, 3)
@@ -150,11 +158,15 @@ def throughput(
     if row.frames_per_s == 0:
         row.wrong.append("no frames came")
     using.into(row, len(arrivals))
-    if look == PLAIN:
-        for name_there, path in avatars.items():
-            some = [s for b in found if b.avatar == name_there for s in b.samples]
-            compare(row, some, path, pcm, -(-MOST_COMPARED // len(avatars)))
-    return row
+
+
+def compare_all(
+    row: Row, found: Sequence[Burst], avatars: Mapping[str, str], pcm: NDArray[np.int16]
+) -> None:
+    """Compare the sampled frames of bursts, some of each avatar (name there to name or path)."""
+    for name, path in avatars.items():
+        some = [s for b in found if b.avatar == name for s in b.samples]
+        compare(row, some, path, pcm, -(-MOST_COMPARED // len(avatars)))
 
 
 def live(

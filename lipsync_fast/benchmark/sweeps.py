@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Mapping
 from functools import partial
 
@@ -14,9 +13,8 @@ from numpy.typing import NDArray
 from lipsync_fast.audio import FRAME_SAMPLES
 from lipsync_fast.audio.windows import frame_count
 from lipsync_fast.benchmark.burst import Burst, Look, in_turn
-from lipsync_fast.benchmark.measure import COMPARE_EVERY, MOST_COMPARED, Using, compare
+from lipsync_fast.benchmark.measure import COMPARE_EVERY, Using, compare_all, fill
 from lipsync_fast.benchmark.rows import Row
-from lipsync_fast.benchmark.speech import NS
 from lipsync_fast.client.local import LocalServer
 
 
@@ -38,16 +36,8 @@ def avatars_in_turn(
     using = Using(running)
     all_of = partial(in_turn, avatars=list(avatars), sessions=sessions, keep_every=COMPARE_EVERY)
     found, first, until = trio.run(all_of, running.url, pcm, seconds)
-    arrivals = sorted(t for b in found for t in b.arrivals)
-    row.frames = bisect.bisect_right(arrivals, until)
-    row.seconds = round((until - first) / NS, 3)
-    row.frames_per_s = round(row.frames / row.seconds, 2)
-    row.bytes_per_frame = round(sum(b.bytes for b in found) / max(1, len(arrivals)))
-    row.wrong = [words for b in found for words in b.wrong]
-    using.into(row, len(arrivals))
-    for avatar, path in avatars.items():
-        some = [s for b in found if b.avatar == avatar for s in b.samples]
-        compare(row, some, path, pcm, -(-MOST_COMPARED // len(avatars)))
+    fill(row, using, found, first, until)
+    compare_all(row, found, avatars, pcm)
     return row
 
 
@@ -63,11 +53,6 @@ def one_sound(running: LocalServer, name: str, pcm: NDArray[np.int16], frames: i
     using = Using(running)
     burst = Burst(0, "demo", Look(), sound, 0)
     trio.run(burst.once, running.url)
-    row.frames = len(burst.arrivals)
-    row.seconds = round((burst.arrivals[-1] - burst.begun_ns) / NS, 3)
-    row.frames_per_s = round(row.frames / row.seconds, 2)
+    fill(row, using, [burst], burst.begun_ns, burst.arrivals[-1])
     row.latency_ms = {"first": round((burst.arrivals[0] - burst.begun_ns) / 1e6, 2)}
-    row.bytes_per_frame = round(burst.bytes / row.frames)
-    row.wrong = list(burst.wrong)
-    using.into(row, row.frames)
     return row

@@ -13,6 +13,8 @@ from typing import Generic, TypeVar
 
 Value = TypeVar("Value")
 Key = tuple[Hashable, ...]
+AHEAD_SHARE = 0.5
+"""How much of a cache may be filled with what was not asked for yet: the rest is for what is."""
 
 
 def within_memory(most: int, share: float = 1 / 8) -> int:

@@ -29,7 +29,7 @@ from lipsync_fast import _native
 from lipsync_fast.avatars.jpeg import encode_frame, segment_offsets
 from lipsync_fast.avatars.manifest import REGION_BORDER, FrameJpeg, Manifest
 from lipsync_fast.avatars.package import AvatarPackage
-from lipsync_fast.engine.caches import ByteLru, Key
+from lipsync_fast.engine.caches import AHEAD_SHARE, ByteLru, Key
 from lipsync_fast.ipc.messages import scaled_size
 from lipsync_fast.provenance import jpeg_with_xmp, xmp_packet
 
@@ -304,8 +304,9 @@ class FrameEncoder:
         Returns:
             False where there is no room to keep it: then nothing is done.
         """
-        if 2 * (self._spoken.used + len(package.frame_jpeg(index))) > self._spoken.limit:
-            return False  # the other half is for what is asked for
+        spoken, needed = self._spoken, len(package.frame_jpeg(index))
+        if spoken.used + needed > AHEAD_SHARE * spoken.limit:
+            return False
         self._encoded(package, index, Variant(package.manifest.jpeg.quality))
         return True
 

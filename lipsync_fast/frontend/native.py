@@ -92,7 +92,7 @@ async def serve_native(socket: Socket, services: Services, first: str | bytes | 
 
 
 class _Signal:
-    """Wakes who waits for it; a ring while nobody waits is kept for the next one."""
+    """Wakes whoever waits for it; a ring while nobody waits is kept for the next one."""
 
     def __init__(self) -> None:
         self._event = trio.Event()

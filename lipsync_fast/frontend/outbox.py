@@ -76,6 +76,7 @@ class Outbox:
         if self.closing:
             return
         if not (self._items or self._sending) and self._socket.send_now(item.data):
+            self._is_begun(item)
             self._is_sent(item)
             if self._socket.unsent:
                 self._filled.set()
@@ -133,16 +134,18 @@ class Outbox:
                 await self._socket.flush()
                 continue
             item = self._items.popleft()
-            if item.frame is not None:
-                self._frames -= 1
-                self.last_frame = item.frame  # that it was begun is what counts
+            self._frames -= item.frame is not None
+            self._is_begun(item)
             await self._socket.send(item.data)
             self._is_sent(item)
             if self.has_room:
                 self._room()
 
-    def _is_sent(self, item: Item) -> None:
+    def _is_begun(self, item: Item) -> None:
         if item.frame is not None:
             self.last_frame = item.frame
+
+    @staticmethod
+    def _is_sent(item: Item) -> None:
         if item.sent is not None:
             item.sent()

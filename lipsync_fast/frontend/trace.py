@@ -60,10 +60,6 @@ class Trace:
             log.error("no more is traced", reason=error.strerror)
             self._file.close()
 
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
 
 class SessionTrace:
     """The frames of one session on their way."""

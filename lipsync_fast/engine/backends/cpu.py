@@ -36,7 +36,7 @@ from lipsync_fast.engine.backends.base import (
 )
 from lipsync_fast.engine.backends.decoder import SplitDecoder, choose_kernel, split_decoder
 from lipsync_fast.engine.backends.onnx_reader import UnexpectedGraphError
-from lipsync_fast.engine.caches import ByteLru, within_memory
+from lipsync_fast.engine.caches import AHEAD_SHARE, ByteLru, within_memory
 from lipsync_fast.engine.spent import Spent
 from lipsync_fast.errors import AvatarFormatError, BackendError
 from lipsync_fast.ipc.frame_store import FrameStore
@@ -48,8 +48,6 @@ PICTURE_CACHE_BYTES = 256 << 20
 FACE_CACHE_BYTES = 512 << 20
 SHARED_BYTES, SHARED_SHARE = 64 << 30, 1 / 4
 """Of image halves that all engines share; and of the machine's memory."""
-AHEAD_SHARE = 0.5
-"""How much of a cache may be filled with what was not asked for yet: the rest is for what is."""
 _LIMIT = 512 << 20
 
 
