@@ -66,6 +66,9 @@ LATE_IN_A_ROW = 3
 LEAD, LEAD_OUT = 3, 5
 """Slots over which the mouth is drawn to the generated one, and back: on its way in every slot is
 latency, on its way out none is."""
+BEAT_NS = SLOT_NS // 4
+"""Sessions that rest are shown on common beats: a front that serves hundreds wakes no more often
+than there are beats. An utterance's slots lie where its sound wants them."""
 NOTHING = np.zeros(0, np.float32)
 STEP_IN, STEP_OUT = 1 / (LEAD + 1), 1 / (LEAD_OUT + 1)
 """What a slot changes in the share of the generated mouth."""
@@ -86,6 +89,7 @@ class LiveSession(Speaker[Spoken]):
         own_ready: whether the avatar's own pictures are at hand in the look; else they are asked
             of the engine.
         idle: show the avatar between utterances too.
+        stride: of the slots in which nothing is said, one in so many is shown.
         margin: MARGIN_NS, or what engines need now.
         hold_ns: see HOLD_NS.
     """
@@ -100,6 +104,7 @@ class LiveSession(Speaker[Spoken]):
     idle: bool = True
     margin: Callable[[], int] = lambda: MARGIN_NS
     hold_ns: int = HOLD_NS
+    stride: Callable[[], int] = lambda: 1
     jobs: deque[tuple[Job, F32]] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
@@ -107,7 +112,7 @@ class LiveSession(Speaker[Spoken]):
         self.late = 0
         self.margin_ns = self.margin()
         self._late_in_a_row = 0
-        self._begun_ns = self._origin_ns = self.now_ns
+        self._begun_ns = self._origin_ns = self.now_ns - self.now_ns % BEAT_NS
         self._slot = 0
         """To be shown next."""
         self._next = 0
@@ -202,7 +207,10 @@ class LiveSession(Speaker[Spoken]):
     @property
     def wake_ns(self) -> int:
         """When to tick next, whatever else happens."""
-        due = self._due(self._slot)
+        slot = self._slot
+        if not (self._planned or self._utterances or self._share):
+            slot += -slot % self.stride()
+        due = self._due(slot)
         if self._expects:
             due = max(due, self._until(self._slot))
         begin = self._begin_ns(self._utterances[-1]) if self._utterances else None
@@ -352,9 +360,14 @@ class LiveSession(Speaker[Spoken]):
             pass
         elif slot >= self._slot + IDLE_AHEAD or not self.idle or self.own_ready():
             return False
-        if self.idle and not self.own_ready():
+        if self.idle and not self.own_ready() and slot % self.stride() == 0:
             self._ask(Planned(index, 0.0), None, NOTHING, now_ns)
         else:
+            if not self._utterances and not self._planned:
+                shift = -self._due(slot) % BEAT_NS
+                if self._shifted_ns + shift < SLOT_NS:
+                    self._origin_ns += shift
+                    self._shifted_ns += shift
             self._planned[slot] = Planned(index, 0.0)
             self._next += 1
         return True
@@ -414,7 +427,9 @@ class LiveSession(Speaker[Spoken]):
             self._late_in_a_row = self._late_in_a_row + 1 if late else 0
             if self._late_in_a_row >= LATE_IN_A_ROW:
                 self._slow_down()
-        if (self.idle or spoken is not None) and not passed_over:
+        rests = planned.share == 0 and spoken is None
+        left_out = passed_over or (rests and (not self.idle or slot % self.stride() > 0))
+        if not left_out:
             events.append(
                 self._repeated(slot, planned) if missing else self._picture(slot, planned)
             )

@@ -179,6 +179,7 @@ class NativeSession:
             self._start.idle,
             services.margin_ns,
             int(live.hold_ms * 1e6),
+            lambda: services.rest.stride,
         )
 
     def _started(self) -> SessionStarted:

@@ -134,6 +134,7 @@ class Front:
                 load.latency_ms = self.services.latencies.percentiles()
                 next_look = now + LATENCIES_S
             load.redispatched = self.pool.redispatched
+            load.rest_stride = self.services.rest.stride
             self.tell(FrontHeartbeat(load=msgspec.Raw(_encoder.encode(load))))
             await trio.sleep(self.spec.config.engines.heartbeat_s)
 
@@ -152,6 +153,7 @@ class Front:
         nursery.start_soon(self.take_rings)
         nursery.start_soon(self.beat)
         nursery.start_soon(self.services.clock.run)
+        nursery.start_soon(self.services.rest.run)
         for listener in self.spec.listeners:
             if listener.kind == "http":
                 from lipsync_fast.frontend.http.serving import serve_http

@@ -25,9 +25,11 @@ from lipsync_fast.frontend.latencies import Latencies
 from lipsync_fast.frontend.legacy.counts import LegacyCounts
 from lipsync_fast.frontend.legacy.video import AvatarVideos
 from lipsync_fast.frontend.pool import EnginePool, Pending
+from lipsync_fast.frontend.resting import ALONE, SHARED, RestRate
 from lipsync_fast.frontend.trace import Trace
 from lipsync_fast.ipc.messages import Answer, Job, Look, Speech, Status
 from lipsync_fast.ipc.status import FrontLoad, ServerStatus
+from lipsync_fast.machine import are_shared
 
 F32 = NDArray[np.float32]
 Result = TypeVar("Result")
@@ -77,6 +79,11 @@ class Services:
         self.config, self.pool = config, pool
         self.clock = Clock()
         self.load = FrontLoad()
+        self.rest = RestRate(
+            SHARED if are_shared() else ALONE,
+            lambda: pool.turnaround_ns,
+            lambda: self.load.speaking,
+        )
         self.latencies = Latencies()
         self.trace = Trace(config.log.trace) if config.log.trace else None
         self.legacy = LegacyCounts()

@@ -48,6 +48,7 @@ class FrontLoad(msgspec.Struct, kw_only=True):
         latency_ms: from a spoken frame's last needed sample to its bytes on the socket, over the
             last minute: p50, p95, p99, most.
         queued_s: sound that waits, in all.
+        rest_stride: sessions that rest are shown one slot in so many.
     """
 
     connections: int = 0
@@ -66,6 +67,7 @@ class FrontLoad(msgspec.Struct, kw_only=True):
     latency_ms: dict[str, float] = msgspec.field(default_factory=dict)
     queued_s: float = 0.0
     redispatched: int = 0
+    rest_stride: int = 1
 
 
 class FrontStatus(msgspec.Struct, kw_only=True):

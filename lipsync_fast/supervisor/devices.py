@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from lipsync_fast.config import Engines
 from lipsync_fast.errors import ServerError
+from lipsync_fast.machine import OWN_FROM, processors
 
 CUDA = False
 """Whether this version has a CUDA backend."""
@@ -77,20 +77,8 @@ def cpu_threads(processors: int, engines: int, fronts: int) -> int:
     on, each front keeps one for itself; with fewer, threads take all and the kernel shares them
     out: a front needs a few per cent of one, which is less than what an idle one would lose.
     """
-    free = processors - fronts if processors >= 4 else processors
+    free = processors - fronts if processors >= OWN_FROM else processors
     return max(1, free // engines)
-
-
-def processors() -> int:
-    """Processors that this process may use, by affinity and by its control group's quota."""
-    count = len(os.sched_getaffinity(0))
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()[:2]
-        if quota != "max":
-            count = min(count, max(1, round(int(quota) / int(period))))
-    except (OSError, ValueError):
-        pass  # no such limit here
-    return count
 
 
 def nvidia_gpus() -> list[int]:

@@ -10,25 +10,46 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Literal
 
-from lipsync_fast.config import ServeConfig
+from lipsync_fast.config import Live, ServeConfig
 from lipsync_fast.ipc.control import EngineInfo
 from lipsync_fast.ipc.status import EngineStatus, FrontStatus, ServerStatus
+from lipsync_fast.machine import are_shared, processors
 from lipsync_fast.supervisor.avatars import AvatarsInUse
 from lipsync_fast.supervisor.children import Child
 from lipsync_fast.version import __version__
 
 FRAMES_PER_S = 25
 """Of a session that speaks."""
+FRONT_S = 0.001
+"""Processor time that a front needs for a frame of one of few sessions (bench/micro/front.py)."""
 RATE_S = 3.0
 """Frames a second are counted over so long."""
 
 
 def speakers(config: ServeConfig, engines: list[Child]) -> int:
     """How many sessions may speak at once: configured, or what the working engines can make."""
-    if config.live.speakers:
-        return config.live.speakers
-    capacity = sum(engine.capacity for engine in engines if engine.state == "ready")
-    return max(1, math.floor(capacity * config.live.headroom / FRAMES_PER_S))
+    ready = [engine for engine in engines if engine.state == "ready"]
+    shared = are_shared() and all(engine.device == "cpu" for engine in ready)
+    return speakers_of(
+        config.live, sum(engine.capacity for engine in ready), processors() if shared else None
+    )
+
+
+def speakers_of(config: Live, capacity: float, shared: int | None) -> int:
+    """The same from numbers.
+
+    Args:
+        capacity: frames a second of all engines.
+        shared: processors that fronts and engines both use; None where they do not.
+    """
+    if config.speakers:
+        return config.speakers
+    if not capacity:
+        return 1
+    each = FRAMES_PER_S / capacity
+    if shared is not None:
+        each += FRAMES_PER_S * FRONT_S / shared
+    return max(1, math.floor(config.headroom / each))
 
 
 def engine_infos(engines: list[Child], avatars: AvatarsInUse) -> list[EngineInfo]:

@@ -18,7 +18,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lipsync_fast.avatars.manifest import AudioWindow, Manifest
-from lipsync_fast.frontend.live import GRACE_NS, HOLD_NS, LEAD, LEAD_OUT, MARGIN_NS, LiveSession
+from lipsync_fast.frontend.live import (
+    BEAT_NS,
+    GRACE_NS,
+    HOLD_NS,
+    LEAD,
+    LEAD_OUT,
+    MARGIN_NS,
+    LiveSession,
+)
 from lipsync_fast.frontend.pace import SLOT_NS, Ended, Event, Flag, Picture, Started
 from lipsync_fast.ipc.messages import Answer, Job, Look, Speech, Status
 
@@ -44,6 +52,7 @@ class World:
     now: int = 5_000 * MS
     log: list[tuple[int, Event]] = field(default_factory=list)
     margin_ns: int = MARGIN_NS
+    stride: int = 1
 
     def __post_init__(self) -> None:
         self.session = LiveSession(
@@ -56,8 +65,9 @@ class World:
             lambda: self.own_ready,
             self.idle,
             lambda: self.margin_ns,
+            stride=lambda: self.stride,
         )
-        self.begun = self.now
+        self.begun = self.now - self.now % BEAT_NS
         self.working: list[tuple[int, int, Job]] = []
         self.order = itertools.count()
         self.fails = False
@@ -132,6 +142,38 @@ def test_idle_shows_the_avatars_loop() -> None:
     check_clock(world)
     assert len(world.pictures()) == 26
     assert all(p.flags == Flag.IDLE and p.jpeg is None for _, p in world.pictures())
+
+
+@pytest.mark.parametrize("own_ready", [True, False])
+def test_pictures_of_rest_are_left_out_and_speech_is_not(own_ready: bool) -> None:
+    world = World(own_ready=own_ready, stride=4)
+    world.run(1_000)
+    assert [p.number for _, p in world.pictures()] == list(range(0, 28, 4))[: len(world.pictures())]
+    assert len(world.pictures()) in (6, 7)
+    world.say(3.0)
+    world.run(2_000)
+    spoken = world.spoken()
+    assert [s.frame for _, _, s in spoken] == list(range(75))
+    slots = [p.number for _, p, _ in spoken]
+    assert slots == list(range(slots[0], slots[0] + 75))
+    assert world.session.late == 0
+    for t, picture in world.pictures():
+        assert 0 <= t - (world.begun + picture.pts_ns) <= GRACE_NS + 2 * MS
+        assert picture.number % 4 == 0 or slots[0] - LEAD <= picture.number <= slots[-1] + LEAD_OUT
+    assert not any(p.flags & Flag.REPEATED for _, p in world.pictures()[1:])
+
+
+def test_sessions_that_rest_share_their_moments() -> None:
+    """Whenever they began, and whatever they have said."""
+    moments = set()
+    for begin in (5_000, 5_003, 5_017, 5_038):
+        world = World(now=begin * MS)
+        world.run(200)
+        world.say(0.5)
+        world.run(3_000)
+        moments |= {t % BEAT_NS for t, p in world.pictures()[-10:] if p.flags == Flag.IDLE}
+        check_clock(world)
+    assert moments == {0}
 
 
 @pytest.mark.parametrize("speed", [1.0, 1.7, 50.0])

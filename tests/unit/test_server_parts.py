@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lipsync_fast.config import Engines, Listen
+from lipsync_fast.config import Engines, Listen, Live
 from lipsync_fast.errors import ServerError
 from lipsync_fast.ipc.control import ControlError
 from lipsync_fast.notify import Notifier
@@ -19,6 +19,7 @@ from lipsync_fast.supervisor import place
 from lipsync_fast.supervisor.devices import cpu_threads, plan
 from lipsync_fast.supervisor.pairs import answer_ring
 from lipsync_fast.supervisor.ports import Bound, bind_all
+from lipsync_fast.supervisor.report import speakers_of
 
 
 # ---------------------------------------------------------------- folder
@@ -215,3 +216,21 @@ def test_no_manager_and_others_watchdogs() -> None:
         notifier = Notifier({"WATCHDOG_USEC": "1000000", **watchdog})
         assert notifier.watchdog_s is None
         notifier.close()
+
+
+# ---------------------------------------------------------------- how many may speak
+@pytest.mark.parametrize(
+    ("capacity", "shared", "expected"),
+    [
+        (126.0, 2, 3),  # 0.8 / (25 / 126 + 25 ms / 2): the front's time decides
+        (126.0, None, 4),
+        (2_400.0, None, 76),
+        (10.0, 2, 1),
+        (0.0, 2, 1),
+    ],
+)
+def test_as_many_may_speak_as_engines_and_front_can_serve(
+    capacity: float, shared: int | None, expected: int
+) -> None:
+    assert speakers_of(Live(), capacity, shared) == expected
+    assert speakers_of(Live(speakers=7), capacity, shared) == 7

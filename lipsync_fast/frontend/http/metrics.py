@@ -123,6 +123,7 @@ def _fronts(fronts: Sequence[FrontStatus]) -> Iterator[Metric]:
         "sessions": "Sessions of lipsync.v1.",
         "speaking": "Sessions that speak.",
         "queued_seconds": "Sound that waits, in all.",
+        "rest_stride": "Sessions that rest are shown one slot in so many.",
     }
     counters = {
         n: CounterMetricFamily(P + n, told, labels=["front"]) for n, told in counted.items()
@@ -150,7 +151,13 @@ def _fronts(fronts: Sequence[FrontStatus]) -> Iterator[Metric]:
         )
         for counter, value in zip(counters.values(), values, strict=True):
             counter.add_metric([f.name], value)
-        values = (load.connections, load.sessions, load.speaking, load.queued_s)
+        values = (
+            load.connections,
+            load.sessions,
+            load.speaking,
+            load.queued_s,
+            load.rest_stride,
+        )
         for gauge, value in zip(gauges.values(), values, strict=True):
             gauge.add_metric([f.name], value)
         for reason, count in load.refused.items():

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How often sessions that rest are shown: less often where that takes time from those that speak.
+
+Speech is admitted by what engines can make; sessions that only rest are not counted there, and each
+still costs a picture every 40 ms. Where those add up to what a front may use, or frames that are
+spoken begin to take long, every second picture of sessions that rest is left out, then three of
+four. What is spoken keeps its rate.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import trio
+
+MOST_STRIDE = 4
+"""One picture in so many is shown at least."""
+LOOK_S = 0.25
+CALM_S, MOST_CALM_S = 2.0, 32.0
+"""Without pressure for so long, more pictures are shown again; longer each time it was too soon."""
+SHARED, ALONE = 0.2, 0.7
+"""Of a processor that a front may use before resting sessions give way: where engines use the same
+ones, and where it has one for itself."""
+SLOW_NS = 50_000_000
+"""A spoken frame's turnaround that shows that engines get too little: beyond it, margins grow."""
+
+
+class RestRate:
+    """Decides ``stride``: sessions that rest show one slot in so many. One thread.
+
+    Args:
+        share: of a processor that the front may use.
+        turnaround_ns: how long spoken frames take lately.
+        speaking: how many sessions speak.
+        used_s: processor time that the front has used.
+        clock: seconds.
+    """
+
+    def __init__(
+        self,
+        share: float,
+        turnaround_ns: Callable[[], float],
+        speaking: Callable[[], int],
+        used_s: Callable[[], float] = time.process_time,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.stride = 1
+        self._share, self._turnaround_ns, self._speaking = share, turnaround_ns, speaking
+        self._used_s, self._clock = used_s, clock
+        self._last = clock(), used_s()
+        self._calm_s, self._calm_since, self._eased = CALM_S, clock(), clock() - MOST_CALM_S
+
+    def look(self) -> None:
+        """Measure since the last look, and decide."""
+        now, used = self._clock(), self._used_s()
+        passed, busy = now - self._last[0], used - self._last[1]
+        if passed <= 0:
+            return
+        self._last = now, used
+        share = busy / passed
+        speaks = self._speaking() > 0
+        slow = speaks and self._turnaround_ns() > SLOW_NS
+        if share > self._share or slow:
+            if self.stride < MOST_STRIDE:
+                if now - self._eased < 2 * self._calm_s:  # it was too soon
+                    self._calm_s = min(2 * self._calm_s, MOST_CALM_S)
+                self.stride *= 2
+            self._calm_since = now
+        elif self.stride > 1 and share > self._share / 2:
+            self._calm_since = now  # twice as many would be too many again
+        elif now - self._calm_since >= self._calm_s:
+            self._calm_since = now
+            if self.stride > 1:
+                self.stride //= 2
+                self._eased = now
+            else:
+                self._calm_s = max(CALM_S, self._calm_s / 2)
+
+    async def run(self) -> None:
+        """Look again and again until cancelled."""
+        while True:
+            await trio.sleep(LOOK_S)
+            self.look()
