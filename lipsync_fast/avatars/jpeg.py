@@ -7,7 +7,9 @@ segments that are coded independently of each other.
 
 from __future__ import annotations
 
+import contextlib
 import io
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,11 +74,27 @@ def decode(data: bytes | memoryview, size: tuple[int, int], where: str) -> NDArr
     Raises:
         AvatarFormatError: damaged, another format, or another size (checked before decoding).
     """
+    with _opened(data, size, where) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def check_header(data: bytes | memoryview, size: tuple[int, int], where: str) -> None:
+    """What ``decode`` checks before it decodes.
+
+    Raises:
+        AvatarFormatError: not a JPEG or PNG picture, or of another size.
+    """
+    with _opened(data, size, where):
+        pass
+
+
+@contextlib.contextmanager
+def _opened(data: bytes | memoryview, size: tuple[int, int], where: str) -> Iterator[Image.Image]:
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
             if image.size != size:
                 raise AvatarFormatError(f"{where}: picture of {image.size}, expected {size}")
-            return np.asarray(image.convert("RGB"))
+            yield image
     except UnidentifiedImageError:  # its own words name an object in memory
         raise AvatarFormatError(f"{where}: is not a JPEG or PNG picture") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

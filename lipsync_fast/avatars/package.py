@@ -202,8 +202,11 @@ class AvatarPackage:
 
     def picture(self, index: int) -> NDArray[np.uint8]:
         """The frame's exact pixels (of its source file where kept, else of its JPEG)."""
-        pile = self._pictures or self._frames
-        return decode(self._blob(pile, index), self.frame_size, f"{self.path}: frame {index}")
+        return decode(self.picture_file(index), self.frame_size, f"{self.path}: frame {index}")
+
+    def picture_file(self, index: int) -> memoryview:
+        """The JPEG or PNG that ``picture`` decodes."""
+        return self._blob(self._pictures or self._frames, index)
 
     def rect(self, index: int) -> tuple[int, int, int, int]:
         """The face crop in the frame: x1, y1, x2, y2 in pixels, inside the frame."""
@@ -224,13 +227,20 @@ class AvatarPackage:
             picture: its pixels, where they are known already.
             rect: where the face lies in ``picture``, if that is only a part of the frame.
         """
-        self._check(index)
-        if self._regions is not None:
-            stored: NDArray[np.uint8] = self._regions[index]
+        stored = self.stored_crop(index)
+        if stored is not None:
             return stored
         x1, y1, x2, y2 = rect or self.rect(index)
         whole = self.picture(index) if picture is None else picture
         return _native.resize_cubic(whole[y1:y2, x1:x2], self.manifest.crop, self.manifest.crop)
+
+    def stored_crop(self, index: int) -> NDArray[np.uint8] | None:
+        """The face crop where ``regions.npy`` holds it."""
+        self._check(index)
+        if self._regions is None:
+            return None
+        stored: NDArray[np.uint8] = self._regions[index]
+        return stored
 
     def mask(self, index: int) -> NDArray[np.uint8] | None:
         """Rectangle-sized uint8, 1 where the original pixel stays; None if all may change."""
