@@ -17,8 +17,9 @@ import trio
 MOST_STRIDE = 4
 """One picture in so many is shown at least."""
 LOOK_S = 0.25
-CALM_S, MOST_CALM_S = 2.0, 32.0
-"""Without pressure for so long, more pictures are shown again; longer each time it was too soon."""
+CALM_S, MOST_CALM_S = 2.0, 16.0
+"""Without pressure for so long, more pictures are shown again; longer each time it was too soon,
+which is forgotten when nobody has spoken for so long."""
 SHARED, ALONE = 0.2, 0.7
 """Of a processor that a front may use before resting sessions give way: where engines use the same
 ones, and where it has one for itself."""
@@ -32,7 +33,7 @@ class RestRate:
     Args:
         share: of a processor that the front may use.
         turnaround_ns: how long spoken frames take lately.
-        speaking: how many sessions speak.
+        sessions: how many speak, and how many there are.
         used_s: processor time that the front has used.
         clock: seconds.
     """
@@ -41,15 +42,16 @@ class RestRate:
         self,
         share: float,
         turnaround_ns: Callable[[], float],
-        speaking: Callable[[], int],
+        sessions: Callable[[], tuple[int, int]],
         used_s: Callable[[], float] = time.process_time,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.stride = 1
-        self._share, self._turnaround_ns, self._speaking = share, turnaround_ns, speaking
+        self._share, self._turnaround_ns, self._sessions = share, turnaround_ns, sessions
         self._used_s, self._clock = used_s, clock
         self._last = clock(), used_s()
         self._calm_s, self._calm_since, self._eased = CALM_S, clock(), clock() - MOST_CALM_S
+        self._spoke = clock()
 
     def look(self) -> None:
         """Measure since the last look, and decide."""
@@ -59,8 +61,13 @@ class RestRate:
             return
         self._last = now, used
         share = busy / passed
-        speaks = self._speaking() > 0
-        slow = speaks and self._turnaround_ns() > SLOW_NS
+        speaking, all_of = self._sessions()
+        if speaking:
+            self._spoke = now
+        elif now - self._spoke > CALM_S:
+            self._calm_s = CALM_S
+        # Where few rest, they cannot be what makes engines slow.
+        slow = 0 < speaking < all_of - speaking and self._turnaround_ns() > SLOW_NS
         if share > self._share or slow:
             if self.stride < MOST_STRIDE:
                 if now - self._eased < 2 * self._calm_s:  # it was too soon

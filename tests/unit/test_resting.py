@@ -19,6 +19,7 @@ class World:
     rest: float = 0.0
     turnaround_ns: float = 20 * MS
     speaking: int = 3
+    sessions: int = 20
     now: float = 100.0
     used: float = 0.0
     seen: list[tuple[float, int]] = field(default_factory=list)
@@ -27,7 +28,7 @@ class World:
         self.rate = RestRate(
             0.2,
             lambda: self.turnaround_ns,
-            lambda: self.speaking,
+            lambda: (self.speaking, self.sessions),
             lambda: self.used,
             lambda: self.now,
         )
@@ -64,7 +65,10 @@ def test_many_that_rest_are_shown_less_often_until_they_fit() -> None:
 
 
 def test_slow_engines_count_while_somebody_speaks() -> None:
-    world = World(turnaround_ns=60 * MS)
+    world = World(turnaround_ns=60 * MS, sessions=5)
+    world.run(10)
+    assert world.rate.stride == 1, "two that rest do not make engines slow"
+    world.sessions = 20
     world.run(1)
     assert world.rate.stride == MOST_STRIDE
     world.speaking = 0  # what was measured last says nothing any more
