@@ -56,6 +56,9 @@ class Engines(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     Attributes:
         gpus: "all", "none", or their numbers, such as "0,2". "all" without a GPU is one CPU engine.
         per_gpu: engines on each GPU; without a GPU, CPU engines in all.
+        precision: of the networks on a GPU; a CPU computes in fp32.
+        mps: engines of one GPU share it through NVIDIA's MPS daemon, which is started where none
+            runs. The GPU's settings are left as they are.
         threads: of a CPU engine; chosen by the processors where 0.
         kernels: of a CPU engine's decoder; "auto" chooses by the processor's instruction set.
         spares: engines kept ready to take over at once when one dies.
@@ -66,6 +69,8 @@ class Engines(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     gpus: Annotated[str, Meta(pattern=r"^(all|none|\d+(,\d+)*)$")] = "all"
     per_gpu: AtLeastOne = 1
+    precision: Literal["fp16", "bf16", "fp32"] = "fp16"
+    mps: bool = False
     threads: Amount = 0
     kernels: Literal["auto", "onnxruntime", "avx512", "avx2", "portable"] = "auto"
     spares: Amount = 1

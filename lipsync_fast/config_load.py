@@ -31,6 +31,8 @@ OTHERS = frozenset({AVATARS_VARIABLE})
 """Variables of that prefix that are not the configuration's."""
 SECRET = frozenset({"listen.token"})
 """Not shown in errors, which end up in logs."""
+WORDS = {"true": True, "1": True, "false": False, "0": False}
+"""What a variable may say of a key that is on or off."""
 MOST_BYTES = 1 << 20
 DEFAULT = "default"
 
@@ -177,6 +179,8 @@ def _from_text(key: Key, text: str) -> object:
 
 def _number(kind: inspect.Type, text: str) -> object:
     try:
+        if isinstance(kind, inspect.BoolType):
+            return WORDS.get(text.lower(), text)
         if isinstance(kind, inspect.IntType):
             return int(text)
         if isinstance(kind, inspect.FloatType):
@@ -211,6 +215,8 @@ def describe(kind: inspect.Type) -> str:
     if isinstance(kind, (inspect.IntType, inspect.FloatType)):
         what = "a whole number" if isinstance(kind, inspect.IntType) else "a number"
         return what + _bounds(kind)
+    if isinstance(kind, inspect.BoolType):
+        return "true or false"
     if isinstance(kind, inspect.StrType):
         if kind.pattern is not None:
             return "'all', 'none', or numbers with commas between, such as '0,2'"
@@ -288,6 +294,8 @@ def as_toml(loaded: Loaded) -> str:
 
 
 def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return repr(value).lower()
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, tuple):

@@ -136,6 +136,13 @@ def serve(
     engines_per_gpu: Annotated[
         int | None, typer.Option(help="Engines on each GPU; without one, in all.")
     ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Of the networks on a GPU: fp16, bf16 or fp32.")
+    ] = None,
+    mps: Annotated[
+        bool | None,
+        typer.Option("--mps/--no-mps", help="Engines of a GPU share it through NVIDIA's MPS."),
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="Of a CPU engine.")] = None,
     spares: Annotated[int | None, typer.Option(help="Engines kept to take over at once.")] = None,
     fronts: Annotated[int | None, typer.Option(help="Processes that talk to clients.")] = None,
@@ -169,6 +176,8 @@ def serve(
             "avatar": avatar,
             "gpus": gpus,
             "engines-per-gpu": engines_per_gpu,
+            "precision": precision,
+            "mps": mps,
             "threads": threads,
             "spares": spares,
             "fronts": fronts,

@@ -25,6 +25,8 @@ FLAGS = {
     "avatar": "avatars.default",
     "gpus": "engines.gpus",
     "engines-per-gpu": "engines.per_gpu",
+    "precision": "engines.precision",
+    "mps": "engines.mps",
     "threads": "engines.threads",
     "spares": "engines.spares",
     "fronts": "fronts",

@@ -24,9 +24,11 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
         name: unique among all processes that this server ever started.
         folder: of the control socket.
         rings_fd: its end of the ring socket.
-        device: "cpu" or "cuda:N".
+        device: "cpu" or "cuda:N"; that GPU is the only one that its process sees, as number 0.
         threads: of the CPU backend; None for its own choice.
         kernels: of the CPU backend's decoder.
+        precision: of the CUDA backend's networks.
+        processors: next to its GPU, to keep all its threads on; all where empty.
         avatars: name to path of those to load before it says Ready, the default one first.
         heartbeat_s: how often to send Heartbeat.
         capacity: frames a second that an engine of this kind makes, where it is known; else it is
@@ -41,6 +43,8 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
     device: str = "cpu"
     threads: int | None = None
     kernels: str = "auto"
+    precision: Literal["fp16", "bf16", "fp32"] = "fp16"
+    processors: list[int] = []
     avatars: dict[str, str] = {}
     heartbeat_s: float = 0.25
     capacity: float = 0.0

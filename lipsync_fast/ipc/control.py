@@ -71,6 +71,7 @@ class Load(msgspec.Struct, kw_only=True):
 
     Attributes:
         spent_s: processor time of the host, by what it was spent on; only grows.
+        device_memory_used, device_memory_total: bytes of its GPU, whoever uses them; 0 on a CPU.
     """
 
     waiting: Amount = 0
@@ -84,6 +85,8 @@ class Load(msgspec.Struct, kw_only=True):
     oldest_ms: float = 0.0
     cache_bytes: dict[str, int] = msgspec.field(default_factory=dict)
     spent_s: dict[str, float] = msgspec.field(default_factory=dict)
+    device_memory_used: Amount = 0
+    device_memory_total: Amount = 0
 
 
 class Ready(Message):
@@ -122,7 +125,9 @@ class AvatarState(Message):
 
 
 class Bye(Message):
-    """A child is about to leave, having done all it had."""
+    """A child is about to leave, having done all it had; or for a reason, such as a lost GPU."""
+
+    reason: str = ""
 
 
 class LoadAvatar(Message):
@@ -146,6 +151,7 @@ class EngineInfo(msgspec.Struct, kw_only=True):
         avatars: loaded there.
         errors: avatars that it could not load, with the reasons.
         capacity: frames a second, measured.
+        frames_per_s: that it makes now, for all fronts.
     """
 
     name: str
@@ -154,6 +160,7 @@ class EngineInfo(msgspec.Struct, kw_only=True):
     capacity: float
     avatars: list[str]
     errors: dict[str, str] = msgspec.field(default_factory=dict)
+    frames_per_s: float = 0.0
 
 
 class Engines(Message):

@@ -20,6 +20,9 @@ class EngineStatus(msgspec.Struct, kw_only=True):
         restarts: how often that place has been filled again.
         capacity: frames a second that it can make, measured.
         silent_s: since its last heartbeat.
+        reason: how the last process of that place ended, until its successor has worked for a
+            while; nothing where none has ended.
+        retry_s: until that place is filled again; 0 where it is.
     """
 
     name: str
@@ -33,6 +36,8 @@ class EngineStatus(msgspec.Struct, kw_only=True):
     capacity: float
     silent_s: float
     load: Load
+    reason: str = ""
+    retry_s: float = 0.0
 
 
 class FrontLoad(msgspec.Struct, kw_only=True):

@@ -42,7 +42,13 @@ def test_later_places_win_key_by_key(tmp_path: Path) -> None:
 
 
 def test_every_key_can_come_from_the_environment() -> None:
-    samples: dict[type, str] = {str: "none", int: "2", float: "9.5", tuple: "1,2"}
+    samples: dict[type, str] = {
+        str: "none",
+        int: "2",
+        float: "9.5",
+        tuple: "1,2",
+        bool: "true",
+    }
     special = {
         "log.level": "debug",
         "log.format": "json",
@@ -51,6 +57,7 @@ def test_every_key_can_come_from_the_environment() -> None:
         "listen.http_port": "9",
         "engines.heartbeat_s": "0.5",
         "engines.kernels": "portable",
+        "engines.precision": "bf16",
     }
     environ = {
         key.variable: special.get(name, samples[type(key.default)]) for name, key in keys().items()
@@ -59,6 +66,7 @@ def test_every_key_can_come_from_the_environment() -> None:
     assert "default" not in loaded.sources.values()
     assert loaded.config.avatars.only == ("1", "2")
     assert loaded.config.drain_seconds == 9.5
+    assert loaded.config.engines.mps is True
 
 
 def test_what_is_printed_is_read_back(tmp_path: Path) -> None:
@@ -102,6 +110,8 @@ def test_any_text_is_printed_so_that_it_is_read_back(
         ("[live]\nmargin_ms = inf", "live.margin_ms = inf: expected a number more than 0"),
         ("[live]\nmargin_ms = nan", "live.margin_ms = nan: expected"),
         ("[engines]\ngpus = 'some'", "'all', 'none', or numbers"),
+        ("[engines]\nmps = 1", "engines.mps = 1: expected true or false"),
+        ("[engines]\nprecision = 'int8'", "expected one of 'bf16', 'fp16', 'fp32'"),
         ("[engines]\nhung_s = 0.3", "hung_s must be at least three times heartbeat_s"),
         ("[avatars]\ndefault = ''", "avatars.default: expected the name or path"),
         ("fronts = ", "is no TOML"),
@@ -136,6 +146,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         ("LIPSYNC_FAST_XYZZY", "1", "unknown variable LIPSYNC_FAST_XYZZY"),
         ("LIPSYNC_FAST_LISTEN_PORTS", "1,x", "listen.ports = [1, 'x']: expected a list"),
         ("LIPSYNC_FAST_FRONTS", "two", "fronts = 'two': expected a whole number"),
+        ("LIPSYNC_FAST_ENGINES_MPS", "maybe", "engines.mps = 'maybe': expected true or false"),
         ("LIPSYNC_FAST_DRAIN_SECONDS", "-1", "drain_seconds = -1.0: expected a number at least 0"),
         ("LIPSYNC_FAST_FOLDER", "\udc80", "folder = '\\udc80': expected text"),
     ],
