@@ -49,6 +49,10 @@ class BackendError(LipsyncError):
     """A backend cannot run here; the message says what is missing."""
 
 
+class DeviceLostError(BackendError):
+    """A device has failed for this process: only a new process can use it, if any can."""
+
+
 class RingError(LipsyncError):
     """Shared memory between processes cannot be made, or is not what it should be."""
 

@@ -8,10 +8,10 @@ called by any thread at any time. ``submit`` returns at once, all else blocks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,25 +34,77 @@ class LoadedAvatar(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Sound:
+    """What a frame sees of its sound; for backends that hear (``Backend.hears``).
+
+    Attributes:
+        stream: a key that no other sound has; its samples never change.
+        starts: for each of the 16 vectors, oldest first, the mel row at which its window begins;
+            -1 for a vector of zeros (``audio.windows.block_starts``).
+        pcm: 16 kHz mono float32, the stream's samples from ``first`` on, back to one before the
+            first window's, or the stream's first one. Where they end, so does the sound.
+        first: number of the first sample.
+    """
+
+    stream: Hashable
+    starts: tuple[int, ...]
+    pcm: NDArray[np.float32]
+    first: int
+
+
+@dataclass(frozen=True, slots=True)
+class Encode:
+    """How a part of a picture is to be coded; for backends that encode (``Backend.encodes``).
+
+    Attributes:
+        box: x1, y1, x2, y2 in the job's part, whole pixels.
+        quality: of the JPEG, 1..100.
+        interval: minimum coded units (16 x 16 pixels) between two restart markers.
+    """
+
+    box: Part
+    quality: int
+    interval: int
+
+
+@dataclass(frozen=True, slots=True)
+class Coded:
+    """The restart segments of a baseline JPEG (4:2:0, standard tables), without any marker.
+
+    Attributes:
+        data: their bytes, one behind the other.
+        offsets: where each begins in ``data``, and the end of the last one (n + 1 numbers).
+    """
+
+    data: memoryview
+    offsets: list[int]
+
+
+@dataclass(frozen=True, slots=True)
 class RegionJob:
     """One picture to make.
 
     Attributes:
         avatar: as ``Backend.load`` gave it.
         frame_index: which of the avatar's frames, 0 <= index < frame_count.
-        audio_block: 16 x 512 float32, the feature vectors that the frame sees, oldest first.
+        audio_block: 16 x 512 float32, the feature vectors that the frame sees, oldest first; None
+            where ``sound`` is given.
         share: how much of the generated mouth is shown, 0..1; the rest is the avatar's own. For
             the frames between idle and speech.
         part: what ``submit`` makes of it: the whole frame (None); a part of it that holds the face
             rectangle, x1, y1, x2, y2 in pixels; or ``SQUARE``, the generated square alone, as the
             network made it (with a ``manifest.window``: put into the avatar's own square).
+        sound: in place of ``audio_block``, for a backend that hears.
+        encode: for a backend that encodes: this box of the part, coded, is wanted, not pixels.
     """
 
     avatar: LoadedAvatar
     frame_index: int
-    audio_block: NDArray[np.float32]
+    audio_block: NDArray[np.float32] | None
     share: float = 1.0
     part: Part | None = None
+    sound: Sound | None = None
+    encode: Encode | None = None
 
 
 class Backend(Protocol):
@@ -61,6 +113,16 @@ class Backend(Protocol):
     @property
     def name(self) -> str:
         """Short name of the device it runs on, such as ``cpu`` or ``cuda:0``."""
+        ...
+
+    @property
+    def hears(self) -> bool:
+        """Whether jobs may carry their sound in place of an audio block."""
+        ...
+
+    @property
+    def encodes(self) -> bool:
+        """Whether jobs may ask for coded segments in place of pixels."""
         ...
 
     def load(self, package: AvatarPackage) -> LoadedAvatar:
@@ -129,7 +191,7 @@ class Backend(Protocol):
     def submit(
         self,
         jobs: Sequence[RegionJob],
-        finish: Callable[[int, NDArray[np.uint8]], Result],
+        finish: Callable[[int, Any], Result],
     ) -> list[Future[Result]]:
         """Begin to make frames: ``regions``, ``compose``, then ``finish``, for each job.
 
@@ -137,10 +199,16 @@ class Backend(Protocol):
             jobs: what to make, the most urgent first.
             finish: gets the job's place in ``jobs`` and its frame, or the part of it that the job
                 asks for (H x W x 3 uint8 RGB, its own to keep), in a thread of the backend; what it
-                returns is the future's result.
+                returns is the future's result. A job with ``encode`` gets ``Coded``, or the pixels
+                of its part all the same where they cannot be coded on the device.
 
-        An avatar's damaged frame raises ``AvatarFormatError`` there. ``close`` cancels those that
-        have not begun.
+        Jobs may be of several avatars; they are made in batches as the device likes them. An
+        avatar's damaged frame raises ``AvatarFormatError`` in the future. ``close`` cancels those
+        that have not begun.
+
+        Raises:
+            DeviceLostError: the device cannot be used any more, nor can this backend; the same
+                error ends jobs that had begun.
         """
         ...
 

@@ -230,6 +230,7 @@ class CpuBackend:
     """
 
     name = "cpu"
+    hears = encodes = False
 
     def __init__(
         self, threads: int | None = None, *, live: bool = False, kernels: str = "auto"
@@ -353,14 +354,16 @@ class CpuBackend:
 
     def _check(self, job: RegionJob) -> None:
         self._own(job.avatar)
-        if job.audio_block.shape != (AUDIO_BLOCK_ROWS, FEATURE_SIZE):
-            raise ValueError(f"audio block of shape {job.audio_block.shape}, expected (16, 512)")
+        shape = None if job.audio_block is None else job.audio_block.shape
+        if shape != (AUDIO_BLOCK_ROWS, FEATURE_SIZE):
+            raise ValueError(f"audio block of shape {shape}, expected (16, 512)")
         if not 0 <= job.share <= 1:
             raise ValueError(f"share {job.share}: expected 0 to 1")
 
     def _region(self, job: RegionJob, face: Face | None = None) -> NDArray[np.uint8]:
         avatar = self._own(job.avatar)
         levels = self._image_half(avatar, job.frame_index, face)
+        assert job.audio_block is not None
         audio = np.ascontiguousarray(job.audio_block, np.float32).reshape(1, *AUDIO_SHAPE)
         with self.spent.on("decoder"):
             made = avatar.decode(levels, audio)

@@ -1,0 +1,355 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A batch of frames of one avatar: planned on the host, put on the device in a few calls.
+
+    copy     tables, samples ─┐ one copy
+    compute                   └► mel ► audio encoder ► vectors' slots ─► blocks ─┐
+             image halves that are missing ► slots ─► levels ────────────────────┴► decoder ► compose ┐
+    encode                    segments ◄ jpeg ◄───────────────────────────────────────────────────────┘
+             packed bytes ◄ gather, into the host's memory; pixels, where pixels are wanted
+
+Nothing here waits for the device; ``Lane.done`` tells when the results can be read.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lipsync_fast.avatars.manifest import REGION_BORDER
+from lipsync_fast.engine.backends.base import AUDIO_BLOCK_ROWS, Coded, Encode, Part, RegionJob
+from lipsync_fast.engine.backends.cuda.avatar import CudaAvatar
+from lipsync_fast.engine.backends.cuda.device import Device
+from lipsync_fast.engine.backends.cuda.graphs import cover
+from lipsync_fast.engine.backends.cuda.images import Face, Halves
+from lipsync_fast.engine.backends.cuda.lanes import Lane, Placed, Streams, aligned
+from lipsync_fast.engine.backends.cuda.sounds import PAD, Heard, Sounds
+
+UNIT = 16
+"""Side of a minimum coded unit in pixels, with 4:2:0."""
+MOST_CODED = 8 << 20
+"""Bytes that the segments of a picture may need at worst; one that needs more is coded by the host:
+with long restart intervals, few threads would code it."""
+_INTO_PART, _SQUARE = 0, 1
+_PLANES_F32 = 0
+
+
+@dataclass(slots=True, eq=False)
+class Task:
+    """A frame that is to be made.
+
+    Attributes:
+        number: in the order in which they came.
+        part: of the frame, what lies on the device.
+        square: the generated square is wanted, not the part.
+        face: once it is there.
+        finish: with what was made, in the backend's threads.
+    """
+
+    number: int
+    job: RegionJob
+    avatar: CudaAvatar
+    part: Part
+    square: bool
+    finish: Callable[[NDArray[np.uint8] | Coded], Any]
+    future: Future[Any]
+    face: Face | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of its pixels."""
+        if self.square:
+            side = self.avatar.crop - 2 * REGION_BORDER
+            return side, side
+        return self.part[2] - self.part[0], self.part[3] - self.part[1]
+
+
+def segments(encode: Encode) -> int:
+    """Restart segments of what is to be coded."""
+    x1, y1, x2, y2 = encode.box
+    units = -(-(x2 - x1) // UNIT) * -(-(y2 - y1) // UNIT)
+    return -(-units // encode.interval)
+
+
+def float_bits(value: float) -> int:
+    """A float32's bits as a number."""
+    return int(struct.unpack("<I", struct.pack("<f", value))[0])
+
+
+@dataclass(slots=True)
+class Results:
+    """What comes back of a batch.
+
+    Attributes:
+        places: of each task's pixels in the lane's; the first ``down`` bytes come to the host.
+        coded: of tasks that are coded: number of the first segment, and how many.
+        most: bytes that there is room for, of all coded ones together.
+    """
+
+    places: list[int] = field(default_factory=list)
+    down: int = 0
+    coded: dict[int, tuple[int, int]] = field(default_factory=dict)
+    total: int = 0
+    most: int = 0
+
+
+class Batch:
+    """Tasks of one avatar that are made together; one thread makes and puts it on the device.
+
+    Args:
+        number: batches are numbered in the order in which they are put on the device.
+        lane: its own until it has ended.
+        size: of the decoder's graph, as many as there are tasks or more.
+    """
+
+    def __init__(self, number: int, tasks: Sequence[Task], lane: Lane, size: int) -> None:
+        self.number, self.tasks, self.lane, self.size = number, list(tasks), lane, size
+        self.results = Results()
+
+    # ------------------------------------------------------------ planning
+    def plan(self, sounds: Sounds, ended: int) -> tuple[Heard, Halves]:
+        """Find slots for what it needs; it may lose its last tasks for want of room.
+
+        Returns:
+            What is to be computed; a batch without tasks has nothing to do until another one ends.
+        """
+        avatar = self.tasks[0].avatar
+        heard = sounds.plan([(avatar, t.job.sound) for t in self.tasks], self.number, ended)
+        frames = [t.job.frame_index for t in self.tasks[: len(heard.index)]]
+        halves = avatar.images.plan(frames, self.number, ended)
+        del self.tasks[len(halves.index) :]
+        return heard, halves
+
+    def lay_out(self, slot_bytes: Callable[[int], int]) -> None:
+        """Decide where the results lie."""
+        out, slot = self.results, 0
+        at = 0
+        wanted: list[int] = []
+        for k, task in enumerate(self.tasks):
+            encode = task.job.encode
+            if encode is not None and not task.square:
+                count = segments(encode)
+                if count * slot_bytes(encode.interval) <= MOST_CODED:
+                    out.coded[k] = slot, count
+                    slot += count
+                    x1, y1, x2, y2 = encode.box
+                    # More than its pixels' own bytes by half, no picture's code is in practice.
+                    out.most += 3 * (x2 - x1) * (y2 - y1) // 2 + 64 * count
+                    continue
+            wanted.append(k)
+        out.total = slot
+        out.places = [0] * len(self.tasks)
+        for k in (*wanted, *out.coded):
+            width, height = self.tasks[k].size
+            out.places[k] = at
+            at += aligned(3 * width * height)
+            if k not in out.coded:
+                out.down = at
+        self.lane.pixels.room(max(1, at))
+
+    # ------------------------------------------------------------ tables
+    def _tables(self, heard: Heard, halves: Halves) -> dict[str, Placed]:
+        """Write all that the device is told into the staging."""
+        tasks, staging = self.tasks, self.lane.staging
+        loose = [k for k, task in enumerate(tasks) if task.job.sound is None]
+        count, made = len(tasks), len(heard.slots)
+        wanted = {
+            "windows": ((made, 4), "int32"),
+            "samples": ((heard.end + PAD,), "float32"),
+            "vectors": ((made,), "int64"),
+            "index": ((count * AUDIO_BLOCK_ROWS,), "int64"),
+            "frames": ((count,), "int64"),
+            "halves": ((len(halves.slots),), "int64"),
+            "loose": ((len(loose),), "int64"),
+            "blocks": ((len(loose), AUDIO_BLOCK_ROWS, 512), "float32"),
+        }
+        staging.begin(sum(aligned(8 * int(np.prod(shape))) for shape, _ in wanted.values()))
+        placed, arrays = {}, {}
+        for name, (shape, dtype) in wanted.items():
+            placed[name], arrays[name] = staging.room(shape, dtype)
+        arrays["index"][:] = np.array(heard.index[:count], np.int64).ravel()
+        arrays["frames"][:] = halves.index
+        arrays["halves"][:] = halves.slots
+        arrays["vectors"][:] = heard.slots
+        if made:
+            arrays["windows"][:] = heard.windows
+            samples, at = arrays["samples"], PAD
+            samples[:PAD] = 0
+            for piece in heard.samples:
+                samples[at : at + len(piece)] = piece
+                at += len(piece)
+            samples[at:] = 0
+        if loose:
+            arrays["loose"][:] = loose
+            for k, place in enumerate(loose):
+                arrays["blocks"][k] = tasks[place].job.audio_block
+        return placed
+
+    def _compose_jobs(self, region: Tensor) -> NDArray[np.int64]:
+        avatar, pixels = self.tasks[0].avatar, self.lane.pixels.room(1).data_ptr()
+        _, height, width = region.shape[1:]
+        planes, step = region.data_ptr(), 4 * 3 * height * width
+        left, top = avatar.corner
+        rows = []
+        for k, task in enumerate(self.tasks):
+            face = task.face
+            assert face is not None
+            head = (planes + k * step, _PLANES_F32, height * width, width, 1, height, width)
+            share = float_bits(task.job.share)
+            crop = (left, top, face.crop, avatar.crop, share)
+            out = pixels + self.results.places[k]
+            mode = _SQUARE if task.square else _INTO_PART
+            rows.append((*head, *crop, *face.row, out, mode))
+        return np.array(rows, np.int64)
+
+    def _pictures(self) -> NDArray[np.int64]:
+        pixels = self.lane.pixels.room(1).data_ptr()
+        rows = []
+        for k, (first, _) in self.results.coded.items():
+            task = self.tasks[k]
+            encode = task.job.encode
+            assert encode is not None
+            x1, y1, x2, y2 = encode.box
+            stride = 3 * task.size[0]
+            corner = pixels + self.results.places[k] + y1 * stride + 3 * x1
+            table = encode.quality - 1
+            rows.append((corner, stride, x2 - x1, y2 - y1, encode.interval, first, table, 0))
+        return np.array(rows, np.int64)
+
+    # ------------------------------------------------------------ the device's work
+    def launch(
+        self, device: Device, streams: Streams, sounds: Sounds, tables: Tensor, heard: Heard,
+        halves: Halves,
+    ) -> None:
+        """Put it on the device; the current stream is the compute stream.
+
+        Args:
+            tables: quantisation tables of the qualities 1 .. 100.
+        """
+        lane, compute = self.lane, streams.compute
+        avatar = self.tasks[0].avatar
+        self.lay_out(device.kernels.jpeg_slot_bytes)
+        placed = self._tables(heard, halves)
+        with device.on(streams.copy):
+            lane.staging.upload()
+            lane.uploaded.record(streams.copy)
+        compute.wait_event(lane.uploaded)
+        there = {name: lane.staging.there(place) for name, place in placed.items()}
+        if heard.slots:
+            self._hear(device, compute.cuda_stream, avatar, sounds, there)
+        if halves.slots:
+            faces = {t.job.frame_index: t.face for t in self.tasks}
+            crops = [face.crop for frame in halves.made if (face := faces[frame]) is not None]
+            compute_halves(device, compute.cuda_stream, avatar, crops, there["halves"])
+        self._decode(avatar, sounds, there)
+        region = avatar.decoder.outputs[0]
+        device.kernels.compose(self._compose_jobs(region), compute.cuda_stream)
+        lane.composed.record(compute)
+        streams.encode.wait_event(lane.composed)
+        with device.on(streams.encode):
+            self._bring_back(device, streams.encode.cuda_stream, tables)
+            lane.done.record(streams.encode)
+
+    @staticmethod
+    def _hear(
+        device: Device, stream: int, avatar: CudaAvatar, sounds: Sounds, there: dict[str, Tensor]
+    ) -> None:
+        """Missing vectors, into their slots."""
+        encoder, slots = avatar.encoder, there["vectors"]
+        (mel_in,), (feature,) = encoder.inputs, encoder.outputs
+        pieces = cover(len(slots), encoder.ready)
+        mel = mel_in[: len(slots)]
+        if len(pieces) > 1:
+            mel = torch.empty(len(slots), *mel_in.shape[1:], dtype=mel_in.dtype, device=device.where)
+        device.kernels.mel(there["samples"], there["windows"], mel, stream)
+        at = 0
+        for size in pieces:
+            count = min(size, len(slots) - at)
+            if len(pieces) > 1:
+                mel_in[:count].copy_(mel[at : at + count])
+            encoder.run(size)
+            sounds.table.index_copy_(0, slots[at : at + count], feature[:count])
+            at += count
+
+    def _decode(self, avatar: CudaAvatar, sounds: Sounds, there: dict[str, Tensor]) -> None:
+        statics, count = avatar.statics, len(self.tasks)
+        audio = statics.audio[:count].view(count * AUDIO_BLOCK_ROWS, -1)
+        torch.index_select(sounds.table, 0, there["index"], out=audio)
+        if len(there["loose"]):
+            blocks = there["blocks"].view(-1, *statics.audio.shape[1:]).to(statics.audio.dtype)
+            statics.audio.index_copy_(0, there["loose"], blocks)
+        for name, rows in statics.levels.items():
+            kept = avatar.images.levels[name]
+            torch.index_select(kept, 0, there["frames"], out=rows.flat[:count])
+        avatar.decoder.run(self.size)
+
+    def _bring_back(self, device: Device, stream: int, tables: Tensor) -> None:
+        lane, out, kernels = self.lane, self.results, device.kernels
+        if out.down:
+            back = lane.pixels_back.room(out.down)
+            back.copy_(lane.pixels.room(out.down), non_blocking=True)
+        if not out.coded:
+            return
+        jobs = [self.tasks[k].job.encode for k in out.coded]
+        slot = max(kernels.jpeg_slot_bytes(encode.interval) for encode in jobs if encode)
+        coded = lane.coded.room(out.total * slot).view(out.total, slot)
+        sizes, offsets = lane.sizes.room(out.total), lane.offsets.room(out.total + 1)
+        kernels.jpeg(self._pictures(), tables, coded, sizes, stream)
+        runs = np.array(list(out.coded.values()), np.int32)
+        kernels.jpeg_gather(sizes, coded, runs, lane.packed.room(out.most), offsets, stream)
+        lane.offsets_back.room(out.total + 1).copy_(offsets, non_blocking=True)
+
+    # ------------------------------------------------------------ results
+    def read(self) -> list[NDArray[np.uint8] | Coded]:
+        """What was made of each task, in memory of its own; it has ended."""
+        lane, out = self.lane, self.results
+        made: list[Any] = [None] * len(self.tasks)
+        if out.coded:
+            offsets = lane.offsets_back.room(out.total + 1).numpy()
+            end = int(offsets[-1])
+            data = memoryview(lane.packed.room(out.most)[:end].numpy().tobytes())
+            for k, (first, count) in out.coded.items():
+                where = offsets[first : first + count + 1]
+                low, high = int(where[0]), int(where[-1])
+                if high <= out.most:
+                    made[k] = Coded(data[low:high], (where - low).tolist())
+                else:  # there was no room for it
+                    made[k] = self._pixels(k, lane.pixels.room(1 + self._pixels_end(k)))
+        if out.down:
+            pixels = lane.pixels_back.room(out.down)
+            for k in range(len(self.tasks)):
+                if k not in out.coded:
+                    made[k] = self._pixels(k, pixels)
+        return made
+
+    def _pixels_end(self, k: int) -> int:
+        width, height = self.tasks[k].size
+        return self.results.places[k] + 3 * width * height
+
+    def _pixels(self, k: int, pixels: Tensor) -> NDArray[np.uint8]:
+        width, height = self.tasks[k].size
+        part = pixels[self.results.places[k] : self._pixels_end(k)].cpu().numpy()
+        return part.reshape(height, width, 3).copy()
+
+
+def compute_halves(
+    device: Device, stream: int, avatar: CudaAvatar, crops: Sequence[int], slots: Tensor
+) -> None:
+    """Image halves of crops, given by their addresses, into slots."""
+    image, statics, at = avatar.image, avatar.statics, 0
+    for size in cover(len(crops), image.ready):
+        count = min(size, len(crops) - at)
+        addresses = np.array(crops[at : at + count], np.int64)
+        device.kernels.region_input(addresses, REGION_BORDER, statics.image[:count], stream)
+        image.run(size)
+        for name, rows in statics.made.items():
+            kept = avatar.images.levels[name]
+            kept.index_copy_(0, slots[at : at + count], rows.flat[:count])
+        at += count
