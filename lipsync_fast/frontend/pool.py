@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The engines as a front sees them: jobs out, answers in, and what happens when one dies.
 
-    submit ─► the active engine with the least to do that holds the avatar ─► its job ring
+    submit ─► the session's engine: the one with the most room that holds the avatar ─► its job ring
     answered ◄─ callbacks, in the order of the answers ◄────────────────────── its answer ring
 
 Each job that was submitted and not taken back is answered once, by whichever engine: those that a
 dead engine owes go to another one, and wait where there is none. ``Pending.lost`` is asked first,
 which may give the job more time or give it up.
+
+Placement. A session gets its engine when it begins to speak, and keeps it, whose caches know its
+sound, until another one would be done with its next job much earlier. Room is what an engine can
+make, less what its sessions need, less what it makes for other fronts.
 
 Policy of a full job ring: the job waits here, in order, and goes out as answers come; admission
 keeps what can be outstanding far below what a ring holds.
@@ -17,7 +21,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -37,6 +41,13 @@ Key = tuple[int, int, int]
 """Session, epoch and number of a job: unlike all others of this front."""
 ANSWERS_IN_A_ROW = 32
 """Taken before other tasks get their turn."""
+FRAMES_PER_S = 25
+"""Of a session that speaks."""
+PAUSE_NS = NS
+"""A session that has asked for nothing for so long has no engine any more."""
+MORE_JOBS, MORE_S = 4, 0.04
+"""A session moves when its engine has twice as much to do as the least busy one, and this: so many
+jobs, or what it makes in such a time."""
 
 
 @dataclass(slots=True)
@@ -82,6 +93,24 @@ class Engine:
         """Jobs that it owes."""
         return len(self.pending) + len(self.unsent)
 
+    @property
+    def capacity(self) -> float:
+        """Frames a second that it makes."""
+        return max(1.0, self.info.capacity)
+
+    @property
+    def wait_s(self) -> float:
+        """When it would be done with one more job."""
+        return (self.backlog + 1) / self.capacity
+
+
+@dataclass(slots=True)
+class Placed:
+    """A session's engine, and when it last had a job for it."""
+
+    engine: str
+    asked_ns: int
+
 
 class EnginePool:
     """All engines of the server, for one front. One thread; ``nursery`` owns its readers."""
@@ -91,7 +120,7 @@ class EnginePool:
         self._engines: dict[str, Engine] = {}
         self._known: dict[str, EngineInfo] = {}
         self._waiting: deque[Pending] = deque()
-        self._of_session: dict[int, str] = {}
+        self._placed: dict[int, Placed] = {}
         self._changed = trio.Event()
         self.redispatched = 0
         self.damaged = 0
@@ -203,25 +232,41 @@ class EnginePool:
     def forget(self, session: int) -> None:
         """A session has ended."""
         self.void(session, 1 << 60)
-        self._of_session.pop(session, None)
+        self._placed.pop(session, None)
 
     # ------------------------------------------------------------ how
     def _candidates(self, avatar: str) -> Iterator[Engine]:
         return (e for e in self._engines.values() if e.info.active and avatar in e.info.avatars)
 
     def _choose(self, job: Job) -> Engine | None:
-        """The session's engine, whose caches know its sound, unless another has much less to do."""
-        best = min(self._candidates(job.avatar), key=lambda e: e.backlog, default=None)
-        if best is None:
-            return None
-        if job.session == 0:
+        """Where a job is to be done; None where none can."""
+        able = list(self._candidates(job.avatar))
+        best = min(able, key=lambda e: e.wait_s, default=None)
+        if best is None or job.session == 0:
             return best
-        own = self._engines.get(self._of_session.get(job.session, ""))
-        able = own is not None and own.info.active and job.avatar in own.info.avatars
-        if own is not None and able and own.backlog <= 2 * best.backlog + 4:
-            return own
-        self._of_session[job.session] = best.name
+        now = time.monotonic_ns()
+        placed = self._placed.get(job.session)
+        own = next((e for e in able if placed is not None and e.name == placed.engine), None)
+        if placed is None or own is None or now - placed.asked_ns > PAUSE_NS:
+            best = self._with_most_room(able, own, now)
+        else:
+            more = max(MORE_JOBS, MORE_S * own.capacity) / own.capacity
+            if own.wait_s <= 2 * best.wait_s + more:
+                best = own
+        self._placed[job.session] = Placed(best.name, now)
         return best
+
+    def _with_most_room(self, able: list[Engine], own: Engine | None, now: int) -> Engine:
+        """Where a session that begins to speak is best placed; its own one where that is as good."""
+        speak = Counter(p.engine for p in self._placed.values() if now - p.asked_ns <= PAUSE_NS)
+
+        def room(engine: Engine) -> tuple[float, bool, float]:
+            mine = FRAMES_PER_S * speak[engine.name]
+            others = max(0.0, engine.info.frames_per_s - mine)
+            left = engine.capacity - mine - others
+            return left // FRAMES_PER_S, engine is own, -engine.wait_s
+
+        return max(able, key=room)
 
     def _send(self, engine: Engine, pending: Pending) -> None:
         engine.unsent.append(pending)

@@ -18,11 +18,14 @@ MOST_STRIDE = 4
 """One picture in so many is shown at least."""
 LOOK_S = 0.25
 CALM_S, MOST_CALM_S = 2.0, 16.0
-"""Without pressure for so long, more pictures are shown again; longer each time it was too soon,
-which is forgotten when nobody has spoken for so long."""
+"""Without pressure for so long, more pictures are shown again; longer each time it was too soon."""
+SILENT_S = 5.0
+"""When nobody has spoken for so long, what was too soon before is so no more."""
 SHARED, ALONE = 0.2, 0.7
 """Of a processor that a front may use before resting sessions give way: where engines use the same
 ones, and where it has one for itself."""
+SPEAKER = 0.025
+"""Of a processor, for one that speaks: 25 frames a second of a millisecond."""
 SLOW_NS = 50_000_000
 """A spoken frame's turnaround that shows that engines get too little: beyond it, margins grow."""
 
@@ -33,7 +36,7 @@ class RestRate:
     Args:
         share: of a processor that the front may use.
         turnaround_ns: how long spoken frames take lately.
-        sessions: how many speak, and how many there are.
+        sessions: how many speak, how many may, and how many there are.
         used_s: processor time that the front has used.
         clock: seconds.
     """
@@ -42,7 +45,7 @@ class RestRate:
         self,
         share: float,
         turnaround_ns: Callable[[], float],
-        sessions: Callable[[], tuple[int, int]],
+        sessions: Callable[[], tuple[int, int, int]],
         used_s: Callable[[], float] = time.process_time,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -60,21 +63,23 @@ class RestRate:
         if passed <= 0:
             return
         self._last = now, used
-        share = busy / passed
-        speaking, all_of = self._sessions()
+        speaking, may_speak, all_of = self._sessions()
         if speaking:
             self._spoke = now
-        elif now - self._spoke > CALM_S:
+        elif now - self._spoke > SILENT_S:
             self._calm_s = CALM_S
+        # Those that may speak can begin at any moment: what they need is not given away.
+        free = self._share - min(SPEAKER * may_speak, self._share / 2)
+        resting = max(0.0, busy / passed - SPEAKER * speaking)
         # Where few rest, they cannot be what makes engines slow.
         slow = 0 < speaking < all_of - speaking and self._turnaround_ns() > SLOW_NS
-        if share > self._share or slow:
+        if resting > free or slow:
             if self.stride < MOST_STRIDE:
                 if now - self._eased < 2 * self._calm_s:  # it was too soon
                     self._calm_s = min(2 * self._calm_s, MOST_CALM_S)
                 self.stride *= 2
             self._calm_since = now
-        elif self.stride > 1 and share > self._share / 2:
+        elif self.stride > 1 and 2 * resting > free:
             self._calm_since = now  # twice as many would be too many again
         elif now - self._calm_since >= self._calm_s:
             self._calm_since = now

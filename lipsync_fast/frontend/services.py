@@ -82,7 +82,7 @@ class Services:
         self.rest = RestRate(
             SHARED if are_shared() else ALONE,
             lambda: pool.turnaround_ns,
-            lambda: (self.load.speaking, self.load.sessions),
+            lambda: (self.load.speaking, self.speakers - self.others, self.load.sessions),
         )
         self.latencies = Latencies()
         self.trace = Trace(config.log.trace) if config.log.trace else None

@@ -15,10 +15,11 @@ MS = 1_000_000
 class World:
     """A front that uses so much of a processor, more the more pictures it shows."""
 
-    speech: float = 0.1
+    speech: float = 0.075
     rest: float = 0.0
     turnaround_ns: float = 20 * MS
     speaking: int = 3
+    may_speak: int = 3
     sessions: int = 20
     now: float = 100.0
     used: float = 0.0
@@ -28,7 +29,7 @@ class World:
         self.rate = RestRate(
             0.2,
             lambda: self.turnaround_ns,
-            lambda: (self.speaking, self.sessions),
+            lambda: (self.speaking, self.may_speak, self.sessions),
             lambda: self.used,
             lambda: self.now,
         )

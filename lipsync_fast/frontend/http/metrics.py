@@ -77,6 +77,11 @@ def _engines(engines: Sequence[EngineStatus]) -> Iterator[Metric]:
     held = GaugeMetricFamily(
         P + "engine_cache_bytes", "Memory that a cache holds.", labels=["engine", "cache"]
     )
+    memory = GaugeMetricFamily(
+        P + "engine_device_memory_bytes",
+        "Of an engine's GPU, whoever uses it.",
+        labels=["engine", "device", "kind"],
+    )
     spent = CounterMetricFamily(
         P + "engine_cpu_seconds", "Processor time, by what for.", labels=["engine", "part"]
     )
@@ -98,12 +103,15 @@ def _engines(engines: Sequence[EngineStatus]) -> Iterator[Metric]:
             frames.add_metric([e.name, result], count)
         for cache, size in load.cache_bytes.items():
             held.add_metric([e.name, cache], size)
+        if load.device_memory_total:
+            memory.add_metric([e.name, e.device, "used"], load.device_memory_used)
+            memory.add_metric([e.name, e.device, "total"], load.device_memory_total)
         for part, seconds in load.spent_s.items():
             spent.add_metric([e.name, part], seconds)
         values = (e.capacity, load.frames_per_s, load.waiting, load.oldest_ms / 1e3, e.silent_s)
         for gauge, value in zip(gauges.values(), values, strict=True):
             gauge.add_metric([e.name], value)
-    yield from (state, restarts, frames, held, spent, *gauges.values())
+    yield from (state, restarts, frames, held, memory, spent, *gauges.values())
 
 
 def _fronts(fronts: Sequence[FrontStatus]) -> Iterator[Metric]:
