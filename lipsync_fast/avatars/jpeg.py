@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from lipsync_fast.avatars import limits
 from lipsync_fast.avatars.manifest import FrameJpeg
 from lipsync_fast.errors import AvatarFormatError
 
@@ -94,6 +95,8 @@ def _opened(data: bytes | memoryview, size: tuple[int, int], where: str) -> Iter
         with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
             if image.size != size:
                 raise AvatarFormatError(f"{where}: picture of {image.size}, expected {size}")
+            if image.format == "JPEG" and bytes(data).count(b"\xff\xda") > limits.SCANS:
+                raise AvatarFormatError(f"{where}: picture of more than {limits.SCANS} scans")
             yield image
     except UnidentifiedImageError:  # its own words name an object in memory
         raise AvatarFormatError(f"{where}: is not a JPEG or PNG picture") from None

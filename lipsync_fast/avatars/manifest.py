@@ -3,14 +3,20 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 import msgspec
+
+from lipsync_fast.avatars import limits
 
 FORMAT = "lipsync-avatar"
 FORMAT_VERSION = 1
 REGION_BORDER = 4
 """Pixels between the crop's edge and the generated region, on each side (crop = region + 8)."""
+
+_UNSEEN = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What moves a terminal's cursor or turns a line's direction; line breaks and tabs may be."""
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 Side = Annotated[int, msgspec.Meta(ge=16, le=16_384)]
@@ -89,12 +95,21 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     licence: Text = ""
     provenance: Text = ""
     consent: Text = ""
-    files: dict[str, FileEntry] = {}
+    files: Annotated[dict[str, FileEntry], msgspec.Meta(max_length=limits.MEMBERS)] = {}
 
     def __post_init__(self) -> None:
         w = self.window
         if w is not None and max(w.x + w.width, w.y + w.height) > self.region:
             raise ValueError(f"window {w.x},{w.y},{w.width},{w.height} leaves the region")
+        if self.frame_width * self.frame_height > limits.FRAME_PIXELS:
+            raise ValueError(
+                f"frame_width {self.frame_width} and frame_height {self.frame_height} are more"
+                f" than {limits.FRAME_PIXELS} pixels together"
+            )
+        for name in ("licence", "provenance", "consent"):
+            text: str = getattr(self, name)
+            if bad := _UNSEEN.search(text):
+                raise ValueError(f"{name} holds the control character {bad[0]!a}")
 
     @property
     def crop(self) -> int:

@@ -17,6 +17,7 @@ Members (all but the manifest may be mapped and shared between processes):
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import zlib
 from pathlib import Path
@@ -27,13 +28,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipsync_fast import _native
+from lipsync_fast.avatars import limits
 from lipsync_fast.avatars.jpeg import decode
 from lipsync_fast.avatars.manifest import FORMAT, FORMAT_VERSION, Manifest
 from lipsync_fast.avatars.storage import MANIFEST, Storage, read_array
 from lipsync_fast.errors import AvatarError, AvatarFormatError, AvatarVersionError
 
-MAX_MANIFEST = 1 << 20
 MODELS = ("audio_encoder", "image", "decoder")
+_ROWS = 4096
+"""Of an index that are looked at together: an index that lies from its start on is not read."""
 
 
 class _Head(msgspec.Struct):
@@ -48,7 +51,7 @@ def read_manifest(data: memoryview, where: str) -> Manifest:
         AvatarVersionError: written by a newer version.
         AvatarFormatError: not a manifest.
     """
-    if len(data) > MAX_MANIFEST:
+    if len(data) > limits.MANIFEST_BYTES:
         raise AvatarFormatError(f"{where}: the manifest has {len(data)} bytes, more than 1 MiB")
     try:
         head = msgspec.json.decode(data, type=_Head)
@@ -62,11 +65,22 @@ def read_manifest(data: memoryview, where: str) -> Manifest:
         if head.format_version < 1:
             raise AvatarFormatError(f"{where}: there is no package format {head.format_version}")
         manifest = msgspec.json.decode(data, type=Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise AvatarFormatError(f"{where}: the manifest cannot be read: {error}") from None
+        json.loads(bytes(data), object_pairs_hook=_no_key_twice)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise AvatarFormatError(f"{where}: the manifest cannot be read: {reason}") from None
     if manifest.audio.before + manifest.audio.after != 16 or manifest.region % 32:
         raise AvatarFormatError(f"{where}: the manifest's audio window or region cannot be")
     return manifest
+
+
+def _no_key_twice(pairs: list[tuple[str, object]]) -> None:
+    """Refuse what one reader takes for this and another one for that."""
+    seen = set()
+    for key, _ in pairs:
+        if key in seen:
+            raise ValueError(f"{key[:80]!r} is there twice")
+        seen.add(key)
 
 
 class AvatarPackage:
@@ -99,6 +113,7 @@ class AvatarPackage:
         self._pictures = self._blobs("pictures") if "pictures.npy" in m.files else None
         if self._rects.shape[1] != 4 or self._segments.shape[1] < 2:
             raise AvatarFormatError(f"{self.path}: an index has the wrong shape")
+        self._check_segments()
         r = self._rects
         if (
             np.any(r[:, :2] < 0)
@@ -106,6 +121,7 @@ class AvatarPackage:
             or np.any(r[:, 2:] > (m.frame_width, m.frame_height))
         ):
             raise AvatarFormatError(f"{self.path}: a face rectangle lies outside its frame")
+        self._networks: set[str] = set()
         for name in MODELS:
             self.model(name)
 
@@ -172,6 +188,17 @@ class AvatarPackage:
         if not good or not grows or offsets[0] != 0 or offsets[-1] != len(data):
             raise AvatarFormatError(f"{self.path}: the offsets of {name}.bin do not fit it")
         return data, offsets
+
+    def _check_segments(self) -> None:
+        """Hold all restart segments against the frames that they are said to be in."""
+        ends = self._frames[1]
+        for first in range(0, len(self._segments), _ROWS):
+            rows = self._segments[first : first + _ROWS]
+            lengths = ends[first + 1 : first + 1 + len(rows)] - ends[first : first + len(rows)]
+            wrong = np.any(rows[:, 1:] <= rows[:, :-1], axis=1) | (rows[:, -1] > lengths)
+            if np.any(wrong):
+                frame = first + int(np.argmax(wrong))
+                raise AvatarFormatError(f"{self.path}: the segments of frame {frame} do not fit it")
 
     def _blob(self, pile: tuple[memoryview, NDArray[np.uint64]], index: int) -> memoryview:
         self._check(index)
@@ -265,6 +292,21 @@ class AvatarPackage:
     def model(self, name: str) -> memoryview:
         """The ONNX bytes of ``audio_encoder``, ``image`` or ``decoder``."""
         return self.member(f"models/{name}.onnx")
+
+    def network(self, name: str) -> memoryview:
+        """``model(name)``, once it was seen that nothing in it can hurt who runs it.
+
+        Raises:
+            AvatarFormatError: see ``models.onnx_check``.
+        """
+        from lipsync_fast.models.onnx_check import check_network  # who only looks needs none
+
+        data = self.model(name)
+        if name not in self._networks:
+            self._check(0)
+            check_network(data, f"{self.path}: {name}.onnx")
+            self._networks.add(name)
+        return data
 
     def verify(self) -> None:
         """Check every member against the manifest's checksums (reads all of it).

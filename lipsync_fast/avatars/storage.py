@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import mmap
 import os
+import stat
 import struct
 import zipfile
 import zlib
@@ -18,12 +19,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lipsync_fast.avatars import limits
 from lipsync_fast.errors import AvatarFormatError, AvatarNotFoundError
 
 ALIGNMENT = 64
 MANIFEST = "manifest.json"
-MAX_MEMBERS = 1_000
-MAX_DIRECTORY = 1 << 20
 _LOCAL = struct.Struct("<4s5H3L2H")
 _NPY_MAGIC = b"\x93NUMPY"
 _DTYPES = {"|u1": np.uint8, "|b1": np.bool_, "<i4": np.int32, "<u4": np.uint32, "<u8": np.uint64}
@@ -33,10 +33,10 @@ def safe_name(name: str) -> bool:
     """Whether a member's name is a plain relative path that stays inside the package."""
     parts = name.split("/")
     return (
-        0 < len(name) <= 200
+        0 < len(name) <= limits.NAME_CHARACTERS
         and name.isascii()
+        and name.isprintable()
         and "\\" not in name
-        and "\0" not in name
         and ":" not in name
         and all(p not in ("", ".", "..") for p in parts)
     )
@@ -46,9 +46,10 @@ class _ZipFile(io.FileIO):
     """A file that refuses to read more at once than a package's directory may have."""
 
     def read(self, size: int | None = -1, /) -> bytes:
-        if size is not None and size > MAX_DIRECTORY:
-            raise zipfile.BadZipFile(f"its directory has {size} bytes, more than {MAX_DIRECTORY}")
-        return super().read(MAX_DIRECTORY if size is None or size < 0 else size) or b""
+        most = limits.DIRECTORY_BYTES
+        if size is not None and size > most:
+            raise zipfile.BadZipFile(f"its directory has {size} bytes, more than {most}")
+        return super().read(most if size is None or size < 0 else size) or b""
 
 
 class Storage:
@@ -65,7 +66,10 @@ class Storage:
         self._maps: list[mmap.mmap] = []
         if os.path.isdir(path):
             self._folder = True
-            self._root = os.path.realpath(path)
+            try:
+                self._root = os.path.realpath(path, strict=True)
+            except OSError as error:
+                raise AvatarFormatError(f"{path}: cannot be read ({error.strerror})") from None
         elif os.path.isfile(path):
             self._folder = False
             self._open_zip()
@@ -74,15 +78,29 @@ class Storage:
 
     def _map(self, path: Path) -> memoryview:
         try:
-            with open(path, "rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                if size == 0:
+            # Not waiting: what was a file a moment ago may have become a pipe that nobody fills.
+            with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+                about = os.fstat(file.fileno())
+                if not stat.S_ISREG(about.st_mode):
+                    raise AvatarFormatError(f"{path}: is no file")
+                if self._folder:
+                    self._check_inside(path, file.fileno())
+                if about.st_size == 0:
                     return memoryview(b"")
-                made = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+                made = mmap.mmap(file.fileno(), about.st_size, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
             raise AvatarFormatError(f"{path}: cannot be read ({error})") from None
         self._maps.append(made)
         return memoryview(made)
+
+    def _check_inside(self, path: Path, fd: int) -> None:
+        """Refuse what lies elsewhere, by what was opened: links may have changed since."""
+        where = os.readlink(f"/proc/self/fd/{fd}")
+        if os.path.commonpath([self._root, where]) != self._root:
+            name = path.relative_to(self.path)
+            raise AvatarFormatError(
+                f"{self.path}: {name} is a link that leads out of the package; copy its file in"
+            )
 
     def intact(self) -> bool:
         """Whether the files still have the bytes that are mapped.
@@ -108,9 +126,9 @@ class Storage:
             OverflowError,
         ) as error:
             raise AvatarFormatError(f"{self.path}: not an avatar package ({error})") from None
-        if len(infos) > MAX_MEMBERS:
+        if len(infos) > limits.MEMBERS:
             raise AvatarFormatError(
-                f"{self.path}: has {len(infos)} members, more than {MAX_MEMBERS}"
+                f"{self.path}: has {len(infos)} members, more than {limits.MEMBERS}"
             )
         for info in infos:
             name = info.filename
@@ -146,10 +164,6 @@ class Storage:
             path = self.path / name
             if not os.path.isfile(path):
                 return None
-            if os.path.commonpath([self._root, os.path.realpath(path)]) != self._root:
-                raise AvatarFormatError(
-                    f"{self.path}: {name} is a link that leads out of the package; copy its file in"
-                )
             self._views[name] = self._map(path)
         return self._views.get(name)
 

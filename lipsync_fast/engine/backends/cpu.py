@@ -48,7 +48,6 @@ PICTURE_CACHE_BYTES = 256 << 20
 FACE_CACHE_BYTES = 512 << 20
 SHARED_BYTES, SHARED_SHARE = 64 << 30, 1 / 4
 """Of image halves that all engines share; and of the machine's memory."""
-_LIMIT = 512 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,10 +147,7 @@ class CpuAvatar:
 
 
 def _model(package: AvatarPackage, name: str) -> memoryview:
-    data = package.model(name)
-    if len(data) > _LIMIT:
-        raise AvatarFormatError(f"{package.path}: {name}.onnx is larger than 512 MiB")
-    return data
+    return package.network(name)
 
 
 def _split(package: AvatarPackage, window: Box | None, kernel: str) -> SplitDecoder | None:

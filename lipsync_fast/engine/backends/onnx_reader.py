@@ -26,6 +26,9 @@ _DTYPES: dict[int, np.dtype[np.generic]] = {
 _MOST_PARTS = 2048
 """Nodes, tensors, inputs and outputs of a graph together; the exporter writes a few hundred."""
 _MOST_FIELDS = 64
+_OPSET = 8
+_MODEL_FIELDS = frozenset({*range(1, _OPSET + 1), 14})
+_GRAPH_FIELDS = frozenset({_NODE, 2, _INITIALIZER, 10, _INPUT, _OUTPUT, _VALUE_INFO, 16})
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
@@ -58,12 +61,16 @@ class Graph:
     Attributes:
         nodes: in their order.
         tensors: initializers by name; ``tensor`` reads one.
+        opsets: domain and version of each set of operators.
+        unusual: what else the model holds: functions, training, sparse tensors, fields unknown.
     """
 
     nodes: list[Node] = field(default_factory=list)
     tensors: dict[str, memoryview] = field(default_factory=dict)
     inputs: dict[str, memoryview] = field(default_factory=dict)
     outputs: dict[str, memoryview] = field(default_factory=dict)
+    opsets: list[tuple[str, int]] = field(default_factory=list)
+    unusual: list[str] = field(default_factory=list)
     _model: list[memoryview] = field(default_factory=list)
     _other: list[memoryview] = field(default_factory=list)
     _raw_tensors: dict[str, memoryview] = field(default_factory=dict)
@@ -77,6 +84,10 @@ class Graph:
         """
         found, graphs = cls(), 0
         for number, value, raw in _fields(memoryview(model)):
+            if number == _OPSET:
+                found.opsets.append(_opset(_message(value)))
+            elif number not in _MODEL_FIELDS:
+                found.unusual.append(f"a model with a field {number}")
             if number != _GRAPH:
                 found._model.append(raw)
                 continue
@@ -92,12 +103,17 @@ class Graph:
             self.nodes.append(_node(_message(inner), raw))
         elif part == _INITIALIZER:
             name = _name(_message(inner), 8)
+            if name in self.tensors:
+                self.unusual.append(f"constant {name[:40]!r} twice")
             self.tensors[name], self._raw_tensors[name] = _message(inner), raw
-        elif part == _INPUT:
-            self.inputs[_name(_message(inner), 1)] = raw
-        elif part == _OUTPUT:
-            self.outputs[_name(_message(inner), 1)] = raw
+        elif part in (_INPUT, _OUTPUT):
+            name, known = _name(_message(inner), 1), self.inputs if part == _INPUT else self.outputs
+            if name in known:
+                self.unusual.append(f"input or output {name[:40]!r} twice")
+            known[name] = raw
         elif part != _VALUE_INFO:
+            if part not in _GRAPH_FIELDS:
+                self.unusual.append(f"a graph with a field {part}")
             self._other.append(raw)
 
     def tensor(self, name: str) -> NDArray[np.generic]:
@@ -125,6 +141,21 @@ class Graph:
         if len(data) != math.prod(shape) * dtype.itemsize:
             raise UnexpectedGraphError(f"{name} has {len(data)} bytes for shape {shape}")
         return np.frombuffer(data, dtype).reshape(shape)
+
+    def input_shape(self, name: str) -> tuple[int, ...]:
+        """An input's shape, with 1 for what is left open.
+
+        Raises:
+            UnexpectedGraphError: it is no tensor, or says no shape.
+        """
+        message = _only(_fields(self.inputs[name]), _INPUT)
+        for number in (2, 1, 2):  # of the value the type, of that the tensor's, of that the shape
+            message = _only(_fields(message), number)
+        shape = []
+        for _, dimension, _ in _fields(message):
+            sizes = [value for n, value, _ in _fields(_message(dimension)) if n == 1]
+            shape.append(_number(sizes[-1]) if sizes else 1)
+        return tuple(shape)
 
     def part(
         self, nodes: Iterable[Node], inputs: Iterable[str], output: str, shape: tuple[int, ...]
@@ -166,6 +197,8 @@ def _fields(
         if count > most:
             raise UnexpectedGraphError(f"more than {most} fields in one message")
         key, at = _varint(data, at)
+        if key >> 32:
+            raise UnexpectedGraphError("no ONNX model")
         value: memoryview | int
         if key & 7 == _VARINT:
             value, at = _varint(data, at)
@@ -228,6 +261,24 @@ def _text(value: memoryview | int) -> str:
         raise UnexpectedGraphError("a name that is no text") from None
 
 
+def _only(fields: Iterable[tuple[int, memoryview | int, memoryview]], number: int) -> memoryview:
+    """The one message of that number: of several, readers would make different things."""
+    found = [value for n, value, _ in fields if n == number]
+    if len(found) != 1:
+        raise UnexpectedGraphError(f"{len(found)} fields {number} where one belongs")
+    return _message(found[0])
+
+
+def _opset(data: memoryview) -> tuple[str, int]:
+    domain, version = "", 0
+    for number, value, _ in _fields(data):
+        if number == 1:
+            domain = _text(value)
+        elif number == 2:
+            version = _number(value)
+    return domain, version
+
+
 def _name(data: memoryview, number: int) -> str:
     names = [_text(value) for n, value, _ in _fields(data) if n == number]
     if len(names) != 1:
@@ -236,7 +287,7 @@ def _name(data: memoryview, number: int) -> str:
 
 
 def _node(data: memoryview, raw: memoryview) -> Node:
-    inputs, outputs, kind = [], [], ""
+    inputs, outputs, kind, domain = [], [], "", ""
     attributes: dict[str, int | bytes | tuple[int, ...]] = {}
     unread = set()
     for number, value, _ in _fields(data):
@@ -248,12 +299,13 @@ def _node(data: memoryview, raw: memoryview) -> Node:
             kind = _text(value)
         elif number == 5:
             name, read = _attribute(_message(value))
-            if read is None:
+            if read is None or name in attributes:
                 unread.add(name)
             else:
                 attributes[name] = read
-        elif number == 7 and _text(value):
-            kind = f"{_text(value)}.{kind}"
+        elif number == 7:  # may stand before the operator that it belongs to
+            domain = _text(value)
+    kind = f"{domain}.{kind}" if domain else kind
     return Node(kind, tuple(inputs), tuple(outputs), attributes, frozenset(unread), raw)
 
 

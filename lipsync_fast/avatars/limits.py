@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much a package, or a folder to import, may ask for; each number with its reason.
+
+Files of avatars come from strangers. What they say of themselves is held against these limits
+before memory is taken or time is spent; docs/avatars.md ("Trust") has the same list for people.
+"""
+
+from __future__ import annotations
+
+MANIFEST_BYTES = 1 << 20
+"""Of a manifest. The largest texts and 1,000 members need 350 KB."""
+MEMBERS = 1_000
+"""Of a package. Ours have at most 14."""
+DIRECTORY_BYTES = 1 << 20
+"""Of a zip's directory: 1,000 members with the longest names need 300 KB."""
+NAME_CHARACTERS = 200
+"""Of a member's name."""
+FRAME_PIXELS = 40_000_000
+"""Of one frame: 8192 x 4320 has 35 million. As RGB that is 120 MB."""
+SCANS = 64
+"""Of a progressive JPEG; usual ones have 10. Each scan costs a pass over the whole picture."""
+NETWORK_BYTES = 512 << 20
+"""Of one network. The reference's largest has 50 MB; width 256 would have 3 GB and runs nowhere."""
+NETWORK_PARTS = 2048
+"""Nodes, constants, inputs and outputs of one network; the exporter writes a few hundred."""
+TENSOR_ELEMENTS = 1 << 27
+"""Of what one operation yields (512 MiB). The reference's largest have 6.5 million."""
+LIVE_ELEMENTS = 1 << 29
+"""Of all tensors that must be kept at one time in a run (2 GiB). The reference has 40 million."""
+MULTIPLICATIONS = 1 << 39
+"""Of one run of a network: half a minute of one processor. The reference's decoder has 2^32."""
+PICTURE_BYTES = 256 << 20
+"""Of a picture's file that is imported."""
+LANDMARK_BYTES = 1 << 16
+"""Of a file of landmarks: 110 lines of two numbers have some 2 KB. What comes behind is not read,
+and makes the count wrong."""
+CHECKPOINT_BYTES = 4 << 30
+"""Of a file of weights. Those of the family with their optimizer have 200 MB."""
+PICKLE_BYTES = 16 << 20
+"""Of the part of a checkpoint that says which tensors there are; 0.3 MB with an optimizer."""
+SIGNATURE_BYTES = 1 << 12
+"""Of a signature, or a key."""
