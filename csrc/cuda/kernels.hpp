@@ -57,4 +57,7 @@ void unpin(void* memory);
 void mel(const void* pcm, bool is_int16, std::int64_t samples, const std::int32_t* windows,
          std::int64_t count, void* out, Real type, Stream stream);
 
+// Multiply-adds of whole numbers (32 x 32 + 64 bits) for one of a window's 16 rows.
+int mel_products();
+
 }  // namespace lipsync::cuda
