@@ -3,7 +3,8 @@
 
 A state dict may be bare, or lie under ``model_state_dict`` or ``state_dict``; names may begin with
 ``module.``; the audio encoder's may lack their ``audio_encoder.`` prefix. Pickles are read with
-``weights_only``, so nothing in them runs.
+``weights_only``, so nothing in them runs, and only once it was seen that they do no more than list
+tensors (``models.pickle_check``).
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from lipsync_fast.avatars import limits
 from lipsync_fast.errors import CheckpointError
 from lipsync_fast.models.audio_encoder import AudioEncoder
+from lipsync_fast.models.pickle_check import RefusedError, check_checkpoint
 from lipsync_fast.models.unet import UNet
 
-MAX_BYTES = 4 << 30
 _WRAPPERS = ("model_state_dict", "state_dict")
 _NAMED = 5
 Network = TypeVar("Network", bound=torch.nn.Module)
@@ -39,11 +41,14 @@ def load_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         size = path.stat().st_size
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
-    if not path.is_file() or not 0 < size <= MAX_BYTES:
+    if not path.is_file() or not 0 < size <= limits.CHECKPOINT_BYTES:
         raise CheckpointError(f"{path}: not a checkpoint file (of 1 byte to 4 GiB)")
     try:
+        check_checkpoint(path)
         with warnings.catch_warnings(action="ignore"):  # of odd files; those are refused below
             loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except RefusedError as reason:
+        raise CheckpointError(f"{path}: refused as a checkpoint: {reason}") from None
     except Exception as error:  # a damaged pickle can raise anything; nothing of it has run
         raise CheckpointError(f"{path}: refused as a checkpoint: {_reason(error)}") from None
     for key in _WRAPPERS:
