@@ -30,6 +30,7 @@ from lipsync_fast.ipc.ring import RingReader, RingWriter
 from lipsync_fast.ipc.status import FrontLoad
 from lipsync_fast.logs import setup_plain_logs
 from lipsync_fast.supervisor import launch
+from lipsync_fast.supervisor.gpus import Found, Gpu
 
 
 class Options(msgspec.Struct, kw_only=True):
@@ -44,6 +45,8 @@ class Options(msgspec.Struct, kw_only=True):
         busy: fronts do not end what they have begun when they drain.
         deaf: roles that do not leave when told to stop.
         version: of Hello.
+        gpus: that the supervisor is told it has; near: processors next to each.
+        lost: devices that are lost before their engines are ready, with what these say then.
     """
 
     folder: str
@@ -56,6 +59,9 @@ class Options(msgspec.Struct, kw_only=True):
     busy: bool = False
     deaf: list[str] = []
     version: int = c.VERSION
+    gpus: int = 0
+    near: list[int] = []
+    lost: dict[str, str] = {}
 
 
 class StandIn:
@@ -74,7 +80,8 @@ class StandIn:
         self.log = open(f"{base}.jsonl", "a", buffering=1)  # noqa: SIM115
         self.orders = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.orders.bind(f"{base}.do")
-        self.load = FrontLoad()
+        engines = c.Load(made=7, frames_per_s=3.5)
+        self.load: FrontLoad | c.Load = engines if role == "engine" else FrontLoad()
 
     def note(self, kind: str, **about: object) -> None:
         """Write down what has happened."""
@@ -82,7 +89,9 @@ class StandIn:
 
     def run(self) -> None:
         """Live."""
-        self.note("born", spec=msgspec.to_builtins(self.spec), pid=os.getpid())
+        cuda = {name: value for name, value in os.environ.items() if name.startswith("CUDA_")}
+        spec = msgspec.to_builtins(self.spec)
+        self.note("born", spec=spec, pid=os.getpid(), cuda=cuda)
         device = self.spec.device if self.role == "engine" else ""
         hello = c.Hello(
             role=self.role, pid=os.getpid(), device=device, version=self.options.version
@@ -90,6 +99,11 @@ class StandIn:
         self.link.send(hello)
         if self.role in self.options.die_early:
             sys.exit(3)
+        if device in self.options.lost:
+            self.link.send(c.Bye(reason=self.options.lost[device]))
+            self.link.close()
+            self.context.term()
+            sys.exit(1)
         if self.role == "engine":
             for name in self.spec.avatars:
                 self.load_avatar(name)
@@ -114,7 +128,7 @@ class StandIn:
     def beat(self) -> None:
         """Say that it lives."""
         if self.role == "engine":
-            self.link.send(c.Heartbeat(load=c.Load(made=7, frames_per_s=3.5)))
+            self.link.send(c.Heartbeat(load=self.load))
         else:
             load = msgspec.Raw(msgspec.msgpack.encode(self.load))
             self.link.send(c.FrontHeartbeat(load=load))
@@ -167,7 +181,7 @@ class StandIn:
             if "want" in order:
                 self.link.send(c.WantAvatar(name=order["want"]))
             if "load" in order:
-                self.load = msgspec.convert(order["load"], FrontLoad)
+                self.load = msgspec.convert(order["load"], type(self.load))
             if "garbage" in order:
                 self.link.socket.send(order["garbage"].encode())
 
@@ -187,8 +201,10 @@ def serve(file: Path) -> None:
     """Run the real supervisor with stand-ins as its children."""
     config = load(file, {}).config
     setup_plain_logs(config.log, "supervisor")
+    options = msgspec.json.decode(os.environ["STAND_IN"], type=Options)
+    gpus = [Gpu(number, str(number), tuple(options.near)) for number in range(options.gpus)]
     try:
-        sys.exit(launch.serve(config, command=command))
+        sys.exit(launch.serve(config, command=command, found=Found(gpus)))
     except LipsyncError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)

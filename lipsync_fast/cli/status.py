@@ -164,21 +164,32 @@ def _engines(engines: list[EngineStatus]) -> list[Table]:
         "engine", "waiting", "oldest ms", "made", "skipped", "failed", "dropped", "damaged"
     )
     kinds = list(dict.fromkeys(kind for e in engines for kind in e.load.cache_bytes))
-    caches = _table("engine", *kinds)
+    on_gpu = any(e.load.device_memory_total for e in engines)
+    caches = _table("engine", *kinds, *(["GPU memory"] if on_gpu else []))
     for e in engines:
         load = e.load
         rate = f"{load.frames_per_s:.1f} of {e.capacity:.0f}"
         _row(
-            state, e.name, e.device, e.state, e.pid, clock(e.uptime_s), e.restarts,
+            state, e.name, e.device, _state(e), e.pid, clock(e.uptime_s), e.restarts,
             len(e.avatars), rate,
         )  # fmt: skip
         _row(
             work, e.name, load.waiting + load.in_flight, f"{load.oldest_ms:.0f}", load.made,
             load.skipped, load.failed, load.dropped, load.damaged,
         )  # fmt: skip
-        held = (f"{load.cache_bytes.get(kind, 0) / 1e6:.0f} MB" for kind in kinds)
+        held = [f"{load.cache_bytes.get(kind, 0) / 1e6:.0f} MB" for kind in kinds]
+        if on_gpu:
+            used, total = load.device_memory_used, load.device_memory_total
+            held.append(f"{used / 1e9:.1f} of {total / 1e9:.1f} GB" if total else "-")
         _row(caches, e.name, *held)
-    return [state, work, *([caches] if kinds else [])]
+    return [state, work, *([caches] if kinds or on_gpu else [])]
+
+
+def _state(engine: EngineStatus) -> str:
+    """What an engine does; of a lost one, why, and when it is tried again."""
+    if engine.state == "gone":
+        return f"lost ({engine.reason}), again in {engine.retry_s:.1f} s"
+    return f"{engine.state} (before: {engine.reason})" if engine.reason else engine.state
 
 
 def _fronts(fronts: list[FrontStatus]) -> list[Table]:

@@ -235,15 +235,16 @@ def main() -> NoReturn:
     die_with_parent()
     keep_memory()
     spec = read_spec(EngineSpec)
+    if spec.processors:
+        os.sched_setaffinity(0, spec.processors)
     setup_plain_logs(spec.log, spec.name)
     context = zmq.Context[zmq.Socket[bytes]]()
     end = socket.socket(fileno=spec.rings_fd)
     end.setblocking(False)
-    status = 0
+    status, reason, link = 0, "", None
     try:
-        process = Process(
-            spec, Link.connect(context, Path(spec.folder), spec.name), RingSocket(end)
-        )
+        link = Link.connect(context, Path(spec.folder), spec.name)
+        process = Process(spec, link, RingSocket(end))
         process.start()
         process.run()
         process.link.close()
@@ -252,10 +253,14 @@ def main() -> NoReturn:
         log.warning("leaving: %s", error)
     except LipsyncError as error:
         log.error("leaving: %s", error)
-        status = 1
-    except BaseException:
+        status, reason = 1, str(error)
+    except BaseException as error:
         log.exception("leaving")
-        status = 1
+        status, reason = 1, f"{type(error).__name__}: {error}"
+    if reason and link is not None:
+        link.send(Bye(reason=" ".join(reason.split())[:500]))
+        link.close()
+        context.term()
     # Not by way of the interpreter's end, which would wait for frames that nobody wants any more.
     sys.stderr.flush()
     os._exit(status)

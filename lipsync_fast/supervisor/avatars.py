@@ -9,7 +9,7 @@ from pathlib import Path
 from lipsync_fast.avatars.library import AvatarLibrary
 from lipsync_fast.config import Avatars
 from lipsync_fast.errors import AvatarNotFoundError
-from lipsync_fast.supervisor.children import Child
+from lipsync_fast.supervisor.children import Child, Slot
 from lipsync_fast.supervisor.shared import SharedFrames
 
 ERROR_S = 10.0
@@ -41,6 +41,14 @@ class AvatarsInUse:
     def default(self) -> str:
         """The name of the default avatar."""
         return self._config.default
+
+    def born_with(self, slot: Slot) -> dict[str, str]:
+        """What a new engine loads before it is ready, the default one first: all, or on a GPU whose
+        memory was full what its predecessor held."""
+        if slot.last is None or not slot.was_full:
+            return dict(self.paths)
+        held = slot.last.avatars | {self.default}
+        return {name: path for name, path in self.paths.items() if name in held}
 
     def find(self, name: str) -> Path:
         """The package of an avatar that clients may use (reads folders: for a thread).

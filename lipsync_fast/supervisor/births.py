@@ -12,6 +12,7 @@ from lipsync_fast.ipc.children import EngineSpec, FrontSpec, Listener
 from lipsync_fast.supervisor.avatars import AvatarsInUse
 from lipsync_fast.supervisor.children import Child, Command, Slot, spawn
 from lipsync_fast.supervisor.devices import Plan
+from lipsync_fast.supervisor.gpus import Gpu
 from lipsync_fast.supervisor.ports import Bound
 
 
@@ -29,7 +30,10 @@ def places(plan: Plan, bound: list[Bound], fronts: int) -> list[Slot]:
         for number in range(fronts)
     ]
     engines = [(d, False) for d in plan.devices] + [(d, True) for d in plan.spares]
-    slots += [Slot("engine", k, device, spare) for k, (device, spare) in enumerate(engines)]
+    for number, (device, spare) in enumerate(engines):
+        gpu = plan.gpus.get(device)
+        near = gpu.processors if gpu is not None else ()
+        slots.append(Slot("engine", number, device, spare, near))
     return slots
 
 
@@ -42,6 +46,8 @@ class Births:
         threads: of a CPU engine.
         avatars: what engines load before they are ready.
         command: what a child of a role is run as.
+        gpus: that engines run on, by device.
+        environ: of engines on GPUs, beside what they have from here.
     """
 
     config: ServeConfig
@@ -49,6 +55,8 @@ class Births:
     threads: int
     avatars: AvatarsInUse
     command: Command
+    gpus: dict[str, Gpu] = field(default_factory=dict)
+    environ: dict[str, str] = field(default_factory=dict)
     _numbers: dict[str, itertools.count[int]] = field(
         default_factory=lambda: {"front": itertools.count(1), "engine": itertools.count(1)}
     )
@@ -83,11 +91,15 @@ class Births:
                 device=slot.device,
                 threads=self.threads if slot.device == "cpu" else None,
                 kernels=self.config.engines.kernels,
-                avatars=dict(self.avatars.paths),
+                precision=self.config.engines.precision,
+                processors=list(slot.processors),
+                avatars=self.avatars.born_with(slot),
                 heartbeat_s=self.config.engines.heartbeat_s,
                 capacity=capacity,
                 modest=modest,
                 log=self.config.log,
             )
 
-        return spawn(slot, name, self.command(slot.role), spec)
+        gpu = self.gpus.get(slot.device)
+        environ = {**self.environ, **gpu.environ()} if gpu is not None else {}
+        return spawn(slot, name, self.command(slot.role), spec, environ)

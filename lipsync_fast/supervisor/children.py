@@ -13,8 +13,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal
 
 import msgspec
@@ -28,6 +29,8 @@ from lipsync_fast.ipc.status import EngineState, FrontLoad
 Role = Literal["front", "engine"]
 Command = Callable[[Role], list[str]]
 """The command line of a child of that role; its task comes on standard input."""
+FULL = 0.85
+"""Share of a GPU's memory from which on its engines load only avatars that nobody else serves."""
 YOUNG_S = 10.0
 """Who dies before it has been ready for so long has died young."""
 MODULES: dict[Role, str] = {
@@ -47,11 +50,13 @@ class Slot:
 
     Attributes:
         number: among those of its role, from 0.
-        device: of an engine.
+        device: of an engine; processors: next to it, where they are known and not all.
         spare: filled only once those that are not spares are ready.
         child: who fills it; last: who has filled it last, for status.
         restarts: how often it has been filled again.
         failures: children in a row that have died young.
+        reason: how the last one that has died ended; retry_at: when it is filled again.
+        was_full: whether its GPU's memory was.
         ever_ready: whether one has been ready.
     """
 
@@ -59,11 +64,15 @@ class Slot:
     number: int
     device: str = ""
     spare: bool = False
+    processors: tuple[int, ...] = ()
     listeners: list[Listener] = field(default_factory=list)
     child: Child | None = None
     last: Child | None = None
     restarts: int = 0
     failures: int = 0
+    reason: str = ""
+    retry_at: float = 0.0
+    was_full: bool = False
     ever_ready: bool = False
 
     def pause(self, config: Engines) -> float:
@@ -87,6 +96,7 @@ class Child:
         avatars: names that it has loaded; asked: those that it has not answered for.
         errors: why an engine could not load an avatar, and when it said so.
         killed_for: why it was killed, where it was by us.
+        farewell: why it leaves, where it has said so.
     """
 
     name: str
@@ -108,6 +118,7 @@ class Child:
     load: Load = field(default_factory=Load)
     front_load: FrontLoad = field(default_factory=FrontLoad)
     killed_for: str = ""
+    farewell: str = ""
 
     @property
     def role(self) -> Role:
@@ -125,6 +136,11 @@ class Child:
         return self.state in ("ready", "spare")
 
     @property
+    def has_room(self) -> bool:
+        """An engine whose GPU's memory is not full, or that has none."""
+        return self.load.device_memory_used <= FULL * self.load.device_memory_total
+
+    @property
     def died_young(self) -> bool:
         """Whether it has died before it had worked for a while."""
         return self.ready_at is None or time.monotonic() - self.ready_at < YOUNG_S
@@ -140,13 +156,15 @@ class Child:
         code = self.process.wait()
         if self.killed_for:
             return f"killed: {self.killed_for}"
-        return f"signal {-code}" if code < 0 else f"exit status {code}"
+        how = f"signal {-code}" if code < 0 else f"exit status {code}"
+        return f"{how}: {self.farewell}" if self.farewell else how
 
     def release(self) -> None:
         """It is gone: close what this process holds of it; of its load, what it has done stays."""
         self.state = "gone"
+        self.slot.was_full = not self.has_room
         load, front = self.load, self.front_load
-        load.waiting = load.in_flight = 0
+        load.waiting = load.in_flight = load.device_memory_used = 0
         front.connections = front.sessions = front.speaking = 0
         self.rings.close()
         if self.pidfd >= 0:
@@ -159,6 +177,7 @@ def spawn(
     name: str,
     command: list[str],
     spec: Callable[[int], EngineSpec | FrontSpec],
+    environ: Mapping[str, str] = MappingProxyType({}),
 ) -> Child:
     """Start a process in a slot; never blocks on it.
 
@@ -168,6 +187,7 @@ def spawn(
 
     Args:
         spec: makes the task from the descriptor of the child's end of the ring socket.
+        environ: added to the environment that it has from here.
 
     Raises:
         OSError: no process can be started.
@@ -184,6 +204,7 @@ def spawn(
             stdout=2,  # what a child prints is log
             pass_fds=[theirs.fileno(), *(each.fd for each in slot.listeners)],
             start_new_session=True,
+            env={**os.environ, **environ},
         )
     except BaseException:
         ours.close()

@@ -3,16 +3,12 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 
 from lipsync_fast.config import Engines
 from lipsync_fast.errors import ServerError
 from lipsync_fast.machine import OWN_FROM, processors
-
-CUDA = False
-"""Whether this version has a CUDA backend."""
+from lipsync_fast.supervisor.gpus import Found, Gpu, look
 
 
 @dataclass(frozen=True)
@@ -23,51 +19,69 @@ class Plan:
         devices: of the engines that work, one each: "cpu" or "cuda:N".
         spares: devices of those that are kept ready.
         threads: of a CPU engine.
+        gpus: that engines run on, by device.
         remark: what the operator should know of the choice, or nothing.
+        alarming: whether the remark tells of something that should be put right.
     """
 
     devices: list[str]
     spares: list[str]
     threads: int
+    gpus: dict[str, Gpu] = field(default_factory=dict)
     remark: str = ""
+    alarming: bool = False
 
 
-def plan(config: Engines, fronts: int, gpus: list[int] | None = None) -> Plan:
+def plan(config: Engines, fronts: int, found: Found | None = None) -> Plan:
     """Engines by configuration and machine.
 
     Args:
         config: what is asked for.
         fronts: front processes that need processors too.
-        gpus: numbers of the machine's GPUs; looked up where None.
+        found: the machine's GPUs; looked up where None.
 
     Raises:
         ServerError: GPUs are asked for by number that cannot be used.
     """
-    gpus = nvidia_gpus() if gpus is None else gpus
-    remark, use = "", []
-    if config.gpus == "all":
-        if gpus and CUDA:
-            use = gpus
-        elif gpus:
-            remark = (
-                f"this machine has {len(gpus)} GPUs, but the engines of this version run on the CPU"
-            )
-    elif config.gpus != "none":
-        use = sorted({int(number) for number in config.gpus.split(",")})
-        if not CUDA:
-            raise ServerError(
-                f"engines.gpus = {config.gpus!r}: this version has no engine for GPUs; use 'none'"
-            )
-        if missing := [number for number in use if number not in gpus]:
-            raise ServerError(
-                f"engines.gpus = {config.gpus!r}: there is no GPU {missing[0]} here; "
-                f"there are: {', '.join(map(str, gpus)) or 'none'}"
-            )
-    kinds = [f"cuda:{number}" for number in use] or ["cpu"]
+    if config.gpus == "none":
+        found = Found()
+    elif found is None:
+        found = look()
+    use, remark = _chosen(config.gpus, found)
+    kinds = [gpu.device for gpu in use] or ["cpu"]
     devices = kinds * config.per_gpu
     spares = [kinds[k % len(kinds)] for k in range(config.spares)]
-    threads = config.threads or cpu_threads(processors(), len(devices), fronts)
-    return Plan(devices, spares, threads, remark)
+    return Plan(
+        devices,
+        spares,
+        threads=config.threads or cpu_threads(processors(), len(devices), fronts),
+        gpus={gpu.device: gpu for gpu in use},
+        remark=remark,
+        alarming=bool(found.gpus and found.missing),
+    )
+
+
+def _chosen(asked: str, found: Found) -> tuple[list[Gpu], str]:
+    """The GPUs to use, and what is to be said of them."""
+    count = len(found.gpus)
+    problem = "no NVIDIA GPU was found"
+    if found.gpus and found.missing:
+        were = "NVIDIA GPU was" if count == 1 else "NVIDIA GPUs were"
+        problem = f"{count} {were} found but cannot be used: {found.missing}"
+    usable = [] if found.missing else found.gpus
+    if asked == "none":
+        return [], ""
+    if asked == "all":
+        return usable, "" if usable else f"{problem}; engines run on the CPU"
+    if not usable:
+        raise ServerError(f"engines.gpus = {asked!r}: {problem}; 'none' serves on the CPU")
+    numbers = sorted({int(number) for number in asked.split(",")})
+    if beyond := [number for number in numbers if number >= count]:
+        raise ServerError(
+            f"engines.gpus = {asked!r}: there is no GPU {beyond[0]} here; "
+            f"there are: {', '.join(map(str, range(count)))}"
+        )
+    return [usable[number] for number in numbers], ""
 
 
 def cpu_threads(processors: int, engines: int, fronts: int) -> int:
@@ -79,10 +93,3 @@ def cpu_threads(processors: int, engines: int, fronts: int) -> int:
     """
     free = processors - fronts if processors >= OWN_FROM else processors
     return max(1, free // engines)
-
-
-def nvidia_gpus() -> list[int]:
-    """Numbers of the NVIDIA GPUs that the kernel shows, without asking CUDA."""
-    names = [path.name for path in Path("/dev").glob("nvidia*")]
-    found = [int(m[1]) for name in names if (m := re.fullmatch(r"nvidia(\d+)", name))]
-    return sorted(found)

@@ -23,7 +23,9 @@ from lipsync_fast.supervisor import place
 from lipsync_fast.supervisor.avatars import AvatarsInUse
 from lipsync_fast.supervisor.births import Births, places
 from lipsync_fast.supervisor.children import Command, Slot, own_command
-from lipsync_fast.supervisor.devices import plan
+from lipsync_fast.supervisor.devices import Plan, plan
+from lipsync_fast.supervisor.gpus import Found
+from lipsync_fast.supervisor.mps import Mps
 from lipsync_fast.supervisor.ports import Bound, bind_all
 
 log = logging.getLogger("lipsync.supervisor")
@@ -34,12 +36,14 @@ def serve(
     config: ServeConfig,
     on_ready: Callable[[list[Bound]], None] = lambda bound: None,
     command: Command = own_command,
+    found: Found | None = None,
 ) -> int:
     """Run a server until a signal ends it; main thread only.
 
     Args:
         on_ready: called once, when clients can be served, with the ports.
         command: what children are run as.
+        found: the machine's GPUs; looked up where None.
 
     Returns:
         The exit status.
@@ -52,9 +56,7 @@ def serve(
         early = stack.enter_context(_signals_kept())
         notifier = Notifier()
         stack.callback(notifier.close)
-        chosen = plan(config.engines, config.fronts)
-        if chosen.remark:
-            log.warning(chosen.remark)
+        chosen = plan(config.engines, config.fronts, found)
         avatars = AvatarsInUse(config.avatars)
         if config.log.trace:
             _check_writable("log.trace", config.log.trace)
@@ -66,7 +68,10 @@ def serve(
         folder = place.RunFolder.take(_folder(config, bound[0].port))
         stack.callback(folder.remove)
         address(folder.path)  # that can be used
-        births = Births(config, folder.path, chosen.threads, avatars, command)
+        if chosen.remark:
+            log.log(logging.WARNING if chosen.alarming else logging.INFO, chosen.remark)
+        environ = stack.enter_context(_mps(config, chosen, folder.path))
+        births = Births(config, folder.path, chosen.threads, avatars, command, chosen.gpus, environ)
         slots = places(chosen, bound, config.fronts)
         stack.callback(_end_all, slots)
         _start_first(births, slots)
@@ -82,6 +87,19 @@ def serve(
             about, births, slots, bound, notifier, early, on_ready=lambda: on_ready(bound)
         )
         return trio.run(supervise, parts)
+
+
+@contextlib.contextmanager
+def _mps(config: ServeConfig, chosen: Plan, folder: Path) -> Iterator[dict[str, str]]:
+    """What engines on GPUs need in their environment to share them through MPS, if they are to."""
+    if not config.engines.mps:
+        yield {}
+    elif not chosen.gpus:
+        log.info("engines.mps: no engine runs on a GPU, so no MPS daemon is used")
+        yield {}
+    else:
+        with contextlib.closing(Mps.use(folder)) as daemon:
+            yield daemon.environ
 
 
 def _check_writable(key: str, path: str) -> None:

@@ -219,6 +219,7 @@ class Supervisor:
             self._born(child)
             await _death(child)
             pause = slot.pause(self._config.engines)
+            slot.retry_at = time.monotonic() + pause
             self._lost(child, pause)
             await trio.sleep(pause)
             slot.restarts += 1
@@ -251,6 +252,7 @@ class Supervisor:
             self._talk.tell_engines()
             for front in self._roster.fronts:
                 self._talk.send(front, gone)
+            self._talk.ask_where_needed()
         else:
             for engine in self._roster.engines:
                 self._talk.send(engine, gone)
@@ -261,6 +263,7 @@ class Supervisor:
 
     def _tell_of_death(self, child: Child, pause: float) -> None:
         slot, how = child.slot, child.ending()
+        slot.reason = how
         if self._ending or (self._roster.state == "draining" and child.role == "front"):
             _say(logging.INFO, "ended", child=child.name, how=how)
             return
@@ -275,10 +278,15 @@ class Supervisor:
         if child.role == "engine":
             for name in self._avatars.died(child):
                 _say(logging.ERROR, "an avatar kills engines; no longer in use", avatar=name)
-            if slot.failures >= ENGINE_FAILURES and not self._serving.is_set():
+            if self._none_starts() and not self._serving.is_set():
                 self._fail(f"engines do not start ({how}); the lines above say why")
         elif slot.failures >= FRONT_FAILURES:
             self._fail(f"fronts die again and again ({how}); the lines above say why")
+
+    def _none_starts(self) -> bool:
+        """Whether engines die young in all places: a lost GPU is no reason not to use others."""
+        slots = [slot for slot in self._parts.slots if slot.role == "engine" and not slot.spare]
+        return all(slot.failures >= ENGINE_FAILURES for slot in slots)
 
     # ------------------------------------------------------------ watching
     async def _watch(self) -> None:
@@ -321,7 +329,7 @@ class Supervisor:
         elif isinstance(message, AvatarState):
             self._avatar_state(child, message)
         elif isinstance(message, Bye):
-            self._bye(child)
+            self._bye(child, message.reason)
 
     def _greet(self, child: Child, hello: Hello) -> None:
         child.greeted = True
@@ -361,7 +369,8 @@ class Supervisor:
         self._pairs.look()
         self._note()
 
-    def _bye(self, child: Child) -> None:
+    def _bye(self, child: Child, reason: str) -> None:
+        child.farewell = reason
         worked, child.state = child.state == "ready", "draining"
         if child.role == "engine":
             if worked:
@@ -396,6 +405,7 @@ class Supervisor:
         while True:
             await trio.sleep(REPORT_S)
             self._talk.rates.look(self._roster.fronts)
+            self._talk.ask_where_needed()
             self._talk.tell_engines()
             self._talk.tell_status()
             status = self._talk.status()

@@ -8,10 +8,12 @@ that rings end with the last of the two that hold them.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
+import os
 import select
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import trio
 
@@ -107,7 +109,9 @@ class Pairs:
         generation = next(self._generations)
         try:
             size = answer_ring(engine.device, self._fronts)
-            couple = await trio.to_thread.run_sync(_create, generation, size)
+            couple = await trio.to_thread.run_sync(
+                _create, generation, size, engine.slot.processors
+            )
         except RingError as error:
             fields = {"front": front.name, "engine": engine.name, "why": str(error)}
             log.error("no rings; trying again", extra={"fields": fields})
@@ -144,13 +148,27 @@ class Pairs:
         self._made.clear()
 
 
-def _create(generation: int, answer_bytes: int) -> Couple:
-    jobs = RingHandle.create(JOB_RING, generation)
+def _create(generation: int, answer_bytes: int, near: tuple[int, ...]) -> Couple:
+    """Both rings of a pair, their memory taken from the node of these processors."""
+    with _on(near):
+        jobs = RingHandle.create(JOB_RING, generation)
+        try:
+            return jobs, RingHandle.create(answer_bytes, generation)
+        except RingError:
+            jobs.close()
+            raise
+
+
+@contextlib.contextmanager
+def _on(processors: tuple[int, ...]) -> Iterator[None]:
+    """Keep the calling thread on some processors; on all that it had where none are named."""
+    before = os.sched_getaffinity(0)
+    if processors:
+        os.sched_setaffinity(0, processors)
     try:
-        return jobs, RingHandle.create(answer_bytes, generation)
-    except RingError:
-        jobs.close()
-        raise
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def _has_gone(child: Child) -> bool:

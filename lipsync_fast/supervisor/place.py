@@ -4,6 +4,7 @@
     $XDG_RUNTIME_DIR/lipsync-fast-PORT, or /tmp/lipsync-fast-UID/PORT; PORT is the first stream port
         lock       held (flock) while the server lives, whatever ends it; holds its process number
         control    the Unix socket of ipc/control.py
+        mps        pipes and logs of an MPS daemon that is the server's own (mps.py)
 
 A folder whose lock nobody holds is a crashed run's, and is removed by the next start.
 """
@@ -20,6 +21,7 @@ from pathlib import Path
 
 from lipsync_fast.errors import ServerError
 from lipsync_fast.ipc.control import private_folder
+from lipsync_fast.supervisor import mps
 
 LOCK, CONTROL = "lock", "control"
 _TRIES, _PAUSE_S = 10, 0.02
@@ -153,6 +155,7 @@ def _clear(folder: Path) -> None:
     for name in (CONTROL, LOCK):
         with contextlib.suppress(OSError):
             (folder / name).unlink()
+    mps.remove(folder / mps.FOLDER)
     with contextlib.suppress(OSError):
         folder.rmdir()
 

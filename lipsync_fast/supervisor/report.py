@@ -62,6 +62,7 @@ def engine_infos(engines: list[Child], avatars: AvatarsInUse) -> list[EngineInfo
             capacity=engine.capacity,
             avatars=sorted(engine.avatars) if engine.works else [],
             errors=avatars.errors_of(engine),
+            frames_per_s=engine.load.frames_per_s,
         )
         for engine in engines
     ]
@@ -149,6 +150,8 @@ def _engine(engine: Child, now: float) -> EngineStatus:
         capacity=engine.capacity,
         silent_s=now - engine.heard,
         load=engine.load,
+        reason=engine.slot.reason if engine.state == "gone" or engine.died_young else "",
+        retry_s=max(0.0, engine.slot.retry_at - now) if engine.state == "gone" else 0.0,
     )
 
 

@@ -23,6 +23,7 @@ from lipsync_fast.ipc.control import (
     StatusRequest,
 )
 from lipsync_fast.ipc.status import ServerStatus
+from lipsync_fast.supervisor import replicas
 from lipsync_fast.supervisor.avatars import AvatarsInUse
 from lipsync_fast.supervisor.children import Child
 from lipsync_fast.supervisor.report import About, Rates, engine_infos, server_status, speakers
@@ -134,10 +135,18 @@ class Talk:
     def ask_missing(self, engine: Child) -> None:
         """Have an engine load what has come into use since it was born."""
         for name in self._avatars.paths:
-            self._ask(engine, name)
+            if engine.has_room or name == self._avatars.default:
+                self._ask(engine, name)
+
+    def ask_where_needed(self) -> None:
+        """Have more engines load the avatars that those which hold them can hardly serve."""
+        for name in self._avatars.paths:
+            engine = replicas.helper(name, self._roster.engines)
+            if engine is not None:
+                self._ask(engine, name)
 
     def _ask_all(self, name: str) -> None:
-        for engine in self._roster.engines:
+        for engine in replicas.first(name, self._roster.engines):
             self._ask(engine, name)
 
     def _ask(self, engine: Child, name: str) -> None:

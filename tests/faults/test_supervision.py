@@ -194,6 +194,97 @@ def test_children_of_another_version_are_not_served() -> None:
         assert "speaks another version child=engine-1 its=99" in run.log
 
 
+# ---------------------------------------------------------------- GPUs
+def test_an_engine_on_a_gpu_sees_that_one_alone() -> None:
+    near = sorted(os.sched_getaffinity(0))[:1]
+    config = QUICK.format(1) + "precision = 'bf16'\n"
+    with server(config, {"gpus": 2, "near": near}) as run:
+        status = run.serving()
+        assert [e.device for e in status.engines] == ["cuda:0", "cuda:1", "cuda:0"]
+        for name, visible in (("engine-1", "0"), ("engine-2", "1"), ("engine-3", "0")):
+            born = run.notes(name, "born")[0]
+            assert born["cuda"] == {
+                "CUDA_VISIBLE_DEVICES": visible,
+                "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+            }
+            assert born["spec"]["device"] == f"cuda:{visible}"
+            assert born["spec"]["precision"] == "bf16"
+            assert born["spec"]["processors"] == near
+            assert born["spec"]["threads"] is None
+        assert not run.notes("engine-1", "frames"), "that memory is for CPU engines"
+        assert run.notes("front-1", "born")[0]["cuda"] == {}
+        assert run.stop() == 0
+
+
+def test_a_gpu_that_is_lost_is_told_of_and_tried_again_while_others_serve() -> None:
+    why = "cuda:1: CUDA error 79: GPU has fallen off the bus"
+    with server(QUICK.format(0), {"gpus": 2, "lost": {"cuda:1": why}}) as run:
+        until(lambda: run.log.count("died; to be replaced") >= 5)
+        lost = run.when(lambda s: next((e for e in s.engines if e.state == "gone"), None))
+        assert (lost.slot, lost.device) == (1, "cuda:1")
+        assert lost.reason == f"exit status 1: {why}"
+        assert lost.restarts >= 3
+        assert lost.retry_s > 0
+        status = run.status()
+        assert (status.state, named(status, "ready")) == ("serving", ["engine-1"])
+        shown = shown_status(run)
+        assert f"lost (exit status 1: {why}), again in" in shown
+        lines = [line for line in run.log.splitlines() if " died; " in line]
+        pauses = [float(line.rpartition("in_s=")[2]) for line in lines][:5]
+        assert pauses == [0.05, 0.1, 0.2, 0.4, 0.8]
+        assert run.stop() == 0
+
+
+def shown_status(run: Server) -> str:
+    """What people are shown of the status, on one line."""
+    from rich.console import Console
+
+    from lipsync_fast.cli.status import as_tables
+
+    console = Console(width=400)
+    with console.capture() as shown:
+        console.print(as_tables(run.status()))
+    return shown.get()
+
+
+def test_where_no_gpu_works_the_server_does_not_start() -> None:
+    lost = {"cuda:0": "no memory", "cuda:1": "no memory"}
+    with server(QUICK.format(0), {"gpus": 2, "lost": lost}) as run:
+        assert run.ended() == 2
+        assert "error: engines do not start (exit status 1: no memory)" in run.log
+        run.nothing_is_left()
+
+
+def test_avatars_go_where_memory_is_and_further_when_they_are_in_demand(tmp_path: Path) -> None:
+    folder = avatar_folder(tmp_path, "anna", "bert")
+    config = QUICK.format(0) + f"[avatars]\nfolders = ['{folder}']\n"
+    with server(config, {"gpus": 3}) as run:
+        run.serving(spares=0)
+        memory = {"device_memory_total": 1000}
+        for number, used in ((1, 900), (2, 300), (3, 860)):
+            run.order(f"engine-{number}", load={**memory, "device_memory_used": used})
+        run.when(lambda s: all(e.load.device_memory_used for e in s.engines) or None)
+        assert "0.0 of 0.0 GB" in shown_status(run)
+        run.order("front-1", want="anna")
+        until(lambda: "anna" in infos(run)["engine-2"]["avatars"])
+        assert [sorted(e["avatars"]) for e in infos(run).values()] == [
+            ["demo"],
+            ["anna", "demo"],
+            ["demo"],
+        ]
+        busy = {**memory, "device_memory_used": 300, "frames_per_s": 80.0}
+        run.order("engine-2", load=busy)
+        run.order("engine-3", load={**busy, "device_memory_used": 860, "frames_per_s": 50.0})
+        until(lambda: "anna" in infos(run)["engine-1"]["avatars"], "the least busy one")
+        assert infos(run)["engine-3"]["avatars"] == ["demo"]
+        # What a full engine held is what its successor is born with.
+        run.order("front-1", want="bert")
+        until(lambda: "bert" in infos(run)["engine-2"]["avatars"])
+        kill(run.status(), "engine-3")
+        born = until(lambda: run.notes("engine-4", "born"))[0]
+        assert list(born["spec"]["avatars"]) == ["demo"]
+
+
 # ---------------------------------------------------------------- avatars
 def avatar_folder(run_base: Path, *names: str) -> Path:
     folder = run_base / "avatars"

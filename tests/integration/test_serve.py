@@ -68,12 +68,18 @@ def next_frame(client: RawWebSocket) -> bytes:
     return message
 
 
+NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
+"""On any machine."""
+
+
 def test_serve_from_start_to_end() -> None:
-    with server("[engines]\nspares = 1\n[live]\nspeakers = 2\n") as running:
+    config = "[engines]\ngpus = 'all'\nspares = 1\n[live]\nspeakers = 2\n"
+    with server(config, environ=NO_GPU) as running:
         status = running.serving()
         assert status.host == "127.0.0.1"
         assert status.default_avatar == "demo"
         assert [e.device for e in status.engines] == ["cpu", "cpu"]
+        assert running.log.count("no NVIDIA GPU was found; engines run on the CPU\n") == 1
         assert all(e.capacity > 0 and e.avatars == ["demo"] for e in status.engines)
         page = f"page    http://127.0.0.1:{status.http_port}/"
         assert page in running.log
@@ -170,7 +176,7 @@ def test_logs_as_json_are_nothing_but_json() -> None:
     [
         (["--avatar", "nobody"], "avatar 'nobody' was not found in"),
         (["--host", "192.0.2.1"], "cannot listen on 192.0.2.1 port 0: this machine has no such"),
-        (["--gpus", "0"], "engines.gpus = '0': this version has no engine for GPUs; use 'none'"),
+        (["--precision", "int8"], "--precision: engines.precision = 'int8': expected one of"),
         (["--gpus", "x"], "--gpus: engines.gpus = 'x': expected 'all', 'none', or numbers"),
         (["--fronts", "0"], "--fronts: fronts = 0: expected a whole number at least 1"),
         (["--log-level", "loud"], "--log-level: log.level = 'loud': expected one of"),
@@ -185,6 +191,14 @@ def test_what_cannot_be_is_one_line_and_status_2(args: list[str], said: str) -> 
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
     assert done.stdout == ""
+
+
+def test_a_gpu_that_is_not_there_is_an_error() -> None:
+    done = run("serve", "--port=0", "--http-port=0", "--gpus", "0", environ=NO_GPU)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: engines.gpus = '0': no NVIDIA GPU was found; 'none' serves on the CPU\n"
+    )
 
 
 def test_a_damaged_default_avatar_is_an_error(tmp_path: Path) -> None:

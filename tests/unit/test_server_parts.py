@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the supervisor does before and beside its loop: folder, ports, devices, sd_notify."""
+"""What the supervisor does before and beside its loop: folder, ports, sizes, sd_notify."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from lipsync_fast.config import Engines, Listen, Live
+from lipsync_fast.config import Listen, Live
 from lipsync_fast.errors import ServerError
 from lipsync_fast.ipc.control import ControlError
 from lipsync_fast.notify import Notifier
 from lipsync_fast.supervisor import place
-from lipsync_fast.supervisor.devices import cpu_threads, plan
+from lipsync_fast.supervisor.devices import cpu_threads
 from lipsync_fast.supervisor.pairs import answer_ring
 from lipsync_fast.supervisor.ports import Bound, bind_all
 from lipsync_fast.supervisor.report import speakers_of
@@ -158,22 +158,7 @@ def test_ipv6_and_names(bound: list[Bound]) -> None:
     assert bound[-1].sockets[0].family == socket.AF_INET
 
 
-# ---------------------------------------------------------------- devices
-def test_without_gpus_there_are_cpu_engines() -> None:
-    chosen = plan(Engines(per_gpu=2, spares=1, threads=3), 1, gpus=[])
-    assert (chosen.devices, chosen.spares, chosen.threads) == (["cpu", "cpu"], ["cpu"], 3)
-    assert chosen.remark == ""
-
-
-def test_gpus_are_not_used_and_that_is_said() -> None:
-    chosen = plan(Engines(), 1, gpus=[0, 1])
-    assert chosen.devices == ["cpu"]
-    assert "2 GPUs, but the engines of this version run on the CPU" in chosen.remark
-    assert plan(Engines(gpus="none"), 1, gpus=[0]).remark == ""
-    with pytest.raises(ServerError, match="no engine for GPUs; use 'none'"):
-        plan(Engines(gpus="0"), 1, gpus=[0])
-
-
+# ---------------------------------------------------------------- sizes
 def test_threads_leave_room_for_fronts_where_there_is_room() -> None:
     assert [cpu_threads(n, 1, 1) for n in (1, 2, 3, 4, 16)] == [1, 2, 3, 3, 15]
     assert cpu_threads(16, 4, 2) == 3

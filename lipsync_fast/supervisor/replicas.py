@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which engines load an avatar.
+
+All do, while their memory allows; so any of them can take any job. A GPU's memory is its engine's
+budget, whose heartbeats tell how much is used (a CPU engine has none, and always has room):
+
+    an avatar comes into use   engines with room load it; where none has, the one with most left
+    all that hold it are busy  one more loads it, the least busy one, full or not: its backend makes
+                               room in its caches, or refuses, and it is asked again after a while
+    the default avatar         every engine loads it before it is ready
+"""
+
+from __future__ import annotations
+
+from lipsync_fast.supervisor.children import Child
+
+BUSY = 0.7
+"""Share of its capacity from which on an engine's avatars are loaded by another one, too."""
+
+
+def first(name: str, engines: list[Child]) -> list[Child]:
+    """Who is to load an avatar that is wanted."""
+    roomy = [engine for engine in engines if engine.has_room]
+    if roomy or any(name in engine.avatars | engine.asked for engine in engines):
+        return roomy
+    return sorted(engines, key=_memory_left)[-1:]
+
+
+def helper(name: str, engines: list[Child]) -> Child | None:
+    """Who is to load it besides those that do, or in their place when they have died; None where
+    enough do."""
+    working = [engine for engine in engines if engine.state == "ready"]
+    if any(name in engine.asked for engine in working):
+        return None
+    holders = [engine for engine in working if name in engine.avatars]
+    others = [e for e in working if name not in e.avatars and name not in e.errors]
+    if not holders:
+        return max(others, key=_memory_left, default=None)
+    if any(_busy(engine) < BUSY for engine in holders):
+        return None
+    return min(others, key=_busy, default=None)
+
+
+def _memory_left(engine: Child) -> int:
+    return engine.load.device_memory_total - engine.load.device_memory_used
+
+
+def _busy(engine: Child) -> float:
+    return engine.load.frames_per_s / max(1.0, engine.capacity)
