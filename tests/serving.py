@@ -25,6 +25,7 @@ T = TypeVar("T")
 PATIENCE_S = 60.0
 """Generous: what a test waits for comes at once, but for a machine that is busy."""
 STAND_IN = Path(__file__).with_name("stand_in.py")
+POSING = Path(__file__).with_name("posing.py")
 
 
 def until(found: Callable[[], T | None], what: str = "") -> T:
@@ -45,6 +46,7 @@ class Server:
         config: the text of its configuration; ports are free ones, and the folder is private,
             unless it says otherwise.
         stand_in: options of the stand-ins, or None for real children.
+        posing: devices that CPU engines pose as (posing.py); none where 0.
         file_bytes: the largest file that it may make.
     """
 
@@ -56,6 +58,7 @@ class Server:
         folder: Path | None = None,
         ports: tuple[int, int] = (0, 0),
         environ: dict[str, str] | None = None,
+        posing: int = 0,
         file_bytes: int | None = None,
     ) -> None:
         # Not pytest's folder: the path of a Unix socket must be short.
@@ -71,6 +74,8 @@ class Server:
             command = [sys.executable, "-P", str(STAND_IN), "serve", str(file)]
             options = {"folder": str(self.notes_folder), **stand_in}
             self.environ["STAND_IN"] = json.dumps(options)
+        if posing:
+            command = [sys.executable, "-P", str(POSING), "serve", str(file), str(posing)]
         if file_bytes is not None:
             command = ["prlimit", f"--fsize={file_bytes}", "--", *command]
         with open(self.base / "log", "wb") as log:

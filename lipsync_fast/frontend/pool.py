@@ -10,7 +10,7 @@ which may give the job more time or give it up.
 
 Placement. A session gets its engine when it begins to speak, and keeps it, whose caches know its
 sound, until another one would be done with its next job much earlier. Room is what an engine can
-make, less what its sessions need, less what it makes for other fronts.
+make, less what its sessions need or what it makes for all fronts, whichever is more.
 
 Policy of a full job ring: the job waits here, in order, and goes out as answers come; admission
 keeps what can be outstanding far below what a ring holds.
@@ -257,13 +257,12 @@ class EnginePool:
         return best
 
     def _with_most_room(self, able: list[Engine], own: Engine | None, now: int) -> Engine:
-        """Where a session that begins to speak is best placed; its own one where that is as good."""
+        """Where a session is placed that begins to speak; its own one where that is as good."""
         speak = Counter(p.engine for p in self._placed.values() if now - p.asked_ns <= PAUSE_NS)
 
         def room(engine: Engine) -> tuple[float, bool, float]:
-            mine = FRAMES_PER_S * speak[engine.name]
-            others = max(0.0, engine.info.frames_per_s - mine)
-            left = engine.capacity - mine - others
+            mine, all_fronts = FRAMES_PER_S * speak[engine.name], engine.info.frames_per_s
+            left = engine.capacity - max(mine, all_fronts)
             return left // FRAMES_PER_S, engine is own, -engine.wait_s
 
         return max(able, key=room)

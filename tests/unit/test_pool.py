@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import trio
 
+from lipsync_fast.frontend import pool
 from lipsync_fast.frontend.pool import EnginePool, Pending
 from lipsync_fast.ipc.control import EngineInfo
 from lipsync_fast.ipc.messages import Answer, Job, MessageError, Status, read, samples_of, try_send
@@ -70,11 +71,17 @@ class World:
     lost: list[int] = field(default_factory=list)
     give_up: bool = False
 
-    def start(self, name: str, active: bool = True, avatars: tuple[str, ...] = ("a",)) -> None:
+    def start(
+        self,
+        name: str,
+        active: bool = True,
+        avatars: tuple[str, ...] = ("a",),
+        capacity: float = 50.0,
+    ) -> None:
         engine = PlayedEngine(name, len(self.engines) + 1)
         self.engines[name] = engine
         self.infos[name] = EngineInfo(
-            name=name, device="cpu", active=active, capacity=50.0, avatars=list(avatars)
+            name=name, device="cpu", active=active, capacity=capacity, avatars=list(avatars)
         )
         self.pool.attach(name, *engine.copies())
         self.tell()
@@ -212,6 +219,83 @@ async def test_a_session_stays_with_its_engine_until_that_has_much_more_to_do(
     for number in range(4, 60):
         world.submit(number, session=1)
     assert all(len(e.take()) > 10 for e in world.engines.values())
+
+
+def speaking(world: World) -> dict[str, set[int]]:
+    """Which sessions' jobs each engine has got since this was asked last."""
+    return {name: {job.session for job in e.take()} for name, e in world.engines.items()}
+
+
+@played
+async def test_sessions_go_where_most_room_is(world: World) -> None:
+    world.start("small", capacity=60.0)
+    world.start("large", capacity=200.0)
+    for session in range(1, 10):
+        world.submit(0, session)
+    got = speaking(world)
+    assert (len(got["small"]), len(got["large"])) == (2, 7)
+    for number in range(1, 4):
+        for session in range(1, 10):
+            world.submit(number, session)
+    assert speaking(world) == got, "they stay"
+
+
+@played
+async def test_what_an_engine_makes_for_other_fronts_takes_room(world: World) -> None:
+    world.start("e1", capacity=100.0)
+    world.start("e2", capacity=100.0)
+    world.infos["e1"].frames_per_s = 60.0
+    world.tell()
+    for session in range(1, 5):
+        world.submit(0, session)
+    got = speaking(world)
+    assert (len(got["e1"]), len(got["e2"])) == (1, 3)
+
+
+@played
+async def test_only_engines_that_hold_the_avatar_get_its_sessions(world: World) -> None:
+    world.start("e1", avatars=("a",), capacity=50.0)
+    world.start("e2", avatars=("a", "b"), capacity=1000.0)
+    world.start("e3", avatars=("a", "b"), capacity=2000.0, active=False)
+    for session in range(1, 6):
+        world.submit(0, session, avatar="b")
+        world.submit(0, 100 + session, avatar="a")
+    got = speaking(world)
+    assert got["e2"] >= {1, 2, 3, 4, 5}
+    assert not got["e3"]
+
+
+@played
+async def test_a_session_that_was_silent_is_placed_anew(world: World) -> None:
+    """Where its own engine has filled up meanwhile, elsewhere; else where it was."""
+    world.start("e1", capacity=100.0)
+    world.start("e2", capacity=100.0)
+    for session in (1, 2):
+        world.submit(0, session)
+    (one,) = (name for name, sessions in speaking(world).items() if 1 in sessions)
+    for placed in world.pool._placed.values():
+        placed.asked_ns -= 2 * pool.PAUSE_NS
+    world.submit(1, 1)
+    assert speaking(world)[one] == {1}
+    world.pool._placed[1].asked_ns -= 2 * pool.PAUSE_NS
+    world.infos[one].frames_per_s = 90.0
+    world.tell()
+    world.submit(2, 1)
+    assert 1 not in speaking(world)[one]
+
+
+@played
+async def test_many_short_waits_do_not_move_a_session_from_a_fast_engine(world: World) -> None:
+    """Forty jobs are 20 ms of an engine that makes 2,000 a second."""
+    world.start("e1", capacity=2000.0)
+    world.submit(0, session=1)
+    world.start("e2", capacity=2000.0)
+    for number in range(1, 41):
+        world.submit(number, session=1)
+    assert speaking(world) == {"e1": {1}, "e2": set()}
+    for number in range(41, 141):
+        world.submit(number, session=1)
+    assert speaking(world) == {"e1": {1}, "e2": {1}}
 
 
 @played
