@@ -14,9 +14,16 @@ from numpy.typing import NDArray
 
 from lipsync_fast.audio.windows import BlockCache, block_starts
 from lipsync_fast.avatars.package import AvatarPackage
-from lipsync_fast.engine.backends.base import SQUARE, Backend, LoadedAvatar, RegionJob
-from lipsync_fast.engine.splice import FrameEncoder, Variant
-from lipsync_fast.ipc.messages import Content, Job
+from lipsync_fast.engine.backends.base import (
+    SQUARE,
+    Backend,
+    Coded,
+    LoadedAvatar,
+    RegionJob,
+    Sound,
+)
+from lipsync_fast.engine.splice import FrameEncoder, Variant, how_coded
+from lipsync_fast.ipc.messages import Content, Job, Speech
 from lipsync_fast.ipc.ring import RingHandle, RingReader, RingWriter
 
 Box = tuple[int, int, int, int]
@@ -94,12 +101,24 @@ class Served:
         Raises:
             ValueError: the samples are not those that the frame sees.
         """
+        starts, speech = self._starts(job)
+        return self.blocks.block((lane, speech.stream), starts, pcm, speech.first)
+
+    def sound(self, lane: str, job: Job, pcm: NDArray[np.float32]) -> Sound:
+        """The same for a backend that hears: that makes the block of it, and checks the samples.
+
+        Raises:
+            ValueError: the frame's number cannot be.
+        """
+        starts, speech = self._starts(job)
+        return Sound((lane, speech.stream), tuple(starts), pcm, speech.first)
+
+    def _starts(self, job: Job) -> tuple[list[int], Speech]:
         speech = job.speech
         assert speech is not None
         if speech.frame > FURTHEST_FRAME:
             raise ValueError(f"frame {speech.frame}: there are no more than {FURTHEST_FRAME}")
-        starts = block_starts(speech.frame, self.package.manifest.audio, speech.samples)
-        return self.blocks.block((lane, speech.stream), starts, pcm, speech.first)
+        return block_starts(speech.frame, self.package.manifest.audio, speech.samples), speech
 
 
 @dataclass(order=True, slots=True)
@@ -122,26 +141,37 @@ class Pictures:
         self.encoder = encoder
 
     def spoken(
-        self, entry: Waiting, block: NDArray[np.float32]
-    ) -> tuple[RegionJob, Callable[[NDArray[np.uint8]], tuple[bytes, Box]]]:
-        """What the backend is to make of a job, and what to make of that (in its threads)."""
+        self, entry: Waiting, heard: NDArray[np.float32] | Sound, encodes: bool = False
+    ) -> tuple[RegionJob, Callable[[NDArray[np.uint8] | Coded], tuple[bytes, Box]]]:
+        """What the backend is to make of a job, and what to make of that (in its threads).
+
+        Args:
+            heard: the frame's audio block, or its sound for a backend that hears.
+            encodes: whether the backend does.
+        """
         package, job, variant = entry.avatar.package, entry.job, _variant(entry)
         x1, y1, x2, y2 = package.rect(job.picture)
         face = x1, y1, x2 - x1, y2 - y1
-        content = job.look.content
+        content, encode = job.look.content, None
         if content == Content.FRAME:
-            part = self.encoder.part(package, job.picture, variant)
+            place = self.encoder.place(package, job.picture, variant)
+            part = place.part
+            if encodes:
+                encode = place.encode(how_coded(package.manifest, variant.quality))
         else:
             part = SQUARE if content == Content.REGION else (x1, y1, x2, y2)
 
-        def finish(image: NDArray[np.uint8]) -> tuple[bytes, Box]:
+        def finish(image: NDArray[np.uint8] | Coded) -> tuple[bytes, Box]:
             if content != Content.FRAME:
+                assert not isinstance(image, Coded)
                 return self.encoder.alone(package, image, variant.quality), face
             jpeg = self.encoder.frame(package, job.picture, variant, image)
             return jpeg, (0, 0, *package.frame_size)
 
         share = 1.0 if job.speech is None else job.speech.share
-        return RegionJob(entry.avatar.loaded, job.picture, block, share, part), finish
+        block, sound = (None, heard) if isinstance(heard, Sound) else (heard, None)
+        loaded = entry.avatar.loaded
+        return RegionJob(loaded, job.picture, block, share, part, sound, encode), finish
 
     def has_chore(self, served: Served) -> bool:
         """Whether ``chore`` would give something to do."""

@@ -29,6 +29,7 @@ from lipsync_fast import _native
 from lipsync_fast.avatars.jpeg import encode_frame, segment_offsets
 from lipsync_fast.avatars.manifest import REGION_BORDER, FrameJpeg, Manifest
 from lipsync_fast.avatars.package import AvatarPackage
+from lipsync_fast.engine.backends.base import Coded, Encode
 from lipsync_fast.engine.caches import AHEAD_SHARE, ByteLru, Key
 from lipsync_fast.ipc.messages import scaled_size
 from lipsync_fast.provenance import jpeg_with_xmp, xmp_packet
@@ -41,6 +42,7 @@ UNIT = 16
 U8 = NDArray[np.uint8]
 Box = tuple[int, int, int, int]
 """x1, y1, x2, y2 in pixels."""
+_MARKERS = [bytes([0xFF, 0xD0 + k]) for k in range(8)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +187,13 @@ class Place:
         box = a - left, b - top, min(c, right) - left, min(d, bottom) - top
         return cls((left, top, right, bottom), where, box, scaled)
 
+    def encode(self, how: FrameJpeg) -> Encode | None:
+        """What a backend that encodes is to make of ``part``; None where it cannot."""
+        if self.cut is None or self.scaled:
+            return None
+        x1, y1, x2, y2 = (int(v) for v in self.box)
+        return Encode((x1, y1, x2, y2), how.quality, how.restart_interval)
+
     def pixels(self, image: U8) -> U8:
         """What is encoded, given the pixels of ``part``."""
         assert self.cut is not None
@@ -261,6 +270,30 @@ class Encoded:
             at = end
         return b"".join(pieces)
 
+    def with_segments(self, coded: Coded) -> bytes:
+        """As ``with_part``, given what ``place.encode`` asks for.
+
+        Raises:
+            ValueError: it has another number of segments.
+        """
+        where = self.place.cut
+        if where is None:
+            return self.jpeg
+        run, data, offsets = where.run, coded.data, coded.offsets
+        if len(offsets) != run * len(where.firsts) + 1:
+            raise ValueError(f"{len(offsets) - 1} segments, expected {run * len(where.firsts)}")
+        pieces: list[bytes | memoryview] = [self.kept[0]]
+        at = 0
+        for first, after in zip(where.firsts, self.kept[1:], strict=True):
+            for number in range(first, first + run):
+                pieces.append(data[offsets[at] : offsets[at + 1]])
+                pieces.append(_MARKERS[number & 7])
+                at += 1
+            if first + run == where.count:
+                pieces.pop()  # the frame's end follows, no marker
+            pieces.append(after)
+        return b"".join(pieces)
+
 
 # ---------------------------------------------------------------- the encoder
 class FrameEncoder:
@@ -281,11 +314,17 @@ class FrameEncoder:
 
     def part(self, package: AvatarPackage, index: int, variant: Variant) -> Box:
         """The part of a composed frame that ``frame`` wants."""
+        return self.place(package, index, variant).part
+
+    def place(self, package: AvatarPackage, index: int, variant: Variant) -> Place:
+        """That part, and what is encoded of it."""
         size = scaled_size(package.frame_size, variant.max_width)
         found = self._spoken.find((package, index, variant.quality, size))
-        return (found.place if found else Place.of(package, index, size)).part
+        return found.place if found else Place.of(package, index, size)
 
-    def frame(self, package: AvatarPackage, index: int, variant: Variant, image: U8) -> bytes:
+    def frame(
+        self, package: AvatarPackage, index: int, variant: Variant, image: U8 | Coded
+    ) -> bytes:
         """A composed frame: at its full size, the bytes of encoding all of it.
 
         A smaller one is what scaling and encoding all of it gives, but for a grey level by which
@@ -294,9 +333,13 @@ class FrameEncoder:
         Args:
             package, index: of the avatar's frame that lies under it.
             variant: quality and width.
-            image: the pixels of ``part``, uint8 RGB.
+            image: the pixels of ``part``, uint8 RGB; or what ``place`` says is encoded of it, coded
+                already.
         """
-        return self._encoded(package, index, variant).with_part(image)
+        encoded = self._encoded(package, index, variant)
+        if isinstance(image, Coded):
+            return encoded.with_segments(image)
+        return encoded.with_part(image)
 
     def prepare(self, package: AvatarPackage, index: int) -> bool:
         """Encode what all frames over one of the avatar's have in common, at its own quality.
@@ -315,7 +358,7 @@ class FrameEncoder:
 
         def make() -> tuple[Encoded, int]:
             jpeg = self._whole(package.manifest, variant, silent(package, index))
-            how = _how(package.manifest, variant.quality)
+            how = how_coded(package.manifest, variant.quality)
             return Encoded.of(jpeg, how, Place.of(package, index, size)), len(jpeg)
 
         return self._spoken.get((package, index, variant.quality, size), make)
@@ -367,11 +410,12 @@ class FrameEncoder:
         size = scaled_size((image.shape[1], image.shape[0]), variant.max_width)
         if size != (image.shape[1], image.shape[0]):
             image = _resized(image, size)
-        jpeg = encode_frame(image, _how(m, variant.quality))
+        jpeg = encode_frame(image, how_coded(m, variant.quality))
         return jpeg_with_xmp(jpeg, xmp_packet(m.synthetic))
 
 
-def _how(m: Manifest, quality: int) -> FrameJpeg:
+def how_coded(m: Manifest, quality: int) -> FrameJpeg:
+    """How an avatar's frames are encoded at a quality."""
     return msgspec.structs.replace(m.jpeg, quality=quality)
 
 

@@ -31,11 +31,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsync_fast.engine.backends.base import Backend, RegionJob
+from lipsync_fast.engine.backends.base import Backend, Coded, RegionJob
 from lipsync_fast.engine.served import Box, Lane, Pictures, Waiting
 from lipsync_fast.engine.shelf import SELDOM_S, Shelf
 from lipsync_fast.engine.splice import FrameEncoder
-from lipsync_fast.errors import LipsyncError, RingError
+from lipsync_fast.errors import DeviceLostError, LipsyncError, RingError
 from lipsync_fast.ipc.control import Load
 from lipsync_fast.ipc.messages import Answer, Job, MessageError, Status, read, samples_of, send
 from lipsync_fast.ipc.ring import RingHandle
@@ -55,7 +55,7 @@ and so long to their front, would be late."""
 FORGET, MOST_TAKES_NS = 0.95, 1_000_000_000
 
 log = logging.getLogger("lipsync.engine")
-Prepared = tuple[Waiting, RegionJob, Callable[[NDArray[np.uint8]], tuple[bytes, Box]]]
+Prepared = tuple[Waiting, RegionJob, Callable[[NDArray[np.uint8] | Coded], tuple[bytes, Box]]]
 Finished = tuple[Waiting, "Future[tuple[bytes, Box]]"]
 
 
@@ -69,6 +69,9 @@ class Engine:
 
     def __init__(self, backend: Backend, encoder: FrameEncoder) -> None:
         self.backend, self.encoder = backend, encoder
+        # Backends of older programs, and of measurements, do not say it.
+        self._hears = getattr(backend, "hears", False)
+        self._encodes = getattr(backend, "encodes", False)
         self.counts = Load()
         self.lanes: dict[str, Lane] = {}
         self._pictures = Pictures(encoder)
@@ -130,6 +133,7 @@ class Engine:
     def load_now(self) -> Load:
         """What is to be done now, with all counts since the beginning."""
         now, c = time.monotonic_ns(), self.counts
+        used, total = getattr(self.backend, "device_memory", (0, 0))
         oldest = min((e.taken_ns for e in (*self._spoken, *self._own)), default=now)
         return Load(
             waiting=self.waiting,
@@ -142,10 +146,17 @@ class Engine:
             oldest_ms=(now - oldest) / 1e6,
             cache_bytes=self.backend.cache_bytes | self.encoder.cache_bytes,
             spent_s=self.backend.spent.seconds,
+            device_memory_used=used,
+            device_memory_total=total,
         )
 
     def step(self) -> bool:
-        """Do what can be done now; False when there was nothing to do."""
+        """Do what can be done now; False when there was nothing to do.
+
+        Raises:
+            DeviceLostError: no more frames can be made in this process. Jobs that are not answered
+                are for another engine.
+        """
         spent = self.backend.spent
         with spent.on("answers out"):
             answered = self._answer()
@@ -273,12 +284,9 @@ class Engine:
         any_begun = False
         while self._due(self._spoken, self._making + len(batch) < self.backend.depth):
             entry = self._pop(self._spoken)
-            assert entry.pcm is not None
             any_begun = True
             try:
-                with self.backend.spent.on("mel"):
-                    block = entry.avatar.block(entry.lane.name, entry.job, entry.pcm)
-                batch.append((entry, *self._pictures.spoken(entry, block)))
+                batch.append(self._prepared(entry))
             except (LipsyncError, ValueError) as error:
                 self._end(entry, error=str(error))
             if time.monotonic() - begun > HASTE_S:
@@ -292,8 +300,18 @@ class Engine:
             self._follow(entry, self._fetchers.submit(self._pictures.own, entry))
         return any_begun
 
+    def _prepared(self, entry: Waiting) -> Prepared:
+        lane, job, pcm = entry.lane.name, entry.job, entry.pcm
+        assert pcm is not None
+        if self._hears:
+            sound = entry.avatar.sound(lane, job, pcm)
+            return entry, *self._pictures.spoken(entry, sound, self._encodes)
+        with self.backend.spent.on("mel"):
+            block = entry.avatar.block(lane, job, pcm)
+        return entry, *self._pictures.spoken(entry, block, self._encodes)
+
     def _submit(self, batch: list[Prepared]) -> None:
-        def finish(place: int, image: NDArray[np.uint8]) -> tuple[bytes, Box]:
+        def finish(place: int, image: NDArray[np.uint8] | Coded) -> tuple[bytes, Box]:
             with self.backend.spent.on("JPEG"):
                 return batch[place][2](image)
 
@@ -361,6 +379,8 @@ class Engine:
             if error is None:
                 self._end(entry, *future.result())
                 continue
+            if isinstance(error, DeviceLostError):
+                raise error
             if not isinstance(error, LipsyncError):
                 log.error("frame %s failed", entry.job.picture, exc_info=error)
             self._end(entry, error=str(error) or repr(error))

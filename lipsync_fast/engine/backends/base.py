@@ -165,6 +165,11 @@ class Backend(Protocol):
         ...
 
     @property
+    def device_memory(self) -> tuple[int, int]:
+        """Bytes in use on the device, by whomever, and in all; 0 and 0 without memory of its own."""
+        ...
+
+    @property
     def spent(self) -> Spent:
         """The host's processor time; whoever uses the backend adds what it spends itself."""
         ...

@@ -227,6 +227,7 @@ class CpuBackend:
 
     name = "cpu"
     hears = encodes = False
+    device_memory = (0, 0)
 
     def __init__(
         self, threads: int | None = None, *, live: bool = False, kernels: str = "auto"

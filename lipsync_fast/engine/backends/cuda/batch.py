@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A batch of frames of one avatar: planned on the host, put on the device in a few calls.
 
-    copy     tables, samples ─┐ one copy
-    compute                   └► mel ► audio encoder ► vectors' slots ─► blocks ─┐
-             image halves that are missing ► slots ─► levels ────────────────────┴► decoder ► compose ┐
-    encode                    segments ◄ jpeg ◄───────────────────────────────────────────────────────┘
-             packed bytes ◄ gather, into the host's memory; pixels, where pixels are wanted
+    copy     tables, samples, in one piece
+                │
+    compute     └► mel ► audio encoder ► vectors' slots ────────► blocks ─┐
+                image halves that are missing ► their slots ► levels ─┴► decoder ► compose
+                                                                                      │
+    encode      packed, in the host's memory ◄ gather ◄ segments ◄ jpeg ◄─────────────┘
+                and pixels, where pixels are wanted
 
 Nothing here waits for the device; ``Lane.done`` tells when the results can be read.
 """
@@ -16,6 +18,7 @@ import struct
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Any
 
 import numpy as np
@@ -37,8 +40,15 @@ UNIT = 16
 MOST_CODED = 8 << 20
 """Bytes that the segments of a picture may need at worst; one that needs more is coded by the host:
 with long restart intervals, few threads would code it."""
-_INTO_PART, _SQUARE = 0, 1
 _PLANES_F32 = 0
+
+
+class Kind(IntEnum):
+    """What a task makes; the numbers are those of compose jobs."""
+
+    PART = 0
+    SQUARE = 1
+    REGION = 2
 
 
 @dataclass(slots=True, eq=False)
@@ -48,7 +58,7 @@ class Task:
     Attributes:
         number: in the order in which they came.
         part: of the frame, what lies on the device.
-        square: the generated square is wanted, not the part.
+        kind: the part, or the square or what the network made of it alone.
         face: once it is there.
         finish: with what was made, in the backend's threads.
     """
@@ -57,7 +67,7 @@ class Task:
     job: RegionJob
     avatar: CudaAvatar
     part: Part
-    square: bool
+    kind: Kind
     finish: Callable[[NDArray[np.uint8] | Coded], Any]
     future: Future[Any]
     face: Face | None = None
@@ -65,17 +75,20 @@ class Task:
     @property
     def size(self) -> tuple[int, int]:
         """Width and height of its pixels."""
-        if self.square:
+        if self.kind == Kind.SQUARE:
             side = self.avatar.crop - 2 * REGION_BORDER
             return side, side
+        if self.kind == Kind.REGION:
+            _, height, width = self.avatar.made
+            return width, height
         return self.part[2] - self.part[0], self.part[3] - self.part[1]
 
 
-def segments(encode: Encode) -> int:
-    """Restart segments of what is to be coded."""
+def segments(encode: Encode) -> tuple[int, int]:
+    """Restart segments of what is to be coded, and the units of the largest one."""
     x1, y1, x2, y2 = encode.box
     units = -(-(x2 - x1) // UNIT) * -(-(y2 - y1) // UNIT)
-    return -(-units // encode.interval)
+    return -(-units // encode.interval), min(units, encode.interval)
 
 
 def float_bits(value: float) -> int:
@@ -89,14 +102,17 @@ class Results:
 
     Attributes:
         places: of each task's pixels in the lane's; the first ``down`` bytes come to the host.
-        coded: of tasks that are coded: number of the first segment, and how many.
-        most: bytes that there is room for, of all coded ones together.
+        coded: of tasks that are coded: number of the first segment, how many there are, and where
+            their slots begin.
+        segments, slots: of all of them; the latter in bytes.
+        most: bytes of code that there is room for on the host.
     """
 
     places: list[int] = field(default_factory=list)
     down: int = 0
-    coded: dict[int, tuple[int, int]] = field(default_factory=dict)
-    total: int = 0
+    coded: dict[int, tuple[int, int, int]] = field(default_factory=dict)
+    segments: int = 0
+    slots: int = 0
     most: int = 0
 
 
@@ -129,22 +145,23 @@ class Batch:
 
     def lay_out(self, slot_bytes: Callable[[int], int]) -> None:
         """Decide where the results lie."""
-        out, slot = self.results, 0
-        at = 0
+        out = self.results
         wanted: list[int] = []
         for k, task in enumerate(self.tasks):
             encode = task.job.encode
-            if encode is not None and not task.square:
-                count = segments(encode)
-                if count * slot_bytes(encode.interval) <= MOST_CODED:
-                    out.coded[k] = slot, count
-                    slot += count
+            if encode is not None and task.kind == Kind.PART:
+                count, units = segments(encode)
+                size = count * slot_bytes(units)
+                if size <= MOST_CODED:
+                    out.coded[k] = out.segments, count, out.slots
+                    out.segments += count
+                    out.slots += size
                     x1, y1, x2, y2 = encode.box
-                    # More than its pixels' own bytes by half, no picture's code is in practice.
+                    # More than half of its pixels' own bytes, no picture's code is in practice.
                     out.most += 3 * (x2 - x1) * (y2 - y1) // 2 + 64 * count
                     continue
             wanted.append(k)
-        out.total = slot
+        at = 0
         out.places = [0] * len(self.tasks)
         for k in (*wanted, *out.coded):
             width, height = self.tasks[k].size
@@ -152,7 +169,7 @@ class Batch:
             at += aligned(3 * width * height)
             if k not in out.coded:
                 out.down = at
-        self.lane.pixels.room(max(1, at))
+        self.lane.pixels.room(at)
 
     # ------------------------------------------------------------ tables
     def _tables(self, heard: Heard, halves: Halves) -> dict[str, Placed]:
@@ -204,15 +221,14 @@ class Batch:
             head = (planes + k * step, _PLANES_F32, height * width, width, 1, height, width)
             share = float_bits(task.job.share)
             crop = (left, top, face.crop, avatar.crop, share)
-            out = pixels + self.results.places[k]
-            mode = _SQUARE if task.square else _INTO_PART
-            rows.append((*head, *crop, *face.row, out, mode))
+            part = face.row if task.kind == Kind.PART else (0, *task.size, 0, 0, 0)
+            rows.append((*head, *crop, *part, pixels + self.results.places[k], task.kind))
         return np.array(rows, np.int64)
 
     def _pictures(self) -> NDArray[np.int64]:
         pixels = self.lane.pixels.room(1).data_ptr()
         rows = []
-        for k, (first, _) in self.results.coded.items():
+        for k, (first, _, slot) in self.results.coded.items():
             task = self.tasks[k]
             encode = task.job.encode
             assert encode is not None
@@ -220,12 +236,17 @@ class Batch:
             stride = 3 * task.size[0]
             corner = pixels + self.results.places[k] + y1 * stride + 3 * x1
             table = encode.quality - 1
-            rows.append((corner, stride, x2 - x1, y2 - y1, encode.interval, first, table, 0))
+            rows.append((corner, stride, x2 - x1, y2 - y1, encode.interval, first, table, slot))
         return np.array(rows, np.int64)
 
     # ------------------------------------------------------------ the device's work
     def launch(
-        self, device: Device, streams: Streams, sounds: Sounds, tables: Tensor, heard: Heard,
+        self,
+        device: Device,
+        streams: Streams,
+        sounds: Sounds,
+        tables: Tensor,
+        heard: Heard,
         halves: Halves,
     ) -> None:
         """Put it on the device; the current stream is the compute stream.
@@ -236,8 +257,9 @@ class Batch:
         lane, compute = self.lane, streams.compute
         avatar = self.tasks[0].avatar
         self.lay_out(device.kernels.jpeg_slot_bytes)
-        placed = self._tables(heard, halves)
+        # Also where the staging is replaced: its memory belongs to the stream that writes it first.
         with device.on(streams.copy):
+            placed = self._tables(heard, halves)
             lane.staging.upload()
             lane.uploaded.record(streams.copy)
         compute.wait_event(lane.uploaded)
@@ -267,7 +289,9 @@ class Batch:
         pieces = cover(len(slots), encoder.ready)
         mel = mel_in[: len(slots)]
         if len(pieces) > 1:
-            mel = torch.empty(len(slots), *mel_in.shape[1:], dtype=mel_in.dtype, device=device.where)
+            mel = torch.empty(
+                len(slots), *mel_in.shape[1:], dtype=mel_in.dtype, device=device.where
+            )
         device.kernels.mel(there["samples"], there["windows"], mel, stream)
         at = 0
         for size in pieces:
@@ -287,7 +311,7 @@ class Batch:
             statics.audio.index_copy_(0, there["loose"], blocks)
         for name, rows in statics.levels.items():
             kept = avatar.images.levels[name]
-            torch.index_select(kept, 0, there["frames"], out=rows.flat[:count])
+            torch.index_select(kept, 0, there["frames"], out=rows.words[:count])
         avatar.decoder.run(self.size)
 
     def _bring_back(self, device: Device, stream: int, tables: Tensor) -> None:
@@ -297,14 +321,12 @@ class Batch:
             back.copy_(lane.pixels.room(out.down), non_blocking=True)
         if not out.coded:
             return
-        jobs = [self.tasks[k].job.encode for k in out.coded]
-        slot = max(kernels.jpeg_slot_bytes(encode.interval) for encode in jobs if encode)
-        coded = lane.coded.room(out.total * slot).view(out.total, slot)
-        sizes, offsets = lane.sizes.room(out.total), lane.offsets.room(out.total + 1)
-        kernels.jpeg(self._pictures(), tables, coded, sizes, stream)
-        runs = np.array(list(out.coded.values()), np.int32)
-        kernels.jpeg_gather(sizes, coded, runs, lane.packed.room(out.most), offsets, stream)
-        lane.offsets_back.room(out.total + 1).copy_(offsets, non_blocking=True)
+        coded, pictures = lane.coded.room(out.slots), self._pictures()
+        sizes, offsets = lane.sizes.room(out.segments), lane.offsets.room(out.segments + 1)
+        kernels.jpeg(pictures, tables, coded, sizes, stream)
+        packed = lane.packed.room(out.most)
+        kernels.jpeg_gather(pictures, coded, sizes, packed, offsets, stream)
+        lane.offsets_back.room(out.segments + 1).copy_(offsets, non_blocking=True)
 
     # ------------------------------------------------------------ results
     def read(self) -> list[NDArray[np.uint8] | Coded]:
@@ -312,16 +334,16 @@ class Batch:
         lane, out = self.lane, self.results
         made: list[Any] = [None] * len(self.tasks)
         if out.coded:
-            offsets = lane.offsets_back.room(out.total + 1).numpy()
-            end = int(offsets[-1])
+            offsets = lane.offsets_back.room(out.segments + 1).numpy()
+            end = min(int(offsets[-1]), out.most)
             data = memoryview(lane.packed.room(out.most)[:end].numpy().tobytes())
-            for k, (first, count) in out.coded.items():
+            for k, (first, count, _) in out.coded.items():
                 where = offsets[first : first + count + 1]
                 low, high = int(where[0]), int(where[-1])
                 if high <= out.most:
                     made[k] = Coded(data[low:high], (where - low).tolist())
                 else:  # there was no room for it
-                    made[k] = self._pixels(k, lane.pixels.room(1 + self._pixels_end(k)))
+                    made[k] = self._pixels(k, lane.pixels.room(self._pixels_end(k)))
         if out.down:
             pixels = lane.pixels_back.room(out.down)
             for k in range(len(self.tasks)):
@@ -340,9 +362,17 @@ class Batch:
 
 
 def compute_halves(
-    device: Device, stream: int, avatar: CudaAvatar, crops: Sequence[int], slots: Tensor
+    device: Device,
+    stream: int,
+    avatar: CudaAvatar,
+    crops: Sequence[int],
+    slots: Tensor | Sequence[int],
 ) -> None:
-    """Image halves of crops, given by their addresses, into slots."""
+    """Image halves of crops, given by their addresses, into slots.
+
+    Args:
+        slots: on the device; or numbers, for a few that are not worth a copy there.
+    """
     image, statics, at = avatar.image, avatar.statics, 0
     for size in cover(len(crops), image.ready):
         count = min(size, len(crops) - at)
@@ -350,6 +380,10 @@ def compute_halves(
         device.kernels.region_input(addresses, REGION_BORDER, statics.image[:count], stream)
         image.run(size)
         for name, rows in statics.made.items():
-            kept = avatar.images.levels[name]
-            kept.index_copy_(0, slots[at : at + count], rows.flat[:count])
+            kept, some = avatar.images.levels[name], slots[at : at + count]
+            if isinstance(some, Tensor):
+                kept.index_copy_(0, some, rows.words[:count])
+            else:
+                for k, slot in enumerate(some):
+                    kept[slot].copy_(rows.words[k])
         at += count

@@ -49,9 +49,15 @@ class Kernels(Protocol):
         self, pictures: NDArray[np.int64], tables: Any, out: Any, sizes: Any, stream: int = 0
     ) -> None: ...
     def jpeg_gather(
-        self, sizes: Any, out: Any, slots: Any, packed: Any, offsets: Any, stream: int = 0
+        self,
+        pictures: NDArray[np.int64],
+        out: Any,
+        sizes: Any,
+        packed: Any,
+        offsets: Any,
+        stream: int = 0,
     ) -> None: ...
-    def jpeg_slot_bytes(self, interval: int) -> int: ...
+    def jpeg_slot_bytes(self, units: int) -> int: ...
     def quant_tables(self, quality: int) -> NDArray[np.uint16]: ...
 
 
@@ -125,7 +131,9 @@ class Device(Protocol):
         """So many bytes of host memory that the device can read and write."""
         ...
 
-    def capture(self, warm: Callable[[], object], run: Callable[[], object]) -> Callable[[], object]:
+    def capture(
+        self, warm: Callable[[], object], run: Callable[[], object]
+    ) -> Callable[[], object]:
         """Make of ``run`` what can be repeated at the cost of one call; in any thread.
 
         Args:
@@ -207,7 +215,9 @@ class HostDevice:
         """See ``Device``."""
         return torch.zeros(size, dtype=torch.uint8)
 
-    def capture(self, warm: Callable[[], object], run: Callable[[], object]) -> Callable[[], object]:
+    def capture(
+        self, warm: Callable[[], object], run: Callable[[], object]
+    ) -> Callable[[], object]:
         """``run`` itself."""
         return run
 
@@ -287,7 +297,9 @@ class CudaDevice:
         """See ``Device``; zeros, so that no page is touched for the first time by the device."""
         return torch.zeros(size, dtype=torch.uint8, pin_memory=True)
 
-    def capture(self, warm: Callable[[], object], run: Callable[[], object]) -> Callable[[], object]:
+    def capture(
+        self, warm: Callable[[], object], run: Callable[[], object]
+    ) -> Callable[[], object]:
         """A CUDA graph, beside what else the device does.
 
         ``torch.cuda.graph`` would stop the device and empty the allocator's caches before each

@@ -157,9 +157,7 @@ class GraphNet(nn.Module):
         dead = {place for name, place in zip(tensors, at, strict=True) if last[name] == k}
         return _Planned(step, target, tuple(sorted(dead)))
 
-    def _step(
-        self, node: Node, constants: _Constants, at: list[int], reusable: list[bool]
-    ) -> Step:
+    def _step(self, node: Node, constants: _Constants, at: list[int], reusable: list[bool]) -> Step:
         kind, a = node.kind, at[0]
         if kind == "Conv":
             return self._conv(node, constants, a)

@@ -12,8 +12,8 @@ from functools import lru_cache
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 LAUNCH_COST = 4.0
-"""What one more batch costs, in frames of padding: a hundred kernels' starts, which small batches do
-not fill, and the host's part. An assumption, not yet measured on a GPU."""
+"""What one more batch costs, in frames of padding: a hundred kernels' starts, a device that small
+batches do not fill, and the host's part. An assumption, not yet measured on a GPU."""
 
 
 @lru_cache(maxsize=4096)

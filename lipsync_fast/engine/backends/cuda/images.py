@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an avatar's frames need besides the audio, in device memory.
 
-    image halves   x1 .. x6 of the U-Net for a frame: a slot in one large tensor a level, so that a
-                   batch is one gather a level; bounded over all avatars, grown as frames are asked
-                   for, the least recently used given up
-    faces          pixels, crop and mask for composing; bounded by bytes, loaded beside the work
+image halves   x1 .. x6 of the U-Net for a frame: a slot in one large tensor a level, so that a
+               batch is one gather a level; bounded over all avatars, grown as frames are asked
+               for, the least recently used given up
+faces          pixels, crop and mask for composing; bounded by bytes, loaded beside the work
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lipsync_fast.engine.backends.base import Part
 from lipsync_fast.engine.backends.cuda.device import Device, Fault
 from lipsync_fast.engine.backends.cuda.graph_net import Shape
 from lipsync_fast.engine.backends.cuda.loader import DeviceFace, load_frames
-from lipsync_fast.engine.backends.cuda.nets import rows_of
+from lipsync_fast.engine.backends.cuda.nets import row_memory, rows_of
 from lipsync_fast.engine.backends.cuda.slots import Slots
 from lipsync_fast.engine.caches import ByteLru, Key
 
@@ -78,7 +78,7 @@ class Images:
         self._first = min(frames, FIRST_COUNT)
         self._count = 0
         self.levels: dict[str, Tensor] = {}
-        """By name: slots x numbers, in the order of memory."""
+        """By name: slots x words (``nets.row_memory``)."""
         self._slots = Slots(self._first)
         self._resize(self._first)
 
@@ -160,8 +160,7 @@ class Images:
         """Have so many slots; what was there stays, where it is to be there."""
         made = {}
         for name, shape in self._shapes.items():
-            numbers = rows_of(shape, self._dtype) // self._dtype.itemsize
-            fresh = torch.zeros(count, numbers, dtype=self._dtype, device=self._device.where)
+            fresh = row_memory(count, shape, self._dtype, self._device.where)
             old = self.levels.get(name)
             if old is not None:
                 fresh[: len(old)].copy_(old)
@@ -179,14 +178,11 @@ class Face:
 
     Attributes:
         held: the memory.
-        width, height: of the part.
-        row: fields 9, 10 and 12 to 17 of a compose job that pastes into the part.
-        square: those of one that makes the square alone.
+        crop: its address.
+        row: fields 12 to 17 of a compose job that pastes into the part.
     """
 
     held: DeviceFace
-    width: int
-    height: int
     crop: int
     row: tuple[int, ...]
 
@@ -198,7 +194,7 @@ class Face:
         keep = 0 if face.keep is None else face.keep.data_ptr()
         rect = x1 | y1 << 32, (x2 - x1) | (y2 - y1) << 32
         row = (face.pixels.data_ptr(), width, height, *rect, keep)
-        return cls(face, width, height, face.crop.data_ptr(), row)
+        return cls(face, face.crop.data_ptr(), row)
 
 
 class Faces:

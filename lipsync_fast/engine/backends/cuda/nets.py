@@ -16,12 +16,11 @@ import torch
 from torch import Tensor
 
 from lipsync_fast.avatars.package import AvatarPackage
-from lipsync_fast.engine.backends.base import FEATURE_SIZE
 from lipsync_fast.engine.backends.cuda.device import Device
 from lipsync_fast.engine.backends.cuda.graph_net import GraphNet, Shape
 from lipsync_fast.engine.backends.onnx_reader import UnexpectedGraphError
 from lipsync_fast.errors import AvatarFormatError
-from lipsync_fast.models.shapes import AUDIO_SHAPE, LEVELS
+from lipsync_fast.models.shapes import AUDIO_SHAPE
 
 log = logging.getLogger("lipsync.engine")
 MEL_SHAPE: Shape = (1, 80, 16)
@@ -35,23 +34,28 @@ def rows_of(shape: Shape, dtype: torch.dtype) -> int:
     return math.prod(shape) * dtype.itemsize
 
 
+def row_memory(count: int, shape: Shape, dtype: torch.dtype, where: torch.device) -> Tensor:
+    """Zeros for rows that are gathered and scattered as a whole: count x words, of eight bytes
+    where that comes out even, for it is done word by word."""
+    made = torch.zeros(count, math.prod(shape), dtype=dtype, device=where)
+    return made if rows_of(shape, dtype) % 8 else made.view(torch.int64)
+
+
 class Rows:
     """Static memory for a batch: a row for each frame, channels last.
 
     Attributes:
-        flat: rows x numbers, in the order in which they lie in memory.
-        seen: the same memory as rows x C x H x W (or x C).
+        words: as ``row_memory`` gives it.
+        seen: the same memory as rows x C x H x W.
     """
 
     def __init__(self, count: int, shape: Shape, dtype: torch.dtype, where: torch.device) -> None:
-        self.flat = torch.zeros(count, math.prod(shape), dtype=dtype, device=where)
-        self.seen = as_images(self.flat, shape)
+        self.words = row_memory(count, shape, dtype, where)
+        self.seen = as_images(self.words.view(dtype), shape)
 
 
 def as_images(flat: Tensor, shape: Shape) -> Tensor:
-    """Rows of numbers as rows x C x H x W with the channels last; one dimension stays one."""
-    if len(shape) != 3:
-        return flat.view(-1, *shape)
+    """Rows of numbers as rows x C x H x W with the channels last."""
     channels, height, width = shape
     return flat.view(-1, height, width, channels).permute(0, 3, 1, 2)
 
@@ -174,9 +178,7 @@ def on_device(net: GraphNet, device: Device, dtype: torch.dtype) -> GraphNet:
     return net.to(device.where, dtype, memory_format=torch.channels_last).eval()  # type: ignore[call-overload,no-any-return]
 
 
-def decoder_of(
-    net: GraphNet, statics: Statics, device: Device, sizes: Sequence[int]
-) -> Sized:
+def decoder_of(net: GraphNet, statics: Statics, device: Device, sizes: Sequence[int]) -> Sized:
     """The decoder with its static memory."""
     inputs = [
         statics.audio if name == "audio" else statics.levels[name].seen for name in net.inputs
@@ -188,18 +190,3 @@ def image_of(net: GraphNet, statics: Statics, device: Device) -> Sized:
     """The image half with its static memory."""
     outputs = [statics.made[name].seen for name in net.outputs]
     return Sized(device, net, [statics.image], outputs, IMAGE_SIZES)
-
-
-def encoder_of(net: GraphNet, mel: Tensor, feature: Tensor, device: Device, sizes: Sequence[int]) -> Sized:
-    """The audio encoder with its static memory."""
-    return Sized(device, net, [mel], [feature], sizes)
-
-
-def feature_shape() -> dict[str, Shape]:
-    """What the audio encoder makes."""
-    return {"feature": (FEATURE_SIZE,)}
-
-
-def level_names(shapes: Mapping[str, Shape]) -> list[str]:
-    """x1 .. x6 in order."""
-    return [name for name in LEVELS if name in shapes]

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -101,7 +102,9 @@ class Sounds:
             if sound is None:
                 heard.index.append([ZEROS] * WINDOW_ROWS)
                 continue
-            stream, row, missing = sound.stream, [], []
+            stream = sound.stream
+            row: list[int] = []
+            missing: list[int] = []
             for start in sound.starts:
                 if start < 0:
                     row.append(ZEROS)
@@ -151,7 +154,7 @@ def check(sound: Sound) -> None:
     rows = [start for start in starts if start >= 0]
     if not rows:
         return
-    if any(b < a for a, b in zip(rows, rows[1:], strict=False)):
+    if any(b < a for a, b in pairwise(rows)):
         raise ValueError(f"windows that begin at {rows}: expected in order")
     needed = max(0, HOP * rows[0] - HALF - 1)
     if not 0 <= sound.first <= needed:

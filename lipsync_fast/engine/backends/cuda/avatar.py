@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An avatar on a device: its networks and what is kept of its frames."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from lipsync_fast.avatars.manifest import REGION_BORDER
+from lipsync_fast.avatars.package import AvatarPackage
+from lipsync_fast.engine.backends.base import FEATURE_SIZE
+from lipsync_fast.engine.backends.cuda.device import Device, Fault
+from lipsync_fast.engine.backends.cuda.graph_net import GraphNet, Shape
+from lipsync_fast.engine.backends.cuda.graphs import SIZES
+from lipsync_fast.engine.backends.cuda.images import Images
+from lipsync_fast.engine.backends.cuda.nets import (
+    MEL_SHAPE,
+    Sized,
+    Statics,
+    decoder_of,
+    image_of,
+    on_device,
+    read_net,
+    rows_of,
+)
+from lipsync_fast.models.shapes import AUDIO_SHAPE, Box, level_shapes, output_shape
+
+log = logging.getLogger("lipsync.engine")
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What follows from a manifest; avatars of equal ones share static memory.
+
+    Attributes:
+        region: side of the whole region.
+        levels: x1 .. x6, in order.
+        made: channels, height and width of what the decoder makes.
+    """
+
+    region: int
+    levels: tuple[tuple[str, Shape], ...]
+    made: Shape
+
+    @classmethod
+    def of(cls, package: AvatarPackage) -> Shapes:
+        """Those of an avatar."""
+        m = package.manifest
+        w = m.window
+        box = None if w is None else Box(w.x, w.y, w.width, w.height)
+        levels = tuple(level_shapes(m.width, m.region, box).items())
+        return cls(m.region, levels, output_shape(m.region, box))
+
+    def frame_bytes(self, dtype: torch.dtype) -> int:
+        """Roughly what a frame of a batch needs while it is made.
+
+        Its levels twice, and some tensors as wide as the decoder's last stage is.
+        """
+        levels = sum(rows_of(shape, dtype) for _, shape in self.levels)
+        width = self.levels[0][1][0]
+        return 2 * levels + 3 * 4 * width * self.region * self.region * dtype.itemsize
+
+
+@dataclass(frozen=True)
+class HostNets:
+    """An avatar's networks as they are read, checked against the manifest."""
+
+    audio_encoder: GraphNet
+    image: GraphNet
+    decoder: GraphNet
+
+    @classmethod
+    def read(cls, package: AvatarPackage, shapes: Shapes) -> HostNets:
+        """Those of a package.
+
+        Raises:
+            AvatarFormatError: they are damaged, or do not fit the manifest.
+        """
+        levels = dict(shapes.levels)
+        image = {"image": (6, shapes.region, shapes.region)}
+        return cls(
+            read_net(package, "audio_encoder", {"mel": MEL_SHAPE}, {"feature": (FEATURE_SIZE,)}),
+            read_net(package, "image", image, levels),
+            read_net(package, "decoder", {**levels, "audio": AUDIO_SHAPE}, {"region": shapes.made}),
+        )
+
+
+@dataclass(frozen=True)
+class Hearing:
+    """Static memory of the audio encoders, the same for all avatars."""
+
+    mel: torch.Tensor
+    feature: torch.Tensor
+
+    @classmethod
+    def make(cls, most: int, dtype: torch.dtype, where: torch.device) -> Hearing:
+        """For up to ``most`` vectors at a time."""
+        return cls(
+            torch.zeros(most, *MEL_SHAPE, dtype=dtype, device=where),
+            torch.zeros(most, FEATURE_SIZE, dtype=dtype, device=where),
+        )
+
+
+class CudaAvatar:
+    """Made by ``CudaBackend.load``.
+
+    Args:
+        nets: read from the package.
+        statics, hearing: memory that graphs use; shared with other avatars.
+        sizes: of batches of frames.
+        images: with memory of the stream on which batches are made.
+
+    Attributes:
+        crop: side of the face crop.
+        corner: left and top of what the decoder makes in it.
+        made: channels, height and width of that.
+        encoder, image, decoder: the networks.
+        images: what is kept of its frames' image halves; for the thread that makes batches.
+    """
+
+    def __init__(
+        self,
+        package: AvatarPackage,
+        device: Device,
+        dtype: torch.dtype,
+        nets: HostNets,
+        statics: Statics,
+        hearing: Hearing,
+        sizes: Sequence[int],
+        images: Images,
+    ) -> None:
+        self.package, self.statics = package, statics
+        m = package.manifest
+        shapes = Shapes.of(package)
+        self.crop, self.made = m.crop, shapes.made
+        w = m.window
+        self.corner = (REGION_BORDER + w.x, REGION_BORDER + w.y) if w else (REGION_BORDER,) * 2
+        encoder, image, decoder = (
+            on_device(net, device, dtype) for net in (nets.audio_encoder, nets.image, nets.decoder)
+        )
+        self.encoder = Sized(device, encoder, [hearing.mel], [hearing.feature], SIZES)
+        self.image = image_of(image, statics, device)
+        self.decoder = decoder_of(decoder, statics, device, sizes)
+        self.images = images
+
+    @property
+    def networks(self) -> tuple[Sized, Sized, Sized]:
+        """All three."""
+        return self.encoder, self.image, self.decoder
+
+    def capture_smallest(self) -> None:
+        """Make what a first frame needs; where a graph cannot be captured, it runs without."""
+        for network in self.networks:
+            size = min(network.sizes)
+            try:
+                network.capture(size)
+            except RuntimeError as error:
+                if network.device.fault(error) is not Fault.OTHER:
+                    raise
+                log.warning("%s: no graph of size %d: %s", self.package.path, size, error)
+                network.graphs[size] = partial(network.eager, size)

@@ -1,0 +1,459 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The CUDA backend: from a sound's samples to a picture's coded bytes without leaving the device.
+
+    submit ─► faces there? ─ no ─► loaders ─┐            (threads: decode, upload)
+                 yes ─────────────────────────┴─► launcher ─► device ─► completion ─► finish
+
+See ``launcher`` for the threads, ``batch`` for what the device does, ``budget`` for its memory.
+Pictures' bits depend on the batch by no more than what the convolutions' algorithms differ in.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lipsync_fast import _native
+from lipsync_fast.avatars.package import AvatarPackage
+from lipsync_fast.engine.backends.base import (
+    AUDIO_BLOCK_ROWS,
+    FEATURE_SIZE,
+    SQUARE,
+    Coded,
+    LoadedAvatar,
+    Part,
+    RegionJob,
+    Result,
+)
+from lipsync_fast.engine.backends.cuda import sounds
+from lipsync_fast.engine.backends.cuda.avatar import CudaAvatar, Hearing, HostNets, Shapes
+from lipsync_fast.engine.backends.cuda.batch import Kind, Task, compute_halves
+from lipsync_fast.engine.backends.cuda.budget import Budget, lost
+from lipsync_fast.engine.backends.cuda.device import DTYPES, Device, Fault, Precision
+from lipsync_fast.engine.backends.cuda.graphs import SIZES, cover, most_frames
+from lipsync_fast.engine.backends.cuda.images import Faces, Images, Share
+from lipsync_fast.engine.backends.cuda.launcher import Launcher, fail
+from lipsync_fast.engine.backends.cuda.nets import Statics
+from lipsync_fast.engine.backends.cuda.warming import Warming
+from lipsync_fast.engine.caches import AHEAD_SHARE, ByteLru, within_memory
+from lipsync_fast.engine.spent import Spent
+from lipsync_fast.errors import AvatarError, BackendError, DeviceLostError
+
+log = logging.getLogger("lipsync.engine")
+LOADERS = 4
+"""Threads that bring avatars' frames onto the device."""
+FINISHERS = 4
+"""Threads in which pictures are finished: spliced, and coded where the device has not."""
+PICTURE_BYTES = 256 << 20
+"""Of whole frames on the host, where whole frames are asked for."""
+Made = TypeVar("Made")
+
+
+class CudaBackend:
+    """See ``engine.backends.base.Backend``; one per process.
+
+    Args:
+        device: it runs on.
+        precision: of the networks; what pixels are made of is float32 in any case.
+        live: of no meaning here: what does not depend on the audio is kept from its first use on.
+        sizes: of batches.
+
+    Raises:
+        BackendError: there is not even enough memory to begin.
+    """
+
+    hears = encodes = True
+
+    def __init__(
+        self,
+        device: Device,
+        *,
+        precision: Precision = "fp16",
+        live: bool = False,
+        sizes: Sequence[int] = SIZES,
+    ) -> None:
+        if precision not in DTYPES:
+            raise BackendError(f"precision {precision!r}: expected one of {', '.join(DTYPES)}")
+        self.device, self.dtype, self._sizes = device, DTYPES[precision], tuple(sizes)
+        self.budget = Budget(device)
+        self.spent = Spent()
+        self._lock, self._loading = threading.Lock(), threading.Lock()
+        self._setup = device.stream()
+        self._count, self._closed = 0, False
+        self._avatars: list[CudaAvatar] = []
+        self._statics: WeakValueDictionary[Shapes, Statics] = WeakValueDictionary()
+        self._share = Share(self.budget.images)
+        self._faces = Faces(device, self.budget.faces)
+        self._pictures: ByteLru[NDArray[np.uint8]] = ByteLru(within_memory(PICTURE_BYTES), uses=2)
+        self._sounds, self._hearing, tables = self.budget.with_room(self._first, "the first tables")
+        self.launcher = Launcher(
+            device, self.budget, self._sounds, tables, self._finished, self.spent
+        )
+        self.warming = Warming(self.budget)
+        self._loaders = ThreadPoolExecutor(LOADERS, "lipsync-frames")
+        self._finishers = ThreadPoolExecutor(FINISHERS, "lipsync-finish")
+        # What can be made again at the least cost goes first.
+        self.budget.may_shed(self._faces.shed)
+        self.budget.may_shed(self._shed_images)
+
+    def _first(self) -> tuple[sounds.Sounds, Hearing, torch.Tensor]:
+        where, kernels = self.device.where, self.device.kernels
+        tables = np.stack([kernels.quant_tables(quality) for quality in range(1, 101)])
+        with self.device.on(self._setup):
+            made = (
+                sounds.Sounds(where, self.dtype),
+                Hearing.make(max(SIZES), self.dtype, where),
+                torch.from_numpy(tables).to(where),
+            )
+            self._setup.synchronize()
+        return made
+
+    @property
+    def name(self) -> str:
+        """Of the device."""
+        return self.device.name
+
+    @property
+    def depth(self) -> int:
+        """Two of the largest batches: one is computed, the other one waits."""
+        return 2 * max(self._sizes)
+
+    # ------------------------------------------------------------ avatars
+    def load(self, package: AvatarPackage) -> CudaAvatar:
+        """Make an avatar ready for its first frame; larger batches follow beside the work.
+
+        Raises:
+            AvatarFormatError: its networks do not fit its manifest.
+            AvatarError: the device has no room for it.
+            DeviceLostError: the device has failed.
+        """
+        shapes = Shapes.of(package)
+        nets = HostNets.read(package, shapes)
+        make = partial(self._load, package, shapes, nets)
+        try:
+            with self._loading:
+                avatar = self.budget.with_room(make, "this avatar")
+        except DeviceLostError as error:
+            self.launcher.lose(error)
+            raise
+        except BackendError as error:
+            raise AvatarError(f"{package.path}: {error}") from None
+        with self._lock:
+            self._avatars.append(avatar)
+        self.warming.add(avatar)
+        return avatar
+
+    def _load(self, package: AvatarPackage, shapes: Shapes, nets: HostNets) -> CudaAvatar:
+        levels, frames = dict(shapes.levels), package.manifest.frame_count
+        images = self._call(lambda: Images(self.device, levels, self.dtype, frames, self._share))
+        try:
+            with self.device.on(self._setup):
+                avatar = CudaAvatar(
+                    package,
+                    self.device,
+                    self.dtype,
+                    nets,
+                    self._statics_of(shapes),
+                    self._hearing,
+                    self._sizes_of(shapes),
+                    images,
+                )
+                self._setup.synchronize()
+            avatar.capture_smallest()
+        except BaseException:
+            self._call(images.free)
+            raise
+        return avatar
+
+    def _sizes_of(self, shapes: Shapes) -> list[int]:
+        return most_frames(self.budget.batch, shapes.frame_bytes(self.dtype), 1.0, self._sizes)
+
+    def _statics_of(self, shapes: Shapes) -> Statics:
+        found = self._statics.get(shapes)
+        if found is None:
+            most = max(self._sizes_of(shapes))
+            levels = dict(shapes.levels)
+            found = Statics.make(
+                levels, shapes.region, shapes.made, most, self.dtype, self.device.where
+            )
+            self._statics[shapes] = found
+        return found
+
+    def unload(self, avatar: LoadedAvatar) -> None:
+        """Free what is held of an avatar. Its jobs must have ended."""
+        mine = self._own(avatar)
+        self.warming.forget(mine)
+
+        def drop() -> None:
+            self._sounds.forget(mine)
+            mine.images.free()
+
+        with self._lock:
+            self._avatars.remove(mine)
+        self._call(drop)
+        self._faces.forget(mine)
+        self._pictures.forget(mine)
+
+    def share(self, avatar: LoadedAvatar, fd: int) -> None:
+        """Image halves lie on the device: there is nothing to share."""
+
+    def warm(self, avatar: LoadedAvatar, frame_index: int, part: Part) -> bool:
+        """Bring a frame onto the device, while the caches have room, and make its image half."""
+        mine = self._own(avatar)
+        pixels = 3 * ((part[2] - part[0]) * (part[3] - part[1]) + mine.crop * mine.crop)
+        if self._faces.used + pixels > AHEAD_SHARE * self._faces.limit:
+            return False
+        if not mine.images.may_prepare(AHEAD_SHARE):
+            return False
+        face = self._faces.load((mine, frame_index, part), mine.package, frame_index, part)
+
+        def make() -> None:
+            number = self.launcher.begun  # of the last batch: what it reads is not given away
+            halves = mine.images.plan([frame_index], number, self.launcher.ended)
+            if not halves.made:
+                return
+            stream = self.launcher.streams.compute.cuda_stream
+            try:
+                compute_halves(self.device, stream, mine, [face.crop], halves.slots)
+            except BaseException:
+                mine.images.undo(halves)
+                raise
+
+        self._call(make)
+        return True
+
+    def _shed_images(self) -> int:
+        with self._lock:
+            avatars = list(self._avatars)
+        return self.launcher.call(lambda: sum(avatar.images.shed() for avatar in avatars))
+
+    @property
+    def cache_bytes(self) -> dict[str, int]:
+        """Bytes that the caches hold, on the device but for pictures."""
+        with self._lock:
+            halves = sum(avatar.images.used for avatar in self._avatars)
+        return {
+            "image halves": halves,
+            "faces": self._faces.used,
+            "audio features": self._sounds.used,
+            "pictures": self._pictures.used,
+        }
+
+    @property
+    def device_memory(self) -> tuple[int, int]:
+        """Bytes in use on the device, and in all."""
+        free, total = self.device.memory()
+        return total - free, total
+
+    # ------------------------------------------------------------ features, regions, compose
+    def features(
+        self, avatar: LoadedAvatar, mel_windows: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Mel windows N x 16 x 80 to features N x 512 float32."""
+        mine = self._own(avatar)
+        out = np.empty((len(mel_windows), FEATURE_SIZE), np.float32)
+        mel = np.ascontiguousarray(mel_windows.transpose(0, 2, 1))[:, None]
+
+        def make() -> None:
+            (given,), (made,) = mine.encoder.inputs, mine.encoder.outputs
+            at = 0
+            for size in cover(len(mel), mine.encoder.ready):
+                count = min(size, len(mel) - at)
+                given[:count].copy_(torch.from_numpy(mel[at : at + count]))
+                mine.encoder.run(size)
+                out[at : at + count] = made[:count].float().cpu().numpy()
+                at += count
+
+        self._call(make)
+        return out
+
+    def regions(self, jobs: Sequence[RegionJob]) -> list[NDArray[np.uint8]]:
+        """The generated squares (or windows), H x W x 3 uint8 RGB, in the order of ``jobs``."""
+        futures = self._submit(jobs, lambda _, image: image, Kind.REGION)
+        return [future.result() for future in futures]
+
+    def compose(
+        self, avatar: LoadedAvatar, frame_index: int, region: NDArray[np.uint8]
+    ) -> NDArray[np.uint8]:
+        """The whole frame H x W x 3 uint8 RGB with ``region`` pasted in, on the host."""
+        mine = self._own(avatar)
+        package = mine.package
+        frame = self._picture(mine, frame_index).copy()
+        crop = package.crop(frame_index, frame)
+        rect, mask = package.rect(frame_index), package.mask(frame_index)
+        _native.compose(crop, region, mine.corner, frame, rect, mask)
+        return frame
+
+    def _picture(self, avatar: CudaAvatar, index: int) -> NDArray[np.uint8]:
+        def make() -> tuple[NDArray[np.uint8], int]:
+            picture = avatar.package.picture(index)
+            return picture, picture.nbytes
+
+        return self._pictures.get((avatar, index), make)
+
+    # ------------------------------------------------------------ frames
+    def submit(
+        self, jobs: Sequence[RegionJob], finish: Callable[[int, Any], Result]
+    ) -> list[Future[Result]]:
+        """Begin to make frames."""
+        return self._submit(jobs, finish, None)
+
+    def _submit(
+        self, jobs: Sequence[RegionJob], finish: Callable[[int, Any], Result], kind: Kind | None
+    ) -> list[Future[Result]]:
+        for job in jobs:
+            self._check(job)
+        if self.launcher.lost is not None:
+            raise self.launcher.lost
+        futures: list[Future[Result]] = []
+        ready: list[Task] = []
+        for place, job in enumerate(jobs):
+            future: Future[Result] = Future()
+            futures.append(future)
+            try:
+                task = self._task(place, job, finish, kind, future)
+            except Exception as error:  # of this frame alone: not there, or its sound cannot be
+                future.set_exception(error)
+                continue
+            task.face = self._faces.find((task.avatar, job.frame_index, task.part))
+            if task.face is not None:
+                ready.append(task)
+            else:
+                loading = self._loaders.submit(self._load_face, task)
+                loading.add_done_callback(partial(_cancelled_with, task))
+        self.launcher.add(ready)
+        return futures
+
+    def _task(
+        self,
+        place: int,
+        job: RegionJob,
+        finish: Callable[[int, Any], Any],
+        kind: Kind | None,
+        future: Future[Any],
+    ) -> Task:
+        avatar = self._own(job.avatar)
+        if job.sound is not None:
+            sounds.check(job.sound)
+        self._count += 1
+        rect = avatar.package.rect(job.frame_index)
+        if kind is None:
+            kind = Kind.SQUARE if job.part == SQUARE else Kind.PART
+        whole = job.part is None and kind == Kind.PART
+        part = job.part if kind == Kind.PART and job.part is not None else rect
+
+        def done(made: NDArray[np.uint8] | Coded) -> Any:
+            if whole:  # only the face was made: the rest of the frame is the host's
+                assert not isinstance(made, Coded)
+                frame = self._picture(avatar, job.frame_index).copy()
+                x1, y1, x2, y2 = rect
+                frame[y1:y2, x1:x2] = made
+                made = frame
+            return finish(place, made)
+
+        if whole and job.encode is not None:
+            job = replace(job, encode=None)
+        return Task(self._count, job, avatar, part, kind, done, future)
+
+    def _load_face(self, task: Task) -> None:  # in a loader's thread
+        key = (task.avatar, task.job.frame_index, task.part)
+        try:
+            with self.spent.on("avatar's frame"):
+                load = lambda: self._faces.load(key, task.avatar.package, key[1], key[2])  # noqa: E731
+                task.face = self.budget.with_room(load, "an avatar's frame")
+        except DeviceLostError as error:
+            self.launcher.lose(error)
+            fail([task], error)
+        except Exception as error:
+            fail([task], error)
+        else:
+            self.launcher.add([task])
+
+    def _finished(self, tasks: list[Task], made: list[Any]) -> None:  # in the completion thread
+        """What is coded already is finished at once by one thread, the rest each by itself."""
+        pairs = list(zip(tasks, made, strict=True))
+        together = [(task, one) for task, one in pairs if isinstance(one, Coded)]
+        if together:
+            self._finishers.submit(_finish, together)
+        for task, one in pairs:
+            if not isinstance(one, Coded):
+                self._finishers.submit(_finish, [(task, one)])
+
+    def _check(self, job: RegionJob) -> None:
+        self._own(job.avatar)
+        shape = None if job.audio_block is None else job.audio_block.shape
+        if job.sound is None and shape != (AUDIO_BLOCK_ROWS, FEATURE_SIZE):
+            raise ValueError(f"audio block of shape {shape}, expected (16, 512)")
+        if not 0 <= job.share <= 1:
+            raise ValueError(f"share {job.share}: expected 0 to 1")
+        encode = job.encode
+        if encode is not None and job.part is not None and job.part != SQUARE:
+            x1, y1, x2, y2 = encode.box
+            width, height = job.part[2] - job.part[0], job.part[3] - job.part[1]
+            if not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):
+                raise ValueError(f"box {encode.box} does not lie in a part of {width} x {height}")
+            if not (1 <= encode.quality <= 100 and encode.interval >= 1):
+                raise ValueError(f"quality {encode.quality}, interval {encode.interval}")
+
+    def _own(self, avatar: LoadedAvatar) -> CudaAvatar:
+        if self._closed:
+            raise BackendError("the backend is closed")
+        if not isinstance(avatar, CudaAvatar):
+            raise TypeError("the avatar was loaded by another backend")
+        return avatar
+
+    def _call(self, act: Callable[[], Made]) -> Made:
+        """Have the launcher do something; a failed device is known from then on."""
+        try:
+            return self.launcher.call(act)
+        except DeviceLostError:
+            raise
+        except Exception as error:
+            if self.device.fault(error) is Fault.LOST:
+                failed = lost(self.device, error)
+                self.launcher.lose(failed)
+                raise failed from error
+            raise
+
+    def close(self) -> None:
+        """Finish what is on the device, cancel the rest, and free all."""
+        if self._closed:
+            return
+        self._closed = True
+        self._loaders.shutdown(wait=True, cancel_futures=True)
+        self.warming.close()
+        self.launcher.close()
+        self._finishers.shutdown(wait=True)
+        self._faces.shed()
+        self._pictures.clear()
+        with self._lock:
+            self._avatars.clear()
+        self.device.release_unused()
+
+
+def _cancelled_with(task: Task, loading: Future[None]) -> None:
+    if loading.cancelled():
+        task.future.cancel()
+
+
+def _finish(pairs: Iterable[tuple[Task, Any]]) -> None:  # in a finisher's thread
+    for task, made in pairs:
+        future = task.future
+        if not future.set_running_or_notify_cancel():
+            continue
+        try:
+            result = task.finish(made)
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
