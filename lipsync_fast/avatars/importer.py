@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,30 +19,32 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from lipsync_fast.avatars import limits
 from lipsync_fast.avatars.manifest import AudioWindow, Manifest
+from lipsync_fast.avatars.reading import read_file
 from lipsync_fast.avatars.writer import AvatarWriter
 from lipsync_fast.errors import AvatarFormatError, AvatarImportError, BackendError
 
 LANDMARKS = 110
 PICTURE_ENDINGS = (".jpg", ".jpeg", ".png")
 ENCODER_NAMES = ("audio_visual_encoder.pth", "audio_encoder.pth")
-MAX_PICTURE_BYTES = 256 << 20
 Progress = Callable[[int, int], None]
 
 
-def read_landmarks(path: Path) -> NDArray[np.int64]:
+def read_landmarks(path: Path, root: Path | None = None) -> NDArray[np.int64]:
     """The 110 points of a .lms file, 110 x 2, read as float32 and truncated.
+
+    Args:
+        root: a resolved folder that the file must lie in, wherever links lead.
 
     Raises:
         AvatarImportError: names the file and the line.
     """
     try:
-        with open(path, encoding="ascii", errors="backslashreplace") as file:
-            text = file.read(1 << 16)
+        data = read_file(path, "landmarks", limits.LANDMARK_BYTES, root)
     except FileNotFoundError:
         raise AvatarImportError(f"{path}: missing; every frame needs its landmarks") from None
-    except OSError as error:
-        raise AvatarImportError(f"{path}: cannot be read as landmarks ({error})") from None
+    text = data.decode("ascii", "backslashreplace")
     points: list[tuple[float, float]] = []
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
@@ -109,17 +112,27 @@ def numbered_pictures(folder: Path) -> list[Path]:
     return [found[i] for i in range(len(found))]
 
 
-def read_picture(path: Path) -> tuple[NDArray[np.uint8], bytes]:
+def read_picture(path: Path, root: Path | None = None) -> tuple[NDArray[np.uint8], bytes]:
     """A picture as H x W x 3 uint8 RGB, and its file's bytes.
 
+    Args:
+        root: a resolved folder that the file must lie in, wherever links lead.
+
     Raises:
-        AvatarImportError: missing or damaged.
+        AvatarImportError: missing, damaged or too large.
     """
     try:
-        if path.stat().st_size > MAX_PICTURE_BYTES:
-            raise AvatarImportError(f"{path}: larger than {MAX_PICTURE_BYTES >> 20} MiB")
-        data = path.read_bytes()
-        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
+        data = read_file(path, "a picture", limits.PICTURE_BYTES, root)
+        if len(data) > limits.PICTURE_BYTES:
+            raise AvatarImportError(f"{path}: larger than {limits.PICTURE_BYTES >> 20} MiB")
+        with warnings.catch_warnings(action="ignore"):  # of large ones; the next line refuses them
+            image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
+        with image:
+            if image.width * image.height > limits.FRAME_PIXELS:
+                size = f"{image.width} x {image.height}"
+                raise AvatarImportError(f"{path}: {size}, more than {limits.FRAME_PIXELS} pixels")
+            if image.format == "JPEG" and data.count(b"\xff\xda") > limits.SCANS:
+                raise AvatarImportError(f"{path}: a JPEG of more than {limits.SCANS} scans")
             return np.asarray(image.convert("RGB")), data
     except UnidentifiedImageError:  # its own words name an object in memory
         raise AvatarImportError(f"{path}: is not a JPEG or PNG picture") from None
@@ -213,12 +226,12 @@ def import_synctalk(
         raise AvatarImportError(f"{path}: no such folder")
     path = path.resolve()
     pictures = numbered_pictures(path / "full_body_img")
-    first, _ = read_picture(pictures[0])
+    first, _ = read_picture(pictures[0], path)
     height, width = first.shape[:2]
     rects = []  # before the slow parts, so that a wrong line shows at once
     for i in range(len(pictures)):
         landmarks = path / "landmarks" / f"{i}.lms"
-        rects.append(crop_rectangle(read_landmarks(landmarks), width, height, str(landmarks)))
+        rects.append(crop_rectangle(read_landmarks(landmarks, path), width, height, str(landmarks)))
     weights = checkpoint or find_checkpoint(path)
     unet = load_unet(weights)
     encoder = load_audio_encoder(audio_encoder or find_audio_encoder(path, weights))
@@ -242,14 +255,14 @@ def import_synctalk(
         raise AvatarImportError(f"{path}: cannot become an avatar: {error}") from None
     with AvatarWriter(avatars / manifest.name, manifest, overwrite=overwrite) as writer:
         for i, (file, rect) in enumerate(zip(pictures, rects, strict=True)):
-            picture, source = read_picture(file)
+            picture, source = read_picture(file, path)
             if picture.shape != first.shape:
                 size = f"{picture.shape[1]} x {picture.shape[0]}"
                 raise AvatarImportError(f"{file}: {size}, but frame 0 is {width} x {height}")
             parsing = path / "parsing" / f"{i}.png"
             mask = None
             if os.path.lexists(parsing):  # a broken link is no map that was never there
-                labels, _ = read_picture(parsing)
+                labels, _ = read_picture(parsing, path)
                 if labels.shape != first.shape:
                     size = f"{labels.shape[1]} x {labels.shape[0]}"
                     raise AvatarImportError(f"{parsing}: {size}, but frames are {width} x {height}")

@@ -72,19 +72,21 @@ class AvatarLibrary:
         path = Path(text)
         if len(path.parts) > 1 or text.endswith(".lsa") or path.is_absolute():
             if not os.path.exists(path):  # unlike Path.exists, also for names too long to be
-                raise AvatarNotFoundError(f"{text}: no such avatar package")
+                shown = text if len(text) <= 256 and text.isprintable() else ascii(text[:256])
+                raise AvatarNotFoundError(f"{shown}: no such avatar package")
             return path
         names = []
         for found, where in self._candidates():
-            if found == text:
+            if found == text and found.isprintable():
                 return where
             names.append(found)
         if os.path.isfile(path / "manifest.json"):
             return path
-        near = difflib.get_close_matches(text, names, 3) or sorted(set(names))[:8]
+        names = [found for found in names if found.isprintable()]
+        near = difflib.get_close_matches(text[:256], names, 3) or sorted(set(names))[:8]
         hint = f"; there are: {', '.join(near)}" if near else ""
         looked = ", ".join(str(f) for f in self.folders)
-        raise AvatarNotFoundError(f"avatar {text!r} was not found in {looked}{hint}")
+        raise AvatarNotFoundError(f"avatar {text[:80]!r} was not found in {looked}{hint}")
 
     def list(self) -> list[AvatarInfo]:
         """All avatars, the first of each name; broken ones with their error."""
@@ -94,9 +96,13 @@ class AvatarLibrary:
         for name, path in self._candidates():
             if name in out:
                 continue
+            if not name.isprintable():
+                error = f"{ascii(str(path))}: a name with characters that cannot be seen"
+                out[name] = AvatarInfo(ascii(name), path, None, error)
+                continue
             try:
                 with AvatarPackage.open(path) as package:
                     out[name] = AvatarInfo(name, path, package.manifest, None)
-            except AvatarError as error:
-                out[name] = AvatarInfo(name, path, None, str(error))
+            except AvatarError as reason:
+                out[name] = AvatarInfo(name, path, None, str(reason))
         return sorted(out.values(), key=lambda a: a.name)

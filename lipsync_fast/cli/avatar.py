@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lipsync_fast.cli.console import Progress, guarded, say
+from lipsync_fast.cli.console import Progress, guarded, one_line, say
 
 if TYPE_CHECKING:
     from lipsync_fast.avatars.library import AvatarInfo
@@ -49,7 +49,7 @@ def list_avatars(avatars: Folders = None, json: Json = False) -> None:
         typer.echo("  ".join([*cells, row[-1]]))
     for info in found:
         if info.error:
-            say(f"unusable: {info.error}")
+            say(f"unusable: {one_line(info.error)}")
 
 
 @app.command()
@@ -170,7 +170,7 @@ def _lookahead_ms(manifest: Manifest) -> float:
 def _table_row(info: AvatarInfo) -> tuple[str, ...]:
     m = info.manifest
     if m is None:
-        return (info.name, "-", "-", "unusable", "-", "-", str(info.path))
+        return (info.name, "-", "-", "unusable", "-", "-", one_line(str(info.path)))
     return (
         info.name,
         f"{m.frame_width}x{m.frame_height}",
@@ -178,7 +178,7 @@ def _table_row(info: AvatarInfo) -> tuple[str, ...]:
         m.family,
         f"{m.width} at {m.region}",
         "synthetic" if m.synthetic else "real",
-        str(info.path),
+        one_line(str(info.path)),
     )
 
 
@@ -188,7 +188,7 @@ def _manifest_lines(m: Manifest, path: Path) -> list[str]:
     size = sum(entry.size for entry in m.files.values()) / 1e6
     rows = [
         ("avatar", m.name),
-        ("path", f"{path} ({size:.1f} MB, format {m.format_version})"),
+        ("path", f"{one_line(str(path))} ({size:.1f} MB, format {m.format_version})"),
         ("person", "synthetic" if m.synthetic else "real"),
         ("marked as", source_type(m.synthetic)),
         ("licence", m.licence or "not stated"),

@@ -37,8 +37,12 @@ def warn(line: str) -> None:
 
 
 def one_line(text: str) -> str:
-    """``text`` with its line breaks made spaces: an error is one line."""
-    return " ".join(text.split("\n")).strip()
+    """``text`` with its line breaks made spaces: an error is one line.
+
+    What else cannot be seen is escaped: names of files may hold what a terminal obeys.
+    """
+    line = " ".join(text.split("\n")).strip()
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
 def guarded(command: Callable[P, None]) -> Callable[P, None]:
