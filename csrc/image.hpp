@@ -4,12 +4,12 @@
 // interleaved; the networks speak BGR planes in 0..1.
 #pragma once
 
-#include <algorithm>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <vector>
+
+#include "image_math.hpp"
 
 namespace lipsync {
 
@@ -29,36 +29,12 @@ struct MutableView {
 
 namespace detail {
 
-// Taps of one output coordinate: four source indices (clamped to the picture) and their weights
-// in 1/2048, cubic with a = -0.75, pixel centres at half integers.
-struct Taps {
-  int index[4];
-  int weight[4];
-};
-
+// Taps of each output coordinate of a side.
 inline std::vector<Taps> cubic_taps(int from, int to) {
-  constexpr float a = -0.75f;
   std::vector<Taps> taps(static_cast<std::size_t>(to));
   const double scale = static_cast<double>(from) / to;
-  for (int d = 0; d < to; d++) {
-    float f = static_cast<float>((d + 0.5) * scale - 0.5);
-    const int s = static_cast<int>(std::floor(f));
-    f -= static_cast<float>(s);
-    float c[4];
-    c[0] = ((a * (f + 1) - 5 * a) * (f + 1) + 8 * a) * (f + 1) - 4 * a;
-    c[1] = ((a + 2) * f - (a + 3)) * f * f + 1;
-    c[2] = ((a + 2) * (1 - f) - (a + 3)) * (1 - f) * (1 - f) + 1;
-    c[3] = 1.f - c[0] - c[1] - c[2];
-    for (int k = 0; k < 4; k++) {
-      taps[static_cast<std::size_t>(d)].index[k] = std::clamp(s - 1 + k, 0, from - 1);
-      taps[static_cast<std::size_t>(d)].weight[k] = static_cast<int>(std::lrint(c[k] * 2048.f));
-    }
-  }
+  for (int d = 0; d < to; d++) taps[static_cast<std::size_t>(d)] = cubic_taps_of(d, from, scale);
   return taps;
-}
-
-inline std::uint8_t saturate(int v) {
-  return static_cast<std::uint8_t>(v < 0 ? 0 : v > 255 ? 255 : v);
 }
 
 }  // namespace detail
@@ -100,7 +76,7 @@ inline void resize_cubic(const View& src, const MutableView& dst) {
     for (std::size_t i = 0; i < n; i++) {
       const int v =
           l0[i] * t.weight[0] + l1[i] * t.weight[1] + l2[i] * t.weight[2] + l3[i] * t.weight[3];
-      out[i] = detail::saturate((v + (1 << 21)) >> 22);
+      out[i] = detail::rounded(v);
     }
   }
 }
@@ -113,7 +89,7 @@ inline void region_input(const View& crop, int border, float* out) {
   for (int y = 0; y < r; y++) {
     const std::uint8_t* in = crop.row(y + border) + 3 * border;
     for (int x = 0; x < r; x++) {
-      const bool hidden = x >= 5 && x <= r - 6 && y >= 5 && y <= r - 11;
+      const bool hidden = detail::hidden(x, y, r);
       for (int c = 0; c < 3; c++) {
         const float v = static_cast<float>(in[3 * x + 2 - c]) / 255.0f;
         float* o = out + static_cast<std::size_t>(c) * plane + static_cast<std::size_t>(y) * r + x;
@@ -127,10 +103,7 @@ inline void region_input(const View& crop, int border, float* out) {
 // The network's output, three planes of float32 BGR in 0..1, to packed RGB: times 255, truncated.
 inline void region_output(const float* in, std::size_t plane, std::uint8_t* out) {
   for (std::size_t i = 0; i < plane; i++)
-    for (std::size_t c = 0; c < 3; c++) {
-      const float v = in[(2 - c) * plane + i] * 255.0f;
-      out[3 * i + c] = static_cast<std::uint8_t>(!(v > 0.f) ? 0.f : v >= 255.f ? 255.f : v);
-    }
+    for (std::size_t c = 0; c < 3; c++) out[3 * i + c] = detail::level(in[(2 - c) * plane + i]);
 }
 
 // Put `region` at (left, top) into a copy of `crop`, resize that to the rectangle at (x, y) of
