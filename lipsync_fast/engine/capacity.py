@@ -5,59 +5,59 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsync_fast.engine.backends.base import AUDIO_BLOCK_ROWS, FEATURE_SIZE, Backend, RegionJob
+from lipsync_fast.audio.windows import block_starts, samples_seen
+from lipsync_fast.engine.backends.base import (
+    AUDIO_BLOCK_ROWS,
+    FEATURE_SIZE,
+    Backend,
+    Coded,
+    RegionJob,
+    Sound,
+)
 from lipsync_fast.engine.served import Served
-from lipsync_fast.engine.splice import FrameEncoder, Variant
+from lipsync_fast.engine.splice import FrameEncoder, Variant, how_coded
 
 MEASURE_S = 0.25
 """Of work that is counted."""
 FRAMES = 4
 """Of the avatar that are used; each is made once beforehand, as all are in the long run."""
+SOUND_FRAMES = 100
+"""Of a sound, for a backend that hears; then another one begins."""
+SETTLE_S = 8.0
+"""How long a backend is waited for that still prepares what makes it fast."""
 
 
 def measure(
     backend: Backend, encoder: FrameEncoder, served: Served, seconds: float = MEASURE_S
 ) -> float:
-    """Frames a second of an avatar with all threads, from audio features to JPEGs.
+    """Frames a second of an avatar with all of the device, from audio features to JPEGs.
 
-    The first frames are not counted; they also make the first real ones quick. On a CPU it goes by
-    processor time, as if the threads had their processors to themselves: what else starts at the
-    same time, another engine most likely, takes part of them only for now.
+    The first frames are not counted; they also make the first real ones quick. As many jobs as
+    ``depth`` says are on their way at any time. On a CPU it goes by processor time, as if the
+    threads had their processors to themselves: what else starts at the same time, another engine
+    most likely, takes part of them only for now. On any other device it goes by the clock.
 
     Args:
         seconds: how long to make frames that are counted; with 0, only the first ones are made.
     """
-    package = served.package
-    variant = Variant(package.manifest.jpeg.quality)
-    rng = np.random.default_rng(0)
-    mel = rng.standard_normal((1, 16, 80)).astype(np.float32)
-    block = rng.standard_normal((AUDIO_BLOCK_ROWS, FEATURE_SIZE)).astype(np.float32)
-    count = min(FRAMES, package.manifest.frame_count)
-
-    def submit(index: int) -> Future[bytes]:
-        backend.features(served.loaded, mel)  # one new vector for each frame of a sound
-        part = encoder.part(package, index, variant)
-
-        def finish(_: int, image: NDArray[np.uint8]) -> bytes:
-            return encoder.frame(package, index, variant, image)
-
-        job = RegionJob(served.loaded, index, block, part=part)
-        return backend.submit([job], finish)[0]
-
-    for future in [submit(index) for index in range(count)]:
+    submit = _submitter(backend, encoder, served)
+    for future in [submit(index) for index in range(_count(served))]:
         future.result()
     if seconds == 0:
         return 0.0
+    settle: Callable[[float], object] = getattr(backend, "settle", lambda _: None)
+    settle(SETTLE_S)
     made, begun, used = 0, time.perf_counter(), time.process_time()
     flying: deque[Future[bytes]] = deque()
     while time.perf_counter() - begun < seconds:
         while len(flying) < backend.depth:
-            flying.append(submit(made % count))
+            flying.append(submit(made))
             made += 1
         flying.popleft().result()
     for future in flying:
@@ -65,3 +65,47 @@ def measure(
     wall, cpu = time.perf_counter() - begun, time.process_time() - used
     threads = getattr(backend, "threads", None)
     return made / wall if threads is None else made * threads / cpu
+
+
+def _count(served: Served) -> int:
+    return min(FRAMES, served.package.manifest.frame_count)
+
+
+def _submitter(
+    backend: Backend, encoder: FrameEncoder, served: Served
+) -> Callable[[int], Future[bytes]]:
+    """Begins the picture of that number, as one of a sound that goes on: one new audio vector."""
+    package = served.package
+    variant = Variant(package.manifest.jpeg.quality)
+    how = how_coded(package.manifest, variant.quality)
+    hears, encodes = (getattr(backend, name, False) for name in ("hears", "encodes"))
+    rng = np.random.default_rng(0)
+    mel = rng.standard_normal((1, 16, 80)).astype(np.float32)
+    block = rng.standard_normal((AUDIO_BLOCK_ROWS, FEATURE_SIZE)).astype(np.float32)
+    noise = (rng.standard_normal(640 * (SOUND_FRAMES + 16)) * 0.1).astype(np.float32)
+
+    def submit(number: int) -> Future[bytes]:
+        index = number % _count(served)
+        sound = None
+        if hears:
+            sound = _sound(served, number, noise)
+        else:
+            backend.features(served.loaded, mel)
+        place = encoder.place(package, index, variant)
+        encode = place.encode(how) if encodes else None
+
+        def finish(_: int, image: NDArray[np.uint8] | Coded) -> bytes:
+            return encoder.frame(package, index, variant, image)
+
+        heard = None if hears else block
+        job = RegionJob(served.loaded, index, heard, 1.0, place.part, sound, encode)
+        return backend.submit([job], finish)[0]
+
+    return submit
+
+
+def _sound(served: Served, number: int, noise: NDArray[np.float32]) -> Sound:
+    starts = block_starts(number % SOUND_FRAMES, served.package.manifest.audio)
+    first, end = samples_seen(starts)
+    stream = ("capacity", number // SOUND_FRAMES)
+    return Sound(stream, tuple(starts), noise[first:end], first)

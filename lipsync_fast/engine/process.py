@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("lipsync.engine")
 _PR_SET_PDEATHSIG = 1
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
+_SWITCH_S = 0.0005
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
@@ -64,9 +66,27 @@ def create_engine(spec: EngineSpec) -> Engine:
     from lipsync_fast.engine.splice import FrameEncoder
     from lipsync_fast.engine.worker import Engine
 
-    device = "cpu" if spec.device == "cpu" else "cuda"
-    backend = create_backend(device, spec.threads, live=True, kernels=spec.kernels)
+    device = backend_name(spec.device, os.environ.get(_VISIBLE))
+    if device != "cpu":
+        # Three threads of the backend and the loop share the interpreter, and none works for long.
+        sys.setswitchinterval(_SWITCH_S)
+    backend = create_backend(
+        device, spec.threads, live=True, kernels=spec.kernels, precision=spec.precision
+    )
     return Engine(backend, FrameEncoder())
+
+
+def backend_name(device: str, visible: str | None) -> str:
+    """The backend for a task's device.
+
+    Args:
+        device: "cpu", or "cuda:N" by the machine's numbers.
+        visible: CUDA_VISIBLE_DEVICES: where it names one GPU, that is number 0 here.
+    """
+    if device == "cpu":
+        return device
+    alone = bool(visible) and "," not in str(visible)
+    return "cuda:0" if alone else device
 
 
 class Process:

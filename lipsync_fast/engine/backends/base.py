@@ -166,7 +166,7 @@ class Backend(Protocol):
 
     @property
     def device_memory(self) -> tuple[int, int]:
-        """Bytes in use on the device, by whomever, and in all; 0 and 0 without memory of its own."""
+        """Bytes in use on the device, by whomever, and in all; 0, 0 without memory of its own."""
         ...
 
     @property

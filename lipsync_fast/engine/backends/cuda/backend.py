@@ -175,6 +175,10 @@ class CudaBackend:
             raise
         return avatar
 
+    def settle(self, timeout_s: float) -> bool:
+        """Wait for all graphs of the avatars that are loaded; False where that takes longer."""
+        return self.warming.wait(timeout_s)
+
     def _sizes_of(self, shapes: Shapes) -> list[int]:
         return most_frames(self.budget.batch, shapes.frame_bytes(self.dtype), 1.0, self._sizes)
 
