@@ -3,9 +3,11 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-SOURCES := pyproject.toml CMakeLists.txt README.md $(wildcard csrc/*.hpp csrc/*.cpp) \
+SOURCES := pyproject.toml CMakeLists.txt README.md cmake/cuda.cmake \
+	$(wildcard csrc/*.hpp csrc/*.cpp csrc/cuda/*) \
 	$(shell find lipsync_fast -name '*.py' -o -name '*.pyi' -o -path '*/data/*' -type f -o -path '*/page/*' -type f)
-CPP := $(wildcard csrc/*.hpp csrc/*.cpp csrc/tests/*.cpp)
+CPP := $(wildcard csrc/*.hpp csrc/*.cpp csrc/cuda/*.hpp csrc/cuda/*.cpp csrc/cuda/*.cu \
+	csrc/tests/*.cpp)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .PHONY: help demo test guard lint format native-test wheel clean
@@ -63,6 +65,8 @@ native-test:
 	build/test_ring
 	$(NATIVE) -fsanitize=thread csrc/tests/test_ring.cpp -o build/test_ring_threads
 	build/test_ring_threads
+	$(NATIVE) -fsanitize=address,undefined csrc/tests/test_cuda.cpp -o build/test_cuda
+	build/test_cuda
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -33,7 +33,9 @@ void mel_windows(const py::object& pcm, const py::object& windows, const py::obj
 
 void bind_mel(py::module_& m) {
   m.def("mel", &mel_windows, py::arg("pcm"), py::arg("windows"), py::arg("out"),
-        py::arg("stream") = Stream{0});
+        py::arg("stream") = Stream{0},
+        "Mel windows N x 1 x 80 x 16 of PCM; windows: int32 N x 4 (offset, low, high, previous).");
+  m.def("mel_products", &mel_products, "Multiply-adds that one row of a window takes.");
 }
 
 }  // namespace lipsync::cuda

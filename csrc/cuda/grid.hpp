@@ -30,8 +30,10 @@
 
 #if defined(__CUDACC__)
 #define LIPSYNC_HD __host__ __device__
+#define LIPSYNC_UNROLL _Pragma("unroll")  // so that arrays of a thread stay in registers
 #else
 #define LIPSYNC_HD
+#define LIPSYNC_UNROLL
 #endif
 
 namespace lipsync::cuda {
