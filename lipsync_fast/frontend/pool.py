@@ -1,16 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The engines as a front sees them: jobs out, answers in, and what happens when one dies.
 
-    submit ─► the session's engine: the one with the most room that holds the avatar ─► its job ring
+    submit ─► an active engine that holds the avatar (placement.py) ─► its job ring
     answered ◄─ callbacks, in the order of the answers ◄────────────────────── its answer ring
 
 Each job that was submitted and not taken back is answered once, by whichever engine: those that a
 dead engine owes go to another one, and wait where there is none. ``Pending.lost`` is asked first,
 which may give the job more time or give it up.
-
-Placement. A session gets its engine when it begins to speak, and keeps it, whose caches know its
-sound, until another one would be done with its next job much earlier. Room is what an engine can
-make, less what its sessions need or what it makes for all fronts, whichever is more.
 
 Policy of a full job ring: the job waits here, in order, and goes out as answers come; admission
 keeps what can be outstanding far below what a ring holds.
@@ -21,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -31,6 +27,7 @@ from numpy import float32
 from numpy.typing import NDArray
 
 from lipsync_fast.errors import RingError
+from lipsync_fast.frontend.placement import Placement
 from lipsync_fast.ipc.control import EngineInfo
 from lipsync_fast.ipc.messages import Answer, Job, MessageError, Status, read, try_send
 from lipsync_fast.ipc.ring import RingHandle, RingReader, RingWriter
@@ -41,13 +38,6 @@ Key = tuple[int, int, int]
 """Session, epoch and number of a job: unlike all others of this front."""
 ANSWERS_IN_A_ROW = 32
 """Taken before other tasks get their turn."""
-FRAMES_PER_S = 25
-"""Of a session that speaks."""
-PAUSE_NS = NS
-"""A session that has asked for nothing for so long has no engine any more."""
-MORE_JOBS, MORE_S = 4, 0.04
-"""A session moves when its engine has twice as much to do as the least busy one, and this: so many
-jobs, or what it makes in such a time."""
 
 
 @dataclass(slots=True)
@@ -99,17 +89,9 @@ class Engine:
         return max(1.0, self.info.capacity)
 
     @property
-    def wait_s(self) -> float:
-        """When it would be done with one more job."""
-        return (self.backlog + 1) / self.capacity
-
-
-@dataclass(slots=True)
-class Placed:
-    """A session's engine, and when it last had a job for it."""
-
-    engine: str
-    asked_ns: int
+    def frames_per_s(self) -> float:
+        """That it makes now, for all fronts."""
+        return self.info.frames_per_s
 
 
 class EnginePool:
@@ -120,7 +102,7 @@ class EnginePool:
         self._engines: dict[str, Engine] = {}
         self._known: dict[str, EngineInfo] = {}
         self._waiting: deque[Pending] = deque()
-        self._placed: dict[int, Placed] = {}
+        self._placement = Placement()
         self._changed = trio.Event()
         self.redispatched = 0
         self.damaged = 0
@@ -232,7 +214,7 @@ class EnginePool:
     def forget(self, session: int) -> None:
         """A session has ended."""
         self.void(session, 1 << 60)
-        self._placed.pop(session, None)
+        self._placement.forget(session)
 
     # ------------------------------------------------------------ how
     def _candidates(self, avatar: str) -> Iterator[Engine]:
@@ -241,31 +223,7 @@ class EnginePool:
     def _choose(self, job: Job) -> Engine | None:
         """Where a job is to be done; None where none can."""
         able = list(self._candidates(job.avatar))
-        best = min(able, key=lambda e: e.wait_s, default=None)
-        if best is None or job.session == 0:
-            return best
-        now = time.monotonic_ns()
-        placed = self._placed.get(job.session)
-        own = next((e for e in able if placed is not None and e.name == placed.engine), None)
-        if placed is None or own is None or now - placed.asked_ns > PAUSE_NS:
-            best = self._with_most_room(able, own, now)
-        else:
-            more = max(MORE_JOBS, MORE_S * own.capacity) / own.capacity
-            if own.wait_s <= 2 * best.wait_s + more:
-                best = own
-        self._placed[job.session] = Placed(best.name, now)
-        return best
-
-    def _with_most_room(self, able: list[Engine], own: Engine | None, now: int) -> Engine:
-        """Where a session is placed that begins to speak; its own one where that is as good."""
-        speak = Counter(p.engine for p in self._placed.values() if now - p.asked_ns <= PAUSE_NS)
-
-        def room(engine: Engine) -> tuple[float, bool, float]:
-            mine, all_fronts = FRAMES_PER_S * speak[engine.name], engine.info.frames_per_s
-            left = engine.capacity - max(mine, all_fronts)
-            return left // FRAMES_PER_S, engine is own, -engine.wait_s
-
-        return max(able, key=room)
+        return self._placement.choose(able, job.session, time.monotonic_ns()) if able else None
 
     def _send(self, engine: Engine, pending: Pending) -> None:
         engine.unsent.append(pending)

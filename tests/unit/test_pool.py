@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import trio
 
-from lipsync_fast.frontend import pool
+from lipsync_fast.frontend.placement import PAUSE_NS
 from lipsync_fast.frontend.pool import EnginePool, Pending
 from lipsync_fast.ipc.control import EngineInfo
 from lipsync_fast.ipc.messages import Answer, Job, MessageError, Status, read, samples_of, try_send
@@ -273,11 +273,11 @@ async def test_a_session_that_was_silent_is_placed_anew(world: World) -> None:
     for session in (1, 2):
         world.submit(0, session)
     (one,) = (name for name, sessions in speaking(world).items() if 1 in sessions)
-    for placed in world.pool._placed.values():
-        placed.asked_ns -= 2 * pool.PAUSE_NS
+    for placed in world.pool._placement._placed.values():
+        placed.asked_ns -= 2 * PAUSE_NS
     world.submit(1, 1)
     assert speaking(world)[one] == {1}
-    world.pool._placed[1].asked_ns -= 2 * pool.PAUSE_NS
+    world.pool._placement._placed[1].asked_ns -= 2 * PAUSE_NS
     world.infos[one].frames_per_s = 90.0
     world.tell()
     world.submit(2, 1)
