@@ -114,6 +114,7 @@ class AvatarWriter:
         rect: tuple[int, int, int, int],
         mask: NDArray[np.bool_] | None = None,
         source: bytes | None = None,
+        jpeg: bytes | None = None,
     ) -> None:
         """Append a frame.
 
@@ -122,6 +123,7 @@ class AvatarWriter:
             rect: face crop x1, y1, x2, y2; it must lie inside the frame.
             mask: rectangle-sized, True where the original pixel stays.
             source: the file it was read from (JPEG or PNG); a PNG is made where there is none.
+            jpeg: the picture as the manifest has it coded, where that was done before.
         """
         m = self._manifest
         if picture.shape != (m.frame_height, m.frame_width, 3):
@@ -137,7 +139,8 @@ class AvatarWriter:
                 f"frame {len(self._rects)}: mask of shape {mask.shape}, expected"
                 f" {(y2 - y1, x2 - x1)}, the crop's"
             )
-        jpeg = encode_frame(picture, m.jpeg)
+        if jpeg is None:
+            jpeg = encode_frame(picture, m.jpeg)
         self._frames.add(jpeg)
         self._segments.append(segment_offsets(jpeg))
         self._rects.append(rect)
