@@ -59,7 +59,7 @@ class Plan:
         seconds: of each throughput measurement; live_s: of each live one.
         peer_frames: that each peer makes in a round; those that are not named are left out.
         sessions: how many at a time, in bursts.
-        live_sessions: how many speak in real time.
+        live_sessions: how many speak in real time; by what the server admits where empty.
         avatars: how many take turns.
         clips: frames of a sound.
     """
@@ -86,10 +86,9 @@ class Plan:
     def full(cls, threads: int) -> Plan:
         """All of it: some twenty minutes on two cores."""
         frames = {"a": 6, "b": 16, "c": 24}
-        live_sessions = (1, 2, 3, 4, 8, 40)
         avatars, clips = (1, 5, 20, 50), (10, 100, 1000, 10_000)
         sessions = (1, 2, 4, 8)
-        return cls(PARTS, 5, 10.0, 20.0, frames, sessions, live_sessions, avatars, clips, threads)
+        return cls(PARTS, 5, 10.0, 20.0, frames, sessions, (), avatars, clips, threads)
 
 
 class Progress:
@@ -146,7 +145,7 @@ def _steps(plan: Plan) -> int:
     each = {
         "peers": 1 + (len(plan.peer_frames) + 1) * plan.rounds,
         "demo": len(plan.sessions) + len(LOOKS),
-        "live": len(plan.live_sessions) + 1,
+        "live": len(plan.live_sessions or offered(3)) + 1,
         "profile": 1,
         "engines": len(ENGINES) * plan.rounds,
         "avatars": len(plan.avatars) * plan.rounds,
@@ -279,12 +278,18 @@ def _demo(plan: Plan, progress: Progress, report: Report) -> Iterator[Row]:
             )
 
 
+def offered(admitted: int) -> tuple[int, ...]:
+    """Sessions to try: up to as many as may speak, one more, twice and ten times as many."""
+    fewer = {1 << k for k in range(admitted.bit_length()) if 1 << k < admitted}
+    return tuple(sorted(fewer | {admitted, admitted + 1, 2 * admitted, 10 * admitted}))
+
+
 def _live(plan: Plan, progress: Progress, report: Report) -> Iterator[Row]:
     """Speakers in real time; the server admits what it can."""
     pcm = shipped_recording(min(SHORT_S, plan.live_s / 2))
     sections = _sections(plan) | {"live": {}}
     with server(**sections) as running:
-        for sessions in plan.live_sessions:
+        for sessions in plan.live_sessions or offered(running.status().speakers):
             progress.step(f"{sessions} speak in real time")
             name = f"{sessions} in real time"
             yield live(running, name, pcm, plan.live_s, sessions=sessions)

@@ -19,7 +19,7 @@ from lipsync_fast.benchmark.hops import profile
 from lipsync_fast.benchmark.load import Notes, Spoken, figures
 from lipsync_fast.benchmark.report import markdown, write
 from lipsync_fast.benchmark.rows import SCHEMA, Report, Row, Spread, ratios
-from lipsync_fast.benchmark.run import Plan, Progress, _steps, sentence
+from lipsync_fast.benchmark.run import Plan, Progress, _steps, offered, sentence
 from lipsync_fast.benchmark.speech import frame_due_ns
 from lipsync_fast.cli.main import app
 from lipsync_fast.errors import OutputError
@@ -250,3 +250,18 @@ def test_progress_says_how_much_is_left(capsys: pytest.CaptureFixture[str]) -> N
     assert told[0].startswith("[....")
     assert told[-1].startswith("[####")
     assert told[-1].endswith(f"thing {_steps(plan) - 1}")
+
+
+@pytest.mark.parametrize(
+    ("admitted", "expected"),
+    [
+        (1, (1, 2, 10)),
+        (3, (1, 2, 3, 4, 6, 30)),
+        (4, (1, 2, 4, 5, 8, 40)),
+        (90, (1, 2, 4, 8, 16, 32, 64, 90, 91, 180, 900)),
+    ],
+)
+def test_load_is_offered_up_to_ten_times_what_is_admitted(
+    admitted: int, expected: tuple[int, ...]
+) -> None:
+    assert offered(admitted) == expected
