@@ -67,6 +67,9 @@ native-test:
 	build/test_ring_threads
 	$(NATIVE) -fsanitize=address,undefined csrc/tests/test_cuda.cpp -o build/test_cuda
 	build/test_cuda
+	$(NATIVE) -fsanitize=address,undefined csrc/tests/test_image_kernels.cpp \
+		-o build/test_image_kernels
+	build/test_image_kernels
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

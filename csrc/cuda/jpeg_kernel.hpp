@@ -275,7 +275,7 @@ struct Encode {
     if (idle(now, number)) return;
     const Row row = shared.coded[number / 8][number % 8];
     unsigned mask = 0;
-    for (int k = 0; k < 8; k++) mask |= (row.v[k] != 0 ? 1u : 0u) << k;
+    for (int k = 7; k >= 0; k--) mask = mask * 2 + (row.v[k] != 0);
     if (number % 8 == 0) mask &= ~1u;  // the mean is coded always
     shared.masks[number / 8][number % 8] = static_cast<std::uint8_t>(mask);
   }
