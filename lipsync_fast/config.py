@@ -43,11 +43,14 @@ class Avatars(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         folders: looked in first (see ``avatars.library``).
         default: the avatar of clients that name none; loaded before the server is ready.
         only: names that may be used; all that are found where empty.
+        require_signed: file of public keys (PEM): only packages that one of them has signed are
+            used, the default one included; any where empty.
     """
 
     folders: tuple[str, ...] = ()
     default: str = "demo"
     only: tuple[str, ...] = ()
+    require_signed: str = ""
 
 
 class Engines(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -33,6 +33,10 @@ class AvatarVersionError(AvatarError):
     """An avatar package was written by a newer version of this software."""
 
 
+class AvatarSignatureError(AvatarError):
+    """A package is not signed by whom it must be, or a key cannot be used."""
+
+
 class AvatarImportError(AvatarError):
     """A folder to import lacks a part or holds a wrong one; the message names file and line."""
 

@@ -14,6 +14,7 @@ from lipsync_fast.errors import AvatarError, AvatarNotFoundError
 
 if TYPE_CHECKING:
     from lipsync_fast.avatars.manifest import Manifest
+    from lipsync_fast.avatars.signing import TrustedKeys
 
 VARIABLE = "LIPSYNC_FAST_AVATARS"
 """Environment variable: folders of avatars, separated as PATH is."""
@@ -44,7 +45,11 @@ class AvatarInfo:
 class AvatarLibrary:
     """Finds avatars by name: in given folders, then the environment's, the user's, the shipped."""
 
-    def __init__(self, folders: Iterable[str | os.PathLike[str]] = ()) -> None:
+    def __init__(
+        self, folders: Iterable[str | os.PathLike[str]] = (), keys: TrustedKeys | None = None
+    ) -> None:
+        """Look in ``folders`` first; with ``keys``, list what they have not signed as broken."""
+        self._keys = keys
         named = [Path(f) for f in os.environ.get(VARIABLE, "").split(os.pathsep) if f]
         self.folders = [*(Path(f) for f in folders), *named, user_folder(), shipped_folder()]
 
@@ -97,11 +102,13 @@ class AvatarLibrary:
             if name in out:
                 continue
             if not name.isprintable():
-                error = f"{ascii(str(path))}: a name with characters that cannot be seen"
+                error = f"{str(path)!a}: a name with characters that cannot be seen"
                 out[name] = AvatarInfo(ascii(name), path, None, error)
                 continue
             try:
                 with AvatarPackage.open(path) as package:
+                    if self._keys is not None:
+                        self._keys.check(package)
                     out[name] = AvatarInfo(name, path, package.manifest, None)
             except AvatarError as reason:
                 out[name] = AvatarInfo(name, path, None, str(reason))

@@ -4,6 +4,7 @@
 Members (all but the manifest may be mapped and shared between processes):
 
     manifest.json       what it is (manifest.py)
+    manifest.sig        optional: who vouches for it (signing.py)
     frames.bin, .npy    frames as JPEGs one after the other; N + 1 offsets, uint64
     segments.npy        N x (S + 1) uint32: the restart segments within each frame's JPEG
     rects.npy           N x 4 int32: the face crop x1, y1, x2, y2 in the frame
@@ -31,10 +32,11 @@ from lipsync_fast import _native
 from lipsync_fast.avatars import limits
 from lipsync_fast.avatars.jpeg import decode
 from lipsync_fast.avatars.manifest import FORMAT, FORMAT_VERSION, Manifest
-from lipsync_fast.avatars.storage import MANIFEST, Storage, read_array
+from lipsync_fast.avatars.storage import MANIFEST, SIGNATURE, Storage, read_array
 from lipsync_fast.errors import AvatarError, AvatarFormatError, AvatarVersionError
 
 MODELS = ("audio_encoder", "image", "decoder")
+_PIECE = 8 << 20
 _ROWS = 4096
 """Of an index that are looked at together: an index that lies from its start on is not read."""
 
@@ -168,6 +170,14 @@ class AvatarPackage:
         if name not in self._listed:  # else verify() would vouch for what it has not read
             raise AvatarFormatError(f"{self.path}: {name} is not listed in the manifest")
         return data
+
+    def member_names(self) -> list[str]:
+        """The manifest and what it lists: all that can be read."""
+        return sorted(self._listed)
+
+    def signature(self) -> memoryview | None:
+        """The bytes of ``manifest.sig``, where there is one."""
+        return self._storage.member(SIGNATURE)
 
     def _array(self, name: str, dtype: type[np.generic], ndim: int) -> NDArray[np.int64]:
         array = read_array(self.member(name), f"{self.path}/{name}")
@@ -315,5 +325,9 @@ class AvatarPackage:
             AvatarFormatError: names the first member that differs.
         """
         for name, entry in self.manifest.files.items():
-            if hashlib.sha256(self.member(name)).hexdigest() != entry.sha256:
+            data, digest = self.member(name), hashlib.sha256()
+            for at in range(0, len(data), _PIECE):
+                self._check(0)
+                digest.update(data[at : at + _PIECE])
+            if digest.hexdigest() != entry.sha256:
                 raise AvatarFormatError(f"{self.path}: {name} is damaged (its checksum differs)")

@@ -24,6 +24,7 @@ from lipsync_fast.errors import AvatarFormatError, AvatarNotFoundError
 
 ALIGNMENT = 64
 MANIFEST = "manifest.json"
+SIGNATURE = "manifest.sig"
 _LOCAL = struct.Struct("<4s5H3L2H")
 _NPY_MAGIC = b"\x93NUMPY"
 _DTYPES = {"|u1": np.uint8, "|b1": np.bool_, "<i4": np.int32, "<u4": np.uint32, "<u8": np.uint64}

@@ -14,6 +14,7 @@ import zipfile
 import zlib
 from pathlib import Path
 from types import TracebackType
+from typing import IO
 
 import msgspec
 import numpy as np
@@ -266,11 +267,23 @@ def pack(folder: Path, file: Path) -> None:
         for path in sorted(folder.rglob("*")):
             if not path.is_file():
                 continue
-            info = zipfile.ZipInfo(path.relative_to(folder).as_posix(), (1980, 1, 1, 0, 0, 0))
-            wide = path.stat().st_size > zipfile.ZIP64_LIMIT  # then 20 bytes follow the padding
-            start = archive.fp.tell() + 30 + len(info.filename) + 20 * wide  # type: ignore[union-attr]
-            padding = -(start + 4) % ALIGNMENT
-            info.extra = struct.pack("<HH", 0xD935, padding) + bytes(padding)
-            info.external_attr = 0o644 << 16
-            with archive.open(info, "w", force_zip64=wide) as out, open(path, "rb") as data:
+            name, size = path.relative_to(folder).as_posix(), path.stat().st_size
+            with _opened(archive, name, size) as out, open(path, "rb") as data:
                 shutil.copyfileobj(data, out, _CHUNK)
+
+
+def add_stored(archive: zipfile.ZipFile, name: str, data: memoryview) -> None:
+    """Add a member to a package file, as ``pack`` does."""
+    with _opened(archive, name, len(data)) as out:
+        for at in range(0, len(data), _CHUNK):
+            out.write(data[at : at + _CHUNK])
+
+
+def _opened(archive: zipfile.ZipFile, name: str, size: int) -> IO[bytes]:
+    info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+    wide = size > zipfile.ZIP64_LIMIT  # then 20 bytes follow the padding
+    start = archive.fp.tell() + 30 + len(info.filename) + 20 * wide  # type: ignore[union-attr]
+    padding = -(start + 4) % ALIGNMENT
+    info.extra = struct.pack("<HH", 0xD935, padding) + bytes(padding)
+    info.external_attr = 0o644 << 16
+    return archive.open(info, "w", force_zip64=wide)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lipsync_fast.cli.console import Progress, guarded, one_line, say
+from lipsync_fast.cli.sign import register
 
 if TYPE_CHECKING:
     from lipsync_fast.avatars.library import AvatarInfo
@@ -140,6 +141,9 @@ def import_avatar(
         say(f"try: lipsync-fast render SPEECH.wav -o out.mp4 --avatar {made}")
 
 
+register(app)
+
+
 def _write_json(value: object) -> None:
     import msgspec
 
@@ -148,7 +152,8 @@ def _write_json(value: object) -> None:
 
 def _listed(info: AvatarInfo) -> dict[str, Any]:
     if info.manifest is None:
-        return {"name": info.name, "path": str(info.path), "error": info.error}
+        shown = str(info.path).encode("utf-8", "backslashreplace").decode()
+        return {"name": info.name, "path": shown, "error": info.error}
     return _described(info.manifest, info.path) | {"name": info.name, "error": None}
 
 

@@ -132,6 +132,10 @@ def serve(
     http_port: Annotated[int | None, typer.Option(help="Of the page and HTTP; 8086.")] = None,
     avatars: AvatarsOption = None,
     avatar: Annotated[str | None, typer.Option(help="Avatar of who names none; demo.")] = None,
+    require_signed: Annotated[
+        Path | None,
+        typer.Option(help="Public keys (PEM): serve only avatars that one of them has signed."),
+    ] = None,
     gpus: Annotated[str | None, typer.Option(help="all, none, or numbers: 0,2.")] = None,
     engines_per_gpu: Annotated[
         int | None, typer.Option(help="Engines on each GPU; without one, in all.")
@@ -174,6 +178,7 @@ def serve(
             "http-port": http_port,
             "avatars": [str(path) for path in avatars or ()],
             "avatar": avatar,
+            "require-signed": None if require_signed is None else str(require_signed),
             "gpus": gpus,
             "engines-per-gpu": engines_per_gpu,
             "precision": precision,

@@ -23,6 +23,7 @@ FLAGS = {
     "token": "listen.token",
     "avatars": "avatars.folders",
     "avatar": "avatars.default",
+    "require-signed": "avatars.require_signed",
     "gpus": "engines.gpus",
     "engines-per-gpu": "engines.per_gpu",
     "precision": "engines.precision",

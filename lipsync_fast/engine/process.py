@@ -111,8 +111,11 @@ class Process:
 
     def _load(self) -> list[AvatarState]:
         """Make the engine, and load its first avatars; what became of them."""
+        from lipsync_fast.avatars.signing import trusted_keys
+
         loaded = []
         self.engine = engine = create_engine(self.spec)
+        engine.shelf.keys = trusted_keys(self.spec.require_signed)
         self._take_offers()
         for name, path in self.spec.avatars.items():
             try:

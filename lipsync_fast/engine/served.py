@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from lipsync_fast.audio.windows import BlockCache, block_starts
 from lipsync_fast.avatars.package import AvatarPackage
+from lipsync_fast.avatars.signing import TrustedKeys, open_signed
 from lipsync_fast.engine.backends.base import (
     SQUARE,
     Backend,
@@ -67,13 +68,15 @@ class Served:
         """Frames, of the first ones, for which the encoder and the backend have been got ready."""
 
     @classmethod
-    def open(cls, backend: Backend, path: str | os.PathLike[str]) -> Served:
-        """Open and load an avatar; in any thread.
+    def open(
+        cls, backend: Backend, path: str | os.PathLike[str], keys: TrustedKeys | None = None
+    ) -> Served:
+        """Open and load an avatar; in any thread. With ``keys``, one of them must have signed it.
 
         Raises:
             AvatarError: it cannot be used.
         """
-        package = AvatarPackage.open(Path(path))
+        package = open_signed(Path(path), keys)
         try:
             loaded = backend.load(package)
         except BaseException:

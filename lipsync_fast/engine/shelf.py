@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from lipsync_fast.avatars.signing import TrustedKeys
 from lipsync_fast.engine.backends.base import Backend
 from lipsync_fast.engine.served import Pictures, Served
 from lipsync_fast.errors import AvatarError, RingError
@@ -30,6 +31,8 @@ class Shelf:
 
     def __init__(self, backend: Backend, pictures: Pictures, wake: Callable[[], None]) -> None:
         self._backend, self._pictures, self._wake = backend, pictures, wake
+        self.keys: TrustedKeys | None = None
+        """One of them must have signed what is loaded."""
         self._served: dict[str, Served] = {}
         self._aside = ThreadPoolExecutor(1, "lipsync-load")
         self._loading: dict[str, Future[Served]] = {}
@@ -50,7 +53,7 @@ class Shelf:
         Raises:
             AvatarError: it cannot be used.
         """
-        self._put(name, Served.open(self._backend, path))
+        self._put(name, Served.open(self._backend, path, self.keys))
 
     def load_later(self, name: str, path: str, done: Loaded) -> None:
         """Like ``load``, in a thread; ``done`` is called by a later ``step``.
@@ -58,7 +61,7 @@ class Shelf:
         Nothing is loaded, and ``done`` not called, when the name was unloaded or given to another
         avatar in the meantime.
         """
-        future = self._aside.submit(Served.open, self._backend, path)
+        future = self._aside.submit(Served.open, self._backend, path, self.keys)
         self._loading[name] = future
 
         def ended(future: Future[Served]) -> None:  # in the thread

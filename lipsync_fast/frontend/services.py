@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from lipsync_fast.avatars.library import AvatarLibrary
 from lipsync_fast.avatars.package import AvatarPackage
+from lipsync_fast.avatars.signing import open_signed, trusted_keys
 from lipsync_fast.config import ServeConfig
 from lipsync_fast.errors import AvatarError, AvatarNotFoundError, LipsyncError
 from lipsync_fast.frontend.clock import Clock
@@ -96,7 +97,8 @@ class Services:
         """How many speak in other fronts."""
         self.draining = trio.Event()
         self._want_avatar = want_avatar
-        self._library = AvatarLibrary(config.avatars.folders)
+        self._keys = trusted_keys(config.avatars.require_signed)
+        self._library = AvatarLibrary(config.avatars.folders, self._keys)
         self._packages: dict[Path, AvatarPackage] = {}
         self._streams, self._sessions = itertools.count(1), itertools.count(1)
         self._requests = 0
@@ -141,7 +143,11 @@ class Services:
             raise AvatarNotFoundError(f"there is no avatar {name[:64]!r}") from None
         package = self._packages.get(path)
         if package is None:
-            package = self._packages[path] = AvatarPackage.open(path)
+            package = self._packages[path] = open_signed(
+                path,
+                self._keys,
+                every_byte=False,  # engines see to the rest before they load it
+            )
         return package
 
     async def avatar(self, name: str) -> AvatarPackage:

@@ -30,6 +30,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
         precision: of the CUDA backend's networks.
         processors: next to its GPU, to keep all its threads on; all where empty.
         avatars: name to path of those to load before it says Ready, the default one first.
+        require_signed: file of the keys of which one must have signed each avatar; empty: any.
         heartbeat_s: how often to send Heartbeat.
         capacity: frames a second that an engine of this kind makes, where it is known; else it is
             measured, which takes all threads for a quarter of a second, from others' work, too.
@@ -46,6 +47,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
     precision: Literal["fp16", "bf16", "fp32"] = "fp16"
     processors: list[int] = []
     avatars: dict[str, str] = {}
+    require_signed: str = ""
     heartbeat_s: float = 0.25
     capacity: float = 0.0
     modest: bool = False

@@ -101,7 +101,7 @@ def _check_pickle(file: BinaryIO) -> None:
     stack: list[str] = []
     kept: dict[int, str] = {}
     try:
-        for operation, argument, _ in pickletools.genops(_Bounded(file)):
+        for operation, argument, _ in pickletools.genops(_Bounded(file)):  # type: ignore[arg-type]
             _step(operation.name, argument, stack, kept)
     except (ValueError, IndexError, KeyError, TypeError, OverflowError):  # of genops, or of a stack
         raise RefusedError("it is damaged, or no checkpoint at all") from None

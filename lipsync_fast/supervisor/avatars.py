@@ -27,10 +27,16 @@ class AvatarsInUse:
 
         Raises:
             AvatarNotFoundError: it is not there.
+            AvatarSignatureError: it must be signed, and is not, or the keys cannot be read.
         """
         self._config = config
         self._library = AvatarLibrary(config.folders)
         path = self._library.find(config.default)
+        if config.require_signed:
+            from lipsync_fast.avatars.signing import open_signed, trusted_keys
+
+            keys = trusted_keys(config.require_signed)
+            open_signed(path, keys, every_byte=False).close()  # the rest of it engines see
         self.paths: dict[str, str] = {config.default: str(path.absolute())}
         """Name to path, the default one first: what a new engine loads."""
         self.shared = SharedFrames()

@@ -94,6 +94,7 @@ class Births:
                 precision=self.config.engines.precision,
                 processors=list(slot.processors),
                 avatars=self.avatars.born_with(slot),
+                require_signed=self.config.avatars.require_signed,
                 heartbeat_s=self.config.engines.heartbeat_s,
                 capacity=capacity,
                 modest=modest,
