@@ -88,3 +88,8 @@ wheel: $(BIN)/python
 
 clean:
 	rm -rf build dist demo $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# What a GPU machine without a network lacks, into .gpu-wheels/; see bench/gpu_check.sh.
+.PHONY: gpu-wheels
+gpu-wheels: $(BIN)/python
+	$(BIN)/python bench/gpu_check/wheels.py
