@@ -30,9 +30,14 @@
 
 #if defined(__CUDACC__)
 #define LIPSYNC_HD __host__ __device__
-#define LIPSYNC_UNROLL _Pragma("unroll")  // so that arrays of a thread stay in registers
 #else
 #define LIPSYNC_HD
+#endif
+
+// Before a loop over arrays of a thread, so that they stay in registers.
+#if defined(__CUDA_ARCH__)
+#define LIPSYNC_UNROLL _Pragma("unroll")
+#else
 #define LIPSYNC_UNROLL
 #endif
 
