@@ -16,14 +16,16 @@ from pathlib import Path
 import pytest
 from serving import lives, until
 
-from lipsync_fast.config import Engines
+from lipsync_fast.config import Engines, ServeConfig
 from lipsync_fast.errors import ServerError
+from lipsync_fast.frontend.http.metrics import metrics_text
 from lipsync_fast.supervisor import gpus
 from lipsync_fast.supervisor.children import Child, Slot
 from lipsync_fast.supervisor.devices import plan
 from lipsync_fast.supervisor.gpus import Found, Gpu, look, processors_near
 from lipsync_fast.supervisor.mps import CONTROL, LOGS, PIPES, Mps
 from lipsync_fast.supervisor.replicas import first, helper
+from lipsync_fast.supervisor.report import About, Rates, server_status
 
 TWO = Found([Gpu(0, "0"), Gpu(1, "1", (4, 5))])
 BROKEN = Found(TWO.gpus, "torch built for CUDA is missing (install the extra cuda12 or cuda13)")
@@ -268,6 +270,30 @@ def test_an_avatar_whose_only_engine_has_died_is_loaded_by_another() -> None:
     starting, other = engine("s", "", used=0), engine("o", "y", used=99)
     starting.state, starting.asked = "starting", {"x"}
     assert helper("x", [starting, other]) is other
+
+
+def test_a_gpus_memory_is_a_metric_and_a_cpu_has_none() -> None:
+    status = server_status(
+        About(config=ServeConfig(), ports=[1], http_port=2, born=0.0),
+        "serving",
+        [known("g", 60, 100), known("c", 0, 0)],
+        Rates(),
+        0,
+    )
+    lines = metrics_text(status)[0].decode().splitlines()
+    told = [line for line in lines if line.startswith("lipsync_fast_engine_device_memory_bytes{")]
+    assert told == [
+        'lipsync_fast_engine_device_memory_bytes{device="cuda:0",engine="g",kind="used"} 60.0',
+        'lipsync_fast_engine_device_memory_bytes{device="cuda:0",engine="g",kind="total"} 100.0',
+    ]
+
+
+def known(name: str, used: int, total: int) -> Child:
+    """An engine with a process, as the status tells of it."""
+    child = engine(name, "", 0.0, used, total)
+    child.process, child.device = subprocess.Popen("true"), "cuda:0" if total else "cpu"
+    child.process.wait()
+    return child
 
 
 # ---------------------------------------------------------------- MPS
