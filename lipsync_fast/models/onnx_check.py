@@ -143,6 +143,8 @@ class _Run:
 
     def numbers(self, node: Node, index: int) -> list[float]:
         """A small constant input's values."""
+        if node.inputs[index] not in self.graph.tensors:
+            raise ValueError("no constant")
         values = self.graph.tensor(node.inputs[index])
         if values.ndim != 1 or values.size > 8:
             raise ValueError("no list of a few numbers")
