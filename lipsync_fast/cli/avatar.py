@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lipsync_fast.cli.console import Progress, guarded, one_line, say
+from lipsync_fast.cli.prepare import prepare
 from lipsync_fast.cli.sign import register
+from lipsync_fast.cli.train import train
 
 if TYPE_CHECKING:
     from lipsync_fast.avatars.library import AvatarInfo
@@ -142,6 +144,8 @@ def import_avatar(
 
 
 register(app)
+app.command()(prepare)
+app.command()(train)
 
 
 def _write_json(value: object) -> None:

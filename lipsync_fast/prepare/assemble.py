@@ -1,0 +1,302 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Put a prepared folder together from its parts: crops, loop, sound, report, checksums."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import shutil
+import zlib
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lipsync_fast.avatars.importer import keep_mask, read_picture
+from lipsync_fast.avatars.jpeg import decode, segment_offsets
+from lipsync_fast.avatars.manifest import FileEntry
+from lipsync_fast.avatars.storage import write_array
+from lipsync_fast.avatars.writer import _thumbnail as thumbnail
+from lipsync_fast.errors import OutputError
+from lipsync_fast.prepare.detectors import corners_of
+from lipsync_fast.prepare.errors import PrepareError
+from lipsync_fast.prepare.folder import NAME, Prepared, PreparedAvatar, Source, landmarks_header
+from lipsync_fast.prepare.loop import Loop, choose
+from lipsync_fast.prepare.parts import Part, State, WorkFolder, sync_folder
+from lipsync_fast.prepare.report import report_lines, sheet_bytes
+from lipsync_fast.prepare.request import Request, Result, Told, printable
+from lipsync_fast.prepare.sound import write_sound
+from lipsync_fast.prepare.stabilise import Track, track
+from lipsync_fast.prepare.video import FPS
+from lipsync_fast.version import __version__
+
+REPORT = "report.json"
+FEATURE_SIDE = 24
+_AROUND = 0.3
+"""Part of the crop's side by which what is around the face is compared too."""
+_MEASURED = 40
+
+Tell = Callable[[Told], None]
+
+
+def assemble(
+    request: Request,
+    work: WorkFolder,
+    state: State,
+    source: Source,
+    corners: tuple[int, int, int] | None,
+    tell: Tell,
+) -> Result:
+    """Write the finished folder to ``work.made``.
+
+    Args:
+        corners: which landmarks span the crop, where the detector says so.
+
+    Raises:
+        PrepareError: the face cannot be followed.
+        OSError: it cannot be written.
+    """
+    tell(Told("finishing", 0, 0))
+    parts = [_light(part) for part in work.parts()]
+    counts = {part.point_count for part in parts}
+    if len(counts) > 1:
+        raise PrepareError(f"detector {request.detector}: returned {sorted(counts)} points")
+    points = np.concatenate([part.landmarks() for part in parts])
+    spec = request.landmarks or request.detector
+    tracked = track(
+        corners_of(points, corners, spec), source.width, source.height, bridge=request.bridge
+    )
+    features = _features(np.concatenate([p.pictures() for p in parts]), tracked, source.width)
+    loop = choose(features, kind=request.loop, longest_s=request.loop_s, cuts=tracked.cuts)
+    begins, warnings = Fraction(parts[-1].begins), list(parts[-1].warnings)
+    folder = work.made
+    folder.mkdir()
+    _write_frames(folder, work, points, tracked)
+    if request.parsing is not None:
+        _write_masks(folder, request, tracked.rects, (source.width, source.height))
+    sound = write_sound(
+        Path(request.video),
+        begins + Fraction(source.start).limit_denominator(1000),
+        len(points),
+        folder / "sound.wav",
+    )
+    warnings += sound or []
+    if sound is None:
+        warnings.append("the video has no sound: nothing can be trained from it")
+    warnings += tracked.warnings
+    draft = Prepared(
+        name=request.name,
+        frame_width=source.width,
+        frame_height=source.height,
+        frame_count=len(points),
+        jpeg=request.jpeg,
+        loop=loop,
+        points=points.shape[1],
+        detector="landmarks in files" if request.landmarks else request.detector,
+        sound=sound is not None,
+        synthetic=request.synthetic,
+        licence=request.licence,
+        provenance=printable(
+            f"prepared from a video ({source.name}, SHA-256 {source.sha256[:16]}…)"
+            f" by lipsync-fast {__version__}"
+        ),
+        consent=f"{request.consent} (stated by {request.stated_by} on {state.date})",
+        key=state.key,
+        source=msgspec.structs.replace(source, name=printable(source.name)),
+        warnings=warnings,
+    )
+    return _finish(folder, draft, tracked, request)
+
+
+def _light(part: Part) -> Part:
+    """``part`` without its coded frames, which are read again when they are written."""
+    part.jpegs = []
+    return part
+
+
+def _features(greys: NDArray[np.uint8], tracked: Track, width: int) -> NDArray[np.float32]:
+    """The face and what is around it in each small picture: N x (24 x 24), grey levels.
+
+    The cut is the same in all frames, so that a head that moves differs from itself.
+    """
+    r = tracked.rects
+    height = greys.shape[1]
+    scale = greys.shape[2] / width
+    around = _AROUND * float(np.median(r[:, 2] - r[:, 0]))
+    x1, y1 = (max(0, int((v - around) * scale)) for v in np.percentile(r[:, :2], 5, axis=0))
+    x2, y2 = (int(np.ceil((v + around) * scale)) for v in np.percentile(r[:, 2:], 95, axis=0))
+    box = x1, y1, max(x1 + 2, min(x2, greys.shape[2])), max(y1 + 2, min(y2, height))
+    out = np.empty((len(greys), FEATURE_SIDE * FEATURE_SIDE), np.float32)
+    for i, grey in enumerate(greys):
+        cut = Image.fromarray(grey[box[1] : box[3], box[0] : box[2]])
+        small = cut.convert("F").resize((FEATURE_SIDE, FEATURE_SIDE), Image.Resampling.BOX)
+        out[i] = np.asarray(small).ravel()
+    return out
+
+
+def _write_frames(
+    folder: Path, work: WorkFolder, points: NDArray[np.float32], tracked: Track
+) -> None:
+    offsets, segments = [0], []
+    with open(folder / "frames.bin", "wb") as out:
+        for part in work.parts():
+            for jpeg in part.jpegs:
+                out.write(jpeg)
+                offsets.append(offsets[-1] + len(jpeg))
+                segments.append(segment_offsets(jpeg))
+    (folder / "frames.npy").write_bytes(write_array(np.array(offsets, np.uint64)))
+    (folder / "segments.npy").write_bytes(write_array(np.stack(segments)))
+    (folder / "rects.npy").write_bytes(write_array(tracked.rects))
+    header = landmarks_header((len(points), points.shape[1], 2))
+    (folder / "landmarks.npy").write_bytes(header + points.astype("<f4").tobytes())
+
+
+def _write_masks(
+    folder: Path, request: Request, rects: NDArray[np.int32], size: tuple[int, int]
+) -> None:
+    """Where the original stays, from SyncTalk_2D's parsing maps; frames without a map have none."""
+    offsets, first, found = [0], round(request.start_s * FPS), False
+    with open(folder / "masks.bin", "wb") as out:
+        for i, (x1, y1, x2, y2) in enumerate(rects):
+            file = Path(request.parsing or "") / f"{first + i}.png"
+            packed = b""
+            if file.exists():
+                found = True
+                labels, _ = read_picture(file)
+                if (labels.shape[1], labels.shape[0]) != size:
+                    raise PrepareError(
+                        f"{file}: {labels.shape[1]} x {labels.shape[0]}, but frames are"
+                        f" {size[0]} x {size[1]}"
+                    )
+                keep = keep_mask(labels[y1:y2, x1:x2])
+                packed = zlib.compress(np.packbits(keep.ravel()).tobytes(), 9)
+            out.write(packed)
+            offsets.append(offsets[-1] + len(packed))
+    if not found:
+        raise PrepareError(f"{request.parsing}: holds no parsing map of any frame (0.png …)")
+    (folder / "masks.npy").write_bytes(write_array(np.array(offsets, np.uint64)))
+
+
+def _finish(folder: Path, draft: Prepared, tracked: Track, request: Request) -> Result:
+    """The seam in true pictures, the report and the sheet, and last of all prepared.json."""
+    frames = _Coded(folder, draft)
+    loop = measured(draft.loop, frames, tracked.rects)
+    draft = msgspec.structs.replace(draft, loop=loop)
+    chosen = sorted({int(i) for i in np.linspace(0, draft.frame_count - 1, 12)})
+    pictures = [frames(i) for i in chosen]
+    rects = [tuple(int(v) for v in tracked.rects[i]) for i in chosen]
+    (folder / "thumbnail.jpg").write_bytes(thumbnail(frames(loop.first), _rect(tracked, loop)))
+    (folder / "sheet.jpg").write_bytes(sheet_bytes(pictures, chosen, rects, loop))
+    result = Result(
+        name=draft.name,
+        path=".",
+        video=draft.source.name,
+        frames=draft.frame_count,
+        width=draft.frame_width,
+        height=draft.frame_height,
+        seconds=draft.frame_count / FPS,
+        source_rate=draft.source.rate,
+        detector=draft.detector,
+        points=draft.points,
+        bridged=tracked.bridged,
+        face=int(np.median(tracked.rects[:, 2] - tracked.rects[:, 0])),
+        loop=loop.kind,
+        loop_first=loop.first,
+        loop_count=loop.count,
+        seam=loop.seam,
+        step=loop.step,
+        sound=draft.sound,
+        bytes=sum(path.stat().st_size for path in folder.iterdir()),
+        warnings=draft.warnings,
+    )
+    (folder / REPORT).write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1))
+    (folder / "report.txt").write_text("\n".join(report_lines(result)) + "\n", encoding="utf-8")
+    entries = {path.name: _entry(path) for path in sorted(folder.iterdir())}
+    whole = msgspec.structs.replace(draft, files=entries)
+    (folder / NAME).write_bytes(msgspec.json.format(msgspec.json.encode(whole), indent=1))
+    sync_folder(folder)
+    PreparedAvatar.open(folder).close()  # what we write, we can read
+    return msgspec.structs.replace(result, path=str(request.dest), video=request.video)
+
+
+def _rect(tracked: Track, loop: Loop) -> tuple[int, int, int, int]:
+    x1, y1, x2, y2 = (int(v) for v in tracked.rects[loop.first])
+    return x1, y1, x2, y2
+
+
+class _Coded:
+    """Frames of a folder under construction."""
+
+    def __init__(self, folder: Path, draft: Prepared) -> None:
+        self._file = folder / "frames.bin"
+        self._offsets = np.load(folder / "frames.npy")
+        self._size = draft.frame_width, draft.frame_height
+
+    def __call__(self, index: int) -> NDArray[np.uint8]:
+        with open(self._file, "rb") as file:
+            file.seek(int(self._offsets[index]))
+            data = file.read(int(self._offsets[index + 1] - self._offsets[index]))
+        return decode(data, self._size, f"frame {index}")
+
+
+def measured(
+    loop: Loop, picture: Callable[[int], NDArray[np.uint8]], rects: NDArray[np.int32]
+) -> Loop:
+    """``loop`` with its seam and step as true pictures have them, around the face."""
+    first, last = loop.first, loop.first + loop.count - 1
+    part = rects[first : last + 1]
+    around = int(_AROUND * np.median(part[:, 2] - part[:, 0]))
+    x1, y1 = np.maximum(0, part[:, :2].min(axis=0) - around)
+    x2, y2 = part[:, 2:].max(axis=0) + around
+
+    def grey(index: int) -> NDArray[np.float32]:
+        cut = Image.fromarray(picture(index)[y1:y2, x1:x2])
+        return np.asarray(cut.convert("L"), np.float32)
+
+    def between(a: int, b: int) -> float:
+        return float(np.abs(grey(a) - grey(b)).mean())
+
+    if loop.count == 1:
+        return msgspec.structs.replace(loop, seam=0.0, step=0.0)
+    places = sorted({int(i) for i in np.linspace(first, last - 1, min(_MEASURED, loop.count - 1))})
+    step = float(np.median([between(i, i + 1) for i in places]))
+    if loop.kind == "cycle":
+        seam = between(last, first)
+    else:
+        seam = max(between(first, first + 1), between(last - 1, last))
+    return msgspec.structs.replace(loop, seam=round(seam, 3), step=round(step, 3))
+
+
+def _entry(path: Path) -> FileEntry:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return FileEntry(size=path.stat().st_size, sha256=digest.hexdigest())
+
+
+def put(made: Path, dest: Path) -> None:
+    """Give the finished folder its name; one that was prepared before makes room.
+
+    Raises:
+        OutputError: something else has appeared there.
+    """
+    old: Path | None = None
+    if dest.is_dir() and any(dest.iterdir()):
+        if not (dest / NAME).is_file():
+            raise OutputError(f"{dest}: holds something else than a prepared video; left alone")
+        old = dest.parent / f".{dest.name}.{secrets.token_hex(4)}.old"
+        os.rename(dest, old)
+    try:
+        os.rename(made, dest)
+    except OSError:
+        if old is not None:
+            os.rename(old, dest)
+        raise
+    if old is not None:
+        shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A video's sound as a WAV file of 16 kHz, laid beside its frames: 640 samples for each."""
+
+from __future__ import annotations
+
+import wave
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import av.error
+import numpy as np
+from numpy.typing import NDArray
+
+from lipsync_fast.audio.source import MediaSource
+from lipsync_fast.errors import MediaError
+
+RATE = 16_000
+FRAME_SAMPLES = 640
+
+
+def write_sound(video: Path, begins: Fraction, frames: int, file: Path) -> list[str] | None:
+    """Write ``640 * frames`` samples; sample 0 is heard where frame 0 is shown.
+
+    Args:
+        begins: frame 0's time stamp in the video, in seconds.
+
+    Returns:
+        Warnings, or None where the video has no sound (then nothing is written).
+    """
+    try:
+        source = MediaSource(video)
+    except MediaError:
+        return None
+    total, written = frames * FRAME_SAMPLES, 0
+    with source, wave.open(str(file), "wb") as out:
+        out.setparams((1, 2, RATE, 0, "NONE", ""))
+        try:
+            for piece in _aligned(source, round((_begins(video) - begins) * RATE)):
+                part = piece[: total - written]
+                pcm = np.rint(np.clip(part, -1, 1 - 2**-15) * 32768).astype("<i2")
+                out.writeframes(pcm.tobytes())
+                written += len(part)
+                if written == total:
+                    break
+        except MediaError as error:
+            source.warnings.append(str(error))
+        silence = total - written
+        out.writeframes(bytes(2 * silence))
+    warnings = [warning.removeprefix(f"{video}: ") for warning in source.warnings]
+    if silence > RATE // 2:
+        warnings.append(f"the sound ends {silence / RATE:.1f} s before the pictures")
+    return warnings
+
+
+def _begins(video: Path) -> Fraction:
+    """Time stamp of the first sample, in seconds."""
+    with av.open(str(video)) as container:
+        stream = container.streams.audio[0]
+        if stream.start_time is None or stream.time_base is None:
+            return Fraction(0)
+        return stream.start_time * stream.time_base
+
+
+def _aligned(source: MediaSource, late: int) -> Iterator[NDArray[np.float32]]:
+    """The pieces after ``late`` samples of silence, or without their first ``-late`` samples."""
+    while late > 0:
+        yield np.zeros(min(late, RATE), np.float32)
+        late -= min(late, RATE)
+    for piece in source:
+        clean = np.nan_to_num(piece, nan=0.0, posinf=0.0, neginf=0.0)
+        dropped = min(-late, len(clean))
+        late += dropped
+        if dropped < len(clean):
+            yield clean[dropped:]
