@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The folder of a training: what it needs to go on after any end, as if there had been none.
+
+    state.pt            the last checkpoint: networks, optimisers, scaler, random numbers, step,
+                        how long both logs were then, and which weights were the best so far
+    best-STEP.pt        those weights
+    log.jsonl           a line for each step: its losses and its learning rate
+    validation.jsonl    a line for each look at held-out frames
+    validation.jpg      the held-out frames at the last look: target | output
+    best.jpg            the same, of the best weights
+    lock                held while a training runs
+
+Every file but the logs appears whole under its name or not at all. A log may be ahead of the
+checkpoint when a training is killed; what is ahead is cut off before it goes on.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from lipsync_fast.errors import CheckpointError, OutputError
+from lipsync_fast.train.errors import TrainingError
+from lipsync_fast.train.options import Options
+
+FORMAT = 1
+STATE, LOCK = "state.pt", "lock"
+LOG, VALIDATION = "log.jsonl", "validation.jsonl"
+SHEET, BEST_SHEET = "validation.jpg", "best.jpg"
+
+
+class Best(msgspec.Struct, frozen=True):
+    """The best look at held-out frames so far.
+
+    Attributes:
+        step: steps that had been done.
+        loss: mean absolute difference over the region, in grey levels.
+        mouth: the same over the mouth.
+    """
+
+    step: int
+    loss: float
+    mouth: float
+
+    @property
+    def file(self) -> str:
+        """Its weights' name."""
+        return f"best-{self.step}.pt"
+
+
+class State(msgspec.Struct, kw_only=True):
+    """Where a training stands.
+
+    Attributes:
+        options: what was asked for.
+        data: hash of what it learns from.
+        step: steps done.
+        best: the best look so far.
+        seconds: spent.
+        logs: bytes of log.jsonl and validation.jsonl.
+        tensors: networks, optimisers, scaler and random numbers, as torch gives them.
+    """
+
+    options: Options
+    data: str
+    step: int = 0
+    best: Best | None = None
+    seconds: float = 0.0
+    logs: tuple[int, int] = (0, 0)
+    tensors: dict[str, Any]
+
+
+class Work:
+    """The folder.
+
+    Raises:
+        OutputError: anything in it cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Nobody else trains in the folder meanwhile.
+
+        Raises:
+            TrainingError: somebody does.
+        """
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                who = os.pread(handle, 20, 0).decode("ascii", "replace").strip() or "?"
+                raise TrainingError(
+                    f"{self.folder}: another training runs here (process {who}); wait for it, or"
+                    " give this one another folder by --work"
+                ) from None
+            with suppress(OSError):  # who it is, is only for the message
+                os.ftruncate(handle, 0)
+                os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+            yield
+        finally:
+            os.close(handle)
+
+    def clear(self) -> None:
+        """Forget what a former training left."""
+        with writing(self.folder):
+            for path in list(self.folder.iterdir()):
+                if path.name == LOCK:
+                    continue
+                if path.is_file() and (path.name in _OWN or _best_step(path.name) is not None):
+                    path.unlink()
+
+    def load(self) -> State | None:
+        """The last checkpoint, or None.
+
+        Raises:
+            CheckpointError: it cannot be read.
+        """
+        path = self.folder / STATE
+        if not path.exists():
+            return None
+        try:
+            plain = torch.load(path, map_location="cpu", weights_only=True)
+            tensors = plain.pop("tensors")
+            if plain.pop("format") != FORMAT:
+                raise ValueError("another format")
+            state = msgspec.convert(plain | {"tensors": {}}, State)
+        except Exception as error:  # a damaged pickle can raise anything; nothing of it has run
+            reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+            raise CheckpointError(
+                f"{path}: cannot be read ({reason}); begin anew with --restart"
+            ) from None
+        state.tensors = tensors
+        return state
+
+    def save(self, state: State) -> None:
+        """Write a checkpoint; the former one stays until it is whole."""
+        for name in (LOG, VALIDATION):
+            path = self.folder / name
+            if path.exists():
+                with writing(path), path.open("rb") as file:
+                    os.fsync(file.fileno())
+        fields = {f: getattr(state, f) for f in state.__struct_fields__ if f != "tensors"}
+        plain: dict[str, Any] = msgspec.to_builtins(fields)
+        self.put(STATE, plain | {"format": FORMAT, "tensors": state.tensors})
+        self._forget(state.best)
+
+    def put(self, name: str, what: dict[str, Any]) -> None:
+        """Write tensors under a name, whole or not at all."""
+        path = self.folder / name
+        buffer = io.BytesIO()
+        torch.save(what, buffer)
+        self.put_bytes(path.name, buffer.getbuffer())
+
+    def put_bytes(self, name: str, data: bytes | memoryview) -> None:
+        """Write a file, whole or not at all."""
+        path = self.folder / name
+        partial = path.with_name(f".{name}.part")
+        try:
+            with writing(path), partial.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            with writing(path):
+                os.replace(partial, path)
+                _sync_folder(self.folder)
+        finally:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+    def best(self, best: Best) -> dict[str, torch.Tensor]:
+        """The best weights.
+
+        Raises:
+            CheckpointError: they are gone, or damaged.
+        """
+        path = self.folder / best.file
+        try:
+            state: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # as in load
+            raise CheckpointError(f"{path}: cannot be read ({error})") from None
+        return state
+
+    def losses(self) -> tuple[float, float]:
+        """Mean pixel losses of the first and of the last twentieth of the log's steps."""
+        with (self.folder / LOG).open("rb") as file:
+            values = [msgspec.json.decode(line, type=_Line).pixel for line in file]
+        part = max(1, len(values) // 20)
+        return sum(values[:part]) / part, sum(values[-part:]) / part
+
+    def _forget(self, best: Best | None) -> None:
+        """Remove weights that are not the best any more."""
+        for path in self.folder.glob("best-*.pt"):
+            if best is None or path.name != best.file:
+                with suppress(OSError):
+                    path.unlink()
+
+
+class _Line(msgspec.Struct):
+    pixel: float
+
+
+_OWN = {STATE, LOG, VALIDATION, SHEET, BEST_SHEET}
+
+
+def _best_step(name: str) -> int | None:
+    middle = name.removeprefix("best-").removesuffix(".pt")
+    return int(middle) if name == f"best-{middle}.pt" and middle.isdecimal() else None
+
+
+class Log:
+    """A file of JSON lines, each of which is there once, in order, also after kills.
+
+    Args:
+        path: the file.
+        kept: bytes of it that a checkpoint knows of; the rest is cut off.
+    """
+
+    def __init__(self, path: Path, kept: int) -> None:
+        self._path = path
+        with writing(path):
+            self._file = path.open("ab")
+            if self._file.tell() < kept:
+                self._file.close()
+                raise CheckpointError(
+                    f"{path}: is shorter than its checkpoint says; begin anew with --restart"
+                )
+            self._file.truncate(kept)
+        self.bytes = kept
+
+    def add(self, line: dict[str, float | int]) -> None:
+        """Append a line."""
+        data = msgspec.json.encode(line) + b"\n"
+        with writing(self._path):
+            self._file.write(data)
+            self._file.flush()
+        self.bytes += len(data)
+
+    def close(self) -> None:
+        """Close the file."""
+        with suppress(OSError):  # what could not be written has been said
+            self._file.close()
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say of any failure to write which path it was and why.
+
+    Raises:
+        OutputError: in place of OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        reason = "no space left" if full else error.strerror or str(error)
+        raise OutputError(f"{path}: cannot be written ({reason})") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
