@@ -236,10 +236,13 @@ def test_misuse_is_refused() -> None:
     rng = np.random.default_rng(10)
 
     def job(**other: Any) -> Job:
-        given = dict(
-            planes=rng.random((3, 16, 16), np.float32), crop=np.zeros((24, 24, 3), np.uint8),
-            corner=(4, 4), rect=(2, 3, 12, 13), pixels=np.zeros((20, 30, 3), np.uint8),
-        )  # fmt: skip
+        given: dict[str, Any] = {
+            "planes": rng.random((3, 16, 16), np.float32),
+            "crop": np.zeros((24, 24, 3), np.uint8),
+            "corner": (4, 4),
+            "rect": (2, 3, 12, 13),
+            "pixels": np.zeros((20, 30, 3), np.uint8),
+        }
         return Job(**(given | other))
 
     def refused(why: str, place: int, value: int, **other: Any) -> None:
