@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The CUDA kernels; not there in a build without nvcc. ``_emulated.pyi`` describes the functions."""
+"""The CUDA kernels; not there in a build without nvcc. ``_emulated.pyi`` describes them."""
 
 from lipsync_fast._emulated import Version as Version
 from lipsync_fast._emulated import compose as compose

@@ -7,7 +7,6 @@ report. Packages are imported in processes of their own, so that one that aborts
 
 from __future__ import annotations
 
-import ctypes
 import importlib.metadata
 import importlib.util
 import os
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import msgspec
 
+from lipsync_fast.doctor_cuda import Cuda, examine_cuda
 from lipsync_fast.version import __version__
 
 IMPORT_TIMEOUT_S = 60.0
@@ -53,24 +53,6 @@ class Processor(msgspec.Struct, frozen=True, kw_only=True):
     """Cores that the control group grants, where it limits them."""
     features: list[str]
     memory_gib: float | None
-
-
-class Gpu(msgspec.Struct, frozen=True, kw_only=True):
-    """One GPU."""
-
-    index: int
-    name: str
-    memory_gib: float
-    compute_capability: str
-
-
-class Cuda(msgspec.Struct, frozen=True, kw_only=True):
-    """The CUDA driver and what it sees."""
-
-    driver: str | None
-    """The CUDA version that the driver speaks, such as 13.0; None where there is no driver."""
-    problem: str | None
-    gpus: list[Gpu]
 
 
 class Package(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,7 +110,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 def examine() -> Report:
     """Look at everything, and run the self-test."""
     runtime = onnx_runtime()
-    cuda = cuda_driver()
+    cuda = examine_cuda()
     processor = examine_processor()
     begun = time.monotonic()
     checks = run_selftest()
@@ -186,23 +168,6 @@ def onnx_runtime() -> OnnxRuntime:
     )
 
 
-def cuda_driver() -> Cuda:
-    """The CUDA driver, through its own library; no package is needed."""
-    library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
-    try:
-        cuda = ctypes.CDLL(library)
-    except OSError:
-        return Cuda(driver=None, problem=f"no CUDA driver ({library} not found)", gpus=[])
-    status = cuda.cuInit(0)
-    version, count = ctypes.c_int(0), ctypes.c_int(0)
-    cuda.cuDriverGetVersion(ctypes.byref(version))
-    driver = f"{version.value // 1000}.{version.value % 1000 // 10}"
-    if status:
-        return Cuda(driver=driver, problem=f"cuInit failed with error {status}", gpus=[])
-    cuda.cuDeviceGetCount(ctypes.byref(count))
-    return Cuda(driver=driver, problem=None, gpus=[_gpu(cuda, i) for i in range(count.value)])
-
-
 def optional_packages() -> list[Package]:
     """Each optional package: usable, or why not."""
     with ThreadPoolExecutor(max_workers=2) as pool:
@@ -244,8 +209,7 @@ def _what_is_used(processor: Processor, runtime: OnnxRuntime, cuda: Cuda) -> lis
         )
     else:
         used.append(f"no backend: onnxruntime cannot be used ({runtime.problem})")
-    if cuda.gpus and importlib.util.find_spec("lipsync_fast.engine.backends.cuda") is None:
-        used.append(f"{len(cuda.gpus)} GPU(s) not used: this version has no CUDA backend yet")
+    used.append(f"backend cuda: {cuda.sentence}")
     return used
 
 
@@ -297,24 +261,6 @@ def _try_import(name: str, module: str, extra: str) -> Package:
         lines = done.stderr.strip().splitlines() or [f"import ended with {done.returncode}"]
         return Package(name=name, version=None, problem=lines[-1][:300])
     return Package(name=name, version=done.stdout.strip().splitlines()[-1], problem=None)
-
-
-def _gpu(cuda: ctypes.CDLL, index: int) -> Gpu:
-    device = ctypes.c_int(0)
-    cuda.cuDeviceGet(ctypes.byref(device), index)
-    name = ctypes.create_string_buffer(256)
-    cuda.cuDeviceGetName(name, len(name), device)
-    memory = ctypes.c_size_t(0)
-    cuda.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
-    major, minor = ctypes.c_int(0), ctypes.c_int(0)
-    cuda.cuDeviceGetAttribute(ctypes.byref(major), 75, device)  # COMPUTE_CAPABILITY_MAJOR
-    cuda.cuDeviceGetAttribute(ctypes.byref(minor), 76, device)
-    return Gpu(
-        index=index,
-        name=name.value.decode(errors="replace"),
-        memory_gib=round(memory.value / 2**30, 1),
-        compute_capability=f"{major.value}.{minor.value}",
-    )
 
 
 def _cgroup_quota() -> float | None:
