@@ -88,5 +88,5 @@ class Budget:
 
 def lost(device: Device, error: BaseException) -> DeviceLostError:
     """What to raise when a device has failed."""
-    reason = str(error).strip().splitlines()
-    return DeviceLostError(f"{device.name} has failed: {reason[0][:200] if reason else error!r}")
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return DeviceLostError(f"{device.name} has failed: {lines[0][:200]}")
