@@ -123,8 +123,6 @@ def read_picture(path: Path, root: Path | None = None) -> tuple[NDArray[np.uint8
     """
     try:
         data = read_file(path, "a picture", limits.PICTURE_BYTES, root)
-        if len(data) > limits.PICTURE_BYTES:
-            raise AvatarImportError(f"{path}: larger than {limits.PICTURE_BYTES >> 20} MiB")
         with warnings.catch_warnings(action="ignore"):  # of large ones; the next line refuses them
             image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
         with image:

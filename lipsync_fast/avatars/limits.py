@@ -32,8 +32,7 @@ MULTIPLICATIONS = 1 << 39
 PICTURE_BYTES = 256 << 20
 """Of a picture's file that is imported."""
 LANDMARK_BYTES = 1 << 16
-"""Of a file of landmarks: 110 lines of two numbers have some 2 KB. What comes behind is not read,
-and makes the count wrong."""
+"""Of a file of landmarks: 110 lines of two numbers have some 2 KB."""
 CHECKPOINT_BYTES = 4 << 30
 """Of a file of weights. Those of the family with their optimizer have 200 MB."""
 PICKLE_BYTES = 16 << 20

@@ -11,29 +11,34 @@ from lipsync_fast.errors import AvatarImportError
 
 
 def read_file(path: Path, what: str, most: int, root: Path | None = None) -> bytes:
-    """The bytes of a file, as many as there are, but no more than ``most`` + 1.
+    """The bytes of a file.
 
     Args:
         path: of the file.
         what: it is expected to be, for errors.
-        most: bytes that are of use; who gets one more knows that there are too many.
+        most: bytes that it may have.
         root: a resolved folder that the file must lie in, wherever links lead.
 
     Raises:
         FileNotFoundError: there is nothing.
-        AvatarImportError: it is no file, cannot be read, or lies elsewhere.
+        AvatarImportError: it is no file, too large, cannot be read, or lies elsewhere.
     """
     try:
         # Not waiting: a pipe that nobody fills would be waited for for ever.
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            about = os.fstat(file.fileno())
+            if not stat.S_ISREG(about.st_mode):
                 raise AvatarImportError(f"{path}: is no file, expected {what}")
             where = os.readlink(f"/proc/self/fd/{file.fileno()}")
             if root is not None and os.path.commonpath([root, where]) != str(root):
                 raise AvatarImportError(
                     f"{path}: is a link that leads out of {root}; copy its file in"
                 )
-            return file.read(most + 1)
+            if about.st_size > most:
+                raise AvatarImportError(
+                    f"{path}: has {about.st_size} bytes, expected {what} of at most {most}"
+                )
+            return file.read(most)
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import json as plain_json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -151,7 +152,10 @@ app.command()(train)
 def _write_json(value: object) -> None:
     import msgspec
 
-    typer.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+    # Names that a terminal would obey stand only in strings, where an escape means the same.
+    seen = (c if c.isprintable() or c == "\n" else plain_json.dumps(c)[1:-1] for c in text)
+    typer.echo("".join(seen))
 
 
 def _listed(info: AvatarInfo) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from lipsync_fast.errors import LipsyncError
 
 HEADROOM = 384 << 20
-"""Address space beyond what the good one took: whoever takes a file's word for it needs more."""
+"""Memory of its own beyond what the good one took: who takes a file's word for it needs more."""
 
 
 def listed(path: str) -> None:
@@ -93,9 +93,9 @@ def main() -> None:
     for way in {first: 0, **{way: 0 for way, _ in jobs}}:
         if way == first or way in ("listed", "served"):
             WAYS[way](good)
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    pages = int(Path("/proc/self/statm").read_text().split()[5])
     limit = pages * resource.getpagesize() + HEADROOM
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for way, path in jobs:
