@@ -26,7 +26,6 @@ log = logging.getLogger("lipsync.engine")
 MEL_SHAPE: Shape = (1, 80, 16)
 IMAGE_SIZES = (1, 4)
 """Batches of the image half: each frame of an avatar goes through it once."""
-_LARGEST_MODEL = 512 << 20
 
 
 def rows_of(shape: Shape, dtype: torch.dtype) -> int:
@@ -157,9 +156,7 @@ def read_net(
     Raises:
         AvatarFormatError: it is damaged, or does not fit the manifest.
     """
-    data = package.model(name)
-    if len(data) > _LARGEST_MODEL:
-        raise AvatarFormatError(f"{package.path}: {name}.onnx is larger than 512 MiB")
+    data = package.network(name)
     try:
         net = GraphNet(data)
         found = net.shapes(given)
