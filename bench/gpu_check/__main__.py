@@ -78,9 +78,9 @@ class Run:
         try:
             found: dict[str, Any] = json.loads(path.read_text())
         except (OSError, ValueError) as error:
-            found = _ended("failed", f"left nothing: {error}", self.args.dry_run)
+            found = _ended("broke", f"left nothing: {error}", self.args.dry_run)
         if found["status"] == "timed out" and process.returncode != -signal.SIGKILL:
-            found["status"], found["reason"] = "failed", f"exit status {process.returncode}"
+            found["status"], found["reason"] = "broke", f"exit status {process.returncode}"
         found["seconds"] = round(time.monotonic() - begun, 1)
         return found
 
@@ -92,6 +92,8 @@ class Run:
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONFAULTHANDLER": "1",
             "XDG_CACHE_HOME": str(self.work / "cache"),
+            # A dry run shares its processors; threads that wait for each other would spin.
+            **({"OMP_NUM_THREADS": "1"} if self.args.dry_run else {}),
         }
 
     def logs(self) -> dict[str, bytes]:

@@ -65,7 +65,7 @@ def _measure(context: Context, name: str, path: Path, further: Path | None) -> N
             found.check(f"{name}: single frames come", True)
         for batch in (1, 2) if context.dry else BATCHES:
             with found.attempt(f"{name}: {batch} at a time"):
-                row = _closed(rig, speakers(batch, 30.0), batch, 0.1 if context.dry else CLOSED_S)
+                row = _closed(rig, speakers(batch, 20.0), batch, 0.1 if context.dry else CLOSED_S)
                 found.value(name, "closed loop", str(batch), value=row)
         with found.attempt(f"{name}: free-running"):
             count = 4 if context.dry else FREE_FRAMES

@@ -17,6 +17,7 @@ QUERY = (
     "name,driver_version,memory.total,memory.used,temperature.gpu,power.limit,clocks.sm,"
     "clocks.mem,clocks_event_reasons.active,compute_mode,mig.mode.current,persistence_mode"
 )
+LEAST = "name,driver_version,memory.total"
 TOOLS = ("nvcc", "cuobjdump", "compute-sanitizer", "ncu", "cmake", "ninja", "git")
 TOLD = """
     torch numpy onnx onnxruntime pillow safetensors prometheus-client rich typer msgspec trio
@@ -50,14 +51,15 @@ def _gpu(context: Context) -> None:
         context.found.fact("GPU", "nvidia-smi is not installed")
         context.found.check("there is a GPU", context.dry, "none, which a dry run needs not")
         return
-    status, text = run([smi, f"--query-gpu={QUERY}", "--format=csv,noheader"], 20)
+    for query in (QUERY, LEAST):  # drivers differ in what they can be asked
+        status, text = run([smi, f"--query-gpu={query}", "--format=csv,noheader"], 20)
+        if status == 0:
+            break
     context.found.check("there is a GPU", status == 0 or context.dry, text.strip()[:300])
     if status == 0:
-        gpus = text.strip().splitlines()
-        names = QUERY.split(",")
-        for number, line in enumerate(gpus):
-            words = dict(zip(names, (w.strip() for w in line.split(",")), strict=False))
-            context.found.fact(f"GPU {number}", words)
+        for number, line in enumerate(text.strip().splitlines()):
+            cells = (cell.strip() for cell in line.split(","))
+            context.found.fact(f"GPU {number}", dict(zip(query.split(","), cells, strict=False)))
 
 
 def _install(context: Context) -> None:

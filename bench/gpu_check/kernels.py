@@ -134,7 +134,7 @@ def networks(context: Context, target: Target, floors: Floors) -> None:
     from lipsync_fast.engine.backends.cuda.avatar import HostNets, Shapes
     from lipsync_fast.engine.backends.cuda.nets import on_device
 
-    folder = context.avatars / "reference"
+    folder = context.avatars / ("tiny" if context.dry else "reference")
     if not folder.is_dir():
         raise CannotRunError("needs the part avatars")
     with AvatarPackage.open(folder) as package:
@@ -148,7 +148,7 @@ def networks(context: Context, target: Target, floors: Floors) -> None:
             }
             for name, inputs in given.items():
                 net = on_device(getattr(nets, name), target.device, DTYPES[kind])
-                for size in (1,) if context.dry else SIZES:
+                for size in (1,) if context.dry else SIZES if kind == "fp16" else SIZES[-1:]:
                     with context.found.attempt(f"{name}, {kind}, batch of {size}"):
                         row = _network(target, floors, net, inputs, size, kind)
                         context.found.value("networks", f"{name} {kind} x {size}", value=row)

@@ -10,6 +10,8 @@ whole frames        golden data of the reference; and in grey levels, what a pre
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -95,6 +97,23 @@ def mel(context: Context, target: Target) -> None:
     _within(context, "mel, golden speech", out, expected, MEL_TOLERANCE["fp32"])
     windows = Windows.random(generator(), 4 if context.dry else 200)
     mel_of_random(context, target, windows, tuple(DTYPES))
+    if not context.dry:
+        with context.found.attempt("arrays of CuPy"):
+            _with_cupy(context, target, windows)
+
+
+def _with_cupy(context: Context, target: Target, windows: Windows) -> None:
+    """The kernels take any array of the device."""
+    if importlib.util.find_spec("cupy") is None:
+        raise CannotRunError("CuPy is not installed")
+    cupy = importlib.import_module("cupy")
+    out = cupy.full((len(windows.table), 1, 80, 16), cupy.nan, cupy.float32)
+    pcm, table = cupy.asarray(windows.pcm), cupy.asarray(windows.table)
+    cupy.cuda.get_current_stream().synchronize()
+    target.kernels.mel(pcm, table, out, target.stream)
+    target.wait()
+    made = cupy.asnumpy(out)[:, 0]
+    _within(context, "mel, arrays of CuPy", made, windows.expected, MEL_TOLERANCE["fp32"])
 
 
 def mel_of_random(

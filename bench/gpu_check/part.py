@@ -14,7 +14,7 @@ from gpu_check.findings import CannotRunError, Findings
 
 
 def main() -> int:
-    """0 where it could run and all its checks were good."""
+    """0 where it has come to its end and all its checks were good."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name")
     parser.add_argument("--json", type=Path, required=True)
@@ -32,7 +32,7 @@ def main() -> int:
         return 2
     except (Exception, SystemExit) as error:
         traceback.print_exc()
-        found.end("failed", f"{type(error).__name__}: {str(error)[:300]}")
+        found.end("broke", f"{type(error).__name__}: {str(error)[:300]}")
         return 1
     failed = found.failed
     found.end("failed" if failed else "ok", f"{len(failed)} checks failed" if failed else "")

@@ -38,7 +38,8 @@ def main(context: Context) -> None:
         return
     status, text = run(
         [needed("ncu"), "--clock-control", "none", "--csv", "--page", "raw", "--metrics",
-         ",".join(METRICS), "--kernel-name-base", "mangled", "--kernel-name", "regex:lipsync",
+         ",".join(METRICS), "--print-kernel-base", "mangled", "--kernel-name-base", "mangled",
+         "--kernel-name", "regex:lipsync",
          "--launch-count", "12", *command],
         LIMIT_S,
         cwd=context.work,

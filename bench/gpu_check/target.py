@@ -22,8 +22,9 @@ from gpu_check.findings import CannotRunError
 from lipsync_fast.engine.backends.cuda.device import CudaDevice, Device, HostDevice, load_kernels
 from lipsync_fast.errors import LipsyncError
 
-FLUSH_BYTES = 256 << 20
-"""Written between two timed runs: several times a GPU's L2 cache."""
+FLUSH_BYTES = 512 << 20
+"""Written between two timed runs: several times a GPU's L2 cache, and long enough that the host has
+given out the next launch when it ends."""
 WARM_UPS = 3
 
 
@@ -103,14 +104,14 @@ class Target:
             count: of timed runs.
             cold: with other things in the cache.
         """
-        for k in range(WARM_UPS):
-            runs[k % len(runs)]()
-        self.wait()
         if self.dry:
             begun = time.perf_counter()
             runs[0]()
             spent = (time.perf_counter() - begun) * 1e6
             return Timed(spent, spent, spent, 1)
+        for k in range(WARM_UPS):
+            runs[k % len(runs)]()
+        self.wait()
         make: Callable[[], Any] = partial(torch.cuda.Event, enable_timing=True)
         events = [(make(), make()) for _ in range(count)]
         for k, (first, last) in enumerate(events):
