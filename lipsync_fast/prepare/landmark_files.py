@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lipsync_fast.avatars import limits
 from lipsync_fast.avatars.importer import LANDMARKS, read_landmarks
 from lipsync_fast.prepare.detectors import MOST_POINTS
 from lipsync_fast.prepare.errors import PrepareError
@@ -23,6 +24,8 @@ from lipsync_fast.prepare.errors import PrepareError
 MOST_FRAMES = 1_000_000
 MOST_BYTES = 512 << 20
 """Of an array in a compressed file, which must be unpacked whole."""
+MOST_STORED = 2 << 30
+"""Of an array in a file: an hour of 478 points has 1 GB. All of it is read once."""
 _KEY = "landmarks"
 
 
@@ -58,7 +61,7 @@ class LandmarkFiles:
     """The detector that reads what another one has found.
 
     Raises:
-        PrepareError: no landmarks there, or not of a form that is taken.
+        PrepareError: no landmarks there, too large, or not of a form that is taken.
     """
 
     def __init__(self, path: Path) -> None:
@@ -77,7 +80,12 @@ class LandmarkFiles:
         if self._array is None:
             files = sorted(self.path.glob("*.lms"), key=lambda file: file.name)
         for file in files:
-            digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
+            size = file.stat().st_size
+            if self._array is None and (not file.is_file() or size > limits.LANDMARK_BYTES):
+                raise PrepareError(
+                    f"{file}: expected a file of landmarks of at most {limits.LANDMARK_BYTES} bytes"
+                )
+            digest.update(f"{file.name}\0{size}\0".encode())
             with open(file, "rb") as data:
                 while chunk := data.read(1 << 20):
                     digest.update(chunk)
@@ -101,6 +109,8 @@ class LandmarkFiles:
 def _load(path: Path) -> NDArray[np.float64]:
     if path.suffix not in (".npy", ".npz"):
         raise PrepareError(f"{path}: landmarks are a folder of .lms files, a .npy or a .npz")
+    if not path.is_file() or path.stat().st_size > MOST_STORED:
+        raise PrepareError(f"{path}: expected a file of at most {MOST_STORED >> 30} GiB")
     try:
         if path.suffix == ".npy":
             array = np.load(path, mmap_mode="r", allow_pickle=False)

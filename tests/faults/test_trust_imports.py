@@ -327,7 +327,45 @@ def test_what_runs_code_by_the_command_line(original: Path, tmp_path: Path) -> N
     assert mark.is_dir(), "the payload would have worked"
 
 
-# Videos
+# What is prepared
+
+
+def array(shape: tuple[int, ...], data: bytes, kind: str = "<f4") -> bytes:
+    out = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        out, {"descr": kind, "fortran_order": False, "shape": shape}
+    )
+    return out.getvalue() + data
+
+
+def npz(name: str, data: bytes) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, data)
+    return out.getvalue()
+
+
+def test_hostile_landmarks_of_a_video(original: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "landmarks"
+    folder.mkdir()
+    good = original / "dataset" / "ann" / "landmarks"
+    for name, spoil in (("sparse", sparse), ("pipe", pipe), ("device", device)):
+        spoil(linked(good, folder / name) / "1.lms")
+        (folder / f"{name}.npy").touch()
+        spoil(folder / f"{name}.npy")
+    objects = pickle.dumps([Intruder(tmp_path / "intruder")] * 2)
+    (folder / "objects.npy").write_bytes(array((2,), objects, "|O"))
+    (folder / "claims.npy").write_bytes(array((1 << 20, 110, 2), bytes(880)))
+    (folder / "claims2.npy").write_bytes(array((1 << 40, 1 << 40), b""))
+    bomb = bytearray(npz("landmarks.npy", bytes(1 << 20)))
+    struct.pack_into("<L", bomb, bomb.rindex(b"PK\1\2") + 24, 600 << 20)
+    (folder / "bomb.npz").write_bytes(bomb)
+    (folder / "objects.npz").write_bytes(npz("x.npy", array((2,), objects, "|O")))
+    (folder / "up.npz").write_bytes(npz("../x.npy", b"x"))
+    jobs = [("marked", path) for path in sorted(folder.iterdir())]
+    for outcome in taken_in(("marked", good), jobs, folder):
+        refused(outcome)
+    assert not (tmp_path / "intruder").exists()
 
 
 def video(path: Path, side: int) -> Path:
@@ -354,7 +392,7 @@ def video(path: Path, side: int) -> Path:
     return path
 
 
-@pytest.mark.parametrize("side", [100_000, 65_500])
+@pytest.mark.parametrize("side", [100_000, 65_500, 13_000])
 def test_a_video_that_claims_to_be_huge(tmp_path: Path, side: int) -> None:
     """Preparing goes by the pictures; a render takes its sound, which costs what sound does."""
     folder = tmp_path / "videos"

@@ -75,6 +75,17 @@ def prepared(path: str) -> None:
             pass
 
 
+def marked(path: str) -> None:
+    """As ``avatar prepare --landmarks``."""
+    import numpy as np
+
+    from lipsync_fast.prepare.landmark_files import LandmarkFiles
+
+    files = LandmarkFiles(Path(path))
+    files.fingerprint()
+    files.detect([np.zeros((80, 96, 3), np.uint8)] * 3, 0)
+
+
 def heard(path: str) -> None:
     """As ``render``: the sound of a file."""
     from lipsync_fast.audio.source import MediaSource
@@ -84,7 +95,7 @@ def heard(path: str) -> None:
             pass
 
 
-WAYS = {way.__name__: way for way in (listed, served, imported, weights, prepared, heard)}
+WAYS = {way.__name__: way for way in (listed, served, imported, weights, prepared, marked, heard)}
 
 
 def main() -> None:
