@@ -163,4 +163,5 @@ def test_doctor(run: Run) -> None:
     assert "CPUExecutionProvider" in report["onnxruntime"]["providers"]
     text = run("doctor").stdout.decode()
     assert "What will be used" in text
+    assert "backend cuda: " in text
     assert "Self-test" in text

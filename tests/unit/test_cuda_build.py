@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two builds of the CUDA kernels, and how a build chooses."""
+"""The two builds of the CUDA kernels: how a build chooses, and the arrays that they take."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from lipsync_fast import _emulated
 
@@ -139,3 +141,64 @@ def test_off_does_not_look_and_other_words_are_refused(tmp_path: Path) -> None:
     status, said = configure(tmp_path, "nvcc", LIPSYNC_CUDA="maybe")
     assert status != 0
     assert "LIPSYNC_CUDA is 'maybe': expected auto, on or off" in said
+
+
+class Interface:
+    """An array that shows itself by ``__cuda_array_interface__`` alone."""
+
+    def __init__(self, array: NDArray[Any], **changes: object) -> None:
+        self.array = array
+        self.__cuda_array_interface__ = {
+            "shape": array.shape,
+            "typestr": array.dtype.str,
+            "data": (array.ctypes.data, not array.flags.writeable),
+            "version": 3,
+        } | changes
+
+
+class Capsule:
+    """An array that shows itself by DLPack alone, and says where it lies."""
+
+    def __init__(self, array: NDArray[Any], device: tuple[int, int]) -> None:
+        self.array, self.device = array, device
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.device
+
+    def __dlpack__(self, stream: int | None = None) -> object:
+        assert stream == (-1 if self.device[0] == 2 else None)
+        return self.array.__dlpack__()
+
+
+def test_arrays_of_any_framework() -> None:
+    pcm = np.random.RandomState(1).uniform(-1, 1, 4_000).astype(np.float32)
+    windows = np.array([[0, 0, 4_000, 0]], np.int32)
+    expected, out = np.zeros((2, 1, 1, 80, 16), np.float32)
+    _emulated.mel(pcm, windows, expected)
+    assert expected.any()
+    for show in (
+        Interface,
+        lambda array: Interface(array, strides=array.strides),
+        lambda array: Capsule(array, (1, 0)),
+        lambda array: array.data,
+    ):
+        out[:] = np.nan
+        _emulated.mel(show(pcm), show(windows), show(out))
+        assert np.array_equal(out, expected)
+
+
+def test_arrays_that_do_not_fit_are_refused() -> None:
+    pcm, windows = np.zeros(4_000, np.float32), np.zeros((1, 4), np.int32)
+    out = np.zeros((1, 1, 80, 16), np.float32)
+    frozen = Interface(out, data=(out.ctypes.data, True))
+    for samples, to, why in (
+        (Capsule(pcm, (2, 0)), out, "pcm lies on a device: expected host memory"),
+        (Capsule(pcm, (8, 0)), out, "pcm: its memory is neither a CUDA device's nor the host's"),
+        (Interface(pcm, typestr=">f4"), out, "pcm: cannot read elements of type >f4"),
+        (Interface(pcm, strides=(8,)), out, "pcm is not contiguous"),
+        (Interface(pcm, strides=(6,)), out, "pcm: its strides are not whole elements"),
+        (Interface(pcm, typestr="<f8"), out, "pcm is float64 .4000,.: expected int16 or float32"),
+        (pcm, frozen, "out is read-only"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            _emulated.mel(samples, windows, to)
