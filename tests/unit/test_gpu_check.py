@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -328,3 +329,72 @@ def test_counters_of_a_profiler() -> None:
         "Mel (1)": {"read_MB": 2.0},
     }
     assert parsed("==ERROR== nothing\n") == {}
+
+
+# ---------------------------------------------------------------- on the host, in a device's place
+def run_program(*command: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    paths = os.pathsep.join((str(ROOT / "bench"), str(ROOT / "tests")))
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def test_the_script_leaves_a_report(tmp_path: Path) -> None:
+    script, out = str(ROOT / "bench" / "gpu_check.sh"), tmp_path / "out"
+    told = ("--dry-run", "--only", "environment", "--out", str(out), "--wheels", str(tmp_path))
+    ended = run_program("bash", script, *told, cwd=tmp_path, PYTHON=sys.executable)
+    assert ended.returncode == 0, ended.stdout
+    document = json.loads((out / "report.json").read_text())
+    assert document["parts"]["environment"]["status"] == "ok"
+    assert "make gpu-wheels" in document["parts"]["environment"]["values"]["wheels: cannot run"]
+    assert sorted(path.name for path in out.iterdir()) == ["logs.txt", "report.json", "report.md"]
+    wrong = run_program("bash", script, "--only", "nothing", cwd=tmp_path, PYTHON=sys.executable)
+    assert wrong.returncode == 2
+    assert "expected one of" in wrong.stdout
+
+
+def test_small_runs_of_all_kernels(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="the extra train is not installed")
+    command = (sys.executable, "-m", "gpu_check.small", "--dry-run")
+    ended = run_program(*command, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stdout
+    for kernel in ("mel", "region input", "compose", "jpeg"):
+        assert f"ok   {kernel}" in ended.stdout
+
+
+def test_the_engine_in_a_process_of_its_own(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="the extra train is not installed")
+    from gpu_check import avatars
+
+    (tmp_path / "avatars").mkdir()
+    avatars._tiny(tmp_path / "avatars" / "tiny")
+    told = ("--json", str(tmp_path / "engine.json"), "--work", str(tmp_path), "--wheels", "none")
+    ended = run_program(
+        sys.executable, "-m", "gpu_check.part", "engine", *told, "--dry-run", cwd=tmp_path
+    )
+    assert ended.returncode == 0, ended.stdout
+    document = json.loads((tmp_path / "engine.json").read_text())
+    assert document["status"] == "ok"
+    assert all(check["ok"] for check in document["checks"])
+    assert document["values"] == {}  # a dry run has measured nothing
+
+
+def test_plots_of_what_is_there(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="the extra bench is not installed")
+    from gpu_check.plots import draw
+
+    floors = {"kernels": {"mel x 1": {"median_us": 9.0, "floor_us": 3.0}, "x": {"median_us": 1.0}}}
+    found = {name: found_of(value) for name, value in (*WHOLE.items(), ("kernels", floors))}
+    report.write(tmp_path, plan.PARTS, found, ABOUT)
+    names = [path.name for path in draw(tmp_path / "report.json", tmp_path)]
+    assert names == ["batches.png", "live.png", "kernels.png"]
+    report.write(tmp_path, plan.PARTS, {}, ABOUT)
+    assert draw(tmp_path / "report.json", tmp_path) == []
+    assert not list(tmp_path.glob("*.png"))  # those of an older report are gone
