@@ -2,7 +2,10 @@
 """Simulate a server with 1 to 8 GPUs and up to 2,000 sessions that speak. A simulation: not a
 measurement, and by default from service times that are themselves predicted (bench/predict.py).
 
-    python bench/simulate.py [--times FILE] [--out FOLDER] [--quick]
+    python bench/simulate.py [--times FILE] [--out FOLDER] [--quick] [--draw]
+
+``--times``: a file such as results/simulate/predicted.json; once they are measured, with "measured"
+for its ``kind``, which is what the picture then says.
 
 Sessions speak all the time, 25 frames a second, each at a phase of its own; an utterance of 3 to
 9 s is followed by another session's. With bursts, one of ten asks for two seconds of frames at once
@@ -17,8 +20,8 @@ cuts batches with its own (engine/backends/cuda/graphs.py). The perfect schedule
 all devices, so that none idles while a frame waits anywhere; its loops, devices and batches are the
 same. A frame that cannot be in time is skipped by both.
 
-Not in it: several fronts, processors shared by engines, avatars that not every engine holds, caches
-that miss, an engine's second batch that is queued while the first one runs.
+Not in it: the fronts' own time, processors shared by engines, avatars that not every engine holds,
+caches that miss, an engine's second batch that is queued while the first one runs.
 """
 
 from __future__ import annotations
@@ -28,7 +31,6 @@ import heapq
 import itertools
 import json
 import random
-import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -200,8 +202,9 @@ class Run:
         queue = device.queue
         while queue:
             size, count = first_batch(len(queue), self.sizes)
-            takes = self.times.batch[size]
-            if now + takes + self.times.wake > queue[0].deadline:
+            # As the engine does, by what frames have taken from their beginning to the ring.
+            made = max(now + self.times.batch[size] + self.times.wake, device.loop_free)
+            if made + count * self.times.host / 2 > queue[0].deadline:
                 self._skip(heapq.heappop(queue))
                 continue
             self._compute(now, device, size, [heapq.heappop(queue) for _ in range(count)])
@@ -320,12 +323,14 @@ def draw(found: dict[str, Any], path: Path) -> None:
                     )
                 axis.axvline(found["admitted"][str(gpus)], c=f"C{color}", lw=0.7, alpha=0.6)
             axis.set_xscale("log")
+            axis.xaxis.set_major_formatter("{x:g}")
             axis.grid(alpha=0.25)
             if column == 0:
                 axis.set_ylabel(label)
     axes[0, 0].set_title("all live")
     axes[0, 1].set_title("one of ten asks for two seconds at once")
     axes[0, 0].set_yscale("log")
+    axes[0, 0].yaxis.set_major_formatter("{x:,.0f}")
     axes[1, 0].set_ylim(0, 70)
     axes[1, 0].axhline(1e3 * P99_GOAL_S, c="0.3", lw=0.8, ls="--")
     axes[1, 1].axhline(1e3 * P99_GOAL_S, c="0.3", lw=0.8, ls="--")
@@ -350,7 +355,12 @@ def main() -> None:
     parser.add_argument("--times", type=Path, default=HERE / "predicted.json")
     parser.add_argument("--out", type=Path, default=HERE)
     parser.add_argument("--quick", action="store_true", help="few points, to see that it runs")
+    parser.add_argument("--draw", action="store_true", help="only draw what was written")
     args = parser.parse_args()
+    written, picture = args.out / "simulate.json", args.out / "simulate.png"
+    if args.draw:
+        draw(json.loads(written.read_text()), picture)
+        return
     read = json.loads(args.times.read_text())
     sets = {name: Times.of(found) for name, found in read["times"].items()}
     first = "expected" if "expected" in sets else next(iter(sets))
@@ -377,12 +387,11 @@ def main() -> None:
         ],
         "rows": curves(times, gpus, sessions),
     }
-    args.out.mkdir(parents=True, exist_ok=True)
-    keep(args.out / "simulate.json", "bench/simulate.py", **found)
-    draw(found, args.out / "simulate.png")
+    keep(written, "bench/simulate.py", **found)
+    draw(found, picture)
     for row in found["most"]:
         print(row)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
