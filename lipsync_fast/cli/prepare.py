@@ -88,7 +88,7 @@ def prepare(
     Killed or interrupted, the same command goes on where it was.
     """
     shared: dict[str, Any] = {
-        "out": str(out.absolute()),
+        "out": str(out),
         "synthetic": synthetic,
         "start_s": start,
         "longest_s": seconds,
@@ -245,16 +245,27 @@ def _statements(
     with contextlib.suppress(OSError, KeyError):
         login = getpass.getuser()
     if consent is None:
-        consent = typer.prompt("How did the person shown agree to this avatar", err=True)
+        consent = _asked("How did the person shown agree to this avatar")
     if licence is None:
-        licence = typer.prompt("Under which terms may it be used", err=True)
+        licence = _asked("Under which terms may it be used")
     if stated_by is None:
-        stated_by = typer.prompt("Who states this", default=login, err=True) if asked else login
+        stated_by = _asked("Who states this", login) if asked else login
     return {
         "consent": statement(consent, "consent"),
         "licence": statement(licence, "licence"),
         "stated_by": statement(stated_by, "who states it"),
     }
+
+
+def _asked(question: str, default: str = "") -> str:
+    """An answer from the terminal; the question goes to standard error, as all that is said."""
+    hint = f" [{default}]" if default else ""
+    sys.stderr.write(f"{question}{hint}: ")
+    sys.stderr.flush()
+    line = sys.stdin.readline()
+    if not line:
+        raise KeyboardInterrupt
+    return line.strip() or default
 
 
 def _requests(
@@ -272,13 +283,13 @@ def _requests(
     for video, name in zip(videos, names, strict=True):
         points = maps = None
         if landmarks is not None:
-            points = str(find_landmarks(landmarks, video.stem, alone=alone).absolute())
+            points = str(find_landmarks(landmarks, video.stem, alone=alone))
         if parsing is not None:
             own = parsing / video.stem
-            maps = str((parsing if alone and not own.is_dir() else own).absolute())
+            maps = str(parsing if alone and not own.is_dir() else own)
         out.append(
             Request(
-                video=str(video.absolute()),
+                video=str(video),
                 name=name,
                 landmarks=points,
                 parsing=maps,

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 import shutil
 import zlib
 from collections.abc import Callable
@@ -290,7 +289,8 @@ def put(made: Path, dest: Path) -> None:
     if dest.is_dir() and any(dest.iterdir()):
         if not (dest / NAME).is_file():
             raise OutputError(f"{dest}: holds something else than a prepared video; left alone")
-        old = dest.parent / f".{dest.name}.{secrets.token_hex(4)}.old"
+        old = dest.parent / f".{dest.name}.old"
+        shutil.rmtree(old, ignore_errors=True)  # of one that was killed right here
         os.rename(dest, old)
     try:
         os.rename(made, dest)

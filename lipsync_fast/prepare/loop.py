@@ -146,7 +146,11 @@ def _calmest_ends(features: NDArray[np.float32], most: int) -> tuple[int, int, f
     frames = len(features)
     if frames < 3:
         return 0, frames, _difference(features[0], features[-1])
-    speed = _steps(features)
+    steps = _steps(features)
+    # A slower video shows pictures twice, between which nothing moves: the step beside counts too.
+    speed = (
+        steps + np.maximum(np.append(steps[1:], steps[-1]), np.append(steps[0], steps[:-1]))
+    ) / 2
     least = _shortest(frames, most)
     zone = max(1, min(frames, most) // 4)
     # A turn at frame a shows frame a + 1 before and after it; at frame e, frame e - 1.
@@ -155,4 +159,4 @@ def _calmest_ends(features: NDArray[np.float32], most: int) -> tuple[int, int, f
     earliest = max(first + least, latest - zone)
     last = earliest + int(np.argmin(speed[earliest - 2 : latest - 1])) - 1
     count = last - first + 1
-    return first, count, float(max(speed[first], speed[last - 1]))
+    return first, count, float(max(steps[first], steps[last - 1]))

@@ -83,13 +83,16 @@ def _prepare(request: Request, tell: Tell) -> Result:
         )
         key = request.key(part_key, _parsing_hash(request.parsing))
         if (ready := _ready(request, key)) is not None:
+            if request.work.is_dir():  # killed just before it was removed
+                with WorkFolder(request.work) as work:
+                    work.remove()
             return ready
         with WorkFolder(request.work) as work:
             state = work.begin(part_key, key)
             try:
                 last = _look(request, video, detector, work, tell)
             except BaseException:
-                if not work.done()[0]:
+                if work.done() == (0, False):
                     work.remove()
                 raise
             source = Source(
@@ -155,9 +158,7 @@ def _look(request: Request, video: Video, detector: Detector, work: WorkFolder, 
             elif not picture.index % FPS:
                 tell(Told("finding its place again", picture.index, done))
         looker.flush(last=True)
-    for part in work.parts():
-        last = part
-    return last
+    return work.last()
 
 
 class _Looker:

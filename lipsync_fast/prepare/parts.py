@@ -3,11 +3,12 @@
 
     lock                held by the process that works here
     state.json          ``State``: for what all below was made, and when it was begun
-    000000.part …       100 frames each: found landmarks, coded frames, small grey pictures
+    000000.part …       50 frames each: found landmarks, coded frames, small grey pictures
+    000350.last         the rest, up to 50
     made/               the finished folder under construction
 
 Each file gets its name only when it is whole and on the disc, so that a process may be killed at
-any time: what is there is right, and at most 100 frames are worked on again.
+any time: what is there is right, and at most 50 frames are worked on again.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from numpy.typing import NDArray
 
 from lipsync_fast.prepare.errors import PrepareError
 
-PART_FRAMES = 100
-_ENDING, _STATE = ".part", "state.json"
+PART_FRAMES = 50
+_ENDING, _LAST, _STATE = ".part", ".last", "state.json"
+_PATIENCE_S = 3.0
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,11 +48,11 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Part(msgspec.Struct, kw_only=True):
-    """Up to 100 frames that follow each other.
+    """Up to 50 frames that follow each other.
 
     Attributes:
         first: number of the first one.
-        last: whether the video ends with this part (then it may be shorter).
+        last: whether the video ends with this part (then it may be shorter than 50).
         points: n x K x 2 float32, as bytes; NaN where there is no face.
         jpegs: the frames, coded.
         greys: n x h x w uint8: small grey pictures, as bytes.
@@ -99,11 +101,13 @@ class WorkFolder:
         self.path = path
         path.mkdir(parents=True, exist_ok=True)
         self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._lock)
-            raise PrepareError(f"{path}: another process is preparing this video now") from None
+        end = time.monotonic() + _PATIENCE_S  # one whose parent was killed is about to leave
+        while not _locked(self._lock):
+            if time.monotonic() > end:
+                os.close(self._lock)
+                raise PrepareError(f"{path}: another process is preparing this video now")
+            time.sleep(0.05)
+        path.mkdir(exist_ok=True)  # whoever was waited for may have removed it
 
     def __enter__(self) -> WorkFolder:
         return self
@@ -126,43 +130,50 @@ class WorkFolder:
             return state
         if state is None or state.part_key != part_key:
             (self.path / _STATE).unlink(missing_ok=True)
-            for file in self.path.glob(f"*{_ENDING}"):
-                file.unlink()
+            for file in self.path.iterdir():
+                if file.suffix in (_ENDING, _LAST):
+                    file.unlink()
         state = State(part_key=part_key, key=key, date=today())
         write_whole(self.path / _STATE, msgspec.json.encode(state))
         return state
 
     def done(self) -> tuple[int, bool]:
-        """How many frames are in parts, and whether those are all."""
-        frames, whole = 0, False
-        while not whole and (file := self._file(frames)).exists():
-            head = msgspec.msgpack.decode(file.read_bytes(), type=_Head)
-            frames, whole = frames + head.count, head.last
-        return frames, whole
+        """How many frames are in full parts, and whether the video's last part is there too."""
+        frames = 0
+        while self._file(frames).exists():
+            frames += PART_FRAMES
+        return frames, self._file(frames, last=True).exists()
 
     def add(self, part: Part) -> None:
         """Keep a part; it is on the disc when this returns."""
-        write_whole(self._file(part.first), msgspec.msgpack.encode(part))
+        write_whole(self._file(part.first, last=part.last), msgspec.msgpack.encode(part))
 
     def parts(self) -> Iterator[Part]:
-        """All parts in order."""
-        first, last = 0, False
-        while not last:
-            part = msgspec.msgpack.decode(self._file(first).read_bytes(), type=Part)
-            yield part
-            first, last = first + part.count, part.last
+        """All parts in order, once the last one is there."""
+        frames, _ = self.done()
+        for first in range(0, frames, PART_FRAMES):
+            yield msgspec.msgpack.decode(self._file(first).read_bytes(), type=Part)
+        yield msgspec.msgpack.decode(self._file(frames, last=True).read_bytes(), type=Part)
 
-    def _file(self, first: int) -> Path:
-        return self.path / f"{first:06d}{_ENDING}"
+    def last(self) -> Part:
+        """The last part."""
+        frames, _ = self.done()
+        return msgspec.msgpack.decode(self._file(frames, last=True).read_bytes(), type=Part)
+
+    def _file(self, first: int, *, last: bool = False) -> Path:
+        return self.path / f"{first:06d}{_LAST if last else _ENDING}"
 
     def remove(self) -> None:
         """Nothing is left to do here."""
         shutil.rmtree(self.path, ignore_errors=True)
 
 
-class _Head(msgspec.Struct):
-    count: int
-    last: bool
+def _locked(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def write_whole(file: Path, data: bytes) -> None:

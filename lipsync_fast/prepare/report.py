@@ -81,5 +81,5 @@ def sheet_bytes(
     captions = [f"frame {i}" + (" (in the loop)" if i in played else "") for i in frames]
     boxes = [(r[0], r[1], r[2], r[3]) for r in rects]
     out = io.BytesIO()
-    contact_sheet(pictures, captions, boxes).save(out, "JPEG", quality=88)
+    contact_sheet(pictures, captions, boxes).save(out, "JPEG", quality=88, subsampling=0)
     return out.getvalue()

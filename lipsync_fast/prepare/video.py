@@ -36,6 +36,7 @@ FORMATS = (
 )
 """Containers that are one file. Playlists and lists of pictures are not read: they name others."""
 _END_S = Fraction(1, 100)
+_EARLY_S = 0.5
 _UNSPECIFIED = 2
 
 
@@ -141,7 +142,13 @@ class Video:
             held = time, number, frame
         if held is None:
             raise MediaError(f"{self.path}: holds no picture that can be decoded")
-        end = held[0] + self._length(held[2]) - start - _END_S
+        whole = held[0] + self._length(held[2])
+        if self.seconds is not None and whole < self.seconds - _EARLY_S:
+            self._warn(
+                f"its pictures end at {float(whole):.2f} s, but the file claims"
+                f" {self.seconds:.2f} s: cut off?"
+            )
+        end = whole - start - _END_S
         yield _after(end), held[1], held[2]
 
     def _length(self, frame: av.VideoFrame) -> Fraction:
