@@ -271,6 +271,24 @@ def test_with_few_slots_batches_are_cut_and_all_frames_are_made(package: AvatarP
     assert max(map(difference, made, wanted)) <= 1
 
 
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_other_precisions_are_near(
+    backend: CudaBackend, avatar: Any, package: AvatarPackage, precision: Any
+) -> None:
+    """Two grey levels at worst, a tenth on average: float16; bfloat16 has fewer bits."""
+    todo = spoken(avatar, 4, stream="precise")
+    wanted = results(backend.submit(todo, keep))
+    other = CudaBackend(HostDevice(), precision=precision, sizes=(1, 4))
+    try:
+        loaded = other.load(package)
+        made = results(other.submit([replace(job, avatar=loaded) for job in todo], keep))
+    finally:
+        other.close()
+    assert max(map(difference, made, wanted)) <= (2 if precision == "fp16" else 4)
+    apart = [np.abs(a.astype(int) - b).mean() for a, b in zip(made, wanted, strict=True)]
+    assert max(apart) <= (0.1 if precision == "fp16" else 0.5)
+
+
 # ---------------------------------------------------------------- coded on the device
 def segments_of(image: U8, encode: Encode) -> list[bytes]:
     x1, y1, x2, y2 = encode.box
