@@ -12,6 +12,7 @@ from lipsync_fast.avatars.manifest import AudioWindow
 from lipsync_fast.models.export import export_unet
 from lipsync_fast.models.unet import UNet
 from lipsync_fast.prepare.folder import PreparedAvatar, pack_prepared
+from lipsync_fast.prepare.request import printable
 from lipsync_fast.train.options import Options
 from lipsync_fast.train.sound import Encoder
 from lipsync_fast.train.state import Best
@@ -76,7 +77,7 @@ def provenance_of(
         with_losses.append(f"sync (x {o.sync_loss:g}, judge trained alongside)")
     begun = f"; begun with weights of SHA-256 {o.start}" if o.start else ""
     day = datetime.datetime.now(datetime.UTC).date().isoformat()
-    return (
+    return printable(
         f"U-Net of width {o.width} at region {o.region} trained by lipsync-fast {__version__}"
         f" (torch {torch.__version__}, {o.device}, {o.precision}), ended on {day}, on {trained}"
         f" frames of {source.name} (SHA-256 {source.sha256}), {held} held out; {o.steps} steps of"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from lipsync_fast.train.validate import Validation
 FOLDER = "training"
 VALIDATIONS = 20
 """Looks at held-out frames in a training, unless told otherwise."""
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _DATA = ("frames.bin", "frames.npy", "rects.npy", "sound.wav")
 
 
@@ -99,13 +101,27 @@ def train(request: TrainRequest) -> TrainResult:
             training came to grief; an output cannot be written.
         KeyboardInterrupt, SystemExit: a signal came; the same call goes on from there.
     """
-    if request.out.exists() and not request.force:
-        raise OutputError(f"{request.out}: already exists; --force replaces it")
+    _check_out(request)
     work = Work(request.work or request.folder / FOLDER)
     with PreparedAvatar.open(request.folder) as prepared, work.locked():
         if request.restart:
             work.clear()
         return _train(request, prepared, work, StepProgress(quiet=request.quiet))
+
+
+def _check_out(request: TrainRequest) -> None:
+    """Refuse before hours of work what would be refused behind them."""
+    out = request.out
+    if out.exists() and not request.force:
+        raise OutputError(f"{out}: already exists; --force replaces it")
+    name = out.name.removesuffix(".lsa")
+    if not _NAME.fullmatch(name):
+        raise OutputError(
+            f"--out: {name[:80]!r} cannot be an avatar's name (at most 64 letters, digits, . _ -)"
+        )
+    place = next(p for p in out.absolute().parents if p.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise OutputError(f"{out}: cannot be written ({place} is no folder that may be written)")
 
 
 def _train(

@@ -23,6 +23,7 @@ from lipsync_fast.audio import FRAME_SAMPLES
 from lipsync_fast.train.errors import TrainingError
 from lipsync_fast.train.losses import mouth
 from lipsync_fast.train.run import TrainRequest, TrainResult, train
+from lipsync_fast.train.staged import RATE as RATE_HZ
 from lipsync_fast.train.staged import Said, Staged, write_prepared
 
 FRAMES = 150
@@ -116,7 +117,7 @@ def smoke(request: SmokeRequest) -> SmokeReport:
 def _speaking() -> Iterator[Staged]:
     with lipsync_fast.open("demo", backend="cpu") as avatar:
         package = avatar.package
-        for frame in avatar.render(_recording()[: FRAMES * FRAME_SAMPLES]):
+        for frame in avatar.render(_recording()[: FRAMES * FRAME_SAMPLES], rate=RATE_HZ):
             yield Staged(frame.image, package.rect(frame.picture_index))
 
 
@@ -134,7 +135,9 @@ def _judged(result: TrainResult) -> SmokeReport:
     differences, elsewhere = [], []
     with lipsync_fast.open(result.path, backend="cpu") as avatar:
         m, package = avatar.manifest, avatar.package
-        spoken, silent = avatar.render(sound), avatar.render(np.zeros_like(sound))
+        spoken, silent = (
+            avatar.render(pcm, rate=RATE_HZ) for pcm in (sound, np.zeros_like(sound))
+        )
         for frame, quiet in zip(spoken, silent, strict=True):
             if frame.image.shape != (m.frame_height, m.frame_width, 3):
                 raise TrainingError(f"a frame of {frame.image.shape} was rendered")

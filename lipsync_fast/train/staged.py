@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import wave
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ class Said:
 def write_prepared(
     folder: Path, frames: Iterable[Staged], pcm: NDArray[np.int16] | None, said: Said
 ) -> Path:
-    """Write the folder; it must not be there yet.
+    """Write the folder, whole or not at all; it must not be there yet.
 
     Args:
         folder: its path.
@@ -53,7 +54,17 @@ def write_prepared(
         pcm: 16 kHz mono, 640 samples for each frame; None: no sound.
         said: what it says of itself.
     """
-    folder.mkdir(parents=True)
+    made = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir(parents=True)
+    _write(made, frames, pcm, said)
+    made.rename(folder)
+    return folder
+
+
+def _write(
+    folder: Path, frames: Iterable[Staged], pcm: NDArray[np.int16] | None, said: Said
+) -> None:
     how = FrameJpeg()
     offsets, segments, rects = [0], [], []
     height = width = 0
@@ -104,7 +115,6 @@ def write_prepared(
         files=entries,
     )
     (folder / NAME).write_bytes(msgspec.json.format(msgspec.json.encode(prepared), indent=1))
-    return folder
 
 
 def _entry(path: Path) -> FileEntry:
