@@ -22,6 +22,10 @@ from lipsync_fast.benchmark.report import markdown
 from lipsync_fast.benchmark.rows import Report, Spread, rates, ratios
 from lipsync_fast.benchmark.run import IDLE, OURS, read
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from performance_gpu import chapter
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, DOCUMENT = ROOT / "bench" / "results", ROOT / "docs" / "performance.md"
 A, B, C = "PyTorch, frame by frame", "ONNX Runtime, frame by frame", "ONNX Runtime, offline"
@@ -256,6 +260,7 @@ def document(report: Report, remarks: list[str]) -> str:
         *goals(report),
         body[1].rstrip("\n"),
         *parts(),
+        *chapter(),
         "",
         "Two results side by side: `lipsync-fast bench --compare A.json B.json`.",
     ]
