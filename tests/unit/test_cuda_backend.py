@@ -461,6 +461,20 @@ def test_a_lost_device_ends_the_loop_and_answers_nothing(tiny_avatar: Path) -> N
     engine.close()
 
 
+def test_an_idle_engine_finds_out_that_its_device_is_lost(
+    backend: CudaBackend, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used, total = backend.device_memory
+    assert 0 <= used <= total > 0
+
+    def fail() -> None:
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    monkeypatch.setattr(gate, "memory", fail)
+    with pytest.raises(DeviceLostError, match="unspecified launch failure"):
+        _ = backend.device_memory
+
+
 def test_a_failed_batch_costs_its_frames_alone(
     backend: CudaBackend, avatar: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

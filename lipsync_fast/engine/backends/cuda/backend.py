@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 from lipsync_fast import _native
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.engine.backends.base import (
-    AUDIO_BLOCK_ROWS,
     FEATURE_SIZE,
     SQUARE,
     Coded,
@@ -37,13 +36,14 @@ from lipsync_fast.engine.backends.base import (
 )
 from lipsync_fast.engine.backends.cuda import sounds
 from lipsync_fast.engine.backends.cuda.avatar import CudaAvatar, Hearing, HostNets, Shapes
-from lipsync_fast.engine.backends.cuda.batch import Kind, Task, compute_halves
+from lipsync_fast.engine.backends.cuda.batch import compute_halves
 from lipsync_fast.engine.backends.cuda.budget import Budget, lost
 from lipsync_fast.engine.backends.cuda.device import DTYPES, Device, Fault, Precision
 from lipsync_fast.engine.backends.cuda.graphs import SIZES, cover, most_frames
 from lipsync_fast.engine.backends.cuda.images import Faces, Images, Share
 from lipsync_fast.engine.backends.cuda.launcher import Launcher, fail
 from lipsync_fast.engine.backends.cuda.nets import Statics
+from lipsync_fast.engine.backends.cuda.tasks import Kind, Task, cancelled_with, check, finish_all
 from lipsync_fast.engine.backends.cuda.warming import Warming
 from lipsync_fast.engine.caches import AHEAD_SHARE, ByteLru, within_memory
 from lipsync_fast.engine.spent import Spent
@@ -255,8 +255,15 @@ class CudaBackend:
 
     @property
     def device_memory(self) -> tuple[int, int]:
-        """Bytes in use on the device, and in all."""
-        free, total = self.device.memory()
+        """Bytes in use on the device, and in all.
+
+        Raises:
+            DeviceLostError: it does not answer; so an engine that has nothing to do finds out, too.
+        """
+        try:
+            free, total = self.device.memory()
+        except RuntimeError as error:
+            raise lost(self.device, error) from error
         return total - free, total
 
     # ------------------------------------------------------------ features, regions, compose
@@ -316,7 +323,8 @@ class CudaBackend:
         self, jobs: Sequence[RegionJob], finish: Callable[[int, Any], Result], kind: Kind | None
     ) -> list[Future[Result]]:
         for job in jobs:
-            self._check(job)
+            self._own(job.avatar)
+            check(job)
         if self.launcher.lost is not None:
             raise self.launcher.lost
         futures: list[Future[Result]] = []
@@ -334,7 +342,7 @@ class CudaBackend:
                 ready.append(task)
             else:
                 loading = self._loaders.submit(self._load_face, task)
-                loading.add_done_callback(partial(_cancelled_with, task))
+                loading.add_done_callback(partial(cancelled_with, task))
         self.launcher.add(ready)
         return futures
 
@@ -388,26 +396,10 @@ class CudaBackend:
         pairs = list(zip(tasks, made, strict=True))
         together = [(task, one) for task, one in pairs if isinstance(one, Coded)]
         if together:
-            self._finishers.submit(_finish, together)
+            self._finishers.submit(finish_all, together)
         for task, one in pairs:
             if not isinstance(one, Coded):
-                self._finishers.submit(_finish, [(task, one)])
-
-    def _check(self, job: RegionJob) -> None:
-        self._own(job.avatar)
-        shape = None if job.audio_block is None else job.audio_block.shape
-        if job.sound is None and shape != (AUDIO_BLOCK_ROWS, FEATURE_SIZE):
-            raise ValueError(f"audio block of shape {shape}, expected (16, 512)")
-        if not 0 <= job.share <= 1:
-            raise ValueError(f"share {job.share}: expected 0 to 1")
-        encode = job.encode
-        if encode is not None and job.part is not None and job.part != SQUARE:
-            x1, y1, x2, y2 = encode.box
-            width, height = job.part[2] - job.part[0], job.part[3] - job.part[1]
-            if not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):
-                raise ValueError(f"box {encode.box} does not lie in a part of {width} x {height}")
-            if not (1 <= encode.quality <= 100 and encode.interval >= 1):
-                raise ValueError(f"quality {encode.quality}, interval {encode.interval}")
+                self._finishers.submit(finish_all, [(task, one)])
 
     def _own(self, avatar: LoadedAvatar) -> CudaAvatar:
         if self._closed:
@@ -443,21 +435,3 @@ class CudaBackend:
         with self._lock:
             self._avatars.clear()
         self.device.release_unused()
-
-
-def _cancelled_with(task: Task, loading: Future[None]) -> None:
-    if loading.cancelled():
-        task.future.cancel()
-
-
-def _finish(pairs: Iterable[tuple[Task, Any]]) -> None:  # in a finisher's thread
-    for task, made in pairs:
-        future = task.future
-        if not future.set_running_or_notify_cancel():
-            continue
-        try:
-            result = task.finish(made)
-        except BaseException as error:
-            future.set_exception(error)
-        else:
-            future.set_result(result)

@@ -16,9 +16,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import Any
 
 import numpy as np
@@ -27,68 +25,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lipsync_fast.avatars.manifest import REGION_BORDER
-from lipsync_fast.engine.backends.base import AUDIO_BLOCK_ROWS, Coded, Encode, Part, RegionJob
+from lipsync_fast.engine.backends.base import AUDIO_BLOCK_ROWS, Coded
 from lipsync_fast.engine.backends.cuda.avatar import CudaAvatar
 from lipsync_fast.engine.backends.cuda.device import Device
 from lipsync_fast.engine.backends.cuda.graphs import cover
-from lipsync_fast.engine.backends.cuda.images import Face, Halves
+from lipsync_fast.engine.backends.cuda.images import Halves
 from lipsync_fast.engine.backends.cuda.lanes import Lane, Placed, Streams, aligned
 from lipsync_fast.engine.backends.cuda.sounds import PAD, Heard, Sounds
+from lipsync_fast.engine.backends.cuda.tasks import Kind, Task, segments
 
-UNIT = 16
-"""Side of a minimum coded unit in pixels, with 4:2:0."""
 MOST_CODED = 8 << 20
 """Bytes that the segments of a picture may need at worst; one that needs more is coded by the host:
 with long restart intervals, few threads would code it."""
 _PLANES_F32 = 0
-
-
-class Kind(IntEnum):
-    """What a task makes; the numbers are those of compose jobs."""
-
-    PART = 0
-    SQUARE = 1
-    REGION = 2
-
-
-@dataclass(slots=True, eq=False)
-class Task:
-    """A frame that is to be made.
-
-    Attributes:
-        number: in the order in which they came.
-        part: of the frame, what lies on the device.
-        kind: the part, or the square or what the network made of it alone.
-        face: once it is there.
-        finish: with what was made, in the backend's threads.
-    """
-
-    number: int
-    job: RegionJob
-    avatar: CudaAvatar
-    part: Part
-    kind: Kind
-    finish: Callable[[NDArray[np.uint8] | Coded], Any]
-    future: Future[Any]
-    face: Face | None = None
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height of its pixels."""
-        if self.kind == Kind.SQUARE:
-            side = self.avatar.crop - 2 * REGION_BORDER
-            return side, side
-        if self.kind == Kind.REGION:
-            _, height, width = self.avatar.made
-            return width, height
-        return self.part[2] - self.part[0], self.part[3] - self.part[1]
-
-
-def segments(encode: Encode) -> tuple[int, int]:
-    """Restart segments of what is to be coded, and the units of the largest one."""
-    x1, y1, x2, y2 = encode.box
-    units = -(-(x2 - x1) // UNIT) * -(-(y2 - y1) // UNIT)
-    return -(-units // encode.interval), min(units, encode.interval)
 
 
 def float_bits(value: float) -> int:

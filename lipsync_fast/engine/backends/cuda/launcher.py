@@ -23,12 +23,13 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from lipsync_fast.engine.backends.cuda.avatar import CudaAvatar
-from lipsync_fast.engine.backends.cuda.batch import Batch, Task
+from lipsync_fast.engine.backends.cuda.batch import Batch
 from lipsync_fast.engine.backends.cuda.budget import Budget, lost
 from lipsync_fast.engine.backends.cuda.device import Device, Fault
 from lipsync_fast.engine.backends.cuda.graphs import first_batch
 from lipsync_fast.engine.backends.cuda.lanes import LANES, Lane, Streams
 from lipsync_fast.engine.backends.cuda.sounds import Sounds
+from lipsync_fast.engine.backends.cuda.tasks import Task
 from lipsync_fast.engine.spent import Spent
 from lipsync_fast.errors import BackendError, DeviceLostError, LipsyncError
 
