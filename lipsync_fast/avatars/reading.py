@@ -32,7 +32,7 @@ def read_file(path: Path, what: str, most: int, root: Path | None = None) -> byt
             where = os.readlink(f"/proc/self/fd/{file.fileno()}")
             if root is not None and os.path.commonpath([root, where]) != str(root):
                 raise AvatarImportError(
-                    f"{path}: is a link that leads out of {root}; copy its file in"
+                    f"{path}: is a link that leads out of {root}; copy its file in (cp -rL)"
                 )
             if about.st_size > most:
                 raise AvatarImportError(
