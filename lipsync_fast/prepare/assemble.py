@@ -27,7 +27,7 @@ from lipsync_fast.prepare.errors import PrepareError
 from lipsync_fast.prepare.folder import NAME, Prepared, PreparedAvatar, Source, landmarks_header
 from lipsync_fast.prepare.loop import Loop, choose
 from lipsync_fast.prepare.parts import Part, State, WorkFolder, sync_folder
-from lipsync_fast.prepare.report import report_lines, sheet_bytes
+from lipsync_fast.prepare.report import report_lines, sheet_bytes, sheet_tile
 from lipsync_fast.prepare.request import Request, Result, Told, printable
 from lipsync_fast.prepare.sound import write_sound
 from lipsync_fast.prepare.stabilise import Track, track
@@ -187,8 +187,11 @@ def _finish(folder: Path, draft: Prepared, tracked: Track, request: Request) -> 
     loop = measured(draft.loop, frames, tracked.rects)
     draft = msgspec.structs.replace(draft, loop=loop)
     chosen = sorted({int(i) for i in np.linspace(0, draft.frame_count - 1, 12)})
-    pictures = [frames(i) for i in chosen]
-    rects = [tuple(int(v) for v in tracked.rects[i]) for i in chosen]
+    pictures, rects = [], []
+    for i in chosen:  # one at a time: twelve large pictures are much memory
+        small, rect = sheet_tile(frames(i), tracked.rects[i])
+        pictures.append(small)
+        rects.append(rect)
     (folder / "thumbnail.jpg").write_bytes(thumbnail(frames(loop.first), _rect(tracked, loop)))
     (folder / "sheet.jpg").write_bytes(sheet_bytes(pictures, chosen, rects, loop))
     result = Result(

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 FPS = 25
 SHORTEST_S = 2.0
 """A loop is at least so long where the video is."""
-GOOD, GOOD_LEVELS = 1.6, 0.5
+GOOD, GOOD_LEVELS = 1.3, 0.3
 """A cycle's seam may differ by so many times the median step between frames, and levels more."""
 NEARLY = 1.15
 """Seams so much worse than the best one are as good, and the longest loop is taken of them."""

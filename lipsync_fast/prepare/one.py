@@ -32,7 +32,7 @@ from lipsync_fast.prepare.request import Request, Result, Told
 from lipsync_fast.prepare.video import FPS, Picture, Video
 
 GREY_SIDE = 128
-_BATCH, _BATCH_BYTES = 20, 64 << 20
+_BATCH, _BATCH_BYTES = 20, 32 << 20
 
 Tell = Callable[[Told], None]
 

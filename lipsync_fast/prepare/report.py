@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from lipsync_fast.avatars.contact_sheet import contact_sheet
+from lipsync_fast.avatars.contact_sheet import TILE_WIDTH, contact_sheet
 from lipsync_fast.prepare.loop import Loop
 from lipsync_fast.prepare.request import Failure, Result
 
@@ -70,16 +71,26 @@ def summary_lines(outcomes: Sequence[Result | Failure]) -> list[str]:
     return lines
 
 
+def sheet_tile(
+    picture: NDArray[np.uint8], rect: NDArray[np.int32]
+) -> tuple[NDArray[np.uint8], tuple[int, int, int, int]]:
+    """A frame and its crop, as small as the sheet shows them."""
+    scale = TILE_WIDTH / picture.shape[1]
+    size = TILE_WIDTH, max(1, round(picture.shape[0] * scale))
+    small = Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS)
+    x1, y1, x2, y2 = (round(float(v) * scale) for v in rect)
+    return np.asarray(small), (x1, y1, x2, y2)
+
+
 def sheet_bytes(
     pictures: Sequence[NDArray[np.uint8]],
     frames: Sequence[int],
-    rects: Sequence[tuple[int, ...]],
+    rects: Sequence[tuple[int, int, int, int]],
     loop: Loop,
 ) -> bytes:
     """Frames with their crops as a JPEG; those that the avatar plays are said to be."""
     played = range(loop.first, loop.first + loop.count)
     captions = [f"frame {i}" + (" (in the loop)" if i in played else "") for i in frames]
-    boxes = [(r[0], r[1], r[2], r[3]) for r in rects]
     out = io.BytesIO()
-    contact_sheet(pictures, captions, boxes).save(out, "JPEG", quality=88, subsampling=0)
+    contact_sheet(pictures, captions, rects).save(out, "JPEG", quality=88, subsampling=0)
     return out.getvalue()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``avatar prepare`` killed, interrupted, out of space: what is there is whole and is gone on with."""
+"""``avatar prepare`` killed, interrupted, out of space: what is there is whole, and more comes."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def test_a_period_is_found() -> None:
     loop = choose(shown(10 * np.cos(t), 10 * np.sin(t)), longest_s=4.0)
     assert loop.kind == "cycle"
     assert loop.count == 80
-    assert loop.seam < 1.6 * loop.step + 0.5
+    assert loop.seam < 1.3 * loop.step + 0.3
     assert choose(shown(10 * np.cos(t), 10 * np.sin(t))).count in (160, 240)  # the longest
 
 
