@@ -34,9 +34,7 @@ OPTIONAL_PACKAGES: tuple[tuple[str, str, str], ...] = (
     ("torch", "torch", "train, cuda12 or cuda13"),
     ("onnx", "onnx", "train"),
     ("safetensors", "safetensors", "train"),
-    ("cupy", "cupy", "cuda12 or cuda13"),
     ("nvidia-dali", "nvidia.dali", "cuda12 or cuda13"),
-    ("nvidia-nvimgcodec", "nvidia.nvimgcodec", "cuda12 or cuda13"),
 )
 """Name, module to import, extra that brings it."""
 CORE_PACKAGES = ("numpy", "onnxruntime", "av", "soxr", "msgspec", "pillow", "typer", "rich")

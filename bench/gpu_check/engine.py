@@ -126,21 +126,19 @@ def _single(rig: Rig, rng: np.random.Generator, speaker: Speaker) -> float:
 def _closed(rig: Rig, speakers: list[Speaker], batch: int, seconds: float) -> dict[str, float]:
     jobs = jobs_of(speakers, max(2, int(500 * seconds)))
     times, frames, begun = [], 0, time.perf_counter()
-    with busy_share(seconds < 1) as busy:
-        for at in range(0, len(jobs) - batch + 1, batch):
-            sent = time.perf_counter()
-            for job, pcm in jobs[at : at + batch]:
-                rig.put(job, pcm)
-            for _ in range(batch):
-                if rig.take(PATIENCE_S) is None:
-                    raise RuntimeError("no answer")
-                times.append((time.perf_counter() - sent) * 1e3)
-            frames += batch
-            if time.perf_counter() - begun > seconds:
-                break
-        taken = time.perf_counter() - begun
-    row = {"frames_per_s": round(frames / taken, 1), **spread(times), "frames": frames}
-    return row | ({"gpu_busy_percent": busy[0].mean} if busy else {})
+    for at in range(0, len(jobs) - batch + 1, batch):
+        sent = time.perf_counter()
+        for job, pcm in jobs[at : at + batch]:
+            rig.put(job, pcm)
+        for _ in range(batch):
+            if rig.take(PATIENCE_S) is None:
+                raise RuntimeError("no answer")
+            times.append((time.perf_counter() - sent) * 1e3)
+        frames += batch
+        if time.perf_counter() - begun > seconds:
+            break
+    taken = time.perf_counter() - begun
+    return {"frames_per_s": round(frames / taken, 1), **spread(times), "frames": frames}
 
 
 def _free(context: Context, rig: Rig, speakers: list[Speaker], count: int) -> dict[str, float]:

@@ -13,9 +13,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,15 +34,11 @@ from gpu_check.target import Target, grey, relative
 from lipsync_fast import _native
 from lipsync_fast.avatars.manifest import REGION_BORDER
 from lipsync_fast.avatars.package import AvatarPackage
-from lipsync_fast.engine.backends.cuda.backend import CudaBackend
-from lipsync_fast.engine.backends.cuda.device import Precision
-from lipsync_fast.engine.backends.cuda.graphs import SIZES
 
 MEL_TOLERANCE = {"fp32": 1e-4, "fp16": 4e-3, "bf16": 3.2e-2}
 """Of values up to 4: the rounding of the type itself comes on top."""
 RELATIVE = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 6e-2}
 """Of the networks' outputs, ‖out - ref‖ / ‖ref‖."""
-FRAME_GREY = 2
 
 
 def main(context: Context) -> None:
@@ -56,10 +50,17 @@ def main(context: Context) -> None:
         ("compose", composing),
         ("jpeg", coding),
         ("networks", networks),
-        ("whole frames", frames),
-        ("coded parts", coded),
-        ("precision", precision),
     ]
+    with found.attempt("the backend"):  # without it, kernels can be checked all the same
+        from gpu_check import frames
+
+        steps += [
+            ("whole frames", frames.whole),
+            ("coded parts", frames.coded),
+            ("batches", frames.batches),
+            ("heard", frames.heard),
+            ("precision", frames.precision),
+        ]
     for name, step in steps:
         with found.attempt(name):
             step(context, target)
@@ -257,98 +258,3 @@ def networks(context: Context, target: Target) -> None:
                 context.found.value("networks", f"{name} {kind}", value=row)
                 words = f"‖out - ref‖ / ‖ref‖ {error:.2e}, at most {RELATIVE[kind]:.0e}"
                 context.found.check(f"network, {name}, {kind}", error <= RELATIVE[kind], words)
-
-
-# ---------------------------------------------------------------- the backend
-def _backend(target: Target, kind: str) -> CudaBackend:
-    sizes = (1, 2) if target.dry else SIZES
-    return CudaBackend(target.device, precision=cast(Precision, kind), sizes=sizes)
-
-
-def frames(context: Context, target: Target) -> None:
-    """Golden frames: from sound to the pasted picture, by the backend, in each precision."""
-    from golden import load
-
-    from lipsync_fast.audio.windows import BlockStream
-    from lipsync_fast.engine.backends import RegionJob
-
-    golden = load("frames")
-    pcm = load("audio")["pcm16k"].astype(np.float32) / np.float32(32768)
-    last = int(golden["feature_index"].max())
-    for kind in ("fp32",) if context.dry else tuple(DTYPES):
-        backend = _backend(target, kind)
-        with AvatarPackage.open(context.avatars / "golden") as package:
-            loaded = backend.load(package)
-            stream = BlockStream(package.manifest.audio, partial(backend.features, loaded))
-            blocks = list(stream.push(pcm[: 640 * last + 12_000]))
-            for k, at in enumerate(golden["feature_index"].tolist()):
-                region = backend.regions([RegionJob(loaded, k, blocks[at])])[0]
-                frame = backend.compose(loaded, k, region)
-                found = grey(frame, golden["outputs"][k][..., ::-1])
-                context.found.value("golden frames", f"{k} {kind}", value=found)
-                good = found["worst"] <= (FRAME_GREY if kind == "fp32" else 255)
-                context.found.check(f"golden frame {k}, {kind}", good, str(found))
-            backend.unload(loaded)
-        backend.close()
-
-
-def coded(context: Context, target: Target) -> None:
-    """A part that the device has coded is what coding its own pixels gives, spliced or not."""
-    from lipsync_fast.avatars.jpeg import encode_frame, segment_offsets
-    from lipsync_fast.engine.backends import RegionJob
-    from lipsync_fast.engine.backends.base import Coded
-    from lipsync_fast.engine.splice import FrameEncoder, Variant, how_coded
-
-    encoder, rng = FrameEncoder(), generator()
-    backend = _backend(target, "fp32")
-    with AvatarPackage.open(context.avatars / ("tiny" if context.dry else "reference")) as package:
-        loaded, m = backend.load(package), package.manifest
-        variant, how = Variant(m.jpeg.quality), how_coded(m, m.jpeg.quality)
-        for index in range(2 if context.dry else 8):
-            block = rng.standard_normal((16, 512)).astype(np.float32)
-            place = encoder.place(package, index, variant)
-            job = RegionJob(loaded, index, block, part=place.part)
-            wanted = [job, replace(job, encode=place.encode(how))]
-            pixels, code = (f.result() for f in backend.submit(wanted, lambda _, made: made))
-            assert isinstance(code, Coded)
-            frame = package.picture(index).copy()
-            x1, y1, x2, y2 = place.part
-            frame[y1:y2, x1:x2] = pixels
-            ours = encoder.frame(package, index, variant, code)
-            same = ours == encoder.frame(package, index, variant, pixels)
-            whole = encode_frame(frame, how)
-            context.found.check(f"coded part {index}, as its pixels'", same, f"{len(ours)} bytes")
-            scans = (data[int(segment_offsets(data)[0]) :] for data in (whole, ours))
-            context.found.check(f"coded part {index}, in its frame", len(set(scans)) == 1)
-        backend.unload(loaded)
-    backend.close()
-
-
-def precision(context: Context, target: Target) -> None:
-    """Grey levels on the demo avatar's mouth: each precision against float32 on the device, and
-    float32 against the CPU's backend."""
-    from lipsync_fast.avatars.library import AvatarLibrary
-    from lipsync_fast.engine.backends import RegionJob
-    from lipsync_fast.engine.backends.cpu import CpuBackend
-
-    rng = generator()
-    indexes = [0] if context.dry else [int(k) for k in rng.integers(0, 100, 24)]
-    mels = rng.uniform(-4, 4, (len(indexes), 16, 16, 80)).astype(np.float32)
-    made: dict[str, list[NDArray[np.uint8]]] = {}
-    with AvatarPackage.open(AvatarLibrary().find("demo")) as package:
-        for kind in ("cpu", "fp32") if context.dry else ("cpu", *DTYPES):
-            backend = CpuBackend(2) if kind == "cpu" else _backend(target, kind)
-            loaded = backend.load(package)
-            blocks = [backend.features(loaded, mel) for mel in mels]
-            jobs = [RegionJob(loaded, k, b) for k, b in zip(indexes, blocks, strict=True)]
-            made[kind] = backend.regions(jobs)
-            backend.unload(loaded)
-            backend.close()
-    for kind in made:
-        if kind == "cpu":
-            continue
-        of = "cpu" if kind == "fp32" else "fp32"
-        found = grey(np.stack(made[kind]), np.stack(made[of]))
-        context.found.value("precision", kind, value={"against": of, **found})
-        bound = 1 if kind == "fp32" else 255
-        context.found.check(f"mouths, {kind} against {of}", found["worst"] <= bound, str(found))

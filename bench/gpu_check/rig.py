@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,7 +148,8 @@ class Rig:
 
     def __exit__(self, *_: object) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
         try:
             self._process.wait(20)
         except subprocess.TimeoutExpired:
@@ -177,8 +178,9 @@ class Rig:
     def ask(self, **what: Any) -> dict[str, Any]:
         """Have something done; the state after it."""
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(what) + "\n")
-        self._process.stdin.flush()
+        with suppress(BrokenPipeError):  # then it says nothing, either
+            self._process.stdin.write(json.dumps(what) + "\n")
+            self._process.stdin.flush()
         return self.expect("state")
 
     def settle(self, limit_s: float) -> dict[str, Any]:
@@ -209,23 +211,28 @@ class Rig:
         if record is None:
             return None
         answer, payload = read(record, Answer)
-        size = len(payload)
-        good = answer.status != Status.MADE or bytes(payload[:2]) == b"\xff\xd8"
+        size, good = len(payload), bytes(payload[:2]) == b"\xff\xd8"
         del payload, record
         self.answers.release()
-        if answer.status == Status.FAILED or not good:
-            raise RuntimeError(f"frame {answer.number} failed: {answer.reason}")
+        if answer.status != Status.MADE or not good:
+            raise RuntimeError(f"frame {answer.number}: {answer.status.name} {answer.reason}")
         return answer, size
 
     def last(self) -> bytes:
-        """The next answer's picture."""
+        """The next answer's picture.
+
+        Raises:
+            RuntimeError: none came, or it was not made.
+        """
         record = self.answers.wait(PATIENCE_S)
         if record is None:
             raise RuntimeError("no answer")
-        _, payload = read(record, Answer)
+        answer, payload = read(record, Answer)
         jpeg = bytes(payload)
         del payload, record
         self.answers.release()
+        if answer.status != Status.MADE:
+            raise RuntimeError(f"frame {answer.number}: {answer.status.name} {answer.reason}")
         return jpeg
 
 
