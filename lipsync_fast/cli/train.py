@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``lipsync-fast avatar train``: a network for a prepared video (extra ``train``)."""
+"""``lipsync-fast avatar train``: a network for a prepared video (extra ``train``).
+
+The command is long because it declares its options and hands each of them on by name.
+"""
 
 from __future__ import annotations
 

@@ -221,7 +221,7 @@ def _precision(wanted: str, device: Device) -> Precision:
         case "auto" if device == "cpu":
             return "fp32"
         case "auto":
-            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+            return "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "fp16"
         case "fp32" | "fp16" | "bf16":
             return wanted
     raise TrainingError(f"--precision {wanted}: expected auto, fp32, fp16 or bf16")

@@ -135,9 +135,7 @@ def _judged(result: TrainResult) -> SmokeReport:
     differences, elsewhere = [], []
     with lipsync_fast.open(result.path, backend="cpu") as avatar:
         m, package = avatar.manifest, avatar.package
-        spoken, silent = (
-            avatar.render(pcm, rate=RATE_HZ) for pcm in (sound, np.zeros_like(sound))
-        )
+        spoken, silent = (avatar.render(pcm, rate=RATE_HZ) for pcm in (sound, np.zeros_like(sound)))
         for frame, quiet in zip(spoken, silent, strict=True):
             if frame.image.shape != (m.frame_height, m.frame_width, 3):
                 raise TrainingError(f"a frame of {frame.image.shape} was rendered")

@@ -76,12 +76,7 @@ def _write(
             offsets.append(offsets[-1] + len(jpeg))
             segments.append(segment_offsets(jpeg))
             rects.append(frame.rect)
-    corners = np.array([[(a, b), ((a + c) // 2, d), (c, b)] for a, b, c, d in rects], "<f4")
-    (folder / "frames.npy").write_bytes(write_array(np.array(offsets, np.uint64)))
-    (folder / "segments.npy").write_bytes(write_array(np.stack(segments)))
-    (folder / "rects.npy").write_bytes(write_array(np.array(rects, np.int32)))
-    header = landmarks_header((len(rects), 3, 2))
-    (folder / "landmarks.npy").write_bytes(header + corners.tobytes())
+    _write_arrays(folder, offsets, segments, rects)
     if pcm is not None:
         with wave.open(str(folder / "sound.wav"), "wb") as out:
             out.setparams((1, 2, RATE, 0, "NONE", ""))
@@ -115,6 +110,20 @@ def _write(
         files=entries,
     )
     (folder / NAME).write_bytes(msgspec.json.format(msgspec.json.encode(prepared), indent=1))
+
+
+def _write_arrays(
+    folder: Path,
+    offsets: list[int],
+    segments: list[NDArray[np.uint32]],
+    rects: list[tuple[int, int, int, int]],
+) -> None:
+    corners = np.array([[(a, b), ((a + c) // 2, d), (c, b)] for a, b, c, d in rects], "<f4")
+    (folder / "frames.npy").write_bytes(write_array(np.array(offsets, np.uint64)))
+    (folder / "segments.npy").write_bytes(write_array(np.stack(segments)))
+    (folder / "rects.npy").write_bytes(write_array(np.array(rects, np.int32)))
+    header = landmarks_header((len(rects), 3, 2))
+    (folder / "landmarks.npy").write_bytes(header + corners.tobytes())
 
 
 def _entry(path: Path) -> FileEntry:

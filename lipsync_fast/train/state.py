@@ -121,7 +121,8 @@ class Work:
             for path in list(self.folder.iterdir()):
                 if path.name == LOCK:
                     continue
-                if path.is_file() and (path.name in _OWN or _best_step(path.name) is not None):
+                name = path.name.removesuffix(".part").lstrip(".")
+                if path.is_file() and (name in _OWN or _best_step(name) is not None):
                     path.unlink()
 
     def load(self) -> State | None:

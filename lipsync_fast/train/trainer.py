@@ -292,6 +292,8 @@ def repeatable(options: Options) -> Iterator[None]:
     torch.set_num_threads(options.threads)
     if options.device == "cpu":
         torch.use_deterministic_algorithms(True)
+    else:
+        torch.backends.cudnn.benchmark = True  # all batches are of one shape
     try:
         yield
     finally:
