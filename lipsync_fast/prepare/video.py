@@ -9,6 +9,7 @@ many videos are prepared side by side, and what comes out is the same each time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -38,6 +39,7 @@ FORMATS = (
 _END_S = Fraction(1, 100)
 _EARLY_S = 0.5
 _UNSPECIFIED = 2
+_UPRIGHT = (1, 0, 0, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,7 @@ class Video:
         """Degrees counterclockwise by which pictures were turned to be shown; known once one is."""
         self.begins: Fraction | None = None
         """Time stamp of the first picture in seconds; known once there is one."""
+        self._matrix = _UPRIGHT
 
     def __enter__(self) -> Video:
         return self
@@ -169,6 +172,11 @@ class Video:
                 continue
             if self.begins is None:
                 self.begins = stamp
+                # Of the first frame alone: PyAV keeps frames whose side data were looked at until
+                # the garbage collector comes by, and pictures are large.
+                self._matrix = _display_matrix(frame)
+                a, b = self._matrix[:2]
+                self.rotation = round(math.degrees(math.atan2(-b, a))) % 360
             last = stamp
             yield stamp - self.begins, frame
 
@@ -220,8 +228,7 @@ class Video:
             format="rgb24",
             src_colorspace=Colorspace.ITU709 if untagged else None,
         )
-        turned = _shown(np.asarray(made.to_ndarray(), np.uint8), frame)
-        self.rotation = round(getattr(frame, "rotation", 0)) % 360
+        turned = _shown(np.asarray(made.to_ndarray(), np.uint8), self._matrix)
         sides = turned.shape[:2]
         if min(sides) < SMALLEST_SIDE or max(sides) > LARGEST_SIDE:
             raise MediaError(f"{self.path}: {_wrong_size(sides[1], sides[0])}")
@@ -233,17 +240,19 @@ def _after(time: Fraction) -> int:
     return max(0, time * FPS // 1 + 1)
 
 
-def _shown(rgb: NDArray[np.uint8], frame: av.VideoFrame) -> NDArray[np.uint8]:
-    """Turned and mirrored as the frame's display matrix says (quarter turns only).
-
-    A pixel at (x, y) is shown at (a x + c y, b x + d y); the matrix begins a b u c d v.
-    """
+def _display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:
+    """a, b, c, d: a pixel at (x, y) is shown at (a x + c y, b x + d y)."""
     stored: Any = frame.side_data
     found = [bytes(data) for data in stored if data.type == Type.DISPLAYMATRIX]
     if not found:
-        return rgb
-    m = np.frombuffer(found[0], np.int32).astype(np.int64)
-    a, b, c, d = m[0], m[1], m[3], m[4]
+        return _UPRIGHT
+    a, b, _, c, d = (int(v) for v in np.frombuffer(found[0], np.int32)[:5])
+    return a, b, c, d
+
+
+def _shown(rgb: NDArray[np.uint8], matrix: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+    """Turned and mirrored as the display matrix says (quarter turns only)."""
+    a, b, c, d = matrix
     out = rgb
     if abs(b) + abs(c) > abs(a) + abs(d):
         out = out.transpose(1, 0, 2)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import wave
 from fractions import Fraction
 from pathlib import Path
@@ -49,6 +51,23 @@ def test_any_rate_becomes_25_by_the_nearest_time(tmp_path: Path, rate: int, endi
 def test_25_stays_frame_for_frame(tmp_path: Path) -> None:
     with Video(write_video(tmp_path / "v.mp4", numbered(36))) as video:
         assert numbers(video) == list(range(36))
+
+
+def test_memory_does_not_grow_with_the_video(tmp_path: Path) -> None:
+    """In a process of its own: 300 frames of 640 x 480 take little more than 60 of them."""
+    picture = np.random.default_rng(1).integers(0, 255, (480, 640, 3), np.uint8)
+    path = write_video(tmp_path / "v.mp4", [np.roll(picture, i) for i in range(300)])
+    measure = (
+        "import resource, sys; from pathlib import Path; from lipsync_fast.prepare.video import *\n"
+        "most = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10\n"
+        "for p in Video(Path(sys.argv[1])).pictures():\n"
+        "    if p.index == 60: early = most()\n"
+        "print(most() - early)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", measure, str(path)], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) < 30  # MB; all frames as they are decoded would be 110
 
 
 def test_start_limit_and_frames_passed_over(tmp_path: Path) -> None:
