@@ -384,7 +384,7 @@ def check_cuda(kernels: Kernels, number: int) -> None:
         seen = os.environ.get("CUDA_VISIBLE_DEVICES")
         hidden = f" (CUDA_VISIBLE_DEVICES is {seen!r})" if seen is not None else ""
         raise BackendError(
-            f"no GPU can be used{hidden}: there is none, or no NVIDIA driver for it;"
+            f"CUDA finds no GPU{hidden}: there is none, or no NVIDIA driver for it;"
             " nvidia-smi shows what the driver sees"
         )
     if number >= count:
