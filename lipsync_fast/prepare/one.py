@@ -25,7 +25,7 @@ from lipsync_fast.output.base import output_error
 from lipsync_fast.prepare.assemble import REPORT, assemble, put
 from lipsync_fast.prepare.detectors import Detector, found_points, open_detector
 from lipsync_fast.prepare.errors import PrepareError
-from lipsync_fast.prepare.folder import PreparedAvatar, Source, read_prepared
+from lipsync_fast.prepare.folder import NAME, PreparedAvatar, Source, read_prepared
 from lipsync_fast.prepare.landmark_files import LandmarkFiles
 from lipsync_fast.prepare.parts import PART_FRAMES, Part, WorkFolder
 from lipsync_fast.prepare.request import Request, Result, Told
@@ -138,6 +138,12 @@ def _ready(request: Request, key: str) -> Result | None:
         raise OutputError(
             f"{request.dest}: was prepared from another video or with other options; --force"
             " replaces it"
+        )
+    more = {path.name for path in request.dest.iterdir()} - {NAME, *there.files}
+    if more:  # what was trained from it, say
+        raise OutputError(
+            f"{request.dest}: also holds {', '.join(sorted(more))}, which would be lost; move that"
+            " away, or give another --out or --name"
         )
     return None
 

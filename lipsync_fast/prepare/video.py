@@ -38,6 +38,8 @@ FORMATS = (
 """Containers that are one file. Playlists and lists of pictures are not read: they name others."""
 _END_S = Fraction(1, 100)
 _EARLY_S = 0.5
+_LIMITS = {"max_pixels": str(LARGEST_SIDE * LARGEST_SIDE)}
+_OF_ALL_STREAMS: Any = [_LIMITS] * 64  # PyAV's stub has another type than PyAV
 _UNSPECIFIED = 2
 _UPRIGHT = (1, 0, 0, 1)
 
@@ -198,6 +200,8 @@ class Video:
                             f" {frame.width} x {frame.height}; convert it to one size first"
                         )
                     size = frame.width, frame.height
+                    if max(size) > LARGEST_SIDE:
+                        raise MediaError(f"{self.path}: {_wrong_size(*size)}")
                     if frame.is_corrupt:
                         self._warn("damaged pictures were mended by the decoder")
                     yield frame
@@ -286,6 +290,7 @@ def _open(path: Path) -> av.container.InputContainer:
             "r",
             metadata_errors="replace",
             options={"format_whitelist": FORMATS},
+            stream_options=_OF_ALL_STREAMS,  # pictures are decoded to find out about streams
         )
     except av.error.FFmpegError as error:
         raise MediaError(
@@ -309,7 +314,7 @@ def _stream(container: av.container.InputContainer, path: Path) -> av.VideoStrea
         if min(sides) < SMALLEST_SIDE or max(sides) > LARGEST_SIDE:
             raise MediaError(f"{path}: {_wrong_size(*sides)}")
         context.thread_count = 1
-        context.options = {"max_pixels": str(LARGEST_SIDE * LARGEST_SIDE)}
+        context.options = _LIMITS
         return stream
     what = "only sound" if container.streams.audio else "no pictures"
     raise MediaError(f"{path}: holds {what}; a video of the person is needed")

@@ -194,6 +194,11 @@ def test_other_options_need_force(place: Path, run: Run) -> None:
     done = run(*how, "--quality", 80)
     assert done.returncode == 2
     assert "with other options; --force" in done.stderr
+    (place / "forced" / "v3" / "training").mkdir()
+    done = run(*how, "--quality", 80, "--force")
+    assert done.returncode == 2
+    assert "also holds training, which would be lost" in done.stderr
+    (place / "forced" / "v3" / "training").rmdir()
     done = run(*how, "--quality", 80, "--force")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""

@@ -194,6 +194,27 @@ def test_sizes_that_are_not_taken(tmp_path: Path, size: tuple[int, int]) -> None
         Video(path)
 
 
+@pytest.mark.parametrize("side", [5000, 20_000, 65_535])
+def test_pictures_larger_than_the_header_says(tmp_path: Path, side: int) -> None:
+    """No memory is taken for them: the process may not have what they would need."""
+    path = write_video(tmp_path / "v.avi", numbered(2), codec="mjpeg", change=full_range)
+    data = path.read_bytes()
+    sizes = b"\x08" + (64).to_bytes(2, "big") + (96).to_bytes(2, "big")  # of the JPEGs
+    assert data.count(sizes) == 2
+    path.write_bytes(data.replace(sizes, b"\x08" + side.to_bytes(2, "big") * 2))
+    use = (
+        "import resource, sys; from pathlib import Path; from lipsync_fast.prepare.video import *\n"
+        "used = int(open('/proc/self/statm').read().split()[0]) * 4096\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20),) * 2)\n"
+        "try: print(len(list(Video(Path(sys.argv[1])).pictures())))\n"
+        "except MediaError as error: print('refused:', error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", use, str(path)], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.startswith(f"refused: {path}: "), done
+
+
 def full_range(stream: av.VideoStream) -> None:
     stream.pix_fmt = "yuvj420p"
     stream.codec_context.color_range = 2
