@@ -27,6 +27,8 @@ class Listen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         origins: foreign Origins that browsers may come from; "*" allows all. Pages of the server
             itself, and clients that send no Origin, are always allowed.
         token: what clients must show (Authorization: Bearer, or ?token=); none asked where empty.
+        admin_token: who shows it (Authorization: Bearer) may load and unload avatars from another
+            machine; where empty, only this machine may.
     """
 
     host: str = "127.0.0.1"
@@ -34,6 +36,7 @@ class Listen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     http_port: Port = 8086
     origins: tuple[str, ...] = ()
     token: str = ""
+    admin_token: str = ""
 
 
 class Avatars(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -45,12 +48,15 @@ class Avatars(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         only: names that may be used; all that are found where empty.
         require_signed: file of public keys (PEM): only packages that one of them has signed are
             used, the default one included; any where empty.
+        watch: seconds between looks at the folders: what is new or replaced there is loaded, what
+            is gone is unloaded. 0: they are not watched.
     """
 
     folders: tuple[str, ...] = ()
     default: str = "demo"
     only: tuple[str, ...] = ()
     require_signed: str = ""
+    watch: Annotated[float, Meta(ge=0)] = 0.0
 
 
 class Engines(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -143,6 +143,8 @@ class StandIn:
         self.note(type(message).__name__, **about)
         if isinstance(message, c.LoadAvatar):
             self.load_avatar(message.name)
+        elif isinstance(message, c.Engines) and isinstance(self.load, FrontLoad):
+            self.load.catalogue = message.catalogue
         elif isinstance(message, c.Drain) and not self.options.busy:
             self.link.send(c.Bye())
             self.leave()

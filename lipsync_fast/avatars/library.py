@@ -53,7 +53,8 @@ class AvatarLibrary:
         named = [Path(f) for f in os.environ.get(VARIABLE, "").split(os.pathsep) if f]
         self.folders = [*(Path(f) for f in folders), *named, user_folder(), shipped_folder()]
 
-    def _candidates(self) -> Iterator[tuple[str, Path]]:
+    def candidates(self) -> Iterator[tuple[str, Path]]:
+        """Names and paths of all that may be avatars, in the order in which they are looked for."""
         for folder in self.folders:
             try:
                 paths = sorted(folder.iterdir())
@@ -81,7 +82,7 @@ class AvatarLibrary:
                 raise AvatarNotFoundError(f"{shown}: no such avatar package")
             return path
         names = []
-        for found, where in self._candidates():
+        for found, where in self.candidates():
             if found == text and found.isprintable():
                 return where
             names.append(found)
@@ -98,7 +99,7 @@ class AvatarLibrary:
         from lipsync_fast.avatars.package import AvatarPackage  # numpy: who only finds needs none
 
         out: dict[str, AvatarInfo] = {}
-        for name, path in self._candidates():
+        for name, path in self.candidates():
             if name in out:
                 continue
             if not name.isprintable():

@@ -39,6 +39,7 @@ class ByteLru(Generic[Value]):
     def __init__(self, limit: int, uses: int = 1) -> None:
         self.limit, self.used, self._uses = limit, 0, uses
         self._asked: dict[Key, int] = {}
+        self._of: dict[Hashable, int] = {}
         self._entries: OrderedDict[Key, tuple[Value, int]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -57,11 +58,19 @@ class ByteLru(Generic[Value]):
                 asked = self._asked[key] = self._asked.get(key, 0) + 1
             if asked >= self._uses and key not in self._entries:
                 self._entries[key] = value, size
-                self.used += size
+                self._count(key, size)
             while self.used > self.limit and len(self._entries) > 1:
-                _, (_, dropped) = self._entries.popitem(last=False)
-                self.used -= dropped
+                oldest, (_, dropped) = self._entries.popitem(last=False)
+                self._count(oldest, -dropped)
         return value
+
+    def _count(self, key: Key, size: int) -> None:
+        self.used += size
+        self._of[key[0]] = self._of.get(key[0], 0) + size
+
+    def used_by(self, owner: Hashable) -> int:
+        """Bytes that are held for an owner."""
+        return self._of.get(owner, 0)
 
     def find(self, key: Key) -> Value | None:
         """The value of ``key`` where it is there."""
@@ -76,7 +85,8 @@ class ByteLru(Generic[Value]):
         """The value of ``key`` where it is there, which is no longer kept."""
         with self._lock:
             value, size = self._entries.pop(key, (None, 0))
-            self.used -= size
+            if size:
+                self._count(key, -size)
             return value
 
     def forget(self, owner: Hashable) -> None:
@@ -84,6 +94,7 @@ class ByteLru(Generic[Value]):
         with self._lock:
             for key in [k for k in self._entries if k[0] == owner]:
                 self.used -= self._entries.pop(key)[1]
+            self._of.pop(owner, None)
             self._asked = {k: n for k, n in self._asked.items() if k[0] != owner}
 
     def clear(self) -> None:
@@ -91,4 +102,5 @@ class ByteLru(Generic[Value]):
         with self._lock:
             self._entries.clear()
             self._asked.clear()
+            self._of.clear()
             self.used = 0

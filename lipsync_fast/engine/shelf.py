@@ -18,6 +18,10 @@ from lipsync_fast.errors import AvatarError, RingError
 log = logging.getLogger("lipsync.engine")
 SELDOM_S = 1.0
 RESTS = 2
+MOST_SHARED = 100
+"""Pieces of shared memory that wait for their avatars; of more, the oldest is not used."""
+MOST_FIGURES = 200
+"""Avatars that figures are told of."""
 Loaded = Callable[[str, str], None]
 """Gets an avatar's name and the reason why it was not loaded, or nothing."""
 
@@ -82,6 +86,13 @@ class Shelf:
         self._shared[name] = fd
         if name in self._served:
             self._share(name)
+        elif len(self._shared) > MOST_SHARED:
+            self._forget_shared(next(iter(self._shared)))
+
+    def _forget_shared(self, name: str) -> None:
+        fd = self._shared.pop(name, None)
+        if fd is not None:
+            os.close(fd)
 
     def _share(self, name: str) -> None:
         served, fd = self._served[name], self._shared.pop(name)
@@ -93,7 +104,11 @@ class Shelf:
             os.close(fd)
 
     def unload(self, name: str) -> None:
-        """Take an avatar out."""
+        """Take an avatar out; it may be one that is yet to be loaded."""
+        self._forget_shared(name)
+        self._take_out(name)
+
+    def _take_out(self, name: str) -> None:
         self._loading.pop(name, None)
         served = self._served.pop(name, None)
         if served is not None:
@@ -154,6 +169,16 @@ class Shelf:
                 break
         return SELDOM_S
 
+    def held(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Bytes that caches hold of each avatar: here, and shared with other engines."""
+        held_of = getattr(self._backend, "held_of", None)
+        own, shared = {}, {}
+        for name, served in self._served.items():
+            in_backend, in_common = (0, 0) if held_of is None else held_of(served.loaded)
+            own[name] = in_backend + self._pictures.encoder.held_of(served.package)
+            shared[name] = in_common
+        return _largest(own), _largest(shared)
+
     @property
     def prepared(self) -> bool:
         """Whether nothing is left to prepare."""
@@ -183,14 +208,16 @@ class Shelf:
             del self._loading[name]
             if error is None:
                 self._put(name, future.result())
-            elif not isinstance(error, AvatarError):
-                log.error("avatar %s cannot be loaded", name, exc_info=error)
+            else:
+                self._forget_shared(name)
+                if not isinstance(error, AvatarError):
+                    log.error("avatar %s cannot be loaded", name, exc_info=error)
             done(name, "" if error is None else str(error) or repr(error))
         elif error is None:
             self._retire(future.result())
 
     def _put(self, name: str, served: Served) -> None:
-        self.unload(name)
+        self._take_out(name)
         self._served[name] = served
         if name in self._shared:
             self._share(name)
@@ -201,3 +228,9 @@ class Shelf:
             self._backend.unload(served.loaded)
             self._pictures.encoder.forget(served.package)
             served.package.close()
+
+
+def _largest(figures: dict[str, int]) -> dict[str, int]:
+    """Those above 0, or the largest of them where there are very many."""
+    some = sorted(figures.items(), key=lambda item: -item[1])[:MOST_FIGURES]
+    return {name: size for name, size in some if size}

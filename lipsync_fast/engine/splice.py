@@ -393,6 +393,10 @@ class FrameEncoder:
             key, lambda: self.alone(package, package.crop(index)[inner, inner], quality)
         )
 
+    def held_of(self, package: AvatarPackage) -> int:
+        """Bytes that the caches hold of an avatar."""
+        return self._spoken.used_by(package) + self._own.used_by(package)
+
     def forget(self, package: AvatarPackage) -> None:
         """Drop what is kept of an avatar."""
         self._spoken.forget(package)

@@ -133,6 +133,7 @@ class Engine:
     def load_now(self) -> Load:
         """What is to be done now, with all counts since the beginning."""
         now, c = time.monotonic_ns(), self.counts
+        avatar_bytes, avatar_shared = self.shelf.held()
         used, total = getattr(self.backend, "device_memory", (0, 0))
         oldest = min((e.taken_ns for e in (*self._spoken, *self._own)), default=now)
         return Load(
@@ -148,6 +149,8 @@ class Engine:
             spent_s=self.backend.spent.seconds,
             device_memory_used=used,
             device_memory_total=total,
+            avatar_bytes=avatar_bytes,
+            avatar_shared=avatar_shared,
         )
 
     def step(self) -> bool:

@@ -54,7 +54,7 @@ class BurstSession(Speaker[_Spoken]):
     Args:
         number: of the session in its front.
         manifest: the avatar's.
-        avatar: the name under which engines know it.
+        avatar: the key under which engines know it.
         look: how pictures are encoded.
         streams: gives each utterance a number of its own in this front.
     """

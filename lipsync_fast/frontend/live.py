@@ -82,7 +82,7 @@ class LiveSession(Speaker[Spoken]):
     Args:
         number: of the session in its front.
         manifest: the avatar's.
-        avatar: the name under which engines know it.
+        avatar: the key under which engines know it.
         look: how pictures are encoded.
         now_ns: the time, on CLOCK_MONOTONIC.
         streams: gives each utterance a number of its own in this front.

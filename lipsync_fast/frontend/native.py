@@ -20,9 +20,9 @@ import numpy as np
 import structlog
 import trio
 
-from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.errors import LipsyncError
 from lipsync_fast.frontend.burst import BurstSession
+from lipsync_fast.frontend.held import Held
 from lipsync_fast.frontend.live import GRACE_NS, LiveSession
 from lipsync_fast.frontend.opening import (
     GOING_AWAY,
@@ -82,8 +82,12 @@ async def serve_native(socket: Socket, services: Services, first: str | bytes | 
     """Speak lipsync.v1 until the client goes; ``first`` is a message that has come already."""
     code, reason = NORMAL, ""
     try:
-        session = NativeSession(socket, services, *await begin(socket, services, first))
-        await session.run()
+        start, held = await begin(socket, services, first)
+        try:
+            session = NativeSession(socket, services, start, held)
+            await session.run()
+        finally:
+            held.release()
     except EndError as end:
         code, reason = end.code, end.reason
     except SocketClosedError:
@@ -113,8 +117,7 @@ class NativeSession:
         socket: Socket,
         services: Services,
         start: SessionStart,
-        avatar: str,
-        package: AvatarPackage,
+        held: Held,
     ) -> None:
         self._socket, self._services, self._start = socket, services, start
         self.number = services.new_session()
@@ -141,12 +144,15 @@ class NativeSession:
         self._latency_ms: float | None = None
         trace = services.trace
         self._trace = None if trace is None else SessionTrace(trace, self.number)
-        self._set_avatar(avatar, package, start.video)
-        self._pace = self._new_pace(package)
+        self._held = [held]
+        """Versions of avatars that it uses: the newest last, those before it until the change."""
+        self._set_avatar(held, start.video)
+        self._pace = self._new_pace()
 
     # ------------------------------------------------------------ what is shown
-    def _set_avatar(self, name: str, package: AvatarPackage, video: VideoFormat) -> None:
-        self._avatar, self._package, self._video = name, package, video
+    def _set_avatar(self, held: Held, video: VideoFormat) -> None:
+        package = held.package
+        self._avatar, self._package, self._video = held.name, package, video
         m = package.manifest
         self._xmp = xmp_packet(m.synthetic)
         mouth = video.content == "mouth"
@@ -161,17 +167,15 @@ class NativeSession:
             None if mouth or as_it_is else video.max_width,
         )
 
-    def _new_pace(self, package: AvatarPackage) -> Pace:
+    def _new_pace(self) -> Pace:
         services, live = self._services, self._services.config.live
-        manifest = package.manifest
+        manifest, key = self._package.manifest, self._held[-1].key
         if self._burst:
-            return BurstSession(
-                self.number, manifest, self._avatar, self._look, services.new_stream
-            )
+            return BurstSession(self.number, manifest, key, self._look, services.new_stream)
         return LiveSession(
             self.number,
             manifest,
-            self._avatar,
+            key,
             self._look,
             time.monotonic_ns(),
             services.new_stream,
@@ -234,6 +238,8 @@ class NativeSession:
             self._alarm.close()
             self._set_speaking(False)
             self._services.pool.forget(self.number)
+            for held in self._held:
+                held.release()
         raise ended[0] if ended else SocketClosedError
 
     def _say(self, message: ServerMessage) -> None:
@@ -356,14 +362,26 @@ class NativeSession:
         self._room.ring()
 
     async def _update(self, message: SessionUpdate) -> None:
-        name, package, video = self._avatar, self._package, message.video or self._video
+        held, video = self._held[-1], message.video or self._video
         if message.avatar is not None:
-            name = message.avatar or self._services.default_avatar
-            package = await self._services.avatar(name)
+            new = await self._services.avatar(message.avatar or self._services.default_avatar)
+            if new.key == held.key:
+                new.release()
+            else:
+                held = new
+                self._held.append(new)
         # What is being spoken goes on as it was; its pictures are told apart by their sizes.
-        self._set_avatar(name, package, video)
-        self._pace.change(package.manifest, self._avatar, self._look)
+        self._set_avatar(held, video)
+        self._pace.change(held.package.manifest, held.key, self._look)
+        self._release_left()
         self._say(self._started())
+
+    def _release_left(self) -> None:
+        """Let go of versions that no more pictures are made of."""
+        for held in self._held[:-1]:
+            if held.key != self._pace.avatar:
+                held.release()
+                self._held.remove(held)
 
     # ------------------------------------------------------------ the clock
     async def _begin_clock(self) -> None:
@@ -388,6 +406,8 @@ class NativeSession:
             self._broken.set()
             return
         self._set_speaking(self._pace.speaking)
+        if len(self._held) > 1:
+            self._release_left()
         self._room.ring()
         self._alarm.set(self._pace.wake_ns)
 
@@ -443,7 +463,8 @@ class NativeSession:
                 self._put_media(MediaType.AUDIO, picture, echo, (0, 0, 0, 0), None)
         jpeg, mouth = picture.jpeg, self._video.content == "mouth"
         if jpeg is None:
-            if mouth or not self._own_ready:
+            there = picture.index < self._package.manifest.frame_count  # else it is the last one's
+            if mouth or not self._own_ready or not there:
                 return  # none was made yet in this look
             jpeg = jpeg_with_xmp(bytes(self._package.frame_jpeg(picture.index)), self._xmp)
         box = picture.box if mouth and picture.box is not None else (0, 0, *self._size)

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import trio
 
-from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.errors import AvatarError, LipsyncError
+from lipsync_fast.frontend.held import Held
 from lipsync_fast.frontend.services import EngineLostError, Services
 from lipsync_fast.frontend.sockets import Socket
 from lipsync_fast.protocol import (
@@ -37,8 +37,8 @@ class EndError(Exception):
 
 async def begin(
     socket: Socket, services: Services, first: str | bytes | None
-) -> tuple[SessionStart, str, AvatarPackage]:
-    """Take messages until one starts a session: what it wants, and its avatar."""
+) -> tuple[SessionStart, Held]:
+    """Take messages until one starts a session: what it wants, and its avatar, to be released."""
     for _ in range(MOST_ERRORS):
         message = first
         if message is None:
@@ -55,8 +55,7 @@ async def begin(
                 raise EndError(NORMAL, "stopped")
             if not isinstance(wanted, SessionStart):
                 raise ProtocolError("expected session.start")
-            name = wanted.avatar or services.default_avatar
-            return wanted, name, await services.avatar(name)
+            return wanted, await services.avatar(wanted.avatar or services.default_avatar)
         except LipsyncError as error:
             code = code_of(error)
             count_error(services, code)

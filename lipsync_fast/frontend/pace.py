@@ -82,6 +82,8 @@ class Pace(Protocol):
 
     jobs: deque[tuple[Job, F32]]
     """Jobs to be sent, with the samples that they see; the caller takes them out."""
+    avatar: str
+    """The key of the avatar's version that is shown."""
     epoch: int
     late: int
 

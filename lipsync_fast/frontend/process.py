@@ -26,6 +26,7 @@ from lipsync_fast.frontend.stream import serve_stream
 from lipsync_fast.ipc.children import FrontSpec, read_spec
 from lipsync_fast.ipc.control import (
     AnyMessage,
+    AvatarChanged,
     Bye,
     ControlError,
     Drain,
@@ -39,7 +40,6 @@ from lipsync_fast.ipc.control import (
     RingsOffered,
     StatusReply,
     Stop,
-    WantAvatar,
 )
 from lipsync_fast.ipc.status import ServerStatus
 from lipsync_fast.logs import setup_logs
@@ -59,7 +59,7 @@ class Front:
     ) -> None:
         self.spec, self.link, self.rings, self._nursery = spec, link, rings, nursery
         self.pool = EnginePool(nursery)
-        self.services = Services(spec.config, self.pool, self._want_avatar)
+        self.services = Services(spec.config, self.pool, self.tell)
         self.connections = Connections(self.services)
         self.stop = trio.Event()
         self._link_used = trio.Event()
@@ -69,9 +69,6 @@ class Front:
         """Send to the supervisor."""
         self.link.send(message)
         self._link_used.set()  # sending may swallow the descriptor's edge
-
-    def _want_avatar(self, name: str) -> None:
-        self.tell(WantAvatar(name=name))
 
     async def listen(self) -> None:
         """Obey the supervisor."""
@@ -95,8 +92,9 @@ class Front:
     def _obey(self, message: AnyMessage) -> None:
         services = self.services
         if isinstance(message, Engines):
-            services.speakers, services.others = max(1, message.speakers), message.others
-            self.pool.update(message.engines)
+            services.heard(message)
+        elif isinstance(message, AvatarChanged):
+            services.avatar_changed(message)
         elif isinstance(message, PeerGone):
             self.pool.gone(message.peer)
         elif isinstance(message, StatusReply):
@@ -135,7 +133,8 @@ class Front:
                 next_look = now + LATENCIES_S
             load.redispatched = self.pool.redispatched
             load.rest_stride = self.services.rest.stride
-            self.tell(FrontHeartbeat(load=msgspec.Raw(_encoder.encode(load))))
+            told = _encoder.encode(self.services.load_now())
+            self.tell(FrontHeartbeat(load=msgspec.Raw(told)))
             await trio.sleep(self.spec.config.engines.heartbeat_s)
 
     async def _leave_when_empty(self) -> None:

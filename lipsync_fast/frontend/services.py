@@ -9,8 +9,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import trio
@@ -18,16 +17,18 @@ from numpy.typing import NDArray
 
 from lipsync_fast.avatars.library import AvatarLibrary
 from lipsync_fast.avatars.package import AvatarPackage
-from lipsync_fast.avatars.signing import open_signed, trusted_keys
+from lipsync_fast.avatars.signing import trusted_keys
 from lipsync_fast.config import ServeConfig
 from lipsync_fast.errors import AvatarError, AvatarNotFoundError, LipsyncError
 from lipsync_fast.frontend.clock import Clock
+from lipsync_fast.frontend.held import Catalogue, Held
 from lipsync_fast.frontend.latencies import Latencies
 from lipsync_fast.frontend.legacy.counts import LegacyCounts
 from lipsync_fast.frontend.legacy.video import AvatarVideos
 from lipsync_fast.frontend.pool import EnginePool, Pending
 from lipsync_fast.frontend.resting import ALONE, SHARED, RestRate
 from lipsync_fast.frontend.trace import Trace
+from lipsync_fast.ipc.control import AnyMessage, AvatarChanged, ChangeAvatar, Engines, WantAvatar
 from lipsync_fast.ipc.messages import Answer, Job, Look, Speech, Status
 from lipsync_fast.ipc.status import FrontLoad, ServerStatus
 from lipsync_fast.machine import are_shared
@@ -37,6 +38,10 @@ Result = TypeVar("Result")
 NS = 1_000_000_000
 LOAD_TIMEOUT_S = 30.0
 """How long an engine may take to load an avatar that a client asks for."""
+CHANGE_S = 75.0
+"""How long the supervisor may take to load or unload an avatar; it gives up before."""
+MOST_CHANGES = 50
+"""That are waited for in this front."""
 REQUEST_NS = 10 * NS
 """A single request is answered within this, or fails."""
 MOST_REQUESTS = 512
@@ -75,7 +80,7 @@ class Services:
     """One for a front process. All methods: its one thread."""
 
     def __init__(
-        self, config: ServeConfig, pool: EnginePool, want_avatar: Callable[[str], None]
+        self, config: ServeConfig, pool: EnginePool, tell: Callable[[AnyMessage], None]
     ) -> None:
         self.config, self.pool = config, pool
         self.clock = Clock()
@@ -96,10 +101,12 @@ class Services:
         self.others = 0
         """How many speak in other fronts."""
         self.draining = trio.Event()
-        self._want_avatar = want_avatar
-        self._keys = trusted_keys(config.avatars.require_signed)
-        self._library = AvatarLibrary(config.avatars.folders, self._keys)
-        self._packages: dict[Path, AvatarPackage] = {}
+        self._tell = tell
+        keys = trusted_keys(config.avatars.require_signed)
+        self._library = AvatarLibrary(config.avatars.folders, keys)
+        self.catalogue = Catalogue(keys)
+        self._changes: dict[str, list[AvatarChanged]] = {}
+        self._changed = trio.Event()
         self._streams, self._sessions = itertools.count(1), itertools.count(1)
         self._requests = 0
         self._names: list[str] = []
@@ -111,15 +118,31 @@ class Services:
         """The avatar of clients that name none."""
         return self.config.avatars.default
 
+    def heard(self, told: Engines) -> None:
+        """The supervisor has told of engines and avatars."""
+        self.speakers, self.others = max(1, told.speakers), told.others
+        if told.catalogue != self.catalogue.number:
+            self._names_until = 0.0
+        self.catalogue.hear(told)
+        self.pool.update(told.engines)
+
+    def load_now(self) -> FrontLoad:
+        """What this front does, with which avatars it uses."""
+        self.load.avatars, self.load.catalogue = dict(self.catalogue.uses), self.catalogue.number
+        return self.load
+
     def avatar_names(self) -> list[str]:
         """Names of the avatars that can be used, the default one first."""
         now = time.monotonic()
         if now >= self._names_until:
-            found = [a.name for a in self._library.list() if a.error is None]
+            until = self._names_until = now + NAMES_S
+            there = {a.name for a in self._library.list() if a.error is None}
+            there |= {*self.catalogue.names}
+            names = sorted(n for n in there - self.catalogue.unloaded if self._allowed(n))
             default = self.default_avatar
-            names = [n for n in found if self._allowed(n) and n != default]
-            self._names = [default, *names] if default in found else names
-            self._names_until = now + NAMES_S
+            self._names = sorted(names, key=lambda name: name != default)
+            if self._names_until != until:  # the catalogue has changed meanwhile
+                self._names_until = 0.0
         return list(self._names)
 
     def _allowed(self, name: str) -> bool:
@@ -127,49 +150,100 @@ class Services:
         return not only or name in only or name == self.default_avatar
 
     def peek(self, name: str) -> AvatarPackage:
-        """An avatar's package, mapped once and kept; '' is the default one.
+        """An avatar's package as it is now, only to look at; '' is the default one.
 
         Raises:
             AvatarNotFoundError: there is none of that name; a path is no name here.
             AvatarError: it cannot be used.
         """
+        name = self._usable(name)
+        version = self.catalogue.current(name)
+        if version is not None:
+            return self.catalogue.open(version)
+        try:
+            return self.catalogue.look(self._library.find(name))
+        except AvatarNotFoundError:  # its message names folders, which are not a client's business
+            raise AvatarNotFoundError(f"there is no avatar {name[:64]!r}") from None
+
+    def _usable(self, name: str) -> str:
+        """The name of an avatar that clients may use.
+
+        Raises:
+            AvatarError: they may not.
+        """
         name = name or self.default_avatar
         by_path = os.sep in name or name.endswith(".lsa")
         if name != self.default_avatar and (by_path or not self._allowed(name)):
             raise AvatarNotFoundError(f"there is no avatar {name[:64]!r}")
-        try:
-            path = self._library.find(name)
-        except AvatarNotFoundError:  # its message names folders, which are not a client's business
-            raise AvatarNotFoundError(f"there is no avatar {name[:64]!r}") from None
-        package = self._packages.get(path)
-        if package is None:
-            package = self._packages[path] = open_signed(
-                path,
-                self._keys,
-                every_byte=False,  # engines see to the rest before they load it
-            )
-        return package
+        if name in self.catalogue.unloaded:
+            raise AvatarError(f"avatar {name[:64]!r} is unloaded: it cannot be used at present")
+        return name
 
-    async def avatar(self, name: str) -> AvatarPackage:
-        """An avatar's package, and an engine has loaded it.
+    async def avatar(self, name: str) -> Held:
+        """The version of an avatar that sessions get now, and an engine has loaded it.
+
+        Release it when nothing of it is needed any more.
 
         Raises:
             AvatarNotFoundError, AvatarError: it cannot be used.
             EngineLostError: no engine has loaded it in time.
         """
-        name = name or self.default_avatar
-        package = self.peek(name)
-        if self.pool.holds(name):
-            return package
-        self._want_avatar(name)
+        name = self._usable(name)
+        version = self.catalogue.current(name)
+        if version is not None and self.pool.holds(version.key):
+            return self.catalogue.hold(version)
+        if version is None:
+            self.peek(name)  # what is not there, or broken, needs no engine
+        self._tell(WantAvatar(name=name))
         with trio.move_on_after(LOAD_TIMEOUT_S):
-            while not self.pool.holds(name):
-                error = self.pool.error(name)
-                if error is not None:
-                    raise AvatarError(f"avatar {name!r} cannot be used: {error}")
-                await self.pool.changed()
-            return package
+            return await self._loaded(name)
         raise EngineLostError(f"no engine has loaded avatar {name!r} within {LOAD_TIMEOUT_S:g} s")
+
+    async def _loaded(self, name: str) -> Held:
+        """Wait until an engine has loaded an avatar, whichever version is current then."""
+        while True:
+            version = self.catalogue.current(self._usable(name))
+            if version is not None and self.pool.holds(version.key):
+                return self.catalogue.hold(version)
+            error = self.catalogue.refused(name)
+            if version is not None:
+                error = self.pool.error(version.key)
+            if error is not None:
+                raise AvatarError(f"avatar {name!r} cannot be used: {error}")
+            await self.pool.changed()
+
+    async def change_avatar(
+        self, action: Literal["load", "unload"], name: str, path: str = ""
+    ) -> AvatarChanged:
+        """Have an avatar loaded, replaced or unloaded, for the whole server.
+
+        Args:
+            path: of its package, in one of the folders of avatars; looked for where empty.
+
+        Raises:
+            OverloadedError: too many such changes wait already.
+            EngineLostError: the supervisor has not answered.
+        """
+        if len(self._changes) >= MOST_CHANGES:
+            raise OverloadedError("too many changes of avatars wait; try again later")
+        request = f"{os.getpid()}-{next(self._streams)}"
+        answers = self._changes[request] = []
+        self._tell(ChangeAvatar(request=request, action=action, name=name, path=path))
+        try:
+            with trio.move_on_after(CHANGE_S):
+                while not answers:
+                    await self._changed.wait()
+                return answers[0]
+        finally:
+            del self._changes[request]
+        raise EngineLostError(f"the server has not answered within {CHANGE_S:g} s")
+
+    def avatar_changed(self, told: AvatarChanged) -> None:
+        """The supervisor has answered."""
+        if told.request in self._changes:
+            self._changes[told.request].append(told)
+            self._changed.set()
+            self._changed = trio.Event()
 
     # ------------------------------------------------------------ numbers
     def new_stream(self) -> int:
@@ -233,7 +307,7 @@ class Services:
         """Have one picture made, whatever happens to engines meanwhile.
 
         Args:
-            avatar: a name that ``avatar`` has answered to.
+            avatar: the key of a version that is held.
             picture: index of the avatar's frame.
             look: how it is encoded.
             speech: what is said; None for the avatar's own picture.
@@ -274,9 +348,7 @@ class Services:
 
     def close(self) -> None:
         """Forget the mapped packages."""
-        for package in self._packages.values():
-            package.close()
-        self._packages.clear()
+        self.catalogue.close()
 
 
 def retry_after(seconds: float) -> str:

@@ -11,6 +11,7 @@ rings, and the rings' descriptors through a Unix socket that a child is born wit
     supervisor ─► child    LoadAvatar, UnloadAvatar, PeerGone, Drain, Stop
     supervisor ─► front    Engines, StatusReply (every second)
     status ─► supervisor   StatusRequest; answered by StatusReply
+    anyone ─► supervisor   ChangeAvatar; answered by AvatarChanged
 
 Every message carries its type's tag, and Hello the version: who speaks another one is told to stop.
 A message that cannot be read is counted and ignored. A peer that does not read loses messages
@@ -24,7 +25,7 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 import zmq
@@ -72,6 +73,8 @@ class Load(msgspec.Struct, kw_only=True):
     Attributes:
         spent_s: processor time of the host, by what it was spent on; only grows.
         device_memory_used, device_memory_total: bytes of its GPU, whoever uses them; 0 on a CPU.
+        avatar_bytes: what caches hold of avatars, by the versions' keys; the largest alone where
+            there are very many. avatar_shared: the same of memory that engines share.
     """
 
     waiting: Amount = 0
@@ -87,6 +90,8 @@ class Load(msgspec.Struct, kw_only=True):
     spent_s: dict[str, float] = msgspec.field(default_factory=dict)
     device_memory_used: Amount = 0
     device_memory_total: Amount = 0
+    avatar_bytes: dict[str, int] = msgspec.field(default_factory=dict)
+    avatar_shared: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 class Ready(Message):
@@ -131,7 +136,7 @@ class Bye(Message):
 
 
 class LoadAvatar(Message):
-    """Make an avatar available under a name."""
+    """Make a version of an avatar available under its key."""
 
     name: Name
     path: str
@@ -163,6 +168,21 @@ class EngineInfo(msgspec.Struct, kw_only=True):
     frames_per_s: float = 0.0
 
 
+class AvatarVersion(msgspec.Struct, frozen=True, kw_only=True):
+    """The version of an avatar that sessions which begin now get.
+
+    Attributes:
+        name: as clients know it; key: as jobs and engines do.
+        number: 1 is the first one of that name.
+        path: where its files can be opened, also when others have taken their place.
+    """
+
+    name: str
+    key: str
+    number: Amount
+    path: str
+
+
 class Engines(Message):
     """All engines that live, whenever something about them has changed, and every second.
 
@@ -170,11 +190,19 @@ class Engines(Message):
         engines: those that are not here are gone.
         speakers: how many sessions may speak at once, in all fronts.
         others: how many speak in other fronts.
+        avatars: in use; others come into use when a front wants them.
+        unloaded: names that are refused until somebody loads them again.
+        refused: names that could not be had lately, with the reasons.
+        catalogue: raised with every change of what is in use or unloaded.
     """
 
     engines: list[EngineInfo]
     speakers: Amount = 0
     others: Amount = 0
+    avatars: list[AvatarVersion] = []
+    unloaded: list[str] = []
+    refused: dict[str, str] = {}
+    catalogue: Amount = 0
 
 
 class PeerGone(Message):
@@ -201,6 +229,42 @@ class StatusReply(Message):
     status: msgspec.Raw
 
 
+class ChangeAvatar(Message):
+    """Load an avatar, or what has taken its place; or unload it.
+
+    Attributes:
+        request: comes back with the answer.
+        path: of the package; looked for by its name where empty.
+        anywhere: it may lie outside of the folders of avatars.
+    """
+
+    request: Name
+    action: Literal["load", "unload"]
+    name: Name
+    path: Annotated[str, Meta(max_length=4096)] = ""
+    anywhere: bool = False
+
+
+Change = Literal["loaded", "unchanged", "unloaded", "missing", "refused", "late"]
+
+
+class AvatarChanged(Message):
+    """What became of a change.
+
+    Attributes:
+        state: loaded or unloaded: so it is now; unchanged: it was so before; missing: there is no
+            such avatar; refused: it cannot be, all is as it was; late: not done in time.
+        version: that sessions get now; 0 for none.
+        reason: a sentence; empty where there is nothing to say.
+    """
+
+    request: str
+    name: str
+    state: Change
+    version: Amount = 0
+    reason: str = ""
+
+
 AnyMessage = (
     Hello
     | Ready
@@ -217,6 +281,8 @@ AnyMessage = (
     | Stop
     | StatusRequest
     | StatusReply
+    | ChangeAvatar
+    | AvatarChanged
 )
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(AnyMessage)

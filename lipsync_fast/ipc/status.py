@@ -54,6 +54,8 @@ class FrontLoad(msgspec.Struct, kw_only=True):
             last minute: p50, p95, p99, most.
         queued_s: sound that waits, in all.
         rest_stride: sessions that rest are shown one slot in so many.
+        avatars: sessions, old clients and requests that use a version of an avatar, by its key.
+        catalogue: number of the newest one that this front has heard of.
     """
 
     connections: int = 0
@@ -73,6 +75,32 @@ class FrontLoad(msgspec.Struct, kw_only=True):
     queued_s: float = 0.0
     redispatched: int = 0
     rest_stride: int = 1
+    avatars: dict[str, int] = msgspec.field(default_factory=dict)
+    catalogue: int = 0
+
+
+class AvatarStatus(msgspec.Struct, kw_only=True):
+    """A version of an avatar that engines hold, or are to; or a name that was unloaded.
+
+    Attributes:
+        version: 1 is the first one of that name; 0 where it was unloaded and nothing is left.
+        state: current: sessions that begin get it; loading: into engines, for the first time;
+            leaving: sessions that began with it go on; unloaded: nobody gets it.
+        uses: sessions, old clients and requests that use it, in all fronts.
+        engines: that hold it.
+        loaded_s: since it came into use.
+        cached_bytes: what engines' caches hold of it, in all; shared_bytes: what they hold in
+            common.
+    """
+
+    name: str
+    version: int
+    state: Literal["current", "loading", "leaving", "unloaded"]
+    uses: int = 0
+    engines: list[str] = msgspec.field(default_factory=list)
+    loaded_s: float = 0.0
+    cached_bytes: int = 0
+    shared_bytes: int = 0
 
 
 class FrontStatus(msgspec.Struct, kw_only=True):
@@ -94,6 +122,7 @@ class ServerStatus(msgspec.Struct, kw_only=True):
         ports: of the stream protocols; http_port: of HTTP.
         capacity: frames a second of all ready engines; speakers: how many may speak at once.
         ignored: control messages that could not be read.
+        avatars: in use, leaving or unloaded; others that lie in the folders are loaded when wanted.
     """
 
     version: str
@@ -110,3 +139,4 @@ class ServerStatus(msgspec.Struct, kw_only=True):
     speakers: int
     frames_per_s: float
     ignored: int
+    avatars: list[AvatarStatus] = msgspec.field(default_factory=list)

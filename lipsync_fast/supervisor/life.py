@@ -30,6 +30,7 @@ from lipsync_fast.ipc.control import (
     AnyMessage,
     AvatarState,
     Bye,
+    ChangeAvatar,
     Drain,
     FrontHeartbeat,
     Heartbeat,
@@ -43,6 +44,7 @@ from lipsync_fast.ipc.control import (
 from lipsync_fast.ipc.status import FrontLoad
 from lipsync_fast.notify import Notifier
 from lipsync_fast.supervisor.births import Births
+from lipsync_fast.supervisor.changes import Changes
 from lipsync_fast.supervisor.children import Child, Slot
 from lipsync_fast.supervisor.pairs import Pairs
 from lipsync_fast.supervisor.ports import Bound
@@ -98,7 +100,8 @@ class Supervisor:
         self._parts, self._config = parts, parts.about.config
         self._avatars = parts.births.avatars
         self._roster = roster = Roster(parts.slots)
-        self._talk = Talk(hub, roster, self._avatars, parts.about, self._heard)
+        self._talk = Talk(hub, roster, self._avatars, parts.about, self._heard, self._to_change)
+        self._changes = Changes(roster, self._avatars, self._talk)
         self._pairs = Pairs(
             lambda: roster.children, self._config.fronts, self._note, self._without_rings
         )
@@ -124,6 +127,8 @@ class Supervisor:
                 for task in (self._talk.listen, self._pairs.run, self._watch, self._report):
                     nursery.start_soon(task)
                 nursery.start_soon(self._obey_signals)
+                if self._config.avatars.watch:
+                    nursery.start_soon(self._changes.watch, self._config.avatars.watch)
                 if self._parts.notifier.watchdog_s is not None:
                     nursery.start_soon(self._feed_watchdog, self._parts.notifier.watchdog_s / 2)
                 await self._end.wait()
@@ -131,7 +136,7 @@ class Supervisor:
                 nursery.cancel_scope.cancel()
         finally:
             self._pairs.close()
-            self._avatars.shared.close()
+            self._avatars.close()
         if self._failure:
             raise ServerError(self._failure)
         return self._exit
@@ -319,6 +324,7 @@ class Supervisor:
                 child.front_load = msgspec.msgpack.decode(message.load, type=FrontLoad)
             except msgspec.MsgspecError:
                 self._talk.unreadable += 1
+            self._changes.look()
         elif isinstance(message, Hello):
             self._greet(child, message)
         elif isinstance(message, Ready):
@@ -355,6 +361,7 @@ class Supervisor:
         if child.role == "engine":
             child.avatars |= child.born_with - child.errors.keys()
             child.asked -= child.born_with
+            self._talk.forget_gone(child)
             self._roster.enrol(child, capacity)
             self._talk.tell_engines()
         else:
@@ -382,6 +389,7 @@ class Supervisor:
         """Something about children has changed."""
         self._changed.set()
         self._changed = trio.Event()
+        self._changes.look()
         ready = self._roster.can_serve and self._pairs.any_given
         if self._roster.state == "starting" and ready:
             self._roster.state = "serving"
@@ -393,9 +401,14 @@ class Supervisor:
             _say(logging.INFO, "serving", ports=ports, http_port=about.http_port, after_s=after)
             self._parts.on_ready()
 
+    def _to_change(self, asker: str, wanted: ChangeAvatar) -> None:
+        """Somebody wants an avatar loaded or unloaded."""
+        self._nursery.start_soon(self._changes.answer, asker, wanted)
+
     def _avatar_state(self, engine: Child, told: AvatarState) -> None:
+        default = told.name == self._avatars.default_key
         self._talk.avatar_state(engine, told)
-        default = told.name == self._avatars.default
+        self._changes.look()
         if told.error and default and not self._serving.is_set():
             self._fail(f"avatar {told.name!r} cannot be used: {told.error}")
 

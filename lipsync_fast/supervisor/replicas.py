@@ -23,7 +23,7 @@ def first(name: str, engines: list[Child]) -> list[Child]:
     roomy = [engine for engine in engines if engine.has_room]
     if roomy or any(name in engine.avatars | engine.asked for engine in engines):
         return roomy
-    return sorted(engines, key=_memory_left)[-1:]
+    return sorted(engines, key=memory_left)[-1:]
 
 
 def helper(name: str, engines: list[Child]) -> Child | None:
@@ -35,15 +35,17 @@ def helper(name: str, engines: list[Child]) -> Child | None:
     holders = [engine for engine in working if name in engine.avatars]
     others = [e for e in working if name not in e.avatars and name not in e.errors]
     if not holders:
-        return max(others, key=_memory_left, default=None)
-    if any(_busy(engine) < BUSY for engine in holders):
+        return max(others, key=memory_left, default=None)
+    if any(busy(engine) < BUSY for engine in holders):
         return None
-    return min(others, key=_busy, default=None)
+    return min(others, key=busy, default=None)
 
 
-def _memory_left(engine: Child) -> int:
+def memory_left(engine: Child) -> int:
+    """Bytes of its GPU that nobody uses."""
     return engine.load.device_memory_total - engine.load.device_memory_used
 
 
-def _busy(engine: Child) -> float:
+def busy(engine: Child) -> float:
+    """The share of its capacity that an engine uses."""
     return engine.load.frames_per_s / max(1.0, engine.capacity)

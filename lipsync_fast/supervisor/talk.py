@@ -12,20 +12,23 @@ from collections.abc import Callable
 import msgspec
 import trio
 
-from lipsync_fast.errors import AvatarNotFoundError
+from lipsync_fast.errors import AvatarError
 from lipsync_fast.ipc.control import (
     AnyMessage,
     AvatarState,
+    ChangeAvatar,
     Engines,
     Hub,
     LoadAvatar,
     StatusReply,
     StatusRequest,
+    UnloadAvatar,
 )
 from lipsync_fast.ipc.status import ServerStatus
 from lipsync_fast.supervisor import replicas
 from lipsync_fast.supervisor.avatars import AvatarsInUse
 from lipsync_fast.supervisor.children import Child
+from lipsync_fast.supervisor.figures import avatar_statuses
 from lipsync_fast.supervisor.report import About, Rates, engine_infos, server_status, speakers
 from lipsync_fast.supervisor.roster import Roster
 
@@ -34,6 +37,7 @@ MOST_MESSAGES = 100
 
 log = logging.getLogger("lipsync.supervisor")
 Heard = Callable[[Child, AnyMessage], None]
+ToChange = Callable[[str, ChangeAvatar], None]
 
 
 class Talk:
@@ -41,13 +45,20 @@ class Talk:
 
     Args:
         heard: called with every message of a child that lives.
+        to_change: called with what is to become of an avatar, and the name of who wants that.
     """
 
     def __init__(
-        self, hub: Hub, roster: Roster, avatars: AvatarsInUse, about: About, heard: Heard
+        self,
+        hub: Hub,
+        roster: Roster,
+        avatars: AvatarsInUse,
+        about: About,
+        heard: Heard,
+        to_change: ToChange,
     ) -> None:
         self._hub, self._roster, self._avatars, self._about = hub, roster, avatars, about
-        self._heard = heard
+        self._heard, self._to_change = heard, to_change
         self._nap = trio.CancelScope()
         self._looked_for: set[str] = set()
         self.rates = Rates()
@@ -70,6 +81,8 @@ class Talk:
             child = self._roster.find(name)
             if isinstance(message, StatusRequest):
                 self._hub.send(name, self._status_reply())
+            elif isinstance(message, ChangeAvatar):
+                self._to_change(name, message)
             elif child is not None:  # else it has died since
                 self._heard(child, message)
             if count >= MOST_MESSAGES:
@@ -83,12 +96,19 @@ class Talk:
             self._hub.send(child.name, message)
             self._nap.cancel()  # sending may swallow the edge of the socket's descriptor
 
+    def reply(self, name: str, message: AnyMessage) -> None:
+        """Send to whoever has asked, a child or not."""
+        self._hub.send(name, message)
+        self._nap.cancel()
+
     def status(self) -> ServerStatus:
         """The server as it is now."""
         ignored = self._hub.ignored + self.unreadable
-        return server_status(
+        status = server_status(
             self._about, self._roster.state, self._roster.last, self.rates, ignored
         )
+        status.avatars = avatar_statuses(self._avatars, self._roster.engines, self._roster.fronts)
+        return status
 
     def _status_reply(self) -> StatusReply:
         return StatusReply(status=msgspec.Raw(msgspec.msgpack.encode(self.status())))
@@ -105,17 +125,28 @@ class Talk:
         infos = engine_infos(engines, self._avatars)
         most = speakers(self._about.config, engines)
         speaking = sum(front.front_load.speaking for front in fronts)
+        avatars, unloaded = self._avatars.told(), sorted(self._avatars.unloaded)
         for front in fronts:
-            others = speaking - front.front_load.speaking
-            self.send(front, Engines(engines=infos, speakers=most, others=others))
+            told = Engines(
+                engines=infos,
+                speakers=most,
+                others=speaking - front.front_load.speaking,
+                avatars=avatars,
+                unloaded=unloaded,
+                refused=self._avatars.errors,
+                catalogue=self._avatars.catalogue,
+            )
+            self.send(front, told)
 
     # ------------------------------------------------------------ avatars
     def want(self, name: str) -> bool:
         """A front needs an avatar. True when it is to be looked for (``look_for``)."""
-        if name in self._avatars.paths:
-            self._ask_all(name)
+        version = self._avatars.current.get(name)
+        if version is not None:
+            self.ask_all(version.key)
             return False
-        if name in self._looked_for or len(self._looked_for) >= MOST_MESSAGES:
+        full = len(self._looked_for) >= MOST_MESSAGES
+        if full or name in self._looked_for or name in self._avatars.unloaded:
             return False
         self._looked_for.add(name)
         return True
@@ -123,44 +154,73 @@ class Talk:
     async def look_for(self, name: str) -> None:
         """Find an avatar and have engines load it, or tell fronts that there is none."""
         try:
-            path = await trio.to_thread.run_sync(self._avatars.find, name)
-        except AvatarNotFoundError as error:
-            self._avatars.refuse(name, str(error))
+            place = await trio.to_thread.run_sync(self._avatars.open, name)
+        except AvatarError as error:
+            self._avatars.refuse_name(name, str(error))
         else:
-            self._avatars.use(name, path)
-            self._ask_all(name)
+            if name in self._avatars.current or name in self._avatars.unloaded:
+                place.close()  # somebody was faster
+            else:
+                self.ask_all(self._avatars.use(name, place).key)
         self._looked_for.discard(name)
         self.tell_engines()
 
     def ask_missing(self, engine: Child) -> None:
         """Have an engine load what has come into use since it was born."""
-        for name in self._avatars.paths:
-            if engine.has_room or name == self._avatars.default:
-                self._ask(engine, name)
+        for key in self._avatars.keys:
+            if engine.has_room or key == self._avatars.default_key:
+                self.ask(engine, key)
 
     def ask_where_needed(self) -> None:
         """Have more engines load the avatars that those which hold them can hardly serve."""
-        for name in self._avatars.paths:
-            engine = replicas.helper(name, self._roster.engines)
+        for key in self._avatars.keys:
+            engine = replicas.helper(key, self._roster.engines)
             if engine is not None:
-                self._ask(engine, name)
+                self.ask(engine, key)
 
-    def _ask_all(self, name: str) -> None:
-        for engine in replicas.first(name, self._roster.engines):
-            self._ask(engine, name)
+    def ask_all(self, key: str) -> None:
+        """Have the engines load a version that are to."""
+        for engine in replicas.first(key, self._roster.engines):
+            self.ask(engine, key)
 
-    def _ask(self, engine: Child, name: str) -> None:
-        if engine.greeted and name not in engine.avatars and name not in engine.asked:
-            engine.asked.add(name)
-            engine.errors.pop(name, None)
-            self._avatars.shared.offer(engine, [name])
-            self.send(engine, LoadAvatar(name=name, path=self._avatars.paths[name]))
+    def ask(self, engine: Child, key: str) -> None:
+        """Have an engine load a version, unless it has or is about to."""
+        if not engine.greeted or key in engine.avatars or key in engine.asked:
+            return
+        path = self._avatars.path_of(key)
+        if path is not None:
+            engine.asked.add(key)
+            engine.errors.pop(key, None)
+            self._avatars.shared.offer(engine, [key])
+            self.send(engine, LoadAvatar(name=key, path=path))
+
+    def unload(self, key: str) -> None:
+        """Have all engines forget a version, which nobody needs any more."""
+        for engine in self._roster.engines:
+            self._unload(engine, key)
+
+    def _unload(self, engine: Child, key: str) -> None:
+        engine.avatars.discard(key)
+        engine.asked.discard(key)
+        engine.errors.pop(key, None)
+        self.send(engine, UnloadAvatar(name=key))
+
+    def forget_gone(self, engine: Child) -> None:
+        """Have an engine forget what has left while it loaded that."""
+        known = self._avatars.versions.keys() | self._avatars.candidates.keys()
+        for key in engine.avatars - known:
+            self._unload(engine, key)
 
     def avatar_state(self, engine: Child, told: AvatarState) -> None:
         """An engine has loaded an avatar, or cannot."""
         others = [other for other in self._roster.engines if other is not engine]
-        self._avatars.answered(engine, told.name, told.error, others)
-        if told.error:
-            fields = {"child": engine.name, "avatar": told.name, "why": told.error}
+        key, error = told.name, told.error
+        version = self._avatars.versions.get(key) or self._avatars.candidates.get(key)
+        if error and version is not None:
+            error = version.told(error)
+        self._avatars.answered(engine, key, error, others)
+        if error:
+            fields = {"child": engine.name, "avatar": key, "why": error}
             log.error("cannot load an avatar", extra={"fields": fields})
+        self.forget_gone(engine)
         self.tell_engines()

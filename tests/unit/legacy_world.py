@@ -20,7 +20,7 @@ from lipsync_fast.frontend.legacy.connection import serve_legacy
 from lipsync_fast.frontend.pool import EnginePool
 from lipsync_fast.frontend.services import Services
 from lipsync_fast.frontend.sockets import SocketClosedError
-from lipsync_fast.ipc.control import EngineInfo
+from lipsync_fast.ipc.control import AvatarVersion, EngineInfo, Engines
 from lipsync_fast.ipc.messages import Answer, Job, Status, read, samples_of, try_send
 from lipsync_fast.ipc.ring import RingHandle, RingReader, RingWriter
 
@@ -149,13 +149,14 @@ async def world(folder: Path, **limits: float) -> AsyncIterator[World]:
     )
     async with trio.open_nursery() as nursery:
         pool = EnginePool(nursery)
-        services = Services(config, pool, lambda name: None)
+        services = Services(config, pool, lambda message: None)
         engine = PlayedEngine()
         pool.attach("engine-1", *engine.handles)
         info = EngineInfo(
             name="engine-1", device="cpu", active=True, capacity=50.0, avatars=["tiny"]
         )
-        pool.update([info])
+        tiny = AvatarVersion(name="tiny", key="tiny", number=1, path=str(folder / "tiny"))
+        services.heard(Engines(engines=[info], avatars=[tiny], catalogue=1))
         nursery.start_soon(engine.run)
         try:
             yield World(services, engine, nursery)

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import io
+import json
+import shutil
 import threading
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from lipsync_fast.avatars.library import shipped_folder
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.errors import AvatarNotFoundError, LipsyncError
 from lipsync_fast.frontend.legacy import video as video_module
-from lipsync_fast.frontend.legacy.video import AvatarVideos, avatar_video
+from lipsync_fast.frontend.legacy.video import AvatarVideos, avatar_video, content_of
 from lipsync_fast.provenance import SYNTHETIC
 
 
@@ -73,10 +75,10 @@ def test_who_waits_no_more_stops_it() -> None:
                 nursery.start_soon(videos.get, package)
                 while not at_work():
                     await trio.sleep(0.001)
-                assert package.path not in videos.kept
+                assert content_of(package) not in videos.kept
                 nursery.cancel_scope.cancel()
             assert not at_work()
-            assert package.path not in videos.kept, "it was made to its end"
+            assert content_of(package) not in videos.kept, "it was made to its end"
 
     trio.run(main)
 
@@ -99,7 +101,9 @@ def test_the_one_used_longest_ago_goes_first(
 ) -> None:
     monkeypatch.setattr(video_module, "KEPT_BYTES", 1)
     other = tmp_path / "other"
-    other.symlink_to(tiny_avatar)
+    shutil.copytree(tiny_avatar, other)
+    manifest = json.loads((other / "manifest.json").read_text()) | {"licence": "another one"}
+    (other / "manifest.json").write_text(json.dumps(manifest))
 
     async def main() -> None:
         videos = AvatarVideos()

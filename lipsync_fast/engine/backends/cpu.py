@@ -308,6 +308,13 @@ class CpuBackend:
             "faces": self._faces.used,
         }
 
+    def held_of(self, avatar: LoadedAvatar) -> tuple[int, int]:
+        """Bytes that the caches hold of an avatar: in this process, and shared with others."""
+        mine = self._own(avatar)
+        caches = self._levels, self._pictures, self._faces
+        shared = 0 if mine.shared is None else mine.shared.there * mine.level_bytes
+        return sum(cache.used_by(mine) for cache in caches), shared
+
     def features(
         self, avatar: LoadedAvatar, mel_windows: NDArray[np.float32]
     ) -> NDArray[np.float32]:

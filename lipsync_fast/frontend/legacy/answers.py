@@ -76,6 +76,10 @@ class Answers:
         self._counts.json += 1
         return self._read_text(message)
 
+    def close(self) -> None:
+        """The connection has ended."""
+        self._pictures.close()
+
     def stats(self) -> str:
         """The statistics, as asked for and unasked."""
         counts = self._counts
@@ -164,7 +168,8 @@ class Answers:
 
     async def _model_stats(self, asked: Asked) -> str:
         name = self._pictures.name(asked.model_name)
-        package = await self._pictures.package(name)
+        async with self._pictures.using(name) as held:
+            frame_count = held.package.manifest.frame_count
         counts, status = self._counts.model(name), self._services.status
         devices = sorted({e.device for e in status.engines if e.device}) if status else []
         numbers = said.ModelNumbers(
@@ -173,20 +178,20 @@ class Answers:
             avg_inference_time_ms=round(counts.average_ms, 3),
             min_inference_time_ms=round(counts.least_ms, 3),
             max_inference_time_ms=round(counts.most_ms, 3),
-            frame_count=package.manifest.frame_count,
+            frame_count=frame_count,
             device=", ".join(devices),
             optimizations_active=OPTIMIZATIONS,
         )
         return said.encode(said.ModelStats(stats=numbers))
 
     async def _metadata(self, asked: Asked) -> str:
-        package = await self._pictures.package(self._pictures.name(asked.model_name))
-        metadata = said.Metadata(
-            model_name=asked.model_name,
-            frame_count=package.manifest.frame_count,
-            available_videos=VIDEO_TYPES,
-            bounds=region_bounds(package, 0),
-        )
+        async with self._pictures.using(self._pictures.name(asked.model_name)) as held:
+            metadata = said.Metadata(
+                model_name=asked.model_name,
+                frame_count=held.package.manifest.frame_count,
+                available_videos=VIDEO_TYPES,
+                bounds=region_bounds(held.package, 0),
+            )
         return said.encode(metadata)
 
     async def _video_frame(self, asked: Asked) -> bytes:

@@ -37,10 +37,12 @@ async def serve_legacy(socket: Socket, services: Services, first: Reply) -> None
         first: the message that was received already.
     """
     session = services.new_session()
+    connection = _Connection(socket, services, session)
     try:
-        await _Connection(socket, services, session).run(first)
+        await connection.run(first)
     finally:
         services.pool.forget(session)
+        connection.close()
 
 
 @dataclass
@@ -61,6 +63,10 @@ class _Connection:
         # One more than may be in flight: statistics come unasked.
         self._queue, self._to_send = trio.open_memory_channel[_Place](limit + 1)
         self._reading, self._asides = trio.CancelScope(), trio.CancelScope()
+
+    def close(self) -> None:
+        """Let go of what it has used."""
+        self._answers.close()
 
     async def run(self, first: Reply) -> None:
         """Until the end of the connection."""

@@ -8,6 +8,8 @@ the client itself has got wrong, such as the name of an avatar, is an error.
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,7 +20,8 @@ from lipsync_fast.avatars.jpeg import encode_frame
 from lipsync_fast.avatars.manifest import REGION_BORDER
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.errors import AvatarNotFoundError, LipsyncError
-from lipsync_fast.frontend.legacy.stitch import NOTHING, Heard
+from lipsync_fast.frontend.held import Held
+from lipsync_fast.frontend.legacy.stitch import NOTHING, SOUNDS, Heard
 from lipsync_fast.frontend.services import EngineLostError, OverloadedError, Services
 from lipsync_fast.ipc.messages import Content, Look
 from lipsync_fast.provenance import jpeg_with_xmp, xmp_packet
@@ -87,7 +90,8 @@ class Pictures:
 
     def __init__(self, services: Services, session: int) -> None:
         self._services, self._session = services, session
-        self._open: dict[str, AvatarPackage] = {}
+        self._begun: dict[str, tuple[int, Held]] = {}
+        """By name: the sound that is being shown, and the version of the avatar it began with."""
         self._told = False
 
     def name(self, asked: str) -> str:
@@ -99,17 +103,32 @@ class Pictures:
         # Each is opened and looked at: not in the thread that serves all clients.
         return await trio.to_thread.run_sync(self._services.avatar_names)
 
-    async def package(self, name: str) -> AvatarPackage:
-        """An avatar that an engine has loaded.
+    @asynccontextmanager
+    async def using(self, name: str, heard: Heard | None = None) -> AsyncIterator[Held]:
+        """An avatar that an engine has loaded: the version that the sound began with, or, without
+        one, the current version.
 
         Raises:
             LipsyncError: it cannot be used; lists those that can.
         """
-        known = self._open.get(name)
-        if known is not None and self._services.pool.holds(name):
-            return known
+        stream = 0 if heard is None else heard.stream
+        begun = self._begun.get(name)
+        holds = self._services.pool.holds
+        if begun is not None and stream == begun[0] and holds(begun[1].key):
+            with begun[1].using() as held:
+                yield held
+            return
+        held = await self._current(name, begun)
         try:
-            package = await self._services.avatar(name)
+            if stream:
+                self._begin(name, stream, held)
+            yield held
+        finally:
+            held.release()
+
+    async def _current(self, name: str, begun: tuple[int, Held] | None) -> Held:
+        try:
+            return await self._services.avatar(name)
         except AvatarNotFoundError:
             names = await self.names()
             if not names:
@@ -117,11 +136,24 @@ class Pictures:
             listed = ", ".join(names)
             raise AvatarNotFoundError(f"Unknown model {name[:64]!r}; loaded: {listed}") from None
         except EngineLostError:
-            if known is None:
+            if begun is None:
                 raise
-            return known
-        self._open[name] = package
-        return package
+            return begun[1].again()
+
+    def _begin(self, name: str, stream: int, held: Held) -> None:
+        """A sound keeps the version that it begins with."""
+        before = self._begun.pop(name, None)
+        if before is not None:
+            before[1].release()
+        self._begun[name] = stream, held.again()
+        if len(self._begun) > SOUNDS:
+            self._begun.pop(next(iter(self._begun)))[1].release()
+
+    def close(self) -> None:
+        """The connection has ended."""
+        for _, held in self._begun.values():
+            held.release()
+        self._begun.clear()
 
     async def region(self, name: str, frame_id: int, heard: Heard | None, ahead: int = 0) -> Region:
         """The generated square of a frame; without sound, the avatar's own.
@@ -135,18 +167,18 @@ class Pictures:
         Raises:
             LipsyncError: there is no such avatar, or too much to do.
         """
-        package = await self.package(name)
-        manifest = package.manifest
-        index = manifest.picture_index(frame_id)
-        speech, pcm = heard.speech(manifest.audio, ahead) if heard else (None, NOTHING)
-        make = self._services.make
-        try:
-            jpeg = (await make(name, index, REGION, speech, pcm, self._session)).jpeg
-        except OverloadedError:
-            raise
-        except LipsyncError as error:
-            jpeg = await self._instead(package, index, FACE, error)
-        return Region(jpeg, manifest.region, region_bounds(package, index), index)
+        async with self.using(name, heard) as held:
+            package, manifest = held.package, held.package.manifest
+            index = manifest.picture_index(frame_id)
+            speech, pcm = heard.speech(manifest.audio, ahead) if heard else (None, NOTHING)
+            make = self._services.make
+            try:
+                jpeg = (await make(held.key, index, REGION, speech, pcm, self._session)).jpeg
+            except OverloadedError:
+                raise
+            except LipsyncError as error:
+                jpeg = await self._instead(package, index, FACE, error)
+            return Region(jpeg, manifest.region, region_bounds(package, index), index)
 
     async def whole(self, name: str, frame_id: int) -> bytes:
         """The avatar's own frame.
@@ -154,15 +186,16 @@ class Pictures:
         Raises:
             LipsyncError: there is no such avatar, or too much to do.
         """
-        package = await self.package(name)
-        index = package.manifest.picture_index(frame_id)
-        try:
-            made = await self._services.make(name, index, WHOLE, None, NOTHING, self._session)
-        except OverloadedError:
-            raise
-        except LipsyncError as error:
-            return await self._instead(package, index, FULL_BODY, error)
-        return made.jpeg
+        async with self.using(name) as held:
+            package, make = held.package, self._services.make
+            index = package.manifest.picture_index(frame_id)
+            try:
+                made = await make(held.key, index, WHOLE, None, NOTHING, self._session)
+            except OverloadedError:
+                raise
+            except LipsyncError as error:
+                return await self._instead(package, index, FULL_BODY, error)
+            return made.jpeg
 
     async def of_kind(self, name: str, frame_id: int, kind: str) -> bytes:
         """The avatar's own picture, of one of VIDEO_TYPES.
@@ -176,8 +209,9 @@ class Pictures:
             )
         if kind == FULL_BODY:
             return await self.whole(name, frame_id)
-        package = await self.package(name)
-        return await self._own(package, package.manifest.picture_index(frame_id), kind)
+        async with self.using(name) as held:
+            index = held.package.manifest.picture_index(frame_id)
+            return await self._own(held.package, index, kind)
 
     async def _own(self, package: AvatarPackage, index: int, kind: str) -> bytes:
         return await trio.to_thread.run_sync(partial(own_picture, package, index, kind))

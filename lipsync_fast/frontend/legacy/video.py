@@ -8,6 +8,7 @@ it, mapped into memory: nothing is left of it when the process has gone, however
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import os
 import tempfile
@@ -22,6 +23,7 @@ import numpy as np
 import trio
 
 from lipsync_fast.avatars.package import AvatarPackage
+from lipsync_fast.avatars.storage import MANIFEST
 from lipsync_fast.errors import LipsyncError, OutputError
 from lipsync_fast.provenance import mp4_uuid_box, xmp_packet
 
@@ -47,7 +49,8 @@ class AvatarVideos:
     """The videos of a front's avatars."""
 
     def __init__(self) -> None:
-        self.kept: OrderedDict[Path, memoryview] = OrderedDict()
+        self.kept: OrderedDict[bytes, memoryview] = OrderedDict()
+        """By ``content_of`` their packages."""
         self._making = trio.Lock()
 
     async def get(self, package: AvatarPackage) -> memoryview:
@@ -56,13 +59,19 @@ class AvatarVideos:
         Raises:
             LipsyncError: it cannot be made.
         """
+        content = content_of(package)
         async with self._making:
-            if package.path not in self.kept:
-                self.kept[package.path] = await _in_thread(package)
-            self.kept.move_to_end(package.path)
+            if content not in self.kept:
+                self.kept[content] = await _in_thread(package)
+            self.kept.move_to_end(content)
             while sum(map(len, self.kept.values())) > KEPT_BYTES and len(self.kept) > 1:
                 self.kept.popitem(last=False)
-            return self.kept[package.path]
+            return self.kept[content]
+
+
+def content_of(package: AvatarPackage) -> bytes:
+    """The same for packages with the same files: their manifests have all files' checksums."""
+    return hashlib.sha256(package.member(MANIFEST)).digest()
 
 
 async def avatar_video(services: Services, name: str) -> memoryview:

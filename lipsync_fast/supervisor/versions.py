@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Versions of avatars: the same name, other files.
+
+What sessions begin with stays theirs when an avatar is replaced. So jobs and engines know an avatar
+by its version's key. The first version's key is the name; a later one's has what no client can
+name. A key is never used for another version.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lipsync_fast.errors import AvatarFormatError, AvatarNotFoundError
+
+Identity = tuple[int, int, int, int]
+"""Device, inode, size and time of change (ns) of a package's file, or of a folder's manifest."""
+_MANIFEST = "manifest.json"
+
+
+def identity_of(path: Path) -> Identity | None:
+    """What tells a package from all others that were at this path; None where none is."""
+    try:
+        about = os.stat(path / _MANIFEST if os.path.isdir(path) else path)
+    except (OSError, ValueError):
+        return None
+    return _identity(about) if stat.S_ISREG(about.st_mode) else None
+
+
+def _identity(about: os.stat_result) -> Identity:
+    return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns
+
+
+class Opened:
+    """A package's place, kept open: its file can be loaded even when another one took its name.
+
+    A folder's files cannot be kept so: it serves for as long as nobody removes them.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open what lies there.
+
+        Raises:
+            AvatarNotFoundError: nothing does.
+            AvatarFormatError: it is no package: neither a file nor a folder with a manifest.
+        """
+        self.path = str(path.absolute())
+        self.fd = -1
+        try:
+            self.folder = os.path.isdir(path)
+            # Not waiting: a pipe that nobody fills is no package.
+            how = os.O_PATH | os.O_DIRECTORY if self.folder else os.O_RDONLY | os.O_NONBLOCK
+            self.fd = os.open(path, how | os.O_CLOEXEC)
+            about = os.stat(_MANIFEST, dir_fd=self.fd) if self.folder else os.fstat(self.fd)
+        except (FileNotFoundError, ValueError):
+            self.close()
+            raise AvatarNotFoundError(f"{self.path}: no such avatar package") from None
+        except OSError as error:
+            self.close()
+            raise AvatarFormatError(f"{self.path}: cannot be read ({error.strerror})") from None
+        if not stat.S_ISREG(about.st_mode):
+            self.close()
+            raise AvatarFormatError(f"{self.path}: is no avatar package")
+        self.identity = _identity(about)
+
+    @property
+    def opens(self) -> str:
+        """The path by which this process and its children open just this package."""
+        if self.folder and identity_of(Path(self.path)) == self.identity:
+            return self.path
+        return f"/proc/{os.getpid()}/fd/{self.fd}"
+
+    @property
+    def intact(self) -> bool:
+        """Whether it still is what was opened."""
+        if not self.folder:
+            return True
+        try:
+            return _identity(os.stat(_MANIFEST, dir_fd=self.fd)) == self.identity
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        """Keep it open no longer; twice is harmless."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+@dataclass(eq=False)
+class Version:
+    """One version of an avatar that engines hold, or are to.
+
+    Attributes:
+        name: of the avatar; key: what jobs and engines know this version by.
+        number: 1 is the first one of that name.
+        place: its files.
+        since: when it came into use, CLOCK_MONOTONIC, s.
+        left: number of the catalogue that was the first without it; 0 while sessions can begin
+            with it.
+    """
+
+    name: str
+    key: str
+    number: int
+    place: Opened
+    since: float = field(default_factory=time.monotonic)
+    left: int = 0
+
+    def told(self, error: str) -> str:
+        """An engine's error, with the path that people know."""
+        return error.replace(f"/proc/{os.getpid()}/fd/{self.place.fd}", self.place.path)
