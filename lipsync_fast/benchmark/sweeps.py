@@ -37,7 +37,7 @@ def avatars_in_turn(
     all_of = partial(in_turn, avatars=list(avatars), sessions=sessions, keep_every=COMPARE_EVERY)
     found, first, until = trio.run(all_of, running.url, pcm, seconds)
     fill(row, using, found, first, until)
-    compare_all(row, found, avatars, pcm)
+    compare_all(row, found, avatars, pcm, exact=using.exact)
     return row
 
 
