@@ -137,6 +137,17 @@ class Video:
                 f"{self.path}: is over before {float(start):g} s, where it should start"
             )
 
+    def every(self) -> Iterator[NDArray[np.uint8]]:
+        """All pictures in their order, H x W x 3 uint8 RGB, whatever their times say.
+
+        Colours are those that OpenCV gives: BT.601 wherever the file does not say.
+
+        Raises:
+            MediaError: no picture can be decoded, or their size changes on the way.
+        """
+        for frame in self._decoded():
+            yield self._rgb(frame, lines_of_hd=LARGEST_SIDE + 1)
+
     def _spans(self, start: Fraction) -> Iterator[tuple[int, int, av.VideoFrame]]:
         """Before which 25th of a second after ``start`` each decoded frame is over; its number."""
         held: tuple[Fraction, int, av.VideoFrame] | None = None
@@ -216,7 +227,7 @@ class Video:
         if text not in self.warnings:
             self.warnings.append(text)
 
-    def _rgb(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
+    def _rgb(self, frame: av.VideoFrame, lines_of_hd: int = HD_LINES) -> NDArray[np.uint8]:
         width, height = frame.width, frame.height
         aspect = self._stream.sample_aspect_ratio
         if aspect and aspect != 1:
@@ -225,7 +236,7 @@ class Video:
                 width, height = width, max(1, round(height / aspect))
             else:
                 width = wide
-        untagged = frame.colorspace == _UNSPECIFIED and frame.height >= HD_LINES
+        untagged = frame.colorspace == _UNSPECIFIED and frame.height >= lines_of_hd
         made = frame.reformat(
             width=width,
             height=height,

@@ -133,6 +133,8 @@ class Graph:
                 kind = _number(value)
             elif number == 9:
                 data = _message(value)
+            elif number in (13, 14):
+                raise UnexpectedGraphError(f"{name} lies in another file (external data)")
             elif number != 8:
                 raise UnexpectedGraphError(f"{name} has a field {number}")
         dtype = _DTYPES.get(kind)
@@ -324,6 +326,17 @@ def _attribute(data: memoryview) -> tuple[str, int | bytes | tuple[int, ...] | N
             kind = _number(value)
     known: dict[int, int | bytes | tuple[int, ...]] = {2: one, 3: text, 7: tuple(numbers)}
     return name, known.get(kind)
+
+
+def attribute_field(node: Node, name: str, number: int) -> memoryview | None:
+    """Of an attribute that ``Node.attributes`` leaves out: its float (2) or its tensor (5)."""
+    found = None
+    for part, value, _ in _fields(_only(_fields(node.raw), _NODE)):
+        if part == 5:
+            fields = {n: v for n, v, _ in _fields(_message(value))}
+            if number in fields and _text(fields.get(1, memoryview(b""))) == name:
+                found = _message(fields[number])
+    return found
 
 
 def _written(number: int, value: bytes | int) -> bytes:
