@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lipsync_fast.cli.avatar_live import register as register_live
 from lipsync_fast.cli.console import Progress, guarded, one_line, say
 from lipsync_fast.cli.prepare import prepare
 from lipsync_fast.cli.sign import register
@@ -145,6 +146,7 @@ def import_avatar(
 
 
 register(app)
+register_live(app)
 app.command()(prepare)
 app.command()(train)
 

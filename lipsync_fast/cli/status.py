@@ -9,7 +9,7 @@ import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 import typer
@@ -17,8 +17,15 @@ import zmq
 
 from lipsync_fast.cli.console import clock
 from lipsync_fast.errors import ServerError
-from lipsync_fast.ipc.control import Link, StatusReply, StatusRequest
-from lipsync_fast.ipc.status import EngineStatus, FrontStatus, ServerStatus
+from lipsync_fast.ipc.control import (
+    AnyMessage,
+    AvatarChanged,
+    ChangeAvatar,
+    Link,
+    StatusReply,
+    StatusRequest,
+)
+from lipsync_fast.ipc.status import AvatarStatus, EngineStatus, FrontStatus, ServerStatus
 from lipsync_fast.supervisor import place
 
 if TYPE_CHECKING:
@@ -26,6 +33,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 ANSWER_S = 3.0
+CHANGE_S = 75.0
+"""The server gives a change up before."""
 WATCH_S = 1.0
 
 
@@ -89,18 +98,41 @@ class Asker:
         Raises:
             ServerError: it has gone, does not answer, or is of another version.
         """
+        reply = self._asked(StatusRequest(), ANSWER_S, lambda m: isinstance(m, StatusReply))
+        assert isinstance(reply, StatusReply)
+        try:
+            return msgspec.msgpack.decode(reply.status, type=ServerStatus)
+        except msgspec.MsgspecError as error:
+            raise ServerError(f"a server of another version: {error}") from None
+
+    def change(self, action: Literal["load", "unload"], name: str, path: str = "") -> AvatarChanged:
+        """Have an avatar loaded, replaced or unloaded; see ``supervisor.changes``.
+
+        Raises:
+            ServerError: the server has gone, or does not answer.
+        """
+        request = secrets.token_hex(8)
+        wanted = ChangeAvatar(request=request, action=action, name=name, path=path, anywhere=True)
+
+        def mine(message: AnyMessage) -> bool:
+            return isinstance(message, AvatarChanged) and message.request == request
+
+        reply = self._asked(wanted, CHANGE_S, mine)
+        assert isinstance(reply, AvatarChanged)
+        return reply
+
+    def _asked(
+        self, question: AnyMessage, patience_s: float, answers: Callable[[AnyMessage], bool]
+    ) -> AnyMessage:
         for _ in self._link.received():
             pass  # late answers to earlier questions
-        self._link.send(StatusRequest())
-        until = time.monotonic() + ANSWER_S
+        self._link.send(question)
+        until = time.monotonic() + patience_s
         while (left := until - time.monotonic()) > 0:
-            self._link.socket.poll(int(left * 1000) + 1)
+            self._link.socket.poll(min(int(left * 1000) + 1, 1000))
             for message in self._link.received():
-                if isinstance(message, StatusReply):
-                    try:
-                        return msgspec.msgpack.decode(message.status, type=ServerStatus)
-                    except msgspec.MsgspecError as error:
-                        raise ServerError(f"a server of another version: {error}") from None
+                if answers(message):
+                    return message
             if not place.is_running(self._folder):
                 raise ServerError(f"the server in {self._folder} has stopped")
         raise ServerError(f"the server in {self._folder} does not answer")
@@ -144,7 +176,8 @@ def as_tables(status: ServerStatus) -> RenderableType:
     )
     if status.ignored:
         head += f"; {status.ignored} control messages could not be read"
-    return Group(Text(head), *_engines(status.engines), *_fronts(status.fronts))
+    tables = [*_avatars(status.avatars), *_engines(status.engines), *_fronts(status.fronts)]
+    return Group(Text(head), *tables)
 
 
 def _table(*columns: str) -> Table:
@@ -153,9 +186,22 @@ def _table(*columns: str) -> Table:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        text = column in ("engine", "front", "device", "state", "refused", "errors")
+        text = column in ("avatar", "engine", "front", "device", "state", "refused", "errors")
         table.add_column(column, justify="left" if text else "right", overflow="fold")
     return table
+
+
+def _avatars(avatars: list[AvatarStatus]) -> list[Table]:
+    table = _table("avatar", "version", "state", "for", "uses", "engines", "cached", "shared")
+    for a in avatars:
+        if a.state == "unloaded":
+            _row(table, a.name, "-", a.state, "-", "-", "-", "-", "-")
+            continue
+        _row(
+            table, a.name, a.version, a.state, clock(a.loaded_s), a.uses, len(a.engines),
+            f"{a.cached_bytes / 1e6:.0f} MB", f"{a.shared_bytes / 1e6:.0f} MB",
+        )  # fmt: skip
+    return [table] if avatars else []
 
 
 def _engines(engines: list[EngineStatus]) -> list[Table]:

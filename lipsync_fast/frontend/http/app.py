@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from functools import cache
 from pathlib import Path
-from urllib.parse import quote
 
 import msgspec
 import trio
@@ -17,9 +16,10 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp
 from starlette.websockets import WebSocket
 
-from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.errors import AvatarError, AvatarNotFoundError, LipsyncError
 from lipsync_fast.frontend.access import Refusal
+from lipsync_fast.frontend.http.answers import Problem, as_json, problem
+from lipsync_fast.frontend.http.avatars import all_facts, change_avatar, facts_of
 from lipsync_fast.frontend.http.content import Content, answer, etag_of
 from lipsync_fast.frontend.http.guard import Guard, refused
 from lipsync_fast.frontend.http.metrics import metrics_text
@@ -60,36 +60,6 @@ class Health(msgspec.Struct):
     backends: list[Backend]
 
 
-class AvatarFacts(msgspec.Struct):
-    """An avatar in /v1/avatars: its size in pixels, its frames, whose it is, and where to look."""
-
-    name: str
-    width: int
-    height: int
-    fps: int
-    frames: int
-    loop: str
-    synthetic: bool
-    licence: str
-    provenance: str
-    consent: str
-    thumbnail: str
-    video: str
-
-
-class Avatars(msgspec.Struct):
-    """The answer of /v1/avatars."""
-
-    default: str
-    avatars: list[AvatarFacts]
-
-
-class Problem(msgspec.Struct):
-    """The body of an answer that is an error."""
-
-    error: str
-
-
 def health_of(services: Services) -> Health:
     """How the engines do; healthy while one works and the server is not about to go."""
     status = services.status
@@ -102,45 +72,6 @@ def health_of(services: Services) -> Health:
     count = sum(b.healthy for b in backends)
     alive = services.pool.capacity > 0 and not services.draining.is_set()
     return Health(alive and count > 0, len(backends), count, backends)
-
-
-def facts_of(name: str, package: AvatarPackage) -> AvatarFacts:
-    """What can be told of an avatar."""
-    m, part = package.manifest, quote(name, safe="")
-    return AvatarFacts(
-        name,
-        m.frame_width,
-        m.frame_height,
-        m.fps,
-        m.frame_count,
-        m.loop,
-        m.synthetic,
-        m.licence,
-        m.provenance,
-        m.consent,
-        f"/v1/avatars/{part}/thumbnail.jpg",
-        f"/models/{part}/video.mp4",
-    )
-
-
-def all_facts(services: Services) -> list[AvatarFacts]:
-    """What can be told of all avatars; opens them, so not for the thread that serves all."""
-    found = []
-    for name in services.avatar_names():
-        try:
-            found.append(facts_of(name, services.peek(name)))
-        except AvatarError:  # gone or damaged since it was listed
-            continue
-    return found
-
-
-def _json(body: msgspec.Struct, status: int = 200, **headers: str) -> Response:
-    headers = {"Cache-Control": "no-store"} | {k.replace("_", "-"): v for k, v in headers.items()}
-    return Response(msgspec.json.encode(body), status, headers, "application/json")
-
-
-def _problem(status: int, error: str | LipsyncError) -> Response:
-    return _json(Problem(str(error)), status)
 
 
 @cache
@@ -179,7 +110,7 @@ class Routes:
     async def asset(self, request: Request) -> Response:
         """A module, style or picture of the page."""
         found = page_files().get(request.path_params["name"])
-        return _problem(404, "no such file") if found is None else answer(request, found)
+        return problem(404, "no such file") if found is None else answer(request, found)
 
     async def icon(self, request: Request) -> Response:
         """For browsers that ask for it by this name."""
@@ -188,15 +119,15 @@ class Routes:
     async def health(self, request: Request) -> Response:
         """Whether there is an engine that works."""
         health = health_of(self._services)
-        return _json(health, 200 if health.healthy else 503)
+        return as_json(health, 200 if health.healthy else 503)
 
     async def stats(self, request: Request) -> Response:
         """All that the supervisor knows; a second old at most."""
         status = self._services.status
         if status is None:
-            problem = Problem("the server has only just begun; ask again")
-            return _json(problem, 503, Retry_After=retry_after(RETRY_S))
-        return _json(status)
+            young = Problem("the server has only just begun; ask again")
+            return as_json(young, 503, Retry_After=retry_after(RETRY_S))
+        return as_json(status)
 
     async def metrics(self, request: Request) -> Response:
         """The same as numbers for Prometheus."""
@@ -209,8 +140,19 @@ class Routes:
 
     async def avatars(self, request: Request) -> Response:
         """All avatars that can be used."""
-        found = await trio.to_thread.run_sync(all_facts, self._services)
-        return _json(Avatars(self._services.default_avatar, found))
+        return as_json(await trio.to_thread.run_sync(all_facts, self._services))
+
+    async def avatar(self, request: Request) -> Response:
+        """One of them."""
+        name = request.path_params["name"]
+        try:
+            return as_json(await trio.to_thread.run_sync(facts_of, self._services, name))
+        except AvatarError as error:
+            return problem(404, error)
+
+    async def change_avatar(self, request: Request) -> Response:
+        """Load, replace (POST) or unload (DELETE) an avatar, for the whole server."""
+        return await change_avatar(self._services, request)
 
     async def thumbnail(self, request: Request) -> Response:
         """A small picture of an avatar."""
@@ -218,7 +160,7 @@ class Routes:
             package = self._services.peek(request.path_params["name"])
             data = package.member("thumbnail.jpg")
         except AvatarError as error:
-            return _problem(404, error)
+            return problem(404, error)
         return answer(request, Content(bytes(data), "image/jpeg", etag_of(data)))
 
     async def video(self, request: Request) -> Response:
@@ -228,9 +170,9 @@ class Routes:
         try:
             data = await avatar_video(self._services, request.path_params["name"])
         except AvatarNotFoundError as error:
-            return _problem(404, error)
+            return problem(404, error)
         except LipsyncError as error:
-            return _problem(500, error)
+            return problem(500, error)
         etag = await trio.to_thread.run_sync(etag_of, data)
         return answer(request, Content(data, "video/mp4", etag))
 
@@ -238,13 +180,13 @@ class Routes:
         """A recording to try an avatar with."""
         found = sample()
         if found is None:
-            return _problem(404, "this installation came without its recording")
+            return problem(404, "this installation came without its recording")
         return answer(request, found)
 
     async def no_websocket(self, request: Request) -> Response:
         """For who asks for /ws without an upgrade."""
-        problem = Problem("this is for WebSocket")
-        return _json(problem, 426, Upgrade="websocket", Connection="Upgrade")
+        told = Problem("this is for WebSocket")
+        return as_json(told, 426, Upgrade="websocket", Connection="Upgrade")
 
     async def websocket(self, websocket: WebSocket) -> None:
         """The stream protocols; the same as on the stream ports."""
@@ -278,6 +220,8 @@ def routes(
         Route("/metrics", r.metrics),
         Route("/openapi.json", r.openapi),
         Route("/v1/avatars", r.avatars),
+        Route("/v1/avatars/{name}", r.avatar),
+        Route("/v1/avatars/{name}", r.change_avatar, methods=["POST", "DELETE"]),
         Route("/v1/avatars/{name}/thumbnail.jpg", r.thumbnail),
         Route("/v1/sample.wav", r.sample),
         Route("/models/{name}/video.mp4", r.video),

@@ -4,7 +4,7 @@
 The page, its modules, /health and the description are open to all who know the server by a name
 of its own. For the rest the token must be shown where one is configured. A foreign page may open
 /ws only where its origin is allowed; answers to plain requests it cannot read, since no header
-lets it.
+lets it. Who may load and unload avatars is another question (``frontend.admin``).
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lipsync_fast.frontend.access import Refusal, host_allowed, origin_allowed, refusal
+from lipsync_fast.frontend.admin import admin_refusal
 from lipsync_fast.frontend.services import RETRY_S, Services, retry_after
 
 log = structlog.get_logger("lipsync.front")
 OPEN = ("/", "/health", "/openapi.json", "/favicon.ico")
 ASSETS = "/assets/"
+CHANGED, CHANGES = "/v1/avatars/", ("POST", "DELETE")
+"""Requests that change what is served: see ``admin``."""
 SECURITY = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; worker-src 'self'; style-src 'self';"
@@ -83,6 +86,10 @@ class Guard:
                 return None
             return Refusal(403, "host", "this name of the server is not known to it")
         query = scope["query_string"].decode("latin-1")
+        if scope["type"] == "http" and path.startswith(CHANGED) and scope["method"] in CHANGES:
+            client = scope.get("client")
+            peer = str(client[0]) if client else ""
+            return admin_refusal(listen, headers.get, peer, f"/?{query}")
         origin_counts = scope["type"] == "websocket" or scope["method"] not in ("GET", "HEAD")
 
         def header(name: str) -> str | None:

@@ -15,7 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
-from lipsync_fast.ipc.status import EngineStatus, FrontStatus, ServerStatus
+from lipsync_fast.ipc.status import AvatarStatus, EngineStatus, FrontStatus, ServerStatus
 
 P = "lipsync_fast_"
 QUANTILES = {"p50": "0.5", "p95": "0.95", "p99": "0.99", "most": "1"}
@@ -52,6 +52,7 @@ class StatusCollector(Collector):
         yield _counter(
             "control_ignored", "Control messages that could not be read.", status.ignored
         )
+        yield from _avatars(status.avatars)
         yield from _engines(status.engines)
         yield from _fronts(status.fronts)
 
@@ -62,6 +63,37 @@ def _gauge(name: str, told: str, value: float) -> GaugeMetricFamily:
 
 def _counter(name: str, told: str, value: float) -> CounterMetricFamily:
     return CounterMetricFamily(P + name, told, value=value)
+
+
+def _avatars(avatars: Sequence[AvatarStatus]) -> Iterator[Metric]:
+    number = GaugeMetricFamily(
+        P + "avatar_version", "That sessions get which begin now; 0 for none.", labels=["avatar"]
+    )
+    labels = ["avatar", "version"]
+    plain = {
+        "avatar_uses": "Sessions, old clients and requests that use a version.",
+        "avatar_engines": "Engines that hold it.",
+        "avatar_loaded_seconds": "Since it came into use.",
+    }
+    gauges = {n: GaugeMetricFamily(P + n, told, labels=labels) for n, told in plain.items()}
+    held = GaugeMetricFamily(
+        P + "avatar_cache_bytes", "What engines hold of it.", labels=[*labels, "kind"]
+    )
+    current = {a.name: 0 for a in avatars} | {
+        a.name: a.version for a in avatars if a.state == "current"
+    }
+    for name, version in current.items():
+        number.add_metric([name], version)
+    for a in avatars:
+        if a.state == "unloaded":
+            continue
+        who = [a.name, str(a.version)]
+        values = (a.uses, len(a.engines), a.loaded_s)
+        for gauge, value in zip(gauges.values(), values, strict=True):
+            gauge.add_metric(who, value)
+        held.add_metric([*who, "own"], a.cached_bytes)
+        held.add_metric([*who, "shared"], a.shared_bytes)
+    yield from (number, *gauges.values(), held)
 
 
 def _engines(engines: Sequence[EngineStatus]) -> Iterator[Metric]:

@@ -23,9 +23,11 @@ Answers = dict[str, Any]
 @cache
 def document() -> dict[str, Any]:
     """The whole document."""
-    from lipsync_fast.frontend.http.app import Avatars, Health, Problem
+    from lipsync_fast.frontend.http.answers import Problem
+    from lipsync_fast.frontend.http.app import Health
+    from lipsync_fast.frontend.http.avatars import AvatarChange, AvatarFacts, Avatars, Wanted
 
-    types = (Avatars, Health, Problem, ServerStatus)
+    types = (AvatarChange, AvatarFacts, Avatars, Health, Problem, ServerStatus, Wanted)
     _, schemas = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     return {
         "openapi": "3.1.0",
@@ -83,6 +85,18 @@ def _paths() -> dict[str, Any]:
         ),
         "/metrics": _get("The same as numbers for Prometheus.", text, {}),
         "/v1/avatars": _get("The avatars that can be used.", _schema("Avatars"), {}),
+        "/v1/avatars/{name}": _get("One of them.", _schema("AvatarFacts"), missing, [name])
+        | {
+            "post": _change(
+                "Load an avatar, or what has taken its place: sessions that begin get it, others go"
+                " on with what they have. Answers when that is done.",
+                name,
+                _schema("Wanted"),
+            ),
+            "delete": _change(
+                "Unload an avatar: no session begins with it until it is loaded again.", name, None
+            ),
+        },
         "/v1/avatars/{name}/thumbnail.jpg": _get(
             "A small picture of an avatar.", {JPEG: {}}, ranged | missing, [name]
         ),
@@ -133,3 +147,28 @@ def _get(
         operation["parameters"] = parameters
     operation["security"] = [{}, {"bearer": []}, {"query": []}] if private else []
     return {"get": operation}
+
+
+def _change(told: str, name: Answers, body: Answers | None) -> Answers:
+    """An operation on an avatar, for this machine or with the admin token."""
+    change = _schema("AvatarChange")
+    answers = {
+        "200": _answer("So it is now.", change),
+        "400": _answer("The body cannot be read.", _schema("Problem")),
+        "401": {"description": "The token is not shown."},
+        "403": {"description": "Neither from this machine nor with the admin token."},
+        "404": _answer("There is no such avatar.", change),
+        "409": _answer("It cannot be; all is as it was.", change),
+        "503": _answer("Not done in time; try again.", change),
+    }
+    if body is None:
+        del answers["400"]
+    operation: Answers = {
+        "summary": told,
+        "responses": answers,
+        "parameters": [name],
+        "security": [{}, {"bearer": []}],
+    }
+    if body is not None:
+        operation["requestBody"] = {"required": False, "content": body}
+    return operation

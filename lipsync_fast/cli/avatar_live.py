@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``lipsync-fast avatar load | unload``: avatars of a running server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from lipsync_fast.cli.console import guarded, one_line
+from lipsync_fast.errors import AvatarError, AvatarNotFoundError, ServerError
+
+if TYPE_CHECKING:
+    from lipsync_fast.ipc.control import AvatarChanged
+
+Name = Annotated[str, typer.Argument(help="The avatar's name, as clients say it.")]
+Folder = Annotated[
+    Path | None, typer.Option(help="The server's run folder, where several servers run.")
+]
+Port = Annotated[int | None, typer.Option(help="One of its ports, for the same purpose.")]
+Json = Annotated[bool, typer.Option("--json", help="JSON instead of a sentence.")]
+
+
+@guarded
+def load(
+    name: Name,
+    path: Annotated[
+        Path | None,
+        typer.Argument(help="Its package; looked for by its name in the server's folders."),
+    ] = None,
+    folder: Folder = None,
+    port: Port = None,
+    json: Json = False,
+) -> None:
+    """Have a running server load an avatar, or what has taken its place.
+
+    Sessions that begin from then on get it; those that are there keep what they began with.
+    """
+    where = "" if path is None else str(path.absolute())
+    _tell(_changed("load", name, where, folder, port), json)
+
+
+@guarded
+def unload(name: Name, folder: Folder = None, port: Port = None, json: Json = False) -> None:
+    """Have a running server refuse an avatar to sessions that begin, until it is loaded again."""
+    _tell(_changed("unload", name, "", folder, port), json)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(load)
+    app.command()(unload)
+
+
+def _changed(
+    action: Literal["load", "unload"],
+    name: str,
+    path: str,
+    folder: Path | None,
+    port: int | None,
+) -> AvatarChanged:
+    from lipsync_fast.cli.status import Asker, find_folder
+
+    if not name.isprintable() or not 0 < len(name) <= 1000 or len(path) > 4096:
+        raise AvatarNotFoundError(f"there is no avatar {one_line(name[:64])!r}")
+    with Asker(find_folder(folder, port)) as asker:
+        return asker.change(action, name, path)
+
+
+def _tell(done: AvatarChanged, as_json: bool) -> None:
+    """Say what became of it.
+
+    Raises:
+        AvatarError, ServerError: it was not done.
+    """
+    if as_json:
+        import msgspec
+
+        said = {"name": done.name, "version": done.version, "state": done.state}
+        typer.echo(msgspec.json.encode(said | {"reason": done.reason}).decode())
+    if done.state == "late":
+        raise ServerError(f"avatar {done.name}: {done.reason}")
+    if done.state in ("missing", "refused"):
+        raise AvatarError(f"avatar {done.name}: {done.reason}")
+    if as_json:
+        return
+    version = f", version {done.version}" if done.version else ""
+    reason = f": {one_line(done.reason)}" if done.reason else ""
+    typer.echo(f"{done.name}: {done.state}{version}{reason}")

@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Answers in JSON."""
+
+from __future__ import annotations
+
+import msgspec
+from starlette.responses import Response
+
+from lipsync_fast.errors import LipsyncError
+
+
+class Problem(msgspec.Struct):
+    """The body of an answer that is an error."""
+
+    error: str
+
+
+def as_json(body: msgspec.Struct, status: int = 200, **headers: str) -> Response:
+    """An answer; a header's name has _ for -."""
+    headers = {"Cache-Control": "no-store"} | {k.replace("_", "-"): v for k, v in headers.items()}
+    return Response(msgspec.json.encode(body), status, headers, "application/json")
+
+
+def problem(status: int, error: str | LipsyncError) -> Response:
+    """An answer that says what is wrong."""
+    return as_json(Problem(str(error)), status)

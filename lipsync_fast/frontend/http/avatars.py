@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""/v1/avatars: which there are, and their loading and unloading."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+from urllib.parse import quote
+
+import msgspec
+from msgspec import Meta
+from starlette.requests import Request
+from starlette.responses import Response
+
+from lipsync_fast.errors import AvatarError
+from lipsync_fast.frontend.http.answers import as_json, problem
+from lipsync_fast.frontend.services import (
+    RETRY_S,
+    EngineLostError,
+    OverloadedError,
+    Services,
+    retry_after,
+)
+from lipsync_fast.ipc.control import Change
+from lipsync_fast.ipc.status import AvatarStatus
+
+MOST_BODY = 64 << 10
+STATUSES: dict[Change, int] = {
+    "loaded": 200,
+    "unchanged": 200,
+    "unloaded": 200,
+    "missing": 404,
+    "refused": 409,
+    "late": 503,
+}
+
+
+class AvatarFacts(msgspec.Struct):
+    """An avatar in /v1/avatars: its size in pixels, its frames, whose it is, where to look, and how
+    it is served now.
+
+    Attributes:
+        version: 1 is the first one of that name; 0 while nobody has asked for it.
+        uses: sessions, old clients and requests; of all its versions.
+        engines: how many hold it.
+        loaded_s: since it came into use.
+        cached_bytes: what engines' caches hold of it; shared_bytes: what they hold in common.
+    """
+
+    name: str
+    width: int
+    height: int
+    fps: int
+    frames: int
+    loop: str
+    synthetic: bool
+    licence: str
+    provenance: str
+    consent: str
+    thumbnail: str
+    video: str
+    version: int = 0
+    uses: int = 0
+    engines: int = 0
+    loaded_s: float = 0.0
+    cached_bytes: int = 0
+    shared_bytes: int = 0
+
+
+class Avatars(msgspec.Struct):
+    """The answer of /v1/avatars; ``unloaded``: names that are refused until they are loaded."""
+
+    default: str
+    avatars: list[AvatarFacts]
+    unloaded: list[str]
+
+
+class AvatarChange(msgspec.Struct):
+    """What became of a change.
+
+    Attributes:
+        version: that sessions get now; 0 for none.
+        reason: a sentence; empty where there is nothing to say.
+    """
+
+    name: str
+    version: int
+    state: Change
+    reason: str
+
+
+class Wanted(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of a POST; may be left out.
+
+    Attributes:
+        path: of the package, directly in one of the folders of avatars; looked for by its name
+            where empty.
+    """
+
+    path: Annotated[str, Meta(max_length=4096)] = ""
+
+
+def facts_of(services: Services, name: str) -> AvatarFacts:
+    """What can be told of an avatar (opens it: for a thread).
+
+    Raises:
+        AvatarError: there is none, or it cannot be used.
+    """
+    package = services.peek(name)
+    m, part = package.manifest, quote(name, safe="")
+    facts = AvatarFacts(
+        name,
+        m.frame_width,
+        m.frame_height,
+        m.fps,
+        m.frame_count,
+        m.loop,
+        m.synthetic,
+        m.licence,
+        m.provenance,
+        m.consent,
+        f"/v1/avatars/{part}/thumbnail.jpg",
+        f"/models/{part}/video.mp4",
+    )
+    status = services.status
+    versions = [a for a in status.avatars if a.name == name] if status is not None else []
+    facts.uses = sum(version.uses for version in versions)
+    for version in versions:
+        if version.state == "current":
+            _add_figures(facts, version)
+    return facts
+
+
+def _add_figures(facts: AvatarFacts, current: AvatarStatus) -> None:
+    facts.version, facts.engines = current.version, len(current.engines)
+    facts.loaded_s = round(current.loaded_s, 3)
+    facts.cached_bytes, facts.shared_bytes = current.cached_bytes, current.shared_bytes
+
+
+def all_facts(services: Services) -> Avatars:
+    """What can be told of all avatars; opens them, so not for the thread that serves all."""
+    found = []
+    for name in services.avatar_names():
+        try:
+            found.append(facts_of(services, name))
+        except AvatarError:  # gone or damaged since it was listed
+            continue
+    return Avatars(services.default_avatar, found, sorted(services.catalogue.unloaded))
+
+
+async def change_avatar(services: Services, request: Request) -> Response:
+    """Load, replace (POST) or unload (DELETE); answers when that is done."""
+    name: str = request.path_params["name"]
+    if not name.isprintable() or len(name) > 1000:
+        return problem(404, "there is no avatar of that name")
+    wanted = Wanted()
+    if request.method == "POST":
+        try:
+            wanted = await _body(request)
+        except (msgspec.MsgspecError, RecursionError) as error:
+            return problem(400, f"the body cannot be read: {error}")
+    action: Literal["load", "unload"] = "load" if request.method == "POST" else "unload"
+    try:
+        done = await services.change_avatar(action, name, wanted.path)
+    except (OverloadedError, EngineLostError) as error:
+        answer = problem(503, error)
+        answer.headers["Retry-After"] = retry_after(RETRY_S)
+        return answer
+    change = AvatarChange(done.name, done.version, done.state, done.reason)
+    return as_json(change, STATUSES[done.state])
+
+
+async def _body(request: Request) -> Wanted:
+    """What a client wants.
+
+    Raises:
+        msgspec.MsgspecError: it cannot be read.
+    """
+    data = b""
+    async for piece in request.stream():
+        data += piece
+        if len(data) > MOST_BODY:
+            raise msgspec.DecodeError(f"more than {MOST_BODY} bytes")
+    return msgspec.json.decode(data, type=Wanted) if data.strip() else Wanted()
