@@ -88,7 +88,7 @@ def parts(path: Path, runs: int) -> None:
     rect = package.rect(0)
     timed(
         "once for each of the avatar's frames: backend",
-        lambda: (backend.unload(avatar), backend.warm(avatar, 0, rect)),
+        lambda: (backend.unload(avatar), backend.warm(avatar, [(0, rect)])),
         runs // 4 + 1,
     )
     backend.close()

@@ -181,7 +181,7 @@ class Pictures:
         return served.unprepared or served.unwarmed
 
     def chore(self, backend: Backend, served: Served) -> Callable[[], None] | None:
-        """What to do for an avatar before it is asked for, one frame at a time; None: nothing.
+        """What to do for an avatar before it is asked for, frame by frame; None: nothing.
 
         First what is small, of every avatar: an engine that is kept as a spare has it, too. What is
         large only once the avatar is used.
@@ -192,17 +192,18 @@ class Pictures:
             if not self.encoder.prepare(package, index):
                 served.prepared = count
 
-        def warm(index: int) -> None:
-            part = self.encoder.part(package, index, Variant(package.manifest.jpeg.quality))
-            if not backend.warm(served.loaded, index, part):
+        def warm(first: int, end: int) -> None:
+            variant = Variant(package.manifest.jpeg.quality)
+            frames = [(k, self.encoder.part(package, k, variant)) for k in range(first, end)]
+            if backend.warm(served.loaded, frames) < len(frames):
                 served.warmed = count
 
         if served.unprepared:
             served.prepared += 1
             return partial(prepare, served.prepared - 1)
         if served.unwarmed:
-            served.warmed += 1
-            return partial(warm, served.warmed - 1)
+            first, served.warmed = served.warmed, min(count, served.warmed + backend.warms)
+            return partial(warm, first, served.warmed)
         return None
 
     def own(self, entry: Waiting) -> tuple[bytes, Box]:

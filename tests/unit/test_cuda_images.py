@@ -14,6 +14,7 @@ pytest.importorskip("torch", reason="the CUDA backend needs torch")
 
 import torch
 
+from lipsync_fast.avatars.library import AvatarLibrary
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.engine.backends.cuda.device import HostDevice
 from lipsync_fast.engine.backends.cuda.images import FIRST_COUNT, Face, Faces, Images, Share
@@ -129,6 +130,24 @@ def test_faces_are_those_of_the_package_and_found_again(tiny_avatar: Path) -> No
             faces.load((owner, 5, part), package, 5, part)
         with pytest.raises(ValueError, match="without its face"):
             faces.load((owner, 1, (0, 0, 50, 50)), package, 1, (0, 0, 50, 50))
+
+
+def test_faces_that_are_loaded_together_are_those_that_are_loaded_alone() -> None:
+    """By DALI where it is installed."""
+    alone, together, owner = Faces(HostDevice(), 1 << 26), Faces(HostDevice(), 1 << 26), object()
+    with AvatarPackage.open(AvatarLibrary().find("demo")) as package:
+        wanted = {(owner, k, package.rect(k)): k for k in range(10)}
+        there = together.load((owner, 3, package.rect(3)), package, 3, package.rect(3))
+        found = together.load_some(package, wanted)
+        assert found[3] is there
+        assert [face.held.index for face in found] == list(range(10))
+        assert together.used == sum(face.held.nbytes for face in found)
+        for key, face in zip(wanted, found, strict=True):
+            assert together.find(key) is face
+            other = alone.load(key, package, wanted[key], package.rect(wanted[key]))
+            assert np.array_equal(face.held.pixels.numpy(), other.held.pixels.numpy())
+            assert np.array_equal(face.held.crop.numpy(), other.held.crop.numpy())
+            assert face.row[1:-1] == other.row[1:-1]
 
 
 def test_a_face_that_is_dropped_lives_as_long_as_a_batch_holds_it(tiny_avatar: Path) -> None:

@@ -137,14 +137,20 @@ class Backend(Protocol):
         """Free what is held of an avatar. Its jobs must have ended."""
         ...
 
-    def warm(self, avatar: LoadedAvatar, frame_index: int, part: Part) -> bool:
-        """Compute now what jobs of an avatar's frame need besides the audio; in any thread.
+    @property
+    def warms(self) -> int:
+        """How many frames ``warm`` is best given at a time."""
+        ...
+
+    def warm(self, avatar: LoadedAvatar, frames: Sequence[tuple[int, Part]]) -> int:
+        """Compute now what jobs of an avatar's frames need besides the audio; in any thread.
 
         Args:
-            part: as in the jobs to come.
+            frames: their indexes, each with the part that the jobs to come will have.
 
         Returns:
-            False where there is no room to keep it: then nothing is done.
+            For how many, from the first one on, there is room to keep it; nothing is done for the
+            others.
         """
         ...
 

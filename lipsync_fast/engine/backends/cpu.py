@@ -283,20 +283,26 @@ class CpuBackend:
         mine.shared = FrameStore(fd, mine.identity, count, size)
         self._sharing.append(mine)
 
-    def warm(self, avatar: LoadedAvatar, frame_index: int, part: Part) -> bool:
-        """Fill the caches for one of the avatar's frames, while they have room."""
+    warms = 1
+
+    def warm(self, avatar: LoadedAvatar, frames: Sequence[tuple[int, Part]]) -> int:
+        """Fill the caches for some of the avatar's frames, while they have room."""
         mine = self._own(avatar)
-        m = mine.package.manifest
-        pixels = (part[2] - part[0]) * (part[3] - part[1]) * 3 + m.crop * m.crop * 3
+        for done, (index, part) in enumerate(frames):
+            if not self._has_room(mine, part):
+                return done
+            self._image_half(mine, index, self._face(mine, index, part))
+        return len(frames)
+
+    def _has_room(self, avatar: CpuAvatar, part: Part) -> bool:
+        side = avatar.package.manifest.crop
+        pixels = (part[2] - part[0]) * (part[3] - part[1]) * 3 + side * side * 3
         levels = self._levels.used, self._levels.limit
-        if mine.shared is not None:
+        if avatar.shared is not None:
             levels = self._shared_used(), self._most_shared
         faces = self._faces.used, self._faces.limit
-        for (used, limit), needed in ((levels, mine.level_bytes), (faces, 2 * pixels)):
-            if used + needed > AHEAD_SHARE * limit:
-                return False
-        self._image_half(mine, frame_index, self._face(mine, frame_index, part))
-        return True
+        wanted = (levels, avatar.level_bytes), (faces, 2 * pixels)
+        return all(used + size <= AHEAD_SHARE * limit for (used, limit), size in wanted)
 
     @property
     def cache_bytes(self) -> dict[str, int]:

@@ -40,12 +40,12 @@ from lipsync_fast.engine.backends.cuda.batch import compute_halves
 from lipsync_fast.engine.backends.cuda.budget import Budget, lost
 from lipsync_fast.engine.backends.cuda.device import DTYPES, Device, Fault, Precision
 from lipsync_fast.engine.backends.cuda.graphs import SIZES, cover, most_frames
-from lipsync_fast.engine.backends.cuda.images import Faces, Images, Share
+from lipsync_fast.engine.backends.cuda.images import Face, Faces, Images, Share
 from lipsync_fast.engine.backends.cuda.launcher import Launcher, fail
 from lipsync_fast.engine.backends.cuda.nets import Statics
 from lipsync_fast.engine.backends.cuda.tasks import Kind, Task, cancelled_with, check, finish_all
 from lipsync_fast.engine.backends.cuda.warming import Warming
-from lipsync_fast.engine.caches import AHEAD_SHARE, ByteLru, within_memory
+from lipsync_fast.engine.caches import AHEAD_SHARE, ByteLru, Key, within_memory
 from lipsync_fast.engine.spent import Spent
 from lipsync_fast.errors import AvatarError, BackendError, DeviceLostError
 
@@ -54,6 +54,8 @@ LOADERS = 4
 """Threads that bring avatars' frames onto the device."""
 FINISHERS = 4
 """Threads in which pictures are finished: spliced, and coded where the device has not."""
+WARMS = 64
+"""Frames that are brought onto the device together: a pipeline that decodes them is worth it."""
 PICTURE_BYTES = 256 << 20
 """Of whole frames on the host, where whole frames are asked for."""
 Made = TypeVar("Made")
@@ -211,30 +213,38 @@ class CudaBackend:
     def share(self, avatar: LoadedAvatar, fd: int) -> None:
         """Image halves lie on the device: there is nothing to share."""
 
-    def warm(self, avatar: LoadedAvatar, frame_index: int, part: Part) -> bool:
-        """Bring a frame onto the device, while the caches have room, and make its image half."""
-        mine = self._own(avatar)
-        pixels = 3 * ((part[2] - part[0]) * (part[3] - part[1]) + mine.crop * mine.crop)
-        if self._faces.used + pixels > AHEAD_SHARE * self._faces.limit:
-            return False
-        if not mine.images.may_prepare(AHEAD_SHARE):
-            return False
-        face = self._faces.load((mine, frame_index, part), mine.package, frame_index, part)
+    warms = WARMS
 
-        def make() -> None:
-            number = self.launcher.begun  # of the last batch: what it reads is not given away
-            halves = mine.images.plan([frame_index], number, self.launcher.ended)
-            if not halves.made:
-                return
-            stream = self.launcher.streams.compute.cuda_stream
-            try:
-                compute_halves(self.device, stream, mine, [face.crop], halves.slots)
-            except BaseException:
-                mine.images.undo(halves)
-                raise
+    def warm(self, avatar: LoadedAvatar, frames: Sequence[tuple[int, Part]]) -> int:
+        """Bring frames onto the device, while the caches have room, and make their image halves."""
+        mine, room, used = self._own(avatar), 0, self._faces.used
+        for _, part in frames:
+            used += 3 * ((part[2] - part[0]) * (part[3] - part[1]) + mine.crop * mine.crop)
+            if used > AHEAD_SHARE * self._faces.limit:
+                break
+            room += 1
+        wanted: dict[Key, int] = {(mine, index, part): index for index, part in frames[:room]}
+        faces = self._faces.load_some(mine.package, wanted)
+        done = 0
+        for index, face in zip(wanted.values(), faces, strict=True):
+            # One at a time: a batch of frames that is asked for meanwhile waits for one at most.
+            if not mine.images.may_prepare(AHEAD_SHARE):
+                break
+            self._call(partial(self._make_half, mine, index, face))
+            done += 1
+        return done
 
-        self._call(make)
-        return True
+    def _make_half(self, avatar: CudaAvatar, index: int, face: Face) -> None:
+        number = self.launcher.begun  # of the last batch: what it reads is not given away
+        halves = avatar.images.plan([index], number, self.launcher.ended)
+        if not halves.made:
+            return
+        stream = self.launcher.streams.compute.cuda_stream
+        try:
+            compute_halves(self.device, stream, avatar, [face.crop], halves.slots)
+        except BaseException:
+            avatar.images.undo(halves)
+            raise
 
     def _shed_images(self) -> int:
         with self._lock:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -241,6 +242,27 @@ class Faces:
 
         return self._kept.get(key, make)
 
+    def load_some(self, package: AvatarPackage, wanted: Mapping[Key, int]) -> list[Face]:
+        """Faces of an avatar by their keys' frames, loaded together where they are not there.
+
+        Args:
+            package: the avatar's.
+            wanted: key to frame; a key's last part is the part of the frame.
+
+        Raises:
+            AvatarFormatError, ValueError: see ``load``.
+        """
+        missing = {index: key for key, index in wanted.items() if self._kept.find(key) is None}
+        made: dict[Key, DeviceFace] = {}
+        with self._device.on(self._stream):
+            parts = {index: _part_of(key) for index, key in missing.items()}
+            for some in load_frames(package, self._device.where, list(missing), parts.__getitem__):
+                made |= {missing[face.index]: face for face in some}
+            self._stream.synchronize()
+        for key, face in made.items():
+            self._kept.get(key, partial(_with_size, face))
+        return [self.load(key, package, index, _part_of(key)) for key, index in wanted.items()]
+
     def forget(self, owner: object) -> None:
         """Drop an avatar's."""
         self._kept.forget(owner)
@@ -250,3 +272,12 @@ class Faces:
         used = self._kept.used
         self._kept.clear()
         return used
+
+
+def _part_of(key: Key) -> Part:
+    part: Part = key[-1]  # type: ignore[assignment]
+    return part
+
+
+def _with_size(face: DeviceFace) -> tuple[Face, int]:
+    return Face.of(face), face.nbytes
