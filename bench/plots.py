@@ -25,7 +25,8 @@ def draw(path: Path) -> bool:
     import matplotlib.pyplot as plt
 
     result = json.loads(path.read_text())
-    figure = _soak(plt, result) if "rows" in result else _live(plt, result)
+    kinds = {"rows": _soak, "churn": _churn}
+    figure = next((kinds[key] for key in kinds if key in result), _live)(plt, result)
     figure.tight_layout()
     figure.savefig(path.with_suffix(".png"), dpi=100)
     plt.close(figure)
@@ -89,6 +90,30 @@ def _soak(plt: Any, result: dict[str, Any]) -> Any:
         for at in result["kills_s"]:
             axis.axvline(at / 60, c="0.85", lw=0.5)
     axes[4].set_xlabel("minutes; grey lines: kill -9 of an engine")
+    return figure
+
+
+def _churn(plt: Any, result: dict[str, Any]) -> Any:
+    """Memory and descriptors of each process while avatars are loaded and unloaded."""
+    figure, axes = plt.subplots(3, 1, figsize=(11, 9), sharex=True)
+    rows = result["churn"]
+    roles = sorted({name for row in rows for name in row["roles"]})
+    labels = {"private_mb": "private memory, MB", "descriptors": "descriptors"}
+    for axis, (what, label) in zip(axes, labels.items(), strict=False):
+        for role in roles:
+            values = [row["roles"].get(role, {}).get(what) for row in rows]
+            axis.plot([row["s"] for row in rows], values, label=role)
+        axis.set_ylabel(label)
+        axis.legend(loc="center left", fontsize=8)
+    axes[2].plot([row["s"] for row in rows], [row["versions"] for row in rows])
+    axes[2].set_ylabel("versions that engines hold")
+    for axis in axes:
+        axis.set_ylim(bottom=0)
+        for at in result["rounds_s"]:
+            axis.axvline(at, c="0.7", lw=0.8)
+    axes[2].set_xlabel("seconds; grey lines: rounds begin and end")
+    count = result["rounds"]
+    figure.suptitle(f"{count} rounds of load, replace, unload; two sessions speak all the time")
     return figure
 
 
