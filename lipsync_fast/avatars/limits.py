@@ -33,6 +33,10 @@ PICTURE_BYTES = 256 << 20
 """Of a picture's file that is imported."""
 LANDMARK_BYTES = 1 << 16
 """Of a file of landmarks: 110 lines of two numbers have some 2 KB."""
+RECTANGLE_BYTES = 8 << 20
+"""Of a file of rectangles that is imported: 15,000, ten minutes of frames, have some 2 MB."""
+BOUNDS_BYTES = 1 << 12
+"""Of a file with the bounds of one face: five or six numbers and a header of 128 bytes."""
 CHECKPOINT_BYTES = 4 << 30
 """Of a file of weights. Those of the family with their optimizer have 200 MB."""
 PICKLE_BYTES = 16 << 20

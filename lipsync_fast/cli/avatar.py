@@ -3,15 +3,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json as plain_json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lipsync_fast.cli.avatar_import import import_avatar
 from lipsync_fast.cli.avatar_live import register as register_live
-from lipsync_fast.cli.console import Progress, guarded, one_line, say
+from lipsync_fast.cli.console import guarded, one_line, say
 from lipsync_fast.cli.prepare import prepare
 from lipsync_fast.cli.sign import register
 from lipsync_fast.cli.train import train
@@ -97,55 +97,8 @@ def inspect(
         say("every file agrees with its checksum")
 
 
-@app.command("import")
-@guarded
-def import_avatar(
-    path: Annotated[Path, typer.Argument(help="A SyncTalk_2D dataset folder.")],
-    name: Annotated[str | None, typer.Option(help="Name; the folder's by default.")] = None,
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="The U-Net's weights; the highest epoch by default.")
-    ] = None,
-    audio_encoder: Annotated[
-        Path | None, typer.Option(help="The audio encoder's weights; looked for by default.")
-    ] = None,
-    avatars: Annotated[
-        Path | None, typer.Option(help="Where to put it; your data folder by default.")
-    ] = None,
-    licence: Annotated[str, typer.Option(help="Under which terms it may be used.")] = "",
-    consent: Annotated[str, typer.Option(help="How the person shown agreed.")] = "",
-    force: Annotated[bool, typer.Option("--force", help="Replace an avatar of that name.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
-) -> None:
-    """Make an avatar package of a SyncTalk_2D dataset and its weights."""
-    from lipsync_fast.avatars.importer import import_synctalk
-    from lipsync_fast.avatars.library import user_folder
-
-    with contextlib.ExitStack() as stack:
-        bar: Progress | None = None
-
-        def advance(done: int, total: int) -> None:
-            nonlocal bar
-            if bar is None:
-                bar = stack.enter_context(Progress(total, quiet=quiet, verb="importing"))
-            bar.advance()
-
-        made = import_synctalk(
-            path,
-            avatars if avatars is not None else user_folder(),
-            name=name,
-            checkpoint=checkpoint,
-            audio_encoder=audio_encoder,
-            licence=licence,
-            consent=consent,
-            overwrite=force,
-            progress=advance,
-        )
-    if not quiet:
-        say(f"imported: {made}")
-        say(f"try: lipsync-fast render SPEECH.wav -o out.mp4 --avatar {made}")
-
-
 register(app)
+app.command("import")(import_avatar)
 register_live(app)
 app.command()(prepare)
 app.command()(train)
