@@ -85,7 +85,7 @@ class Report(msgspec.Struct, kw_only=True):
             ("frames", f"{self.frames} of {self.width} x {self.height} ({self.seconds:.1f} s)"),
             ("face", f"rectangles of {side} pixels"),
             ("weights", f"{self.checkpoint}: width {self.network_width}, region {self.region}"),
-            ("", self.audio_encoder),
+            ("encoder", self.audio_encoder),
             ("package", f"{self.path} ({self.bytes / 1e6:.1f} MB)"),
         ]
         if self.sample is not None:
