@@ -22,18 +22,23 @@ help:
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
+# Built once: pip builds a folder anew for each extra that is asked of it.
+WHEEL = $$(ls build/wheels/lipsync_fast-*.whl)
 $(VENV)/.core: $(BIN)/python $(SOURCES)
-	@echo "installing lipsync-fast into $(VENV) ..."
-	$(PIP) .
+	@echo "building lipsync-fast and installing it into $(VENV) ..."
+	@rm -rf build/wheels
+	$(BIN)/python -m pip --disable-pip-version-check wheel --quiet --no-deps --wheel-dir build/wheels .
+	$(PIP) --force-reinstall --no-deps $(WHEEL)
+	$(PIP) $(WHEEL)
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.core requirements-test.txt
 	@echo "installing the test extra ..."
-	$(PIP) --constraint requirements-test.txt '.[test]'
+	$(PIP) --constraint requirements-test.txt "$(WHEEL)[test]"
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.test
-	$(PIP) --constraint requirements-test.txt '.[dev]'
+	$(PIP) --constraint requirements-test.txt "$(WHEEL)[dev]"
 	@touch $@
 
 demo: $(VENV)/.core
