@@ -203,7 +203,10 @@ def growth(rows: list[dict[str, Any]], rounds_s: tuple[float, float]) -> dict[st
                 ]
                 return statistics.median(there) if there else 0.0
 
-            before, after = median(begun + quarter, begun + 2 * quarter), median(ended - quarter, ended)
+            before, after = (
+                median(begun + quarter, begun + 2 * quarter),
+                median(ended - quarter, ended),
+            )
             flat = after - before <= max(most, share * before)
             found[role][what] = {"second quarter": before, "last quarter": after, "flat": flat}
     return found

@@ -58,6 +58,7 @@ class AvatarsInUse:
         """Raised with every change of what fronts are told."""
         self.shared = SharedFrames()
         self._numbers: dict[str, int] = {}
+        self._keys: dict[str, int] = {}
         self._errors: dict[str, tuple[str, float]] = {}
         self._deaths: dict[str, int] = {}
         self.use(config.default, Opened(path))
@@ -165,11 +166,11 @@ class AvatarsInUse:
         return version
 
     def _version(self, name: str, place: Opened) -> Version:
-        number = self._numbers[name] = self._numbers.get(name, 0) + 1
-        key = name if number == 1 else f"{name}/{number}"
+        count = self._keys[name] = self._keys.get(name, 0) + 1
+        key = name if count == 1 else f"{name}/{count}"
         while key in self.versions or key in self.candidates:  # a default avatar's odd path
             key += "/"
-        return Version(name, key, number, place)
+        return Version(name, key, self._numbers.get(name, 0) + 1, place)
 
     def use(self, name: str, place: Opened) -> Version:
         """Engines are to load what was found, and sessions to get it."""
@@ -189,6 +190,7 @@ class AvatarsInUse:
         if before is not None:
             before.left = self.catalogue
         self.current[version.name] = self.versions[version.key] = version
+        version.number = self._numbers[version.name] = self._numbers.get(version.name, 0) + 1
         self.unloaded.discard(version.name)
         self._errors.pop(version.name, None)
 

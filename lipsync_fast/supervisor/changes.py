@@ -73,6 +73,7 @@ class Changes:
         if done.reason:
             fields["why"] = done.reason
         log.info(f"asked to {wanted.action} an avatar", extra={"fields": fields})
+        self._talk.tell_status()
         self._talk.reply(asker, done)
 
     async def load(self, name: str, path: str = "", anywhere: bool = True) -> AvatarChanged:

@@ -96,7 +96,7 @@ class Version:
 
     Attributes:
         name: of the avatar; key: what jobs and engines know this version by.
-        number: 1 is the first one of that name.
+        number: 1 is the first one of that name that sessions could get.
         place: its files.
         since: when it came into use, CLOCK_MONOTONIC, s.
         left: number of the catalogue that was the first without it; 0 while sessions can begin

@@ -121,17 +121,19 @@ def facts_of(services: Services, name: str) -> AvatarFacts:
         f"/v1/avatars/{part}/thumbnail.jpg",
         f"/models/{part}/video.mp4",
     )
-    status = services.status
+    current = services.catalogue.current(name or services.default_avatar)
+    facts.version = 0 if current is None else current.number
+    status = services.status  # a second old at most
     versions = [a for a in status.avatars if a.name == name] if status is not None else []
     facts.uses = sum(version.uses for version in versions)
     for version in versions:
-        if version.state == "current":
+        if version.state == "current" and version.version == facts.version:
             _add_figures(facts, version)
     return facts
 
 
 def _add_figures(facts: AvatarFacts, current: AvatarStatus) -> None:
-    facts.version, facts.engines = current.version, len(current.engines)
+    facts.engines = len(current.engines)
     facts.loaded_s = round(current.loaded_s, 3)
     facts.cached_bytes, facts.shared_bytes = current.cached_bytes, current.shared_bytes
 
