@@ -14,11 +14,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lipsync_fast.avatars.identity import Identity, identity_of
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.avatars.signing import TrustedKeys, open_signed
 from lipsync_fast.errors import AvatarNotFoundError
 from lipsync_fast.ipc.control import AvatarVersion, Engines
-from lipsync_fast.supervisor.versions import Identity, identity_of
 
 MOST_LOOKED_AT = 64
 """Packages that are not in use and are kept open."""

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import trio
 
+from lipsync_fast.avatars.identity import Identity, identity_of
 from lipsync_fast.errors import AvatarError, AvatarNotFoundError
 from lipsync_fast.ipc.control import AvatarChanged, Change, ChangeAvatar
 from lipsync_fast.supervisor import replicas
@@ -27,7 +28,7 @@ from lipsync_fast.supervisor.avatars import DEADLY, AvatarsInUse
 from lipsync_fast.supervisor.children import Child
 from lipsync_fast.supervisor.roster import Roster
 from lipsync_fast.supervisor.talk import Talk
-from lipsync_fast.supervisor.versions import Identity, Version, identity_of
+from lipsync_fast.supervisor.versions import Version
 
 MOST_VERSIONS = 8
 """Of one name, with the one that is being loaded: sessions may be on as many different ones."""

@@ -14,24 +14,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lipsync_fast.avatars.identity import MANIFEST, identity_from, identity_of
 from lipsync_fast.errors import AvatarFormatError, AvatarNotFoundError
-
-Identity = tuple[int, int, int, int]
-"""Device, inode, size and time of change (ns) of a package's file, or of a folder's manifest."""
-_MANIFEST = "manifest.json"
-
-
-def identity_of(path: Path) -> Identity | None:
-    """What tells a package from all others that were at this path; None where none is."""
-    try:
-        about = os.stat(path / _MANIFEST if os.path.isdir(path) else path)
-    except (OSError, ValueError):
-        return None
-    return _identity(about) if stat.S_ISREG(about.st_mode) else None
-
-
-def _identity(about: os.stat_result) -> Identity:
-    return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns
 
 
 class Opened:
@@ -54,7 +38,7 @@ class Opened:
             # Not waiting: a pipe that nobody fills is no package.
             how = os.O_PATH | os.O_DIRECTORY if self.folder else os.O_RDONLY | os.O_NONBLOCK
             self.fd = os.open(path, how | os.O_CLOEXEC)
-            about = os.stat(_MANIFEST, dir_fd=self.fd) if self.folder else os.fstat(self.fd)
+            about = os.stat(MANIFEST, dir_fd=self.fd) if self.folder else os.fstat(self.fd)
         except (FileNotFoundError, ValueError):
             self.close()
             raise AvatarNotFoundError(f"{self.path}: no such avatar package") from None
@@ -64,7 +48,7 @@ class Opened:
         if not stat.S_ISREG(about.st_mode):
             self.close()
             raise AvatarFormatError(f"{self.path}: is no avatar package")
-        self.identity = _identity(about)
+        self.identity = identity_from(about)
 
     @property
     def opens(self) -> str:
@@ -79,7 +63,7 @@ class Opened:
         if not self.folder:
             return True
         try:
-            return _identity(os.stat(_MANIFEST, dir_fd=self.fd)) == self.identity
+            return identity_from(os.stat(MANIFEST, dir_fd=self.fd)) == self.identity
         except OSError:
             return False
 
