@@ -246,6 +246,11 @@ class CudaBackend:
             avatar.images.undo(halves)
             raise
 
+    def held_of(self, avatar: LoadedAvatar) -> tuple[int, int]:
+        """Bytes that the caches hold of an avatar, and nothing that others share."""
+        mine = self._own(avatar)
+        return mine.images.used + self._faces.used_by(mine) + self._pictures.used_by(mine), 0
+
     def _shed_images(self) -> int:
         with self._lock:
             avatars = list(self._avatars)

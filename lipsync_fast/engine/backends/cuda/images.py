@@ -221,6 +221,10 @@ class Faces:
         """Bytes that may be held."""
         return self._kept.limit
 
+    def used_by(self, owner: object) -> int:
+        """Bytes held for an avatar."""
+        return self._kept.used_by(owner)
+
     def find(self, key: Key) -> Face | None:
         """A face that is there."""
         return self._kept.find(key)
