@@ -68,8 +68,11 @@ class AvatarLibrary:
                 elif path.suffix == ".lsa" and os.path.isfile(path):
                     yield path.stem, path
 
-    def find(self, name: str | os.PathLike[str]) -> Path:
+    def find(self, name: str | os.PathLike[str], here: bool = True) -> Path:
         """The package of that name, or at that path.
+
+        Args:
+            here: it may be a folder of that name in the working directory.
 
         Raises:
             AvatarNotFoundError: says where it was looked for, and names that are near.
@@ -86,7 +89,7 @@ class AvatarLibrary:
             if found == text and found.isprintable():
                 return where
             names.append(found)
-        if os.path.isfile(path / "manifest.json"):
+        if here and os.path.isfile(path / "manifest.json"):
             return path
         names = [found for found in names if found.isprintable()]
         near = difflib.get_close_matches(text[:256], names, 3) or sorted(set(names))[:8]

@@ -161,7 +161,7 @@ class Services:
         if version is not None:
             return self.catalogue.open(version)
         try:
-            return self.catalogue.look(self._library.find(name))
+            return self.catalogue.look(self._library.find(name, here=name == self.default_avatar))
         except AvatarNotFoundError:  # its message names folders, which are not a client's business
             raise AvatarNotFoundError(f"there is no avatar {name[:64]!r}") from None
 
@@ -172,7 +172,7 @@ class Services:
             AvatarError: they may not.
         """
         name = name or self.default_avatar
-        by_path = os.sep in name or name.endswith(".lsa")
+        by_path = os.sep in name or name.endswith(".lsa") or name.startswith(".")
         if name != self.default_avatar and (by_path or not self._allowed(name)):
             raise AvatarNotFoundError(f"there is no avatar {name[:64]!r}")
         if name in self.catalogue.unloaded:

@@ -115,8 +115,8 @@ class AvatarsInUse:
         if name == self.default:
             return True
         only = self._config.only
-        plain = Path(name).name == name and name.isprintable() and not name.endswith(".lsa")
-        return plain and (not only or name in only)
+        plain = Path(name).name == name and name.isprintable() and name[:1] not in ("", ".")
+        return plain and not name.endswith(".lsa") and (not only or name in only)
 
     def find(self, name: str) -> Path:
         """The package of an avatar that clients may use (reads folders: for a thread).
@@ -126,7 +126,7 @@ class AvatarsInUse:
         """
         if not self.allowed(name):
             raise AvatarNotFoundError(f"there is no avatar {name[:64]!r}")
-        return self._library.find(name)
+        return self._library.find(name, here=name == self.default)
 
     def open(self, name: str, path: str = "", anywhere: bool = True) -> Opened:
         """The package of an avatar, or the one at a path (for a thread).

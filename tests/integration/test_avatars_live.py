@@ -18,6 +18,7 @@ from urllib.request import Request, urlopen
 import pytest
 import trio
 from engines import open_fds
+from serving import server as stand_ins
 from talking import SLOW_MACHINE, assert_whole, in_trio, say, speech, spoken, until, utterance
 from variants import put
 
@@ -302,6 +303,32 @@ async def test_a_load_while_an_engine_and_the_front_die(
                 except SessionError:
                     await trio.sleep(0.05)
     when(server, "hans", {max(versions(server, "hans"))})
+
+
+def test_what_kills_engines_is_refused(tmp_path: Path) -> None:
+    """One engine at a time loads it, a spare first: who is served has an engine all the time."""
+    for name in ("good", "cursed", "bad"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").touch()
+    config = f"[avatars]\nfolders = ['{tmp_path}']\n[engines]\ngpus = 'none'\nspares = 2\n"
+    options = {"deadly": ["cursed"], "bad": {"bad": "it is damaged"}}
+    with stand_ins(config, options) as run:
+        working = next(e.name for e in run.serving(spares=2).engines if e.state == "ready")
+        with Asker(run.folder) as asker:
+            done = asker.change("load", "cursed")
+            assert (done.state, done.version) == ("refused", 0)
+            assert "died" in done.reason
+            assert asker.change("load", "bad").reason == "it is damaged"
+            done = asker.change("load", "good")
+            assert (done.state, done.version) == ("loaded", 1)
+        status = run.serving(spares=2)
+        assert working in {e.name for e in status.engines if e.state == "ready"}
+        deaths = sum(e.restarts for e in status.engines)
+        assert deaths == 2
+        assert [a.name for a in status.avatars] == ["demo", "good"]
+        for engine in status.engines:
+            spec = run.notes(engine.name, "born")[0]["spec"]
+            assert "cursed" not in spec["avatars"]
 
 
 # ---------------------------------------------------------------- nothing is left
