@@ -27,8 +27,8 @@ from lipsync_fast.train.staged import RATE as RATE_HZ
 from lipsync_fast.train.staged import Said, Staged, write_prepared
 
 FRAMES = 150
-STEPS = 300
-WIDTH, REGION, BATCH, RATE = 8, 224, 4, 2e-3
+STEPS = 400
+WIDTH, REGION, BATCH, RATE = 8, 224, 2, 2e-3
 FALL = 0.5
 """The pixel loss at the end, as a part of the one at the beginning, at most."""
 REACTS = 0.5

@@ -34,8 +34,8 @@ def test_smoke(tmp_path: Path) -> None:
     """The loss falls, and the packed avatar speaks; see ``train.smoke``, which checks both."""
     done = subprocess.run(
         [
-            sys.executable, "-m", "lipsync_fast", "avatar", "train", "--smoke", "--steps", "40",
-            "--out", str(tmp_path / "smoke.lsa"), "--json", "--quiet",
+            sys.executable, "-m", "lipsync_fast", "avatar", "train", "--smoke", "--steps", "90",
+            "--threads", "1", "--out", str(tmp_path / "smoke.lsa"), "--json", "--quiet",
         ],
         capture_output=True,
         text=True,
