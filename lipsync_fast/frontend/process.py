@@ -92,7 +92,10 @@ class Front:
     def _obey(self, message: AnyMessage) -> None:
         services = self.services
         if isinstance(message, Engines):
+            known = services.catalogue.number
             services.heard(message)
+            if services.catalogue.number != known:
+                self._tell_load()  # somebody waits until this is known here
         elif isinstance(message, AvatarChanged):
             services.avatar_changed(message)
         elif isinstance(message, PeerGone):
@@ -133,9 +136,12 @@ class Front:
                 next_look = now + LATENCIES_S
             load.redispatched = self.pool.redispatched
             load.rest_stride = self.services.rest.stride
-            told = _encoder.encode(self.services.load_now())
-            self.tell(FrontHeartbeat(load=msgspec.Raw(told)))
+            self._tell_load()
             await trio.sleep(self.spec.config.engines.heartbeat_s)
+
+    def _tell_load(self) -> None:
+        load = _encoder.encode(self.services.load_now())
+        self.tell(FrontHeartbeat(load=msgspec.Raw(load)))
 
     async def _leave_when_empty(self) -> None:
         while self.services.load.connections:
