@@ -23,8 +23,6 @@ from lipsync_fast.avatars.package import AvatarPackage
 RATE = 16_000
 FLAT = 1.0
 """Standard deviation in grey levels below which a rendered face is one plain colour."""
-STILL = 0.05
-"""Grey levels by which faces of two sounds must differ, on average, to depend on the sound."""
 _FROM_AVATAR, _FROM_SAMPLE = 8, 4
 Rgb = NDArray[np.uint8]
 
@@ -168,12 +166,10 @@ def _sample(
             made += 1
             if advance is not None:
                 advance()
-        loud = next(iter(avatar.render(_tone(), RATE))).image.astype(np.float32)
-        still = next(iter(avatar.render(np.zeros(RATE, np.int16), RATE))).image
-        x1, y1, x2, y2 = avatar.package.rect(0)
+        heard, silent = (next(iter(avatar.render(pcm, RATE))).image for pcm in _extremes())
     if flat:
         report.warnings.append(f"{flat} of {made} frames of the sample have a face of one colour")
-    if float(np.abs(loud - still)[y1:y2, x1:x2].mean()) < STILL:
+    if np.array_equal(heard, silent):
         report.warnings.append("the face is the same for silence and for a sound")
     took = time.perf_counter() - begun
     report.sample = Sample(seconds=len(pcm) / RATE, frames=made, took_s=took)
@@ -187,6 +183,7 @@ def _recording() -> NDArray[np.int16]:
         return np.frombuffer(file.readframes(file.getnframes()), np.int16)
 
 
-def _tone() -> NDArray[np.int16]:
+def _extremes() -> tuple[NDArray[np.int16], NDArray[np.int16]]:
+    """A second of a tone, and of silence."""
     times = np.arange(RATE) / RATE
-    return (8000 * np.sin(2 * np.pi * 220 * times)).astype(np.int16)
+    return (8000 * np.sin(2 * np.pi * 220 * times)).astype(np.int16), np.zeros(RATE, np.int16)
