@@ -49,7 +49,8 @@ def chapter() -> list[str]:
             "**Not yet measured: none of this has run on a GPU.** What is predicted rests on"
             " counted multiply-adds and bytes at assumed shares of one H200's rates"
             " (`bench/predict.py`, `bench/results/simulate/predicted.json`);"
-            " in brackets what careful and hopeful assumptions give. `bash bench/gpu_check.sh` measures it."
+            " in brackets what careful and hopeful assumptions give."
+            " `bash bench/gpu_check.sh` measures it."
         )
     else:
         parts = {name: part.get("values", {}) for name, part in report["parts"].items()}
