@@ -163,7 +163,7 @@ def test_a_sanders_package_agrees_with_the_reference(run: Run, place: Path) -> N
 
 
 def test_a_default_model_package_is_the_same_avatar(run: Run, place: Path) -> None:
-    """As the data set's, which agrees with the reference: networks, rectangles, crops and frames."""
+    """As the data set's, which agrees with the reference: all of it."""
     folder = packages.default_model(place / "older", *golden_frames())
     for name in ("99.pth", "audio_visual_encoder.pth"):
         (folder / "models" / name).symlink_to(place / "checkpoint" / "golden" / name)

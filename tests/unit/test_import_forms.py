@@ -348,7 +348,11 @@ BAD_RECTANGLES: dict[str, tuple[Change, str]] = {
     ),
     "a million without rectangles": (
         text("{" + ",".join(f'"{i}":{{}}' for i in range(300_000)) + "}"),
-        "300000 rectangles, expected 1 to 15000",
+        "300000 values, more than 240000",
+    ),
+    "many without rectangles": (
+        text("{" + ",".join(f'"{i}":{{}}' for i in range(200_000)) + "}"),
+        "200000 rectangles, expected 1 to 15000",
     ),
     "of 10 GB": (sparse, "expected rectangles of at most 8388608"),
     "NaN": (one_rect(float("nan")), "expected one rectangle"),

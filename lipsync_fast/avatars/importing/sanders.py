@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipsync_fast.avatars import limits
-from lipsync_fast.avatars.importing.parts import Problems, Source, need_file
+from lipsync_fast.avatars.importing.parts import MOST_FRAMES, Problems, Source, need_file
 from lipsync_fast.avatars.importing.videos import WHAT as VIDEO_WHAT
 from lipsync_fast.avatars.importing.videos import check_count, source_of
 from lipsync_fast.avatars.importing.weights import networks
@@ -42,6 +42,9 @@ NEEDED = (VIDEO, RECTANGLES)
 WHAT = 'one rectangle a frame: {"0": {"rect": [x1, y1, x2, y2]}, …}'
 
 
+_MOST_VALUES = 16 * MOST_FRAMES
+
+
 class _Entry(msgspec.Struct):
     rect: Annotated[list[float], msgspec.Meta(min_length=4, max_length=4)] | None = None
 
@@ -59,7 +62,12 @@ def read_rectangles(path: Path, root: Path) -> NDArray[np.float64]:
         data = read_file(path, "rectangles", limits.RECTANGLE_BYTES, root)
     except FileNotFoundError:
         raise AvatarImportError(f"{path}: missing; expected {WHAT}") from None
-    check_count(max(1, data.count(b'"rect"')), path)  # before anything is made of it
+    # Before anything is made of it: a million small entries would take 200 MB.
+    check_count(max(1, data.count(b'"rect"')), path)
+    if (values := data.count(b":")) > _MOST_VALUES:
+        raise AvatarImportError(
+            f"{path}: {values} values, more than {_MOST_VALUES}; expected {WHAT}"
+        )
     try:
         entries = _DECODER.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
