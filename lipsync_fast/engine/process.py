@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import zmq
 
-from lipsync_fast.engine.priority import in_background, restore_session
+from lipsync_fast.engine.priority import in_background, lower_session, restore_session
 from lipsync_fast.errors import AvatarError, LipsyncError, RingError
 from lipsync_fast.ipc.children import EngineSpec, read_spec
 from lipsync_fast.ipc.control import (
@@ -52,6 +52,8 @@ log = logging.getLogger("lipsync.engine")
 _PR_SET_PDEATHSIG = 1
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 _SWITCH_S = 0.0005
+RESTED_S = 2.0
+"""An engine that has had nothing to do for so long is a spare, or nobody speaks."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
@@ -96,6 +98,7 @@ class Process:
         self.spec, self.link, self.rings = spec, link, rings
         self.leaving = self._draining = False
         self._lowered = spec.modest
+        self._worked_at = time.monotonic()
         self._next_beat = 0
         self._made, self._made_at = 0, time.monotonic_ns()
 
@@ -147,6 +150,8 @@ class Process:
         """Work until told to leave."""
         while not self.leaving:
             worked = self.engine.step()
+            if worked:
+                self._worked_at = time.monotonic()
             self._beat()
             # The link's descriptor tells of news once: all must be taken before every sleep.
             for message in self.link.received():
@@ -205,6 +210,10 @@ class Process:
 
     def _obey(self, message: AnyMessage) -> None:
         if isinstance(message, LoadAvatar):
+            if time.monotonic() - self._worked_at > RESTED_S and not self._lowered:
+                # Nobody waits for this engine: it loads and prepares with what others leave.
+                lower_session(os.getpid())
+                self._lowered = True
             self.engine.shelf.load_later(message.name, message.path, self._loaded)
         elif isinstance(message, UnloadAvatar):
             self.engine.shelf.unload(message.name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from lipsync_fast.errors import AvatarError, RingError
 
 log = logging.getLogger("lipsync.engine")
 SELDOM_S = 1.0
+SWITCH_S = 0.0005
+"""How long a thread may keep the interpreter from others while an avatar is loaded beside them."""
 RESTS = 2
 MOST_SHARED = 100
 """Pieces of shared memory that wait for their avatars; of more, the oldest is not used."""
@@ -65,7 +68,7 @@ class Shelf:
         Nothing is loaded, and ``done`` not called, when the name was unloaded or given to another
         avatar in the meantime.
         """
-        future = self._aside.submit(Served.open, self._backend, path, self.keys)
+        future = self._aside.submit(self._open_aside, path)
         self._loading[name] = future
 
         def ended(future: Future[Served]) -> None:  # in the thread
@@ -73,6 +76,15 @@ class Shelf:
             self._wake()
 
         future.add_done_callback(ended)
+
+    def _open_aside(self, path: str) -> Served:
+        """Open an avatar beside frames that are being made: those wait for this thread less."""
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(min(before, SWITCH_S))
+        try:
+            return Served.open(self._backend, path, self.keys)
+        finally:
+            sys.setswitchinterval(before)
 
     def share(self, name: str, fd: int) -> None:
         """What is made of an avatar's frames is to lie in memory shared with other engines.
@@ -181,8 +193,8 @@ class Shelf:
 
     @property
     def prepared(self) -> bool:
-        """Whether nothing is left to prepare."""
-        return self._chore is None and not any(
+        """Whether nothing is left to load and to prepare."""
+        return not (self._chore or self._loading) and not any(
             self._pictures.has_chore(served) for served in self._served.values()
         )
 

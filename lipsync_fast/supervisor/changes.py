@@ -34,7 +34,7 @@ MOST_VERSIONS = 8
 """Of one name, with the one that is being loaded: sessions may be on as many different ones."""
 ROOM_S = 10.0
 """How long a load waits for the sessions of the oldest ones to end."""
-LOAD_S = 45.0
+LOAD_S = 60.0
 """How long engines may take."""
 HEARD_S = 3.0
 """How long fronts are waited for; they say four times a second what they have heard."""
