@@ -17,6 +17,8 @@ from concurrent.futures import Future
 from typing import TypeVar
 
 LOWEST = 19
+GENTLE = 10
+"""A tenth of what others get, where they would take all: for what somebody waits for."""
 _AUTOGROUP = "/proc/{}/autogroup"
 Result = TypeVar("Result")
 
@@ -42,9 +44,9 @@ def in_background(work: Callable[[], Result]) -> Result:
     return future.result()
 
 
-def lower_session(pid: int) -> None:
-    """Give the session that a process leads the lowest priority; its leader may take it back."""
-    _set(LOWEST, pid)
+def lower_session(pid: int, value: int = LOWEST) -> None:
+    """Give the session that a process leads a low priority; its leader may take it back."""
+    _set(value, pid)
 
 
 def restore_session() -> bool:

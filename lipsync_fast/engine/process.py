@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import zmq
 
-from lipsync_fast.engine.priority import in_background, lower_session, restore_session
+from lipsync_fast.engine.priority import GENTLE, in_background, lower_session, restore_session
 from lipsync_fast.errors import AvatarError, LipsyncError, RingError
 from lipsync_fast.ipc.children import EngineSpec, read_spec
 from lipsync_fast.ipc.control import (
@@ -211,8 +211,8 @@ class Process:
     def _obey(self, message: AnyMessage) -> None:
         if isinstance(message, LoadAvatar):
             if time.monotonic() - self._worked_at > RESTED_S and not self._lowered:
-                # Nobody waits for this engine: it loads and prepares with what others leave.
-                lower_session(os.getpid())
+                # No frame waits for this engine: those of others come first.
+                lower_session(os.getpid(), GENTLE)
                 self._lowered = True
             self.engine.shelf.load_later(message.name, message.path, self._loaded)
         elif isinstance(message, UnloadAvatar):
