@@ -122,8 +122,8 @@ def of_version(version: int) -> Model:
 
 SIZES = [tensor("big", 1 << 16, 1 << 16, kind=np.int64)]
 HOSTILE: dict[str, tuple[Callable[[], Model], str]] = {
-    "external data": (lambda: elsewhere("../secret"), "field"),
-    "external data by a path": (lambda: elsewhere("/etc/hostname"), "field"),
+    "external data": (lambda: elsewhere("../secret"), "external data"),
+    "external data by a path": (lambda: elsewhere("/etc/hostname"), "external data"),
     "custom operator": (lambda: one("Evil", domain="evil.ops"), "evil.ops"),
     "operators of a vendor": (lambda: one("Gelu", domain="com.microsoft"), "com.microsoft"),
     "unknown operator": (lambda: one("Evil"), "Evil"),
