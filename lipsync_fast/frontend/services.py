@@ -135,14 +135,15 @@ class Services:
         """Names of the avatars that can be used, the default one first."""
         now = time.monotonic()
         if now >= self._names_until:
-            until = self._names_until = now + NAMES_S
+            number = self.catalogue.number
             there = {a.name for a in self._library.list() if a.error is None}
             there |= {*self.catalogue.names}
             names = sorted(n for n in there - self.catalogue.unloaded if self._allowed(n))
             default = self.default_avatar
             self._names = sorted(names, key=lambda name: name != default)
-            if self._names_until != until:  # the catalogue has changed meanwhile
-                self._names_until = 0.0
+            # Only now: who asks meanwhile, in another thread, looks for itself.
+            unchanged = number == self.catalogue.number
+            self._names_until = now + NAMES_S if unchanged else 0.0
         return list(self._names)
 
     def _allowed(self, name: str) -> bool:
