@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lipsync_fast.benchmark.report import markdown
-from lipsync_fast.benchmark.rows import Report, Spread, rates, ratios
+from lipsync_fast.benchmark.rows import Report, Row, Spread, rates, ratios
 from lipsync_fast.benchmark.run import IDLE, OURS, read
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -224,13 +224,23 @@ def parts() -> list[str]:
     return lines
 
 
+def is_offered(row: Row) -> bool:
+    """Of the sweep over sessions in real time: how many there are follows from what is admitted."""
+    return row.kind == "live" and row.name.endswith(" in real time")
+
+
 def renewed(report: Report) -> tuple[Report, list[str]]:
     """With the rows of parts that were measured again; and what to say of that."""
     remarks = []
     for path in sorted(RESULTS.glob("run/again-*.json")):
         again = read(path)
         names = {(row.kind, row.name) for row in again.rows}
-        old = [row for row in report.rows if (row.kind, row.name) in names]
+        offered = any(is_offered(row) for row in again.rows)
+        old = [
+            row
+            for row in report.rows
+            if (row.kind, row.name) in names or (offered and is_offered(row))
+        ]
         report.rows = [row for row in report.rows if row not in old] + again.rows
         rates = {row.name: f"{row.frames_per_s:.1f}" for row in old}
         before = ", ".join(f"{name} {rate}" for name, rate in rates.items())
