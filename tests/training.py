@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -107,3 +109,14 @@ def lines(file: Path) -> list[dict[str, float]]:
         return []
     *whole, _ = file.read_text().split("\n")
     return [json.loads(line) for line in whole]
+
+
+@contextlib.contextmanager
+def file_limit(size: int) -> Iterator[None]:
+    """Files cannot grow beyond so many bytes, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

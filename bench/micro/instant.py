@@ -28,7 +28,9 @@ class Loaded:
 class Instant:
     """A backend that has every picture at once."""
 
-    name, depth = "instant", 8
+    name, depth, warms = "instant", 8, 1
+    hears = encodes = False
+    device_memory = (0, 0)
 
     def __init__(self) -> None:
         self.spent = Spent()
@@ -40,8 +42,14 @@ class Instant:
     def unload(self, avatar: LoadedAvatar) -> None:
         pass
 
-    def warm(self, avatar: LoadedAvatar, frame_index: int, part: Part) -> bool:
-        return False
+    def warm(self, avatar: LoadedAvatar, frames: Sequence[tuple[int, Part]]) -> int:
+        return 0
+
+    def settle(self, timeout_s: float) -> bool:
+        return True
+
+    def held_of(self, avatar: LoadedAvatar) -> tuple[int, int]:
+        return 0, 0
 
     def share(self, avatar: LoadedAvatar, fd: int) -> None:
         pass

@@ -20,7 +20,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import zlib
 from pathlib import Path
 from types import TracebackType
 
@@ -32,7 +31,16 @@ from lipsync_fast import _native
 from lipsync_fast.avatars import limits
 from lipsync_fast.avatars.jpeg import decode
 from lipsync_fast.avatars.manifest import FORMAT, FORMAT_VERSION, Manifest
-from lipsync_fast.avatars.storage import MANIFEST, SIGNATURE, Storage, read_array
+from lipsync_fast.avatars.storage import (
+    MANIFEST,
+    SIGNATURE,
+    Storage,
+    check_rects,
+    check_sizes,
+    checked_offsets,
+    read_array,
+    unpacked_mask,
+)
 from lipsync_fast.errors import AvatarError, AvatarFormatError, AvatarVersionError
 
 MODELS = ("audio_encoder", "image", "decoder")
@@ -97,11 +105,7 @@ class AvatarPackage:
         self._listed = {MANIFEST}
         self.manifest = m = read_manifest(self.member(MANIFEST), str(self.path))
         self._listed.update(m.files)
-        for name, entry in m.files.items():
-            found = storage.member(name)
-            if found is None or len(found) != entry.size:
-                have = "is missing" if found is None else f"has {len(found)} bytes"
-                raise AvatarFormatError(f"{self.path}: {name} {have}, expected {entry.size} bytes")
+        check_sizes(storage, {name: entry.size for name, entry in m.files.items()})
         self._frames = self._blobs("frames")
         self._segments = self._array("segments.npy", np.uint32, 2)
         self._rects = self._array("rects.npy", np.int32, 2)
@@ -116,13 +120,7 @@ class AvatarPackage:
         if self._rects.shape[1] != 4 or self._segments.shape[1] < 2:
             raise AvatarFormatError(f"{self.path}: an index has the wrong shape")
         self._check_segments()
-        r = self._rects
-        if (
-            np.any(r[:, :2] < 0)
-            or np.any(r[:, 2:] <= r[:, :2])
-            or np.any(r[:, 2:] > (m.frame_width, m.frame_height))
-        ):
-            raise AvatarFormatError(f"{self.path}: a face rectangle lies outside its frame")
+        check_rects(self._rects, (m.frame_width, m.frame_height), str(self.path))
         self._networks: set[str] = set()
         for name in MODELS:
             self.model(name)
@@ -191,13 +189,8 @@ class AvatarPackage:
     def _blobs(self, name: str) -> tuple[memoryview, NDArray[np.uint64]]:
         """A pile of byte strings and its checked offsets."""
         data = self.member(f"{name}.bin")
-        stored = read_array(self.member(f"{name}.npy"), f"{self.path}/{name}.npy")
-        good = stored.dtype == np.uint64 and stored.shape == (self.manifest.frame_count + 1,)
-        offsets = stored.view(np.uint64) if good else np.empty(0, np.uint64)
-        grows = bool(np.all(offsets[1:] >= offsets[:-1]))
-        if not good or not grows or offsets[0] != 0 or offsets[-1] != len(data):
-            raise AvatarFormatError(f"{self.path}: the offsets of {name}.bin do not fit it")
-        return data, offsets
+        index, count = self.member(f"{name}.npy"), self.manifest.frame_count
+        return data, checked_offsets(index, len(data), count, str(self.path), name)
 
     def _check_segments(self) -> None:
         """Hold all restart segments against the frames that they are said to be in."""
@@ -287,17 +280,7 @@ class AvatarPackage:
         if len(packed) == 0:
             return None
         x1, y1, x2, y2 = self.rect(index)
-        count = (y2 - y1) * (x2 - x1)
-        size = -(-count // 8)
-        try:
-            unpack = zlib.decompressobj()
-            bits = unpack.decompress(packed, size)
-            if len(bits) != size or unpack.decompress(unpack.unconsumed_tail, 1) or not unpack.eof:
-                raise zlib.error("wrong size")
-        except zlib.error as error:
-            raise AvatarFormatError(f"{self.path}: mask {index} is damaged ({error})") from None
-        flat = np.unpackbits(np.frombuffer(bits, np.uint8), count=count)
-        return flat.reshape(y2 - y1, x2 - x1)
+        return unpacked_mask(packed, x2 - x1, y2 - y1, f"{self.path}: mask {index}")
 
     def model(self, name: str) -> memoryview:
         """The ONNX bytes of ``audio_encoder``, ``image`` or ``decoder``."""

@@ -14,6 +14,7 @@ import stat
 import struct
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -228,3 +229,70 @@ def write_array(array: NDArray[np.generic]) -> bytes:
     out = io.BytesIO()
     np.lib.format.write_array(out, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
     return out.getvalue()
+
+
+def check_sizes(storage: Storage, sizes: Mapping[str, int]) -> None:
+    """Hold members against what a manifest says of them, in bytes.
+
+    Raises:
+        AvatarFormatError: one is missing, or of another size.
+    """
+    for name, size in sizes.items():
+        found = storage.member(name)
+        if found is None or len(found) != size:
+            have = "is missing" if found is None else f"has {len(found)} bytes"
+            raise AvatarFormatError(f"{storage.path}: {name} {have}, expected {size} bytes")
+
+
+def checked_offsets(
+    index: memoryview, size: int, count: int, where: str, name: str
+) -> NDArray[np.uint64]:
+    """Offsets of ``count`` byte strings that lie one behind the other in ``name``.bin.
+
+    Args:
+        index: ``name``.npy.
+        size: of ``name``.bin.
+        where: the package, for messages.
+
+    Raises:
+        AvatarFormatError: they do not fit it.
+    """
+    stored = read_array(index, f"{where}/{name}.npy")
+    good = stored.dtype == np.uint64 and stored.shape == (count + 1,)
+    offsets = stored.view(np.uint64) if good else np.empty(0, np.uint64)
+    grows = bool(np.all(offsets[1:] >= offsets[:-1]))
+    if not good or not grows or offsets[0] != 0 or offsets[-1] != size:
+        raise AvatarFormatError(f"{where}: the offsets of {name}.bin do not fit it")
+    return offsets
+
+
+def check_rects(rects: NDArray[np.int64], size: tuple[int, int], where: str) -> None:
+    """Hold rectangles x1, y1, x2, y2 (N x 4) against the width and height of their frames.
+
+    Raises:
+        AvatarFormatError: one lies outside its frame.
+    """
+    start, end = rects[:, :2], rects[:, 2:]
+    if np.any(start < 0) or np.any(end <= start) or np.any(end > size):
+        raise AvatarFormatError(f"{where}: a face rectangle lies outside its frame")
+
+
+def unpacked_mask(packed: memoryview, width: int, height: int, where: str) -> NDArray[np.uint8]:
+    """A mask, height x width of 0 and 1, from its bits (zlib).
+
+    Args:
+        where: which mask, for messages.
+
+    Raises:
+        AvatarFormatError: it is damaged, or of another size; no more is unpacked than it may have.
+    """
+    size = -(-width * height // 8)
+    try:
+        unpack = zlib.decompressobj()
+        bits = unpack.decompress(packed, size)
+        if len(bits) != size or unpack.decompress(unpack.unconsumed_tail, 1) or not unpack.eof:
+            raise zlib.error("wrong size")
+    except zlib.error as error:
+        raise AvatarFormatError(f"{where} is damaged ({error})") from None
+    flat = np.unpackbits(np.frombuffer(bits, np.uint8), count=width * height)
+    return flat.reshape(height, width)

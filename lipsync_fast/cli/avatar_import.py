@@ -128,14 +128,7 @@ def _reported(
 def _write_report(report: Report, target: Path, force: bool) -> None:
     import msgspec
 
-    from lipsync_fast.output.base import output_error, partial_name, publish_file
+    from lipsync_fast.output.base import publish_bytes
 
-    partial = partial_name(target)
-    try:
-        partial.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
-        publish_file(partial, target, force)
-    except OSError as error:
-        raise output_error(target, error) from None
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+    data = msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
+    publish_bytes(data, target, force)

@@ -51,8 +51,7 @@ def measure(
         future.result()
     if seconds == 0:
         return 0.0
-    settle: Callable[[float], object] = getattr(backend, "settle", lambda _: None)
-    settle(SETTLE_S)
+    backend.settle(SETTLE_S)
     made, begun, used = 0, time.perf_counter(), time.process_time()
     flying: deque[Future[bytes]] = deque()
     while time.perf_counter() - begun < seconds:
@@ -78,7 +77,6 @@ def _submitter(
     package = served.package
     variant = Variant(package.manifest.jpeg.quality)
     how = how_coded(package.manifest, variant.quality)
-    hears, encodes = (getattr(backend, name, False) for name in ("hears", "encodes"))
     rng = np.random.default_rng(0)
     mel = rng.standard_normal((1, 16, 80)).astype(np.float32)
     block = rng.standard_normal((AUDIO_BLOCK_ROWS, FEATURE_SIZE)).astype(np.float32)
@@ -87,17 +85,17 @@ def _submitter(
     def submit(number: int) -> Future[bytes]:
         index = number % _count(served)
         sound = None
-        if hears:
+        if backend.hears:
             sound = _sound(served, number, noise)
         else:
             backend.features(served.loaded, mel)
         place = encoder.place(package, index, variant)
-        encode = place.encode(how) if encodes else None
+        encode = place.encode(how) if backend.encodes else None
 
         def finish(_: int, image: NDArray[np.uint8] | Coded) -> bytes:
             return encoder.frame(package, index, variant, image)
 
-        heard = None if hears else block
+        heard = None if backend.hears else block
         job = RegionJob(served.loaded, index, heard, 1.0, place.part, sound, encode)
         return backend.submit([job], finish)[0]
 

@@ -96,7 +96,7 @@ def pictures(
     """
     manifest = avatar.package.manifest
     stream: BlockStream | SoundStream
-    if getattr(backend, "hears", False):
+    if backend.hears:
         stream = SoundStream(manifest.audio)
     else:
         stream = BlockStream(manifest.audio, lambda windows: backend.features(avatar, windows))

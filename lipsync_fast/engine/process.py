@@ -51,7 +51,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("lipsync.engine")
 _PR_SET_PDEATHSIG = 1
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
-_SWITCH_S = 0.0005
 RESTED_S = 2.0
 """An engine that has had nothing to do for so long is a spare, or nobody speaks."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -65,13 +64,14 @@ def create_engine(spec: EngineSpec) -> Engine:
     """
     # Imported here, after Hello: they take most of the time that a start takes.
     from lipsync_fast.engine.backends import create_backend
+    from lipsync_fast.engine.shelf import SWITCH_S
     from lipsync_fast.engine.splice import FrameEncoder
     from lipsync_fast.engine.worker import Engine
 
     device = backend_name(spec.device, os.environ.get(_VISIBLE))
     if device != "cpu":
         # Three threads of the backend and the loop share the interpreter, and none works for long.
-        sys.setswitchinterval(_SWITCH_S)
+        sys.setswitchinterval(SWITCH_S)
     backend = create_backend(
         device, spec.threads, live=True, kernels=spec.kernels, precision=spec.precision
     )

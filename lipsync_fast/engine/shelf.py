@@ -19,7 +19,8 @@ from lipsync_fast.errors import AvatarError, RingError
 log = logging.getLogger("lipsync.engine")
 SELDOM_S = 1.0
 SWITCH_S = 0.0005
-"""How long a thread may keep the interpreter from others while an avatar is loaded beside them."""
+"""How long a thread may keep the interpreter from others, where frames of theirs wait: while an
+avatar is loaded beside them, or all the time (``process.create_engine``)."""
 RESTS = 2
 MOST_SHARED = 100
 """Pieces of shared memory that wait for their avatars; of more, the oldest is not used."""
@@ -183,10 +184,9 @@ class Shelf:
 
     def held(self) -> tuple[dict[str, int], dict[str, int]]:
         """Bytes that caches hold of each avatar: here, and shared with other engines."""
-        held_of = getattr(self._backend, "held_of", None)
         own, shared = {}, {}
         for name, served in self._served.items():
-            in_backend, in_common = (0, 0) if held_of is None else held_of(served.loaded)
+            in_backend, in_common = self._backend.held_of(served.loaded)
             own[name] = in_backend + self._pictures.encoder.held_of(served.package)
             shared[name] = in_common
         return _largest(own), _largest(shared)

@@ -31,7 +31,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsync_fast.engine.backends.base import Backend, Coded, RegionJob
+from lipsync_fast.engine.backends.base import Backend, Coded, RegionJob, Sound
 from lipsync_fast.engine.served import Box, Lane, Pictures, Waiting
 from lipsync_fast.engine.shelf import SELDOM_S, Shelf
 from lipsync_fast.engine.splice import FrameEncoder
@@ -69,9 +69,6 @@ class Engine:
 
     def __init__(self, backend: Backend, encoder: FrameEncoder) -> None:
         self.backend, self.encoder = backend, encoder
-        # Backends of older programs, and of measurements, do not say it.
-        self._hears = getattr(backend, "hears", False)
-        self._encodes = getattr(backend, "encodes", False)
         self.counts = Load()
         self.lanes: dict[str, Lane] = {}
         self._pictures = Pictures(encoder)
@@ -134,7 +131,7 @@ class Engine:
         """What is to be done now, with all counts since the beginning."""
         now, c = time.monotonic_ns(), self.counts
         avatar_bytes, avatar_shared = self.shelf.held()
-        used, total = getattr(self.backend, "device_memory", (0, 0))
+        used, total = self.backend.device_memory
         oldest = min((e.taken_ns for e in (*self._spoken, *self._own)), default=now)
         return Load(
             waiting=self.waiting,
@@ -306,12 +303,13 @@ class Engine:
     def _prepared(self, entry: Waiting) -> Prepared:
         lane, job, pcm = entry.lane.name, entry.job, entry.pcm
         assert pcm is not None
-        if self._hears:
-            sound = entry.avatar.sound(lane, job, pcm)
-            return entry, *self._pictures.spoken(entry, sound, self._encodes)
-        with self.backend.spent.on("mel"):
-            block = entry.avatar.block(lane, job, pcm)
-        return entry, *self._pictures.spoken(entry, block, self._encodes)
+        heard: NDArray[np.float32] | Sound
+        if self.backend.hears:
+            heard = entry.avatar.sound(lane, job, pcm)
+        else:
+            with self.backend.spent.on("mel"):
+                heard = entry.avatar.block(lane, job, pcm)
+        return entry, *self._pictures.spoken(entry, heard, self.backend.encodes)
 
     def _submit(self, batch: list[Prepared]) -> None:
         def finish(place: int, image: NDArray[np.uint8] | Coded) -> tuple[bytes, Box]:

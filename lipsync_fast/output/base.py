@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -218,6 +219,23 @@ def publish_file(partial: Path, target: Path, force: bool) -> None:
         ) from None
     except OSError as error:
         raise output_error(target, error) from None
+
+
+def publish_bytes(data: bytes, target: Path, force: bool) -> None:
+    """Write a file whose name appears when it is whole.
+
+    Raises:
+        OutputError: the name is taken, or it cannot be written.
+    """
+    partial = partial_name(target)
+    try:
+        partial.write_bytes(data)
+        publish_file(partial, target, force)
+    except OSError as error:
+        raise output_error(target, error) from None
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def publish_folder(partial: Path, target: Path, force: bool) -> None:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 from pathlib import Path
 
@@ -14,9 +13,7 @@ from lipsync_fast.output.base import (
     FPS,
     FrameLike,
     check_file_target,
-    output_error,
-    partial_name,
-    publish_file,
+    publish_bytes,
 )
 from lipsync_fast.provenance import jpeg_with_xmp, png_info
 
@@ -124,12 +121,4 @@ def save_picture(
     else:
         picture.save(buffer, format="JPEG", quality=90)
         data = buffer.getvalue() if packet is None else jpeg_with_xmp(buffer.getvalue(), packet)
-    partial = partial_name(target)
-    try:
-        partial.write_bytes(data)
-        publish_file(partial, target, force)
-    except OSError as error:
-        raise output_error(target, error) from None
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+    publish_bytes(data, target, force)

@@ -17,7 +17,6 @@ Training reads all frames; the avatar that is packed at the end has those of ``l
 from __future__ import annotations
 
 import os
-import zlib
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, Literal
@@ -38,7 +37,14 @@ from lipsync_fast.avatars.manifest import (
     Text,
     Window,
 )
-from lipsync_fast.avatars.storage import Storage, read_array
+from lipsync_fast.avatars.storage import (
+    Storage,
+    check_rects,
+    check_sizes,
+    checked_offsets,
+    read_array,
+    unpacked_mask,
+)
 from lipsync_fast.avatars.writer import AvatarWriter
 from lipsync_fast.errors import AvatarError, AvatarFormatError, AvatarVersionError
 from lipsync_fast.prepare.loop import Loop
@@ -129,18 +135,12 @@ class PreparedAvatar:
         self._storage = storage
         self.path = storage.path
         self.manifest = m = self._read()
-        for name, entry in m.files.items():
-            found = storage.member(name)
-            if found is None or len(found) != entry.size:
-                have = "is missing" if found is None else f"has {len(found)} bytes"
-                raise AvatarFormatError(f"{self.path}: {name} {have}, expected {entry.size} bytes")
+        check_sizes(storage, {name: entry.size for name, entry in m.files.items()})
         self._frames = self._blobs("frames")
         self._masks = self._blobs("masks") if "masks.npy" in m.files else None
         self._segments = self._array("segments.npy", np.dtype(np.uint32))
         self._rects = self._array("rects.npy", np.dtype(np.int32), 4)
-        r, size = self._rects, (m.frame_width, m.frame_height)
-        if np.any(r[:, :2] < 0) or np.any(r[:, 2:] <= r[:, :2]) or np.any(r[:, 2:] > size):
-            raise AvatarFormatError(f"{self.path}: a face rectangle lies outside its frame")
+        check_rects(self._rects, (m.frame_width, m.frame_height), str(self.path))
         self.landmarks = self._landmarks()
         """N x K x 2 float32: x, y in pixels; NaN where no face was found."""
 
@@ -210,13 +210,8 @@ class PreparedAvatar:
 
     def _blobs(self, name: str) -> tuple[memoryview, NDArray[np.uint64]]:
         data = self.member(f"{name}.bin")
-        stored = read_array(self.member(f"{name}.npy"), f"{self.path}/{name}.npy")
-        good = stored.dtype == np.uint64 and stored.shape == (len(self) + 1,)
-        offsets = stored.view(np.uint64) if good else np.zeros(1, np.uint64)
-        grows = bool(np.all(offsets[1:] >= offsets[:-1]))
-        if not good or not grows or offsets[0] != 0 or offsets[-1] != len(data):
-            raise AvatarFormatError(f"{self.path}: the offsets of {name}.bin do not fit it")
-        return data, offsets
+        index = self.member(f"{name}.npy")
+        return data, checked_offsets(index, len(data), len(self), str(self.path), name)
 
     def _landmarks(self) -> NDArray[np.float32]:
         data = self.member("landmarks.npy")
@@ -261,17 +256,7 @@ class PreparedAvatar:
         if not len(packed):
             return None
         x1, y1, x2, y2 = self.rect(index)
-        count = (x2 - x1) * (y2 - y1)
-        size = -(-count // 8)
-        try:
-            unpack = zlib.decompressobj()
-            bits = unpack.decompress(packed, size)
-            if len(bits) != size or unpack.decompress(unpack.unconsumed_tail, 1):
-                raise zlib.error("wrong size")
-        except zlib.error as error:
-            raise AvatarFormatError(f"{self.path}: mask {index} is damaged ({error})") from None
-        flat = np.unpackbits(np.frombuffer(bits, np.uint8), count=count)
-        return flat.reshape(y2 - y1, x2 - x1).astype(bool)
+        return unpacked_mask(packed, x2 - x1, y2 - y1, f"{self.path}: mask {index}").astype(bool)
 
     def sound(self) -> NDArray[np.int16] | None:
         """640 samples for each frame, 16 kHz mono, or None if the video had no sound."""

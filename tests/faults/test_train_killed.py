@@ -3,20 +3,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import random
-import resource
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from training import lines, prepared, request, start
+from training import file_limit, lines, prepared, request, start
 
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.errors import OutputError
@@ -199,17 +197,6 @@ def changed(told: dict[str, dict[str, dict[str, str]]]) -> dict[str, dict[str, d
     """What a folder says of itself when other frames were prepared in it."""
     told["files"]["frames.bin"]["sha256"] = "0" * 64
     return told
-
-
-@contextlib.contextmanager
-def file_limit(size: int) -> Iterator[None]:
-    """Files cannot grow beyond so many bytes, as on a disk that is full."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:

@@ -3,14 +3,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import resource
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from training import lines
+from training import file_limit, lines
 
 from lipsync_fast.errors import CheckpointError, OutputError
 from lipsync_fast.train.errors import TrainingError
@@ -18,17 +15,6 @@ from lipsync_fast.train.options import Options
 from lipsync_fast.train.state import LOG, STATE, Best, Log, State, Work
 
 OPTIONS = Options(steps=10, seed=3)
-
-
-@contextlib.contextmanager
-def file_limit(size: int) -> Iterator[None]:
-    """Files cannot grow beyond so many bytes, as on a disk that is full."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def state(step: int, best: Best | None = None) -> State:

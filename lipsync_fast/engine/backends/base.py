@@ -170,6 +170,10 @@ class Backend(Protocol):
         """Bytes that are held to save work, by what they are."""
         ...
 
+    def held_of(self, avatar: LoadedAvatar) -> tuple[int, int]:
+        """Bytes of these that are an avatar's: in caches here, and shared with other engines."""
+        ...
+
     @property
     def device_memory(self) -> tuple[int, int]:
         """Bytes in use on the device, by whomever, and in all; 0, 0 without memory of its own."""
@@ -197,6 +201,14 @@ class Backend(Protocol):
     @property
     def depth(self) -> int:
         """How many submitted frames keep the device busy."""
+        ...
+
+    def settle(self, timeout_s: float) -> bool:
+        """Wait for what makes loaded avatars fast and is made beside the work.
+
+        Returns:
+            False where that takes longer.
+        """
         ...
 
     def submit(

@@ -314,6 +314,10 @@ class CpuBackend:
             "faces": self._faces.used,
         }
 
+    def settle(self, timeout_s: float) -> bool:
+        """Nothing is made beside the work."""
+        return True
+
     def held_of(self, avatar: LoadedAvatar) -> tuple[int, int]:
         """Bytes that the caches hold of an avatar: in this process, and shared with others."""
         mine = self._own(avatar)
