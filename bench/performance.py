@@ -3,6 +3,8 @@
 
     python bench/performance.py [--check]
 
+and its plots, docs/images/performance.png.
+
 Reads bench/results/run/run.json (``lipsync-fast bench --out``), parts of it that were measured
 again (run/again-*.json), and bench/results/micro/*.json.
 ``--check`` writes nothing, and fails where the document is not what would be written.
@@ -18,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lipsync_fast.benchmark.report import markdown
+from lipsync_fast.benchmark.report import draw, markdown
 from lipsync_fast.benchmark.rows import Report, Row, Spread, rates, ratios
 from lipsync_fast.benchmark.run import IDLE, OURS, read
 
@@ -28,6 +30,7 @@ from performance_gpu import chapter
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, DOCUMENT = ROOT / "bench" / "results", ROOT / "docs" / "performance.md"
+PLOTS = DOCUMENT.parent / "images" / "performance.png"
 A, B, C = "PyTorch, frame by frame", "ONNX Runtime, frame by frame", "ONNX Runtime, offline"
 SPOKEN = "demo avatar, 2 sessions"
 
@@ -268,6 +271,9 @@ def document(report: Report, remarks: list[str]) -> str:
         "## Goals",
         "",
         *goals(report),
+        "",
+        "![Frames per second, latency over load, a frame's way and its processor time]"
+        f"({PLOTS.relative_to(DOCUMENT.parent)})",
         body[1].rstrip("\n"),
         *parts(),
         *chapter(),
@@ -282,12 +288,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
-    text = document(*renewed(read(RESULTS / "run" / "run.json")))
+    report, remarks = renewed(read(RESULTS / "run" / "run.json"))
+    text = document(report, remarks)
     if args.check:
         if DOCUMENT.read_text() != text:
             print(f"{DOCUMENT.name} is not what the results say", file=sys.stderr)
             return 1
         return 0
+    if not draw(report, PLOTS):
+        print("the plots are not drawn: install the extra bench", file=sys.stderr)
+        return 1
     DOCUMENT.write_text(text)
     return 0
 

@@ -164,10 +164,10 @@ def _throughput(name: str, rows: Sequence[Row]) -> tuple[str, ...]:
 
 
 def _live(row: Row) -> tuple[str, ...]:
-    values = [row.latency_ms.get(k, float("nan")) for k in ("p50", "p99", "p99.9")]
+    values = [row.latency_ms[k] for k in ("p50", "p99", "p99.9") if k in row.latency_ms]
     return (
         row.name,
-        f"{row.settings.get('utterances', '')}, {row.refused}",
+        f"{row.settings.get('utterances', 0)}, {row.refused}",
         f"{row.expected}, {row.late}, {row.lost}",
         ", ".join(f"{v:.1f}" for v in values),
         f"{row.frames_per_s:.1f}",
@@ -291,7 +291,7 @@ def _draw_live(axis: Any, rows: dict[tuple[str, str], list[Row]]) -> None:
     axis.set_ylim(bottom=0)
     axis.set_xlabel("sessions that want to speak")
     axis.set_ylabel("last needed sample to bytes, ms")
-    axis.legend(fontsize=8)
+    axis.legend(fontsize=8, loc="lower center")
 
 
 def _draw_sweeps(axis: Any, rows: dict[tuple[str, str], list[Row]]) -> None:
