@@ -68,7 +68,7 @@ class BurstSession(Speaker[_Spoken]):
 
     def __post_init__(self) -> None:
         self.epoch = 0
-        self.late = 0
+        self.late = self.margin_ns = 0
         self._utterances: deque[_Spoken] = deque()
         self._asked: deque[_Asked] = deque()
         self._by_job: dict[int, _Asked] = {}

@@ -42,6 +42,7 @@ from lipsync_fast.frontend.services import RETRY_S, Services
 from lipsync_fast.frontend.sockets import Socket, SocketClosedError
 from lipsync_fast.frontend.sound import ClientSound
 from lipsync_fast.frontend.trace import SessionTrace
+from lipsync_fast.frontend.turnaround import urgent_before
 from lipsync_fast.ipc.messages import Answer, Content, Job, Look, scaled_size
 from lipsync_fast.protocol import (
     ClientMessage,
@@ -72,6 +73,7 @@ from lipsync_fast.provenance import jpeg_with_xmp, xmp_packet
 
 log = structlog.get_logger("lipsync.front")
 STATS_S = 5.0
+SLACK_NS = GRACE_NS + SLOT_NS // 2
 FAREWELL_S = 2.0
 """For what waits to be sent, when a client is sent away."""
 QUIET, PAUSE_SAMPLES = 0.02, 12_800
@@ -414,9 +416,10 @@ class NativeSession:
     def _send_jobs(self) -> None:
         jobs, urgent_ns = self._pace.jobs, 0
         if jobs and not self._burst:
-            # Jobs that come together, as at an utterance's end, have more time the later they are:
-            # how long those take says nothing about how long one takes that has none to lose.
-            urgent_ns = time.monotonic_ns() + self._services.margin_ns() + GRACE_NS + SLOT_NS // 2
+            margin_ns = self._services.margin_ns()
+            urgent_ns = urgent_before(
+                time.monotonic_ns(), margin_ns, self._pace.margin_ns, SLACK_NS
+            )
         while jobs:
             job, pcm = jobs.popleft()
             urgent = job.deadline_ns < urgent_ns

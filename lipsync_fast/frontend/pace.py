@@ -86,6 +86,8 @@ class Pace(Protocol):
     """The key of the avatar's version that is shown."""
     epoch: int
     late: int
+    margin_ns: int
+    """From the moment that a frame's sound is there to its slot; 0 without slots."""
 
     def hear(self, pcm: F32, now_ns: int) -> int:
         """Sound, 16 kHz mono; the number of the utterance that it belongs to."""

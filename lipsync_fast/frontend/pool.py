@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from lipsync_fast.errors import RingError
 from lipsync_fast.frontend.placement import Placement
+from lipsync_fast.frontend.turnaround import Turnaround
 from lipsync_fast.ipc.control import EngineInfo
 from lipsync_fast.ipc.messages import Answer, Job, MessageError, Status, read, try_send
 from lipsync_fast.ipc.ring import RingHandle, RingReader, RingWriter
@@ -48,7 +49,7 @@ class Pending:
         answered: gets the answer and the JPEG, to be copied before it returns.
         lost: what to do when its engine is gone or there is none: the job as it is to be sent
             again, or None to give it up.
-        urgent: it has a place in time; how long its answer takes counts for ``turnaround_ns``.
+        urgent: it has a place in time; how long its answer takes counts for ``turnaround``.
         sent_ns: when it went into a ring.
     """
 
@@ -106,9 +107,8 @@ class EnginePool:
         self._changed = trio.Event()
         self.redispatched = 0
         self.damaged = 0
-        self.turnaround_ns = 0.0
-        """How long urgent jobs take lately, the slow ones among them: at once where it grows, and
-        over some hundred answers where it shrinks."""
+        self.turnaround = Turnaround()
+        """Of urgent jobs."""
 
     # ------------------------------------------------------------ what the supervisor says
     def attach(self, name: str, jobs: RingHandle, answers: RingHandle) -> None:
@@ -291,10 +291,7 @@ class EnginePool:
                 if pending is not None:
                     if pending.urgent:
                         took = time.monotonic_ns() - pending.sent_ns
-                        if answer.status == Status.SKIPPED:
-                            took *= 2  # it would have taken longer, nobody knows how much
-                        self.turnaround_ns += max((took - self.turnaround_ns) / 4, -took / 100)
-                        self.turnaround_ns = max(self.turnaround_ns, 0.0)
+                        self.turnaround.took(took, answer.status == Status.SKIPPED)
                     pending.answered(answer, jpeg)
             except MessageError as error:
                 self.damaged += 1

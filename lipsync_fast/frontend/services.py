@@ -87,7 +87,7 @@ class Services:
         self.load = FrontLoad()
         self.rest = RestRate(
             SHARED if are_shared() else ALONE,
-            lambda: pool.turnaround_ns,
+            lambda: pool.turnaround.ns,
             lambda: (self.load.speaking, self.speakers - self.others, self.load.sessions),
         )
         self.latencies = Latencies()
@@ -258,8 +258,7 @@ class Services:
     def margin_ns(self) -> int:
         """From the moment that a frame's sound is there to its slot: what engines take now."""
         live = self.config.live
-        needed = self.pool.turnaround_ns + 12e6
-        return int(min(max(needed, live.margin_ms * 1e6), live.margin_most_ms * 1e6))
+        return self.pool.turnaround.margin_ns(live.margin_ms, live.margin_most_ms)
 
     # ------------------------------------------------------------ admission
     def may_speak(self) -> bool:

@@ -27,7 +27,9 @@ from lipsync_fast.frontend.live import (
     MARGIN_NS,
     LiveSession,
 )
+from lipsync_fast.frontend.native import SLACK_NS
 from lipsync_fast.frontend.pace import SLOT_NS, Ended, Event, Flag, Picture, Started
+from lipsync_fast.frontend.turnaround import Turnaround, urgent_before
 from lipsync_fast.ipc.messages import Answer, Job, Look, Speech, Status
 
 MS = 1_000_000
@@ -468,3 +470,52 @@ def test_whatever_happens_the_clock_holds(data: st.DataObject) -> None:
     assert started == sorted(set(started))
     assert not world.session.speaking
     assert len(world.session._by_job) <= 8
+
+
+class Measured(World):
+    """A world whose margin follows from how long urgent frames take, as in a front."""
+
+    turnaround = Turnaround()
+
+    def engine(self) -> None:
+        before = urgent_before(self.now, self.margin_ns, self.session.margin_ns, SLACK_NS)
+        for job, _ in self.session.jobs:
+            if job.deadline_ns < before:
+                self.turnaround.took(self.delay_ns)
+        self.margin_ns = self.turnaround.margin_ns(MARGIN_NS / MS, 400)
+        super().engine()
+
+
+def test_when_engines_are_fast_again_pictures_come_sooner_again() -> None:
+    world = Measured()
+    world.turnaround = Turnaround()
+    world.turnaround.took(950 * MS)
+    world.engine()
+    assert world.margin_ns == 249_500_000
+    margins = []
+    for _ in range(5):
+        world.say(4.0)
+        world.run(1_500)
+        margins.append(world.session.margin_ns)
+    assert margins[0] == 249_500_000
+    assert margins[1] < 180 * MS
+    assert margins[2] < 120 * MS
+    assert margins[4] == MARGIN_NS
+    assert world.session.late == 0
+
+
+def test_a_slow_frame_is_believed_at_once_and_a_fast_one_slowly() -> None:
+    turnaround = Turnaround()
+    for _ in range(100):
+        turnaround.took(20 * MS)
+    assert 19 * MS < turnaround.ns < 21 * MS
+    turnaround.took(60 * MS)
+    assert turnaround.ns > 29 * MS
+    turnaround.took(20 * MS)
+    assert turnaround.ns > 29 * MS
+    turnaround.took(60 * MS, skipped=True)
+    assert turnaround.ns > 50 * MS
+    for _ in range(1000):
+        turnaround.took(20 * MS)
+    assert 19 * MS < turnaround.ns < 21 * MS
+    assert turnaround.margin_ns(66, 400) == 66 * MS
