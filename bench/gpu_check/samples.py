@@ -16,7 +16,8 @@ from PIL import Image
 from gpu_check.target import Target
 from lipsync_fast import _native
 from lipsync_fast.avatars.jpeg import encode_frame, segment_offsets
-from lipsync_fast.avatars.manifest import REGION_BORDER, FrameJpeg
+from lipsync_fast.avatars.manifest import FrameJpeg
+from lipsync_fast.families.synctalk2d import REGION_BORDER
 
 U8 = NDArray[np.uint8]
 F32 = NDArray[np.float32]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from lipsync_fast import _emulated, _native
 from lipsync_fast.avatars.library import AvatarLibrary
-from lipsync_fast.avatars.manifest import REGION_BORDER
+from lipsync_fast.families.synctalk2d import REGION_BORDER
 from lipsync_fast.avatars.package import AvatarPackage
 
 U8 = NDArray[np.uint8]

@@ -14,7 +14,7 @@ from PIL import Image
 from lipsync_fast import _native
 from lipsync_fast.avatars.importing.parts import MOST_FRAMES, Networks, Picture, Source, need_file
 from lipsync_fast.avatars.importing.rectangles import Rect, settled
-from lipsync_fast.avatars.manifest import REGION_BORDER
+from lipsync_fast.families.synctalk2d import REGION_BORDER
 from lipsync_fast.errors import AvatarImportError, MediaError
 from lipsync_fast.prepare.video import Video
 
