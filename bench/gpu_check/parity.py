@@ -32,8 +32,8 @@ from gpu_check.samples import (
 )
 from gpu_check.target import Target, grey, relative
 from lipsync_fast import _native
-from lipsync_fast.families.synctalk2d import REGION_BORDER
 from lipsync_fast.avatars.package import AvatarPackage
+from lipsync_fast.families.synctalk2d import REGION_BORDER
 
 MEL_TOLERANCE = {"fp32": 1e-4, "fp16": 4e-3, "bf16": 3.2e-2}
 """Of values up to 4: the rounding of the type itself comes on top."""

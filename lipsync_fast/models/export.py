@@ -19,7 +19,9 @@ from lipsync_fast.models.shapes import HALO, Box
 from lipsync_fast.models.unet import UNet, bottleneck_padding
 
 
-def _tail(g: GraphWriter, state: Mapping[str, Array], name: str, expanded: str, stride: int = 1) -> str:
+def _tail(
+    g: GraphWriter, state: Mapping[str, Array], name: str, expanded: str, stride: int = 1
+) -> str:
     """The rest of an inverted residual after its expanding convolution (before the ReLU)."""
     depthwise, bias = fold(state, f"{name}.conv.3", f"{name}.conv.4")
     x = g.relu(expanded)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write wav2lip's networks as ONNX graphs (extra ``train``): batch norms folded, batches dynamic."""
+"""Write wav2lip's networks as ONNX graphs (extra ``train``), with batch norms folded."""
 
 from __future__ import annotations
 
@@ -25,9 +25,7 @@ def _conv(
     return g.relu(g.add(y, x) if residual else y)
 
 
-def _residuals(
-    g: GraphWriter, state: Mapping[str, Array], name: str, x: str, stage: Stage
-) -> str:
+def _residuals(g: GraphWriter, state: Mapping[str, Array], name: str, x: str, stage: Stage) -> str:
     for k in range(1, stage.residual + 1):
         x = _conv(g, state, f"{name}.{k}", x, residual=True)
     return x

@@ -156,6 +156,7 @@ class GraphWriter:
         outputs: Mapping[str, tuple[int, ...]],
     ) -> bytes:
         """The finished graph, serialized; shapes are without the batch."""
+
         def info(name: str, shape: tuple[int, ...]) -> onnx.ValueInfoProto:
             return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from lipsync_fast import _emulated, _native
 from lipsync_fast.avatars.library import AvatarLibrary
-from lipsync_fast.families.synctalk2d import REGION_BORDER
 from lipsync_fast.avatars.package import AvatarPackage
+from lipsync_fast.families.synctalk2d import REGION_BORDER
 
 U8 = NDArray[np.uint8]
 F32 = NDArray[np.float32]
@@ -266,7 +266,7 @@ def test_misuse_is_refused() -> None:
     refused("within the part", 15, 2 | 11 << 32)
     refused("within the part", 16, 0 | 10 << 32)
     refused("out: no address", 18, 0)
-    refused("mode", 19, 3)
+    refused("mode", 19, 4)
     refused("less its border", 13, 17, mode=SQUARE)
     refused("region's size", 14, 15, mode=REGION)
     with pytest.raises(ValueError, match="jobs x 20"):

@@ -9,8 +9,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from lipsync_fast.models.export import export_unet
 from lipsync_fast.families.synctalk2d import LEVELS, SYNCTALK2D, level_shapes
+from lipsync_fast.models.export import export_unet
 from lipsync_fast.models.shapes import Box
 from lipsync_fast.models.unet import UNet
 

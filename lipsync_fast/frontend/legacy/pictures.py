@@ -51,7 +51,7 @@ class Region:
 def region_bounds(package: AvatarPackage, index: int) -> Bounds:
     """Where the generated square belongs in a frame: x1, y1, x2, y2, in pixels and their parts.
 
-    The face rectangle is a crop, with a border around the square in some families (4 pixels of 328).
+    The face rectangle is a crop; in some families it has a border around the square (4 of 328).
     """
     x1, y1, x2, y2 = package.rect(index)
     border = package.manifest.crop_rule.border / package.manifest.crop

@@ -86,10 +86,11 @@ class HostNets:
         """
         levels = dict(shapes.levels)
         image = {"image": (6, shapes.region, shapes.region)}
+        heard = {**levels, "audio": shapes.audio}
         return cls(
             read_net(package, "audio_encoder", {"mel": MEL_SHAPE}, {"feature": (FEATURE_SIZE,)}),
             read_net(package, "image", image, levels),
-            read_net(package, "decoder", {**levels, "audio": shapes.audio}, {"region": shapes.made}),
+            read_net(package, "decoder", heard, {"region": shapes.made}),
         )
 
 

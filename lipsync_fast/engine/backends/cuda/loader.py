@@ -146,8 +146,8 @@ def _face(package: AvatarPackage, index: int, part: Part, pixels: torch.Tensor) 
     if stored is not None:
         crop = _upload(stored, device)
     else:
-        face, linear = pixels[rect[1] : rect[3], rect[0] : rect[2]], package.manifest.crop_rule.linear
-        crop = (resize_linear if linear else resize_cubic)(face, size, size)
+        resize = resize_linear if package.manifest.crop_rule.linear else resize_cubic
+        crop = resize(pixels[rect[1] : rect[3], rect[0] : rect[2]], size, size)
     keep = package.mask(index)
     return DeviceFace(index, pixels, crop, None if keep is None else _upload(keep, device), rect)
 

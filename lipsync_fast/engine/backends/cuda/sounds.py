@@ -152,7 +152,7 @@ def check(sound: Sound, vectors: int = 16) -> None:
         vectors: that a frame sees.
 
     Raises:
-        ValueError: it has another number of vectors, or its samples begin too late or are no samples.
+        ValueError: it has another number of vectors, or its samples begin too late or are none.
     """
     starts, pcm = sound.starts, sound.pcm
     if len(starts) != vectors:
