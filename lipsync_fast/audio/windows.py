@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from lipsync_fast._native import MelStream, mel_rows_at
 from lipsync_fast.audio import FRAME_SAMPLES
-from lipsync_fast.families.base import FEATURE_SIZE, AudioWindow
+from lipsync_fast.families.base import FEATURE_SIZE as FEATURE_SIZE
+from lipsync_fast.families.base import AudioWindow
 
 F32 = NDArray[np.float32]
 WINDOW_ROWS = 16

@@ -156,6 +156,8 @@ def test_what_is_recognised(tmp_path: Path) -> None:
             (("package_info.json",), "sanders"),
             (DEFAULT, "default_model"),
             (("face_regions_320.mp4",), "default_model"),
+            (("full_imgs/", "face_imgs/", "coords.pkl"), "livetalking"),
+            (("coords.pkl",), "livetalking"),
         ]
     ):
         folder = make(tmp_path / str(k), *names)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.engine.spent import Spent
-from lipsync_fast.families.base import FEATURE_SIZE
+from lipsync_fast.families.base import FEATURE_SIZE as FEATURE_SIZE
 
 Result = TypeVar("Result")
 Part = tuple[int, int, int, int]
