@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import itertools
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -36,9 +38,12 @@ from lipsync_fast.engine.backends import Backend, LoadedAvatar, RegionJob
 from lipsync_fast.engine.backends.base import SQUARE, Sound
 from lipsync_fast.engine.pipeline import SoundStream, pictures
 from lipsync_fast.engine.splice import FrameEncoder, Variant, changing, reached, silent
+from lipsync_fast.errors import AvatarFormatError
 from lipsync_fast.families import FAMILIES, FamilyName
 from lipsync_fast.families.wav2lip import DECODERS, ENCODERS, WAV2LIP
+from lipsync_fast.frontend.live import LiveSession
 from lipsync_fast.frontend.utterance import Utterance
+from lipsync_fast.ipc.messages import Job, Look
 
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
@@ -173,6 +178,34 @@ def test_a_stream_a_session_and_single_frames_give_the_same_blocks(
         starts = block_starts(speech.frame, WINDOW, speech.samples)
         assert block.shape == (1, 512)
         assert np.array_equal(block, cache.block(1, starts, samples_of, speech.first))
+
+
+def test_the_way_in_shows_silence_where_there_are_no_zeros() -> None:
+    """Before any of an utterance is heard; then its frames, 212.5 ms and the margin behind."""
+    now, ms = 5_000_000_000, 1_000_000
+    session = LiveSession(
+        1, manifest(**GOOD), "x", Look(), now, itertools.count(1).__next__, lambda: True
+    )
+    assert session.latency_ms == 212.5 + session.margin_ns / ms
+    asked: list[tuple[Job, F32]] = []
+    for _ in range(50):
+        session.hear(noise(320), now)
+        for _ in range(20):
+            now += ms
+            session.tick(now)
+            asked += session.jobs
+            session.jobs.clear()
+    way_in = [(job.speech, pcm) for job, pcm in asked if job.speech and job.speech.share < 1]
+    spoken = [job.speech.frame for job, _ in asked if job.speech and job.speech.share == 1]
+    assert way_in
+    assert spoken == list(range(len(spoken)))
+    assert len(spoken) >= 15
+    for speech, pcm in way_in:
+        assert (speech.stream, speech.frame, speech.samples, speech.first) == (0, 0, 3_000, 0)
+        assert len(pcm) == 3_000
+        assert not pcm.any()
+        starts = block_starts(speech.frame, WINDOW, speech.samples)
+        assert BlockCache(features).block(0, starts, pcm, 0).shape == (1, 512)
 
 
 # ---------------------------------------------------------------- the picture
@@ -383,10 +416,6 @@ def test_a_package_of_another_size_than_its_networks(
     package: AvatarPackage, tmp_path: Path
 ) -> None:
     """Both backends say so."""
-    import shutil
-
-    from lipsync_fast.errors import AvatarFormatError
-
     copy = Path(shutil.copytree(package.path, tmp_path / "copy"))
     data = msgspec.json.decode((copy / "manifest.json").read_bytes())
     data |= {"width": 4}
