@@ -3,9 +3,9 @@
 
 A pickle is a list of operations on a stack. Those that build lists, tuples and whole numbers are
 done here, on values of our own; numpy's whole numbers, which faces found by numpy are written as,
-are read from their bytes by the pattern that numpy writes. All else is refused by its name. Every
-operation costs at least a byte of the file, whose size is bounded, and what an operation makes is
-no larger than what it takes, so neither memory nor time can grow beyond it.
+are read from their bytes by the pattern that numpy writes. All else is refused by its name. The
+file's bytes and its operations are counted, and what an operation makes is no larger than a list's
+or tuple's head and what it takes, so neither memory nor time can grow beyond that.
 """
 
 from __future__ import annotations
@@ -127,8 +127,10 @@ class _Reader:
             _RefusedError: it does what it need not.
             ValueError, IndexError, KeyError, TypeError: it is none.
         """
-        for operation, argument, _ in pickletools.genops(data):
+        for step, (operation, argument, _) in enumerate(pickletools.genops(data)):
             name = operation.name
+            if step > limits.COORDS_STEPS:
+                raise _RefusedError(f"it has more than {limits.COORDS_STEPS} operations")
             if name == "STOP":
                 break
             if name in _PLAIN:
