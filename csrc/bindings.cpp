@@ -54,7 +54,7 @@ lipsync::MutableView mutable_view(py::array_t<std::uint8_t, Flags>& a) {
           static_cast<std::ptrdiff_t>(a.strides(0))};
 }
 
-U8 resize_cubic(py::array_t<std::uint8_t> source, int height, int width) {
+U8 resized(py::array_t<std::uint8_t> source, int height, int width, bool linear) {
   const Picture src(std::move(source), "source");
   if (height < 1 || width < 1 || height > 32767 || width > 32767)
     fail("size " + std::to_string(height) + " x " + std::to_string(width) +
@@ -63,11 +63,11 @@ U8 resize_cubic(py::array_t<std::uint8_t> source, int height, int width) {
   const auto from = src.view();
   const auto to = mutable_view(out);
   py::gil_scoped_release release;
-  lipsync::resize_cubic(from, to);
+  lipsync::resize(from, to, linear);
   return out;
 }
 
-F32 region_input(py::array_t<std::uint8_t> crop, int border) {
+F32 region_input(py::array_t<std::uint8_t> crop, int border, bool half) {
   const Picture src(std::move(crop), "crop");
   const auto v = src.view();
   if (v.height != v.width || border < 0 || v.width - 2 * border < 16)
@@ -77,7 +77,7 @@ F32 region_input(py::array_t<std::uint8_t> crop, int border) {
   F32 out({py::ssize_t{6}, r, r});
   float* data = out.mutable_data();
   py::gil_scoped_release release;
-  lipsync::region_input(v, border, data);
+  lipsync::region_input(v, border, half, data);
   return out;
 }
 
@@ -96,7 +96,7 @@ U8 region_output(F32 planes) {
 
 void compose(py::array_t<std::uint8_t> crop, py::array_t<std::uint8_t> region,
              std::array<int, 2> corner, py::array_t<std::uint8_t> frame, std::array<int, 4> rect,
-             std::optional<py::array_t<std::uint8_t, py::array::c_style>> keep) {
+             std::optional<py::array_t<std::uint8_t, py::array::c_style>> keep, bool linear) {
   const auto [left, top] = corner;
   const auto [x1, y1, x2, y2] = rect;
   const Picture c(std::move(crop), "crop"), r(std::move(region), "region");
@@ -115,7 +115,7 @@ void compose(py::array_t<std::uint8_t> crop, py::array_t<std::uint8_t> region,
   const auto target = mutable_view(f.array);
   const std::uint8_t* mask = keep ? keep->data() : nullptr;
   py::gil_scoped_release release;
-  lipsync::compose(cv, rv, left, top, target, x1, y1, x2 - x1, y2 - y1, mask);
+  lipsync::compose(cv, rv, left, top, target, x1, y1, x2 - x1, y2 - y1, mask, linear);
 }
 
 F32 mel_rows_at(F32 pcm, std::int64_t start, std::int64_t first, std::int64_t count) {
@@ -397,15 +397,30 @@ PYBIND11_MODULE(_native, m) {
         py::arg("count"),
         "Mel rows first .. first + count - 1 of a stream, count x 80, from the part `pcm` of it "
         "that begins at sample `start`; the sound ends where `pcm` does.");
-  m.def("resize_cubic", &resize_cubic, py::arg("source"), py::arg("height"), py::arg("width"),
-        "Resize H x W x 3 uint8, bicubic as OpenCV's INTER_CUBIC (within one grey level).");
-  m.def("region_input", &region_input, py::arg("crop"), py::arg("border"),
-        "RGB crop S x S x 3 to the network's image input, 6 x R x R float32 BGR in 0..1.");
+  m.def(
+      "resize_cubic",
+      [](py::array_t<std::uint8_t> source, int height, int width) {
+        return resized(std::move(source), height, width, false);
+      },
+      py::arg("source"), py::arg("height"), py::arg("width"),
+      "Resize H x W x 3 uint8, bicubic as OpenCV's INTER_CUBIC (within one grey level).");
+  m.def(
+      "resize_linear",
+      [](py::array_t<std::uint8_t> source, int height, int width) {
+        return resized(std::move(source), height, width, true);
+      },
+      py::arg("source"), py::arg("height"), py::arg("width"),
+      "Resize H x W x 3 uint8, bilinear: the bytes of OpenCV's INTER_LINEAR.");
+  m.def(
+      "region_input", &region_input, py::arg("crop"), py::arg("border"), py::arg("half") = false,
+      "RGB crop S x S x 3 to the network's image input, 6 x R x R float32 BGR in 0..1: whole, then "
+      "without the mouth; with `half`, without the lower half, then whole.");
   m.def("region_output", &region_output, py::arg("planes").noconvert(),
         "Network output 3 x H x W float32 BGR in 0..1 to H x W x 3 uint8 RGB, truncated.");
   m.def("compose", &compose, py::arg("crop"), py::arg("region"), py::arg("corner"),
         py::arg("frame").noconvert(), py::arg("rect"), py::arg("keep") = py::none(),
+        py::arg("linear") = false,
         "Put `region` into `crop` at `corner` (left, top) and paste that into the rectangle `rect` "
         "(x1, y1, x2, y2) of `frame`, in place; pixels where `keep` (uint8, rectangle sized) is "
-        "not 0 stay as they are.");
+        "not 0 stay as they are. Resized bicubic, or with `linear` bilinear.");
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The image path: bicubic resize as OpenCV's INTER_CUBIC does it for 8 bits, the network's input
-// and output layouts, and pasting a region back into its frame. All pictures are 8-bit RGB,
+// The image path: resizing as OpenCV does it for 8 bits (INTER_CUBIC, INTER_LINEAR), the networks'
+// input and output layouts, and pasting a region back into its frame. All pictures are 8-bit RGB,
 // interleaved; the networks speak BGR planes in 0..1.
 #pragma once
 
@@ -30,24 +30,27 @@ struct MutableView {
 namespace detail {
 
 // Taps of each output coordinate of a side.
-inline std::vector<Taps> cubic_taps(int from, int to) {
+inline std::vector<Taps> taps_of(int from, int to, bool linear, bool rows) {
   std::vector<Taps> taps(static_cast<std::size_t>(to));
-  const double scale = static_cast<double>(from) / to;
-  for (int d = 0; d < to; d++) taps[static_cast<std::size_t>(d)] = cubic_taps_of(d, from, scale);
+  const double scale = scale_of(from, to, linear);
+  for (int d = 0; d < to; d++)
+    taps[static_cast<std::size_t>(d)] =
+        linear ? linear_taps_of(d, from, scale, rows) : cubic_taps_of(d, from, scale);
   return taps;
 }
 
 }  // namespace detail
 
-// Resize `src` into all of `dst`; a copy where the sizes agree. Within one grey level of OpenCV.
-inline void resize_cubic(const View& src, const MutableView& dst) {
+// Resize `src` into all of `dst`; a copy where the sizes agree. Bicubic within one grey level of
+// OpenCV, bilinear (`linear`) its very bytes.
+inline void resize(const View& src, const MutableView& dst, bool linear) {
   if (src.height == dst.height && src.width == dst.width) {
     for (int y = 0; y < src.height; y++)
       std::memcpy(dst.row(y), src.row(y), static_cast<std::size_t>(src.width) * 3);
     return;
   }
-  const auto across = detail::cubic_taps(src.width, dst.width);
-  const auto down = detail::cubic_taps(src.height, dst.height);
+  const auto across = detail::taps_of(src.width, dst.width, linear, false);
+  const auto down = detail::taps_of(src.height, dst.height, linear, true);
   const std::size_t n = static_cast<std::size_t>(dst.width) * 3;
   std::vector<std::int32_t> lines(4 * n);
   int held[4] = {-1, -1, -1, -1};  // which source row each slot of `lines` holds
@@ -73,6 +76,11 @@ inline void resize_cubic(const View& src, const MutableView& dst) {
     const std::int32_t *l0 = line(t.index[0]), *l1 = line(t.index[1]), *l2 = line(t.index[2]),
                        *l3 = line(t.index[3]);
     std::uint8_t* out = dst.row(y);
+    if (linear) {
+      for (std::size_t i = 0; i < n; i++)
+        out[i] = detail::blended(l0[i], l1[i], t.weight[0], t.weight[1]);
+      continue;
+    }
     for (std::size_t i = 0; i < n; i++) {
       const int v =
           l0[i] * t.weight[0] + l1[i] * t.weight[1] + l2[i] * t.weight[2] + l3[i] * t.weight[3];
@@ -82,19 +90,20 @@ inline void resize_cubic(const View& src, const MutableView& dst) {
 }
 
 // The network's image input, 6 x R x R float32: the region as BGR / 255, then the same with its
-// mouth area (columns 5 .. R-6, rows 5 .. R-11) black. `crop` is (R + 2 border) square.
-inline void region_input(const View& crop, int border, float* out) {
+// mouth area (columns 5 .. R-6, rows 5 .. R-11) black. With `half`, first the region with its lower
+// half (rows R/2 .. R-1) black, then all of it. `crop` is (R + 2 border) square.
+inline void region_input(const View& crop, int border, bool half, float* out) {
   const int r = crop.width - 2 * border;
   const std::size_t plane = static_cast<std::size_t>(r) * static_cast<std::size_t>(r);
   for (int y = 0; y < r; y++) {
     const std::uint8_t* in = crop.row(y + border) + 3 * border;
     for (int x = 0; x < r; x++) {
-      const bool hidden = detail::hidden(x, y, r);
+      const bool hidden = detail::hidden(x, y, r, half);
       for (int c = 0; c < 3; c++) {
         const float v = static_cast<float>(in[3 * x + 2 - c]) / 255.0f;
         float* o = out + static_cast<std::size_t>(c) * plane + static_cast<std::size_t>(y) * r + x;
-        o[0] = v;
-        o[3 * plane] = hidden ? 0.0f : v;
+        o[half ? 3 * plane : 0] = v;
+        o[half ? 0 : 3 * plane] = hidden ? 0.0f : v;
       }
     }
   }
@@ -111,7 +120,7 @@ inline void region_output(const float* in, std::size_t plane, std::uint8_t* out)
 // Region and rectangle must lie within crop and frame; the caller checks.
 inline void compose(const View& crop, const View& region, int left, int top,
                     const MutableView& frame, int x, int y, int width, int height,
-                    const std::uint8_t* keep) {
+                    const std::uint8_t* keep, bool linear) {
   const int side = crop.width;
   std::vector<std::uint8_t> patch(static_cast<std::size_t>(side) * side * 3);
   const MutableView full{patch.data(), side, side, static_cast<std::ptrdiff_t>(side) * 3};
@@ -123,12 +132,12 @@ inline void compose(const View& crop, const View& region, int left, int top,
   const View source{patch.data(), side, side, full.stride};
   const MutableView target{frame.row(y) + 3 * x, height, width, frame.stride};
   if (!keep) {
-    resize_cubic(source, target);
+    resize(source, target, linear);
     return;
   }
   std::vector<std::uint8_t> resized(static_cast<std::size_t>(width) * height * 3);
   const std::ptrdiff_t stride = static_cast<std::ptrdiff_t>(width) * 3;
-  resize_cubic(source, {resized.data(), height, width, stride});
+  resize(source, {resized.data(), height, width, stride}, linear);
   for (int i = 0; i < height; i++)
     for (int j = 0; j < width; j++)
       if (!keep[static_cast<std::size_t>(i) * width + j])

@@ -33,21 +33,22 @@ def load(name: str) -> dict[str, NDArray[np.generic]]:
 def weights(network: str) -> dict[str, NDArray[np.generic]]:
     """A network's state dict by the recipe."""
     shapes = json.loads((SMALL / "state_dict_shapes.json").read_text())[network]
-    out: dict[str, NDArray[np.generic]] = {}
-    for name, shape in shapes.items():
-        seed = zlib.crc32(name.encode())
-        z = np.random.RandomState(seed).standard_normal(shape).astype(np.float32)
-        if name.endswith("num_batches_tracked"):
-            out[name] = np.array(0, np.int64)
-        elif name.endswith("running_var"):
-            out[name] = np.exp(np.float32(0.2) * z)
-        elif name.endswith(("running_mean", "bias")):
-            out[name] = np.float32(0.1) * z
-        elif len(shape) == 1:
-            out[name] = 1 + np.float32(0.1) * z
-        else:
-            out[name] = z * np.float32(np.sqrt(1 / np.prod(shape[1:])))
-    return out
+    return {name: recipe(name, tuple(shape)) for name, shape in shapes.items()}
+
+
+def recipe(name: str, shape: tuple[int, ...]) -> NDArray[np.generic]:
+    """One tensor of a state dict."""
+    if name.endswith("num_batches_tracked"):
+        return np.array(0, np.int64)
+    seed = zlib.crc32(name.encode())
+    z = np.random.RandomState(seed).standard_normal(shape).astype(np.float32)
+    if name.endswith("running_var"):
+        return np.exp(np.float32(0.2) * z)
+    if name.endswith(("running_mean", "bias")):
+        return np.float32(0.1) * z
+    if len(shape) == 1:
+        return 1 + np.float32(0.1) * z
+    return z * np.float32(np.sqrt(1 / np.prod(shape[1:])))
 
 
 def synctalk_dataset(folder: Path, name: str = "golden") -> Path:

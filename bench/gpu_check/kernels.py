@@ -26,8 +26,8 @@ from gpu_check.samples import (
     smooth,
 )
 from gpu_check.target import Target
-from lipsync_fast.avatars.manifest import REGION_BORDER
 from lipsync_fast.avatars.package import AvatarPackage
+from lipsync_fast.families.synctalk2d import REGION_BORDER
 
 BATCHES = (1, 16, 64)
 SETS = 4

@@ -32,8 +32,8 @@ from gpu_check.samples import (
 )
 from gpu_check.target import Target, grey, relative
 from lipsync_fast import _native
-from lipsync_fast.avatars.manifest import REGION_BORDER
 from lipsync_fast.avatars.package import AvatarPackage
+from lipsync_fast.families.synctalk2d import REGION_BORDER
 
 MEL_TOLERANCE = {"fp32": 1e-4, "fp16": 4e-3, "bf16": 3.2e-2}
 """Of values up to 4: the rounding of the type itself comes on top."""
@@ -135,22 +135,24 @@ def _within(
 
 
 def region_input(context: Context, target: Target) -> None:
-    """The network's input of random crops, both layouts, all types."""
+    """The network's input of random crops, both layouts, all types, both families' masks."""
     rng, count, region = generator(), 3, 64
-    side = region + 2 * REGION_BORDER
-    crops = [rng.integers(0, 256, (side, side, 3), np.uint8) for _ in range(count)]
-    held = [target.put(crop) for crop in crops]
-    addresses = np.array([crop.data_ptr() for crop in held], np.int64)
-    ref = torch.from_numpy(np.stack([_native.region_input(c, REGION_BORDER) for c in crops]))
-    for kind, dtype in DTYPES.items():
-        for layout in (torch.contiguous_format, torch.channels_last):
-            out = torch.full((count, 6, region, region), float("nan"), dtype=dtype)
-            out = out.to(target.where, memory_format=layout)
-            target.kernels.region_input(addresses, REGION_BORDER, out, target.stream)
-            target.wait()
-            same = torch.equal(out.cpu(), ref.to(dtype))
-            words = "channels last" if layout is torch.channels_last else "channels first"
-            context.found.check(f"region input, {kind}, {words}", same)
+    for border, half in ((REGION_BORDER, False), (0, True)):
+        side = region + 2 * border
+        crops = [rng.integers(0, 256, (side, side, 3), np.uint8) for _ in range(count)]
+        held = [target.put(crop) for crop in crops]
+        addresses = np.array([crop.data_ptr() for crop in held], np.int64)
+        ref = torch.from_numpy(np.stack([_native.region_input(c, border, half) for c in crops]))
+        mask = "half" if half else "mouth"
+        for kind, dtype in DTYPES.items():
+            for layout in (torch.contiguous_format, torch.channels_last):
+                out = torch.full((count, 6, region, region), float("nan"), dtype=dtype)
+                out = out.to(target.where, memory_format=layout)
+                target.kernels.region_input(addresses, border, out, target.stream, half)
+                target.wait()
+                same = torch.equal(out.cpu(), ref.to(dtype))
+                words = "channels last" if layout is torch.channels_last else "channels first"
+                context.found.check(f"region input, {mask}, {kind}, {words}", same)
 
 
 def composing(context: Context, target: Target) -> None:

@@ -16,7 +16,8 @@ from PIL import Image
 from gpu_check.target import Target
 from lipsync_fast import _native
 from lipsync_fast.avatars.jpeg import encode_frame, segment_offsets
-from lipsync_fast.avatars.manifest import REGION_BORDER, FrameJpeg
+from lipsync_fast.avatars.manifest import FrameJpeg
+from lipsync_fast.families.synctalk2d import REGION_BORDER
 
 U8 = NDArray[np.uint8]
 F32 = NDArray[np.float32]
@@ -24,7 +25,7 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 ROW, WINDOW = 200, 3800
 """Samples between mel rows, and those that a window of 16 of them reads."""
 POISON = 0x5A
-COMPOSED, SQUARE = 0, 1
+COMPOSED, SQUARE, BILINEAR = 0, 1, 3
 
 
 def generator() -> np.random.Generator:
@@ -120,7 +121,7 @@ class Composition:
             None if rng.random() < 0.5 else keep,
             1.0 if rng.random() < 0.7 else float(np.float32(rng.random())),
             str(rng.choice(list(DTYPES))),
-            SQUARE if square else COMPOSED,
+            SQUARE if square else int(rng.choice([COMPOSED, BILINEAR])),
         )
 
     def row(self, target: Target) -> list[int]:
@@ -128,7 +129,7 @@ class Composition:
         planes = torch.from_numpy(self.planes).to(target.where, DTYPES[self.kind])
         crop, pixels = target.put(self.crop), target.put(self.pixels)
         keep = None if self.keep is None else target.put(self.keep)
-        size = len(self.pixels) if self.mode == COMPOSED else len(self.crop) - 2 * REGION_BORDER
+        size = len(self.crop) - 2 * REGION_BORDER if self.mode == SQUARE else len(self.pixels)
         self.out = torch.full((size, size, 3), POISON, dtype=torch.uint8, device=target.where)
         self._held = [planes, crop, pixels, *([] if keep is None else [keep])]
         x1, y1, x2, y2 = self.rect
@@ -154,7 +155,8 @@ class Composition:
             inner = slice(REGION_BORDER, -REGION_BORDER)
             return crop[inner, inner]
         frame = self.pixels.copy()
-        _native.compose(self.crop, made, self.corner, frame, self.rect, self.keep)
+        linear = self.mode == BILINEAR
+        _native.compose(self.crop, made, self.corner, frame, self.rect, self.keep, linear)
         return frame
 
 

@@ -36,7 +36,8 @@ from lipsync_fast import _native
 from lipsync_fast.avatars.library import AvatarLibrary
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.engine.backends.decoder import SplitDecoder, split_decoder
-from lipsync_fast.models.shapes import AUDIO_SHAPE, Box, level_shapes
+from lipsync_fast.families.synctalk2d import AUDIO_SHAPE, level_shapes
+from lipsync_fast.models.shapes import Box
 
 
 @dataclass(frozen=True)

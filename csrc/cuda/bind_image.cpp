@@ -22,7 +22,6 @@ namespace {
 
 constexpr std::int64_t kSide = 32767;  // the longest of a picture
 constexpr std::int64_t kJpegSide = 65500;
-constexpr int kBorder = 4;  // between the crop's edge and the square that clients get
 
 [[noreturn]] void fail(const std::string& what) { throw py::value_error(what); }
 
@@ -57,7 +56,8 @@ bool within(std::int64_t value, std::int64_t low, std::int64_t high) {
 
 int device_at(const void* address) { return std::max(0, device_of(const_cast<void*>(address))); }
 
-void region_input_of(const py::object& crops, int border, const py::object& out, Stream stream) {
+void region_input_of(const py::object& crops, int border, const py::object& out, Stream stream,
+                     bool half) {
   const Array from = array(crops, "crops", Place::kHost), to = array(out, "out");
   from.of({DType::kInt64}, "int64").shaped({-1}, "one dimension").contiguous();
   const std::int64_t count = from.shape[0];
@@ -70,6 +70,7 @@ void region_input_of(const py::object& crops, int border, const py::object& out,
   how.type = real_type(to);
   how.region = static_cast<int>(r);
   how.border = border;
+  how.half = half;
   how.out = to.as<void>();
   how.picture = to.strides[0], how.channel = to.strides[1];
   how.row = to.strides[2], how.column = to.strides[3];
@@ -116,8 +117,9 @@ void place_part(const Table& table, std::int64_t k, ComposeJob& job) {
   job.part_width = static_cast<int>(f[13]), job.part_height = static_cast<int>(f[14]);
   job.out = pointer<std::uint8_t>(f[18]);
   if (f[9] == 0 && !(f[19] == 2 && job.share == 1.0f)) table.refuse(k, "crop: no address");
-  if (f[19] == 0) {
+  if (f[19] == 0 || f[19] == 3) {
     job.resize = true;
+    job.linear = f[19] == 3;
     job.x = static_cast<std::int32_t>(f[15]), job.y = static_cast<std::int32_t>(f[15] >> 32);
     job.wide = static_cast<std::int32_t>(f[16]), job.high = static_cast<std::int32_t>(f[16] >> 32);
     if (job.wide < 1 || job.high < 1 || !within(job.x, 0, f[13] - job.wide) ||
@@ -127,18 +129,18 @@ void place_part(const Table& table, std::int64_t k, ComposeJob& job) {
     job.keep = pointer<const std::uint8_t>(f[17]);
     if (!job.pixels && (job.keep || job.wide != f[13] || job.high != f[14]))
       table.refuse(k, "without pixels the rectangle must be all of the part");
-    job.across = static_cast<double>(job.side) / job.wide;
-    job.down = static_cast<double>(job.side) / job.high;
+    job.across = lipsync::detail::scale_of(job.side, job.wide, job.linear);
+    job.down = lipsync::detail::scale_of(job.side, job.high, job.linear);
   } else if (f[19] == 1) {
-    job.x = job.y = kBorder;
-    if (f[13] != job.side - 2 * kBorder || f[14] != job.side - 2 * kBorder)
+    job.x = job.y = static_cast<int>((job.side - f[13]) / 2);
+    if (f[13] != f[14] || f[13] > job.side || (job.side - f[13]) % 2 != 0)
       table.refuse(k, "the square is the crop's size less its border");
   } else if (f[19] == 2) {
     job.x = job.left, job.y = job.top;
     if (f[13] != job.width || f[14] != job.height)
       table.refuse(k, "the part is not of the region's size");
   } else {
-    table.refuse(k, "mode: expected 0, 1 or 2");
+    table.refuse(k, "mode: expected 0 to 3");
   }
 }
 
@@ -257,7 +259,8 @@ py::array_t<std::uint16_t> tables_of(int quality) {
 void bind_image(py::module_& m) {
   const auto stream = [] { return py::arg("stream") = Stream{0}; };
   m.def("region_input", &region_input_of, py::arg("crops"), py::arg("border"), py::arg("out"),
-        stream(), "Crops (int64 addresses) to the network's input N x 6 x R x R.");
+        stream(), py::arg("half") = false,
+        "Crops (int64 addresses) to the network's input N x 6 x R x R; see _native.region_input.");
   m.def("compose", &compose_jobs, py::arg("jobs"), stream(),
         "Pictures of the network's output, as a table of jobs x 20 int64 says.");
   m.def("jpeg", &jpeg_encode, py::arg("pictures"), py::arg("tables"), py::arg("out"),

@@ -26,10 +26,11 @@ struct ComposeJob {
   const std::uint8_t* keep;    // rectangle sized, or null: 1 where a pixel stays
   std::uint8_t* out;           // part_height x part_width x 3
   int part_width, part_height;
+  bool linear;          // resized bilinear, not bicubic
   bool resize;          // false: out is the crop with the region in it, from (x, y) on, as it is
   int x, y;             // of the rectangle in the part; see `resize`
   int wide, high;       // of the rectangle
-  double across, down;  // side / wide, side / high
+  double across, down;  // `scale_of` side and wide, side and high
 };
 
 // A byte of the crop with the region in it.
@@ -105,10 +106,14 @@ struct Compose {
     const int x = t.first_x + number, y = t.first_y + number - kWide;
     if (number < kWide) {
       if (x >= t.left && x < t.right)
-        shared.across[number] = lipsync::detail::cubic_taps_of(x - job.x, job.side, job.across);
+        shared.across[number] =
+            job.linear ? lipsync::detail::linear_taps_of(x - job.x, job.side, job.across, false)
+                       : lipsync::detail::cubic_taps_of(x - job.x, job.side, job.across);
     } else if (number < kWide + kHigh) {
       if (y >= t.top && y < t.bottom)
-        shared.down[number - kWide] = lipsync::detail::cubic_taps_of(y - job.y, job.side, job.down);
+        shared.down[number - kWide] =
+            job.linear ? lipsync::detail::linear_taps_of(y - job.y, job.side, job.down, true)
+                       : lipsync::detail::cubic_taps_of(y - job.y, job.side, job.down);
     }
   }
 
@@ -158,11 +163,15 @@ struct Compose {
         continue;
       }
       const lipsync::detail::Taps& taps = shared.down[line];
-      std::int32_t sum = 0;
-      for (int k = 0; k < 4; k++) {
-        const int held = each ? taps.index[k] - first_row(t, shared) : 4 * line + k;
-        sum += shared.lines[held][i] * taps.weight[k];
+      const auto held = [&](int k) {
+        return shared.lines[each ? taps.index[k] - first_row(t, shared) : 4 * line + k][i];
+      };
+      if (job.linear) {
+        job.out[place] = lipsync::detail::blended(held(0), held(1), taps.weight[0], taps.weight[1]);
+        continue;
       }
+      std::int32_t sum = 0;
+      for (int k = 0; k < 4; k++) sum += held(k) * taps.weight[k];
       job.out[place] = lipsync::detail::rounded(sum);
     }
   }
@@ -176,6 +185,7 @@ struct RegionInput {
   struct Args {
     const std::uint8_t* crops[kJobs];
     int region, border;
+    bool half;  // the lower half is hidden and comes first; see region_input of image.hpp
     Real type;
     void* out;                                   // of the first crop
     std::int64_t picture, channel, row, column;  // strides in elements
@@ -204,12 +214,12 @@ struct RegionInput {
         const std::uint8_t* in =
             args.crops[who.z] +
             (static_cast<std::size_t>(y + args.border) * side + (x + args.border)) * 3;
-        const bool hidden = lipsync::detail::hidden(x, y, r);
+        const bool hidden = lipsync::detail::hidden(x, y, r, args.half);
         const std::int64_t at = who.z * args.picture + y * args.row + x * args.column;
         for (int c = 0; c < 3; c++) {
           const std::uint32_t value = shared.value[in[2 - c]];
-          put(args, at + c * args.channel, value);
-          put(args, at + (c + 3) * args.channel, hidden ? 0u : value);
+          put(args, at + (args.half ? c + 3 : c) * args.channel, value);
+          put(args, at + (args.half ? c : c + 3) * args.channel, hidden ? 0u : value);
         }
       }
     }

@@ -83,8 +83,9 @@ struct Composed {
     job.x = random_up_to(20), job.y = random_up_to(20);
     job.part_width = job.x + job.wide + random_up_to(20);
     job.part_height = job.y + job.high + random_up_to(20);
-    job.across = static_cast<double>(side) / job.wide;
-    job.down = static_cast<double>(side) / job.high;
+    job.linear = random_up_to(1) == 1;
+    job.across = lipsync::detail::scale_of(side, job.wide, job.linear);
+    job.down = lipsync::detail::scale_of(side, job.high, job.linear);
     pixels = noise(bytes_of(job.part_height, job.part_width));
     if (random_up_to(1)) {
       keep = noise(static_cast<std::size_t>(job.wide) * static_cast<std::size_t>(job.high));
@@ -97,7 +98,8 @@ struct Composed {
     lipsync::compose({crop.data(), side, side, stride(side)},
                      {region.data(), job.height, job.width, stride(job.width)}, job.left, job.top,
                      {expected.data(), job.part_height, job.part_width, stride(job.part_width)},
-                     job.x, job.y, job.wide, job.high, keep.empty() ? nullptr : keep.data());
+                     job.x, job.y, job.wide, job.high, keep.empty() ? nullptr : keep.data(),
+                     job.linear);
     out.resize(pixels.size());
     job.planes = planes.data(), job.crop = crop.data(), job.pixels = pixels.data();
     job.keep = keep.empty() ? nullptr : keep.data(), job.out = out.data();
@@ -128,8 +130,10 @@ void test_region_input() {
     const Bytes crop = noise(bytes_of(side, side));
     const auto size = static_cast<std::size_t>(6 * r * r);
     std::vector<float> expected(size), out(size);
-    lipsync::region_input({crop.data(), side, side, side * 3}, 4, expected.data());
+    const bool half = r == 33;
+    lipsync::region_input({crop.data(), side, side, side * 3}, 4, half, expected.data());
     RegionInput::Args args{};
+    args.half = half;
     args.crops[0] = crop.data(), args.region = r, args.border = 4, args.out = out.data();
     args.type = Real::kFloat32;
     args.picture = 6 * r * r, args.channel = r * r, args.row = r, args.column = 1;

@@ -83,7 +83,7 @@ void test_image() {
     const int oh = 1 + static_cast<int>(random() % 60), ow = 1 + static_cast<int>(random() % 60);
     std::vector<std::uint8_t> in(static_cast<std::size_t>(h * w * 3), 77);
     std::vector<std::uint8_t> out(static_cast<std::size_t>(oh * ow * 3));
-    lipsync::resize_cubic({in.data(), h, w, w * 3}, {out.data(), oh, ow, ow * 3});
+    lipsync::resize({in.data(), h, w, w * 3}, {out.data(), oh, ow, ow * 3}, round % 2 == 1);
     bool flat = true;
     for (std::uint8_t v : out) flat = flat && v == 77;
     check(flat, "a flat picture stays flat at any size");
@@ -92,7 +92,7 @@ void test_image() {
   std::vector<std::uint8_t> crop(side * side * 3), region(r * r * 3, 200), frame(90 * 70 * 3, 9);
   for (auto& v : crop) v = static_cast<std::uint8_t>(random());
   std::vector<float> input(6 * r * r);
-  lipsync::region_input({crop.data(), side, side, side * 3}, border, input.data());
+  lipsync::region_input({crop.data(), side, side, side * 3}, border, false, input.data());
   check(input[0] == static_cast<float>(crop[(border * side + border) * 3 + 2]) / 255.0f,
         "the first plane is blue");
   std::vector<std::uint8_t> back(r * r * 3);
@@ -104,10 +104,12 @@ void test_image() {
   for (const std::uint8_t* mask :
        {(const std::uint8_t*)nullptr, (const std::uint8_t*)keep.data()}) {
     auto before = frame;
-    lipsync::compose({crop.data(), side, side, side * 3}, {region.data(), r, r, r * 3}, 4, 4,
-                     {frame.data(), 70, 90, 90 * 3}, 40, 40, 50, 30, mask);
-    check((frame == before) == (mask != nullptr), "kept pixels stay, others change");
-    check(frame[0] == 9, "nothing outside the rectangle changes");
+    for (const bool linear : {false, true}) {
+      lipsync::compose({crop.data(), side, side, side * 3}, {region.data(), r, r, r * 3}, 4, 4,
+                       {frame.data(), 70, 90, 90 * 3}, 40, 40, 50, 30, mask, linear);
+      check((frame == before) == (mask != nullptr), "kept pixels stay, others change");
+      check(frame[0] == 9, "nothing outside the rectangle changes");
+    }
   }
 }
 

@@ -3,7 +3,8 @@
 
 Feature j reads mel rows [int(3.2 j), int(3.2 j) + 16); a window past the end is moved back to the
 last 16 rows. There are F = int((M - 16) / 80 * 25) + 2 features for M rows; the first and the last
-are repeated once, and frame i sees padded rows [i - before, i + after), zeros outside.
+are repeated once, and frame i sees padded rows [i - before, i + after). Outside there are zeros,
+or the nearest row again, as the window says.
 
 ``block_starts`` is that rule; a feature is known by the mel row at which its window begins. Whole
 streams go through ``BlockStream``, single frames cut out of a stream through ``BlockCache``: both
@@ -21,19 +22,19 @@ from numpy.typing import NDArray
 
 from lipsync_fast._native import MelStream, mel_rows_at
 from lipsync_fast.audio import FRAME_SAMPLES
-from lipsync_fast.avatars.manifest import AudioWindow
+from lipsync_fast.families.base import FEATURE_SIZE as FEATURE_SIZE
+from lipsync_fast.families.base import AudioWindow
 
 F32 = NDArray[np.float32]
 WINDOW_ROWS = 16
-"""Mel rows that a feature reads; also feature vectors that a frame sees."""
-FEATURE_SIZE = 512
+"""Mel rows that a feature reads."""
 HOP, HALF = 200, 400
 """Samples between mel rows; row r sees samples HOP r - HALF .. HOP r + HALF - 1."""
 MIN_SAMPLES = 3_000
 """A shorter sound is followed by silence up to here, so that one mel window exists."""
 BATCH = 64
 REST_S = 10.0
-"""A stream that is not used for so long is forgotten: it costs 16 vectors if it goes on."""
+"""A stream that is not used for so long is forgotten: it costs its vectors if it goes on."""
 
 Features = Callable[[F32], F32]
 """Mel windows N x 16 x 80 to features N x 512."""
@@ -55,7 +56,7 @@ def frame_count(samples: int) -> int:
 
 
 def block_starts(frame: int, window: AudioWindow, samples: int | None = None) -> list[int]:
-    """For each of the 16 vectors that a frame sees, the mel row at which its window begins.
+    """For each of the vectors that a frame sees, the mel row at which its window begins.
 
     Args:
         frame: its number in the sound; those before 0 and behind the last see padding.
@@ -63,16 +64,16 @@ def block_starts(frame: int, window: AudioWindow, samples: int | None = None) ->
         samples: of the whole sound; None while that is not known (the frame must be decided).
 
     Returns:
-        16 numbers, oldest first; -1 stands for a vector of zeros.
+        ``window.vectors`` numbers, oldest first; -1 stands for a vector of zeros.
     """
-    padded = range(frame - window.before, frame + window.after)
+    padded, zeros = range(frame - window.before, frame + window.after), window.padded
     if samples is None:
-        return [-1 if p < 0 else first_row(max(0, p - 1)) for p in padded]
+        return [-1 if p < 0 and zeros else first_row(max(0, p - 1)) for p in padded]
     rows = 1 + max(samples, MIN_SAMPLES) // HOP
     total = feature_count(rows)
     return [
         -1
-        if p < 0 or p > total + 1
+        if zeros and (p < 0 or p > total + 1)
         else min(first_row(min(max(0, p - 1), total - 1)), rows - WINDOW_ROWS)
         for p in padded
     ]
@@ -88,9 +89,9 @@ def samples_seen(starts: Iterable[int]) -> tuple[int, int]:
 
 
 def frame_sees(frame: int, window: AudioWindow) -> tuple[int, int]:
-    """``samples_seen`` of a frame in a sound whose end is not known, without its 16 starts."""
+    """``samples_seen`` of a frame in a sound whose end is not known, without its starts."""
     last = frame + window.after - 1
-    if last < 0:
+    if last < 0 and window.padded:
         return 0, 0
     first = first_row(max(0, frame - window.before - 1))
     end = first_row(max(0, last - 1)) + WINDOW_ROWS - 1
@@ -103,8 +104,8 @@ def is_decided(frame: int, window: AudioWindow, samples: int) -> bool:
 
 
 def stacked(starts: list[int], vectors: dict[int, F32] | OrderedDict[int, F32]) -> F32:
-    """The block, 16 x 512: a vector for each start, zeros for -1."""
-    block = np.zeros((WINDOW_ROWS, FEATURE_SIZE), np.float32)
+    """The block, starts x 512: a vector for each start, zeros for -1."""
+    block = np.zeros((len(starts), FEATURE_SIZE), np.float32)
     for k, start in enumerate(starts):
         if start >= 0:
             block[k] = vectors[start]
@@ -112,7 +113,7 @@ def stacked(starts: list[int], vectors: dict[int, F32] | OrderedDict[int, F32]) 
 
 
 class BlockStream:
-    """Audio blocks (16 x 512 float32) of the frames 0, 1, 2 … of a stream, in order.
+    """Audio blocks (vectors x 512 float32) of the frames 0, 1, 2 … of a stream, in order.
 
     Args:
         window: which feature rows a frame sees.
@@ -207,7 +208,7 @@ class BlockCache:
         self.made = self.reused = 0
 
     def block(self, stream: Hashable, starts: list[int], pcm: F32, first: int) -> F32:
-        """The block of a frame, 16 x 512.
+        """The block of a frame, vectors x 512.
 
         Args:
             stream: a key that no other sound has; its samples never change.

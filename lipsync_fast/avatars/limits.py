@@ -37,8 +37,12 @@ RECTANGLE_BYTES = 8 << 20
 """Of a file of rectangles that is imported: 15,000, ten minutes of frames, have some 2 MB."""
 BOUNDS_BYTES = 1 << 12
 """Of a file with the bounds of one face: five or six numbers and a header of 128 bytes."""
+COORDS_BYTES = 4 << 20
+"""Of a pickle of face boxes: 15,000 of numpy's numbers have some 1.2 MB."""
+COORDS_STEPS = 620_000
+"""Operations of such a pickle: 15,000 boxes of numpy's numbers have 525,000."""
 CHECKPOINT_BYTES = 4 << 30
-"""Of a file of weights. Those of the family with their optimizer have 200 MB."""
+"""Of a file of weights. The largest of our families with their optimizer have 500 MB."""
 PICKLE_BYTES = 16 << 20
 """Of the part of a checkpoint that says which tensors there are; 0.3 MB with an optimizer."""
 SIGNATURE_BYTES = 1 << 12

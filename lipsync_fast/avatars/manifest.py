@@ -9,11 +9,12 @@ from typing import Annotated, Literal
 import msgspec
 
 from lipsync_fast.avatars import limits
+from lipsync_fast.families import FAMILIES, CropRule, Family, FamilyName
+from lipsync_fast.families import AudioWindow as AudioWindow
+from lipsync_fast.models.shapes import Box
 
 FORMAT = "lipsync-avatar"
 FORMAT_VERSION = 1
-REGION_BORDER = 4
-"""Pixels between the crop's edge and the generated region, on each side (crop = region + 8)."""
 
 _UNSEEN = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """What moves a terminal's cursor or turns a line's direction; line breaks and tabs may be."""
@@ -21,25 +22,6 @@ _UNSEEN = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800
 Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 Side = Annotated[int, msgspec.Meta(ge=16, le=16_384)]
 Text = Annotated[str, msgspec.Meta(max_length=20_000)]
-
-
-class AudioWindow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which 16 audio feature vectors a frame sees: padded rows [i - before, i + after).
-
-    ``before + after`` is 16. The reference has 8 and 8, a look-ahead of 452.5 ms.
-    """
-
-    before: Annotated[int, msgspec.Meta(ge=0, le=16)] = 8
-    after: Annotated[int, msgspec.Meta(ge=0, le=16)] = 8
-
-    @property
-    def lookahead_samples(self) -> int:
-        """Samples at 16 kHz after a frame's start that its picture depends on (reference: 7240).
-
-        Padded row p is feature p - 1, so the last feature seen is i + after - 2. Feature j ends
-        with mel row int(3.2 j) + 15, whose window ends 400 samples after 200 (int(3.2 j) + 15).
-        """
-        return 640 * (self.after - 2) + 200 * 15 + 400
 
 
 class FrameJpeg(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -76,11 +58,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     format: Literal["lipsync-avatar"] = "lipsync-avatar"
     format_version: int = FORMAT_VERSION
     name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
-    family: Literal["synctalk2d"] = "synctalk2d"
+    family: FamilyName = "synctalk2d"
     width: Annotated[int, msgspec.Meta(ge=2, le=256)]
-    """Base width of the U-Net (the reference: 32)."""
-    region: Annotated[int, msgspec.Meta(ge=224, le=1024)]
-    """Side of the generated square in pixels (the reference: 320)."""
+    """Base width of the networks (SyncTalk_2D's: 32, wav2lip's: 16)."""
+    region: Annotated[int, msgspec.Meta(ge=32, le=1024)]
+    """Side of the generated square in pixels (SyncTalk_2D's: 320, wav2lip's: 96 or 256)."""
     window: Window | None = None
     """The part of that square that is made at all; all of it by default."""
     audio: AudioWindow = AudioWindow()
@@ -98,6 +80,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     files: Annotated[dict[str, FileEntry], msgspec.Meta(max_length=limits.MEMBERS)] = {}
 
     def __post_init__(self) -> None:
+        self.rules.check(self.width, self.region, self.box, self.audio)
         w = self.window
         if w is not None and max(w.x + w.width, w.y + w.height) > self.region:
             raise ValueError(f"window {w.x},{w.y},{w.width},{w.height} leaves the region")
@@ -112,9 +95,41 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
                 raise ValueError(f"{name} holds the control character {bad[0]!a}")
 
     @property
+    def rules(self) -> Family:
+        """What its family says of networks and pictures."""
+        return FAMILIES[self.family]
+
+    @property
+    def crop_rule(self) -> CropRule:
+        """How its faces are cut out and put back."""
+        return self.rules.crop
+
+    @property
     def crop(self) -> int:
-        """Side of the square that a face crop is resized to (the reference: 328)."""
-        return self.region + 2 * REGION_BORDER
+        """Side of the square that a face crop is resized to (SyncTalk_2D's: 328)."""
+        return self.region + 2 * self.crop_rule.border
+
+    @property
+    def box(self) -> Box | None:
+        """``window``, for arithmetic."""
+        w = self.window
+        return None if w is None else Box(w.x, w.y, w.width, w.height)
+
+    @property
+    def corner(self) -> tuple[int, int]:
+        """Left and top of what the decoder makes, in the crop."""
+        border, w = self.crop_rule.border, self.window
+        return (border + w.x, border + w.y) if w else (border, border)
+
+    @property
+    def levels(self) -> dict[str, tuple[int, ...]]:
+        """The image half's outputs: channels, height and width by name."""
+        return self.rules.levels(self.width, self.region, self.box)
+
+    @property
+    def made(self) -> tuple[int, ...]:
+        """Channels, height and width of what the decoder makes."""
+        return self.rules.output(self.region, self.box)
 
     def picture_index(self, position: int, start: int = 0) -> int:
         """The avatar frame played at ``position`` (frames since the start), beginning at ``start``.

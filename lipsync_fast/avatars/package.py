@@ -8,7 +8,7 @@ Members (all but the manifest may be mapped and shared between processes):
     frames.bin, .npy    frames as JPEGs one after the other; N + 1 offsets, uint64
     segments.npy        N x (S + 1) uint32: the restart segments within each frame's JPEG
     rects.npy           N x 4 int32: the face crop x1, y1, x2, y2 in the frame
-    regions.npy         optional, N x C x C x 3 uint8: the crops, resized to C = region + 8
+    regions.npy         optional, N x C x C x 3 uint8: the crops, resized to C (manifest.crop)
     masks.bin, .npy     optional: per frame, packed bits (zlib), set where the original stays
     pictures.bin, .npy  optional: the frames' source files (JPEG or PNG), pixel for pixel
     models/*.onnx       audio_encoder, image, decoder
@@ -27,7 +27,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsync_fast import _native
 from lipsync_fast.avatars import limits
 from lipsync_fast.avatars.jpeg import decode
 from lipsync_fast.avatars.manifest import FORMAT, FORMAT_VERSION, Manifest
@@ -79,8 +78,6 @@ def read_manifest(data: memoryview, where: str) -> Manifest:
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:300]
         raise AvatarFormatError(f"{where}: the manifest cannot be read: {reason}") from None
-    if manifest.audio.before + manifest.audio.after != 16 or manifest.region % 32:
-        raise AvatarFormatError(f"{where}: the manifest's audio window or region cannot be")
     return manifest
 
 
@@ -262,7 +259,8 @@ class AvatarPackage:
             return stored
         x1, y1, x2, y2 = rect or self.rect(index)
         whole = self.picture(index) if picture is None else picture
-        return _native.resize_cubic(whole[y1:y2, x1:x2], self.manifest.crop, self.manifest.crop)
+        side = self.manifest.crop
+        return self.manifest.crop_rule.resized(whole[y1:y2, x1:x2], side, side)
 
     def stored_crop(self, index: int) -> NDArray[np.uint8] | None:
         """The face crop where ``regions.npy`` holds it."""

@@ -21,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lipsync_fast import _native
 from lipsync_fast.avatars.jpeg import encode_frame, segment_offsets
 from lipsync_fast.avatars.manifest import FileEntry, Manifest
 from lipsync_fast.avatars.package import MODELS, AvatarPackage
@@ -154,7 +153,7 @@ class AvatarWriter:
                 source = out.getvalue()
             self._pictures.add(source)
         if self._keep_regions:
-            self._regions.append(_native.resize_cubic(picture[y1:y2, x1:x2], m.crop, m.crop))
+            self._regions.append(m.crop_rule.resized(picture[y1:y2, x1:x2], m.crop, m.crop))
         if not self._thumbnail:
             self._thumbnail = _thumbnail(picture, rect)
 

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from lipsync_fast import _native
 from lipsync_fast.audio.windows import WINDOW_ROWS, block_starts
 from lipsync_fast.avatars.jpeg import encode_frame
-from lipsync_fast.avatars.manifest import REGION_BORDER
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.benchmark.reference import Networks
+from lipsync_fast.families.synctalk2d import REGION_BORDER
 
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]

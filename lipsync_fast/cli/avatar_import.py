@@ -23,16 +23,24 @@ LONGEST_SAMPLE_S = 60.0
 def import_avatar(
     path: Annotated[
         Path,
-        typer.Argument(help="Folder: a SyncTalk_2D dataset, a sanders or a default_model package."),
+        typer.Argument(
+            help="Folder: a SyncTalk_2D dataset, a sanders or a default_model package, or a"
+            " LiveTalking wav2lip avatar."
+        ),
     ],
     form: Annotated[
         str | None,
-        typer.Option(help="synctalk, sanders or default_model; recognised by default."),
+        typer.Option(
+            help="synctalk, sanders, default_model or livetalking; recognised by default."
+        ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name; the folder's by default.")] = None,
     checkpoint: Annotated[
         Path | None,
-        typer.Option(help="The U-Net's weights, .pth or .onnx; those in the folder by default."),
+        typer.Option(
+            help="The network's weights, .pth or .onnx; those in the folder, or near it, by"
+            " default."
+        ),
     ] = None,
     audio_encoder: Annotated[
         Path | None, typer.Option(help="The audio encoder's weights; looked for by default.")

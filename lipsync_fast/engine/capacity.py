@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from lipsync_fast.audio.windows import block_starts, samples_seen
 from lipsync_fast.engine.backends.base import (
-    AUDIO_BLOCK_ROWS,
     FEATURE_SIZE,
     Backend,
     Coded,
@@ -79,7 +78,8 @@ def _submitter(
     how = how_coded(package.manifest, variant.quality)
     rng = np.random.default_rng(0)
     mel = rng.standard_normal((1, 16, 80)).astype(np.float32)
-    block = rng.standard_normal((AUDIO_BLOCK_ROWS, FEATURE_SIZE)).astype(np.float32)
+    vectors = package.manifest.audio.vectors
+    block = rng.standard_normal((vectors, FEATURE_SIZE)).astype(np.float32)
     noise = (rng.standard_normal(640 * (SOUND_FRAMES + 16)) * 0.1).astype(np.float32)
 
     def submit(number: int) -> Future[bytes]:

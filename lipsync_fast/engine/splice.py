@@ -25,9 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lipsync_fast import _native
 from lipsync_fast.avatars.jpeg import encode_frame, segment_offsets
-from lipsync_fast.avatars.manifest import REGION_BORDER, FrameJpeg, Manifest
+from lipsync_fast.avatars.manifest import FrameJpeg, Manifest
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.engine.backends.base import Coded, Encode
 from lipsync_fast.engine.caches import AHEAD_SHARE, ByteLru, Key
@@ -54,18 +53,19 @@ class Variant:
 
 
 # ---------------------------------------------------------------- what can differ
-def reached(first: int, end: int, source: int, target: int) -> tuple[int, int]:
-    """Which outputs of a bicubic resize from ``source`` to ``target`` pixels see some inputs.
+def reached(first: int, end: int, source: int, target: int, reach: int = 2) -> tuple[int, int]:
+    """Which outputs of a resize from ``source`` to ``target`` pixels see some inputs.
 
     Args:
         first, end: the inputs first .. end - 1.
+        reach: inputs beyond an output's place that it sees; 2 for a bicubic resize, 1 bilinear.
 
     Returns:
         The first output and the one after the last. One input more on either side is counted, so
         that no rounding of positions matters.
     """
     at = np.floor((np.arange(target) + 0.5) * source / target - 0.5)
-    seen = np.flatnonzero((at + 3 >= first) & (at - 2 < end))
+    seen = np.flatnonzero((at + reach + 1 >= first) & (at - reach < end))
     return (int(seen[0]), int(seen[-1]) + 1) if len(seen) else (0, 0)
 
 
@@ -73,12 +73,9 @@ def changing(package: AvatarPackage, index: int) -> Box | None:
     """The part of a frame that what is said can change; None when nothing can."""
     m = package.manifest
     x1, y1, x2, y2 = package.rect(index)
-    left, top, width, height = 0, 0, m.region, m.region
-    if m.window is not None:
-        left, top, width, height = m.window.x, m.window.y, m.window.width, m.window.height
-    left, top = left + REGION_BORDER, top + REGION_BORDER
-    a, b = reached(left, left + width, m.crop, x2 - x1)
-    c, d = reached(top, top + height, m.crop, y2 - y1)
+    (left, top), (_, height, width), reach = m.corner, m.made, m.crop_rule.reach
+    a, b = reached(left, left + width, m.crop, x2 - x1, reach)
+    c, d = reached(top, top + height, m.crop, y2 - y1, reach)
     if a == b or c == d:  # a face so small that no pixel of it sees the window
         return None
     keep = package.mask(index)
@@ -93,13 +90,9 @@ def changing(package: AvatarPackage, index: int) -> Box | None:
 
 def silent(package: AvatarPackage, index: int) -> U8:
     """A frame with the avatar's own mouth pasted in as if it had been generated."""
-    frame = package.picture(index).copy()
-    crop = package.crop(index, frame)
-    inner = slice(REGION_BORDER, -REGION_BORDER)
-    corner = (REGION_BORDER, REGION_BORDER)
-    _native.compose(
-        crop, crop[inner, inner], corner, frame, package.rect(index), package.mask(index)
-    )
+    frame, rule = package.picture(index).copy(), package.manifest.crop_rule
+    crop, corner = package.crop(index, frame), (rule.border, rule.border)
+    rule.compose(crop, rule.inner(crop), corner, frame, package.rect(index), package.mask(index))
     return frame
 
 
@@ -387,10 +380,9 @@ class FrameEncoder:
 
     def own_region(self, package: AvatarPackage, index: int, quality: int) -> bytes:
         """What the avatar's own frame has in place of the generated square."""
-        inner = slice(REGION_BORDER, -REGION_BORDER)
-        key = (package, index, "region", quality)
+        key, rule = (package, index, "region", quality), package.manifest.crop_rule
         return self._once(
-            key, lambda: self.alone(package, package.crop(index)[inner, inner], quality)
+            key, lambda: self.alone(package, rule.inner(package.crop(index)), quality)
         )
 
     def held_of(self, package: AvatarPackage) -> int:

@@ -35,6 +35,7 @@ from dataclasses import dataclass, field, replace
 import msgspec
 import numpy as np
 
+from lipsync_fast.audio.windows import MIN_SAMPLES
 from lipsync_fast.avatars.manifest import Manifest
 from lipsync_fast.frontend.pace import (
     F32,
@@ -70,6 +71,9 @@ BEAT_NS = SLOT_NS // 4
 """Sessions that rest are shown on common beats: a front that serves hundreds wakes no more often
 than there are beats. An utterance's slots lie where its sound wants them."""
 NOTHING = np.zeros(0, np.float32)
+NO_STREAM = 0
+"""Of no utterance: those of a front are numbered from 1."""
+SILENCE = np.zeros(MIN_SAMPLES, np.float32)
 STEP_IN, STEP_OUT = 1 / (LEAD + 1), 1 / (LEAD_OUT + 1)
 """What a slot changes in the share of the generated mouth."""
 NO_SHARE = 1e-6
@@ -316,9 +320,9 @@ class LiveSession(Speaker[Spoken]):
         slot = self._next
         share = self._share_before(slot) if self._lead else 1.0
         if share < 1 - NO_SHARE and not (self._due(slot) <= now_ns and spoken.decided):
-            speech, samples = self._last_speech or (self._unheard(spoken), NOTHING)
+            speech, samples = self._last_speech or self._unheard(spoken)
             if spoken.next == 0:
-                speech, samples = self._unheard(spoken), NOTHING
+                speech, samples = self._unheard(spoken)
             share = share + STEP_IN
             if share < 1 - NO_SHARE:
                 faded = msgspec.structs.replace(speech, share=share)
@@ -342,9 +346,12 @@ class LiveSession(Speaker[Spoken]):
         spoken.sound.forget(spoken.next)
         return True
 
-    def _unheard(self, spoken: Spoken) -> Speech:
-        """What a mouth shows of an utterance before any of it is heard."""
-        return Speech(spoken.sound.stream, -self.manifest.audio.after, None, 0)
+    def _unheard(self, spoken: Spoken) -> tuple[Speech, F32]:
+        """What a mouth shows of an utterance before any of it is heard: vectors of zeros, or of
+        silence where the networks never see zeros."""
+        if self.manifest.audio.padded:
+            return Speech(spoken.sound.stream, -self.manifest.audio.after, None, 0), NOTHING
+        return Speech(NO_STREAM, 0, len(SILENCE), 0), SILENCE
 
     def _plan_rest(self, now_ns: int, everything: bool = False) -> bool:
         """Plan a slot without speech: the mouth on its way back, or the avatar's own picture."""

@@ -41,8 +41,8 @@ class Content(IntEnum):
     MOUTH = 1
     """The face rectangle alone."""
     REGION = 2
-    """The generated square alone, as the network made it (manifest.region pixels wide, at
-    REGION_BORDER of the crop). The answer's box is the face rectangle that the whole crop fills."""
+    """The generated square alone, as the network made it (manifest.region pixels wide, within the
+    crop's border). The answer's box is the face rectangle that the whole crop fills."""
 
 
 class Look(msgspec.Struct, frozen=True, array_like=True):

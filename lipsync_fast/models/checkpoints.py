@@ -21,9 +21,11 @@ from torch import Tensor
 
 from lipsync_fast.avatars import limits
 from lipsync_fast.errors import CheckpointError
+from lipsync_fast.families.wav2lip import ENCODERS, PUBLISHED_WIDTH
 from lipsync_fast.models.audio_encoder import AudioEncoder
 from lipsync_fast.models.pickle_check import RefusedError, check_checkpoint
 from lipsync_fast.models.unet import UNet
+from lipsync_fast.models.wav2lip import Wav2Lip
 
 _WRAPPERS = ("model_state_dict", "state_dict")
 _NAMED = 5
@@ -139,6 +141,22 @@ def load_unet(path: str | os.PathLike[str], region: int = 320) -> UNet:
     if not 2 <= width <= 256 or width % 2:
         raise CheckpointError(f"{path}: base width {width} is not one of the family's (2 to 256)")
     return fit(path, state, lambda: UNet(width, region))
+
+
+def load_wav2lip(path: str | os.PathLike[str]) -> Wav2Lip:
+    """A wav2lip network from its checkpoint; width and side are read off its tensors.
+
+    Raises:
+        CheckpointError: unreadable, or not of this family.
+    """
+    state = load_state(path)
+    first = state.get("face_encoder_blocks.0.0.conv_block.0.weight")
+    width = int(first.shape[0]) if first is not None and first.ndim == 4 else PUBLISHED_WIDTH
+    if not 2 <= width <= 256:
+        raise CheckpointError(f"{path}: base width {width} is not one of wav2lip's (2 to 256)")
+    stages = {n.split(".")[1] for n in state if n.startswith("face_encoder_blocks.")}
+    region = next((r for r, s in ENCODERS.items() if len(s) == len(stages)), min(ENCODERS))
+    return fit(path, state, lambda: Wav2Lip(width, region))
 
 
 def load_audio_encoder(path: str | os.PathLike[str]) -> AudioEncoder:

@@ -34,7 +34,7 @@ from lipsync_fast.engine.backends.onnx_reader import (
 )
 from lipsync_fast.errors import AvatarImportError, CheckpointError
 from lipsync_fast.models.checkpoints import fit
-from lipsync_fast.models.export import EPSILON
+from lipsync_fast.models.onnx_graph import EPSILON
 from lipsync_fast.models.unet import AUDIO_CHANNELS, UNet
 
 IMAGE_CHANNELS = 6

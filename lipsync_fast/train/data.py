@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipsync_fast import _native
-from lipsync_fast.avatars.manifest import REGION_BORDER
+from lipsync_fast.families.synctalk2d import REGION_BORDER
 from lipsync_fast.train.errors import TrainingError
 
 F32 = NDArray[np.float32]

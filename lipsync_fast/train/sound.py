@@ -18,10 +18,10 @@ from lipsync_fast.avatars.library import AvatarLibrary
 from lipsync_fast.avatars.manifest import AudioWindow
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.errors import AvatarNotFoundError, CheckpointError
+from lipsync_fast.families.synctalk2d import AUDIO_SHAPE
 from lipsync_fast.models.checkpoints import load_audio_encoder
 from lipsync_fast.models.export import export_audio_encoder
 from lipsync_fast.models.onnx_check import check_network
-from lipsync_fast.models.shapes import AUDIO_SHAPE
 from lipsync_fast.train.errors import TrainingError
 
 F32 = NDArray[np.float32]

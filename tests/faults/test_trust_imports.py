@@ -307,9 +307,11 @@ def test_what_runs_code_by_the_command_line(original: Path, tmp_path: Path) -> N
     replace(root / "checkpoint" / "ann" / "9.pth", pickle.dumps({"a": Intruder(mark)}, 2))
     other = tmp_path / "wav2lip"
     (other / "full_imgs").mkdir(parents=True)
+    Image.new("RGB", (96, 80)).save(other / "full_imgs" / "00000000.png")
+    shutil.copy(original / "checkpoint" / "ann" / "9.pth", other / "wav2lip.pth")
     (other / "coords.pkl").write_bytes(pickle.dumps([Intruder(mark)] * 2))
     before = everything(tmp_path)
-    for path, word in ((root / "dataset" / "ann", "mkdir"), (other, "wav2lip")):
+    for path, word in ((root / "dataset" / "ann", "mkdir"), (other, "mkdir")):
         done = subprocess.run(
             [sys.executable, "-m", "lipsync_fast", "avatar", "import", "--quiet", str(path)],
             capture_output=True,

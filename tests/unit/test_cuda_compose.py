@@ -15,14 +15,15 @@ from numpy.typing import NDArray
 
 from lipsync_fast import _emulated, _native
 from lipsync_fast.avatars.library import AvatarLibrary
-from lipsync_fast.avatars.manifest import REGION_BORDER
 from lipsync_fast.avatars.package import AvatarPackage
+from lipsync_fast.families.synctalk2d import REGION_BORDER
 
 U8 = NDArray[np.uint8]
 F32 = NDArray[np.float32]
 ORDERS = ("forward", "backward", "shuffled")
 TYPES = ("float32", "float16", "bfloat16")
-COMPOSED, SQUARE, REGION = 0, 1, 2
+COMPOSED, SQUARE, REGION, BILINEAR = 0, 1, 2, 3
+"""Modes of a compose job; in the first and the last, it is resized."""
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +94,8 @@ class Job:
         x1, y1, x2, y2 = self.rect
         frame = np.zeros((y2 - y1, x2 - x1, 3), np.uint8)
         frame = frame if self.pixels is None else self.pixels.copy()
-        _native.compose(self.crop, made, self.corner, frame, self.rect, self.keep)
+        linear = self.mode == BILINEAR
+        _native.compose(self.crop, made, self.corner, frame, self.rect, self.keep, linear)
         return frame
 
 
@@ -122,9 +124,9 @@ def a_job(draw: st.DrawFn) -> Job:
         share=draw(st.sampled_from([0.0, 0.25, 0.5, 1.0]) | st.floats(0, 1, width=32)),
         kind=draw(st.sampled_from(TYPES)),
         channels_last=draw(st.booleans()),
-        mode=draw(st.sampled_from([COMPOSED, COMPOSED, SQUARE, REGION])),
+        mode=draw(st.sampled_from([COMPOSED, BILINEAR, SQUARE, REGION])),
     )
-    if job.mode == COMPOSED:
+    if job.mode in (COMPOSED, BILINEAR):
         wide, high = (draw(st.integers(1, 120) | st.just(side)) for _ in range(2))
         right, below = draw(st.integers(0, 40)), draw(st.integers(0, 40))
         x, y = draw(st.integers(0, right)), draw(st.integers(0, below))
@@ -153,7 +155,8 @@ def test_rectangles_much_smaller_and_larger_than_the_crop(size: tuple[int, int])
     planes = rng.random((3, 320, 320), np.float32)
     crop = rng.integers(0, 256, (328, 328, 3), np.uint8)
     rect = 2, 4, 2 + size[1], 4 + size[0]
-    check([Job(planes, crop, (4, 4), rect, pixels, kind="float16", channels_last=True)])
+    how: dict[str, Any] = {"kind": "float16", "channels_last": True}
+    check([Job(planes, crop, (4, 4), rect, pixels, mode=m, **how) for m in (COMPOSED, BILINEAR)])
 
 
 def test_more_jobs_than_a_launch_takes() -> None:
@@ -208,18 +211,20 @@ def as_bytes(values: NDArray[Any]) -> NDArray[Any]:
 @pytest.mark.parametrize("side", [24, 41, 136])
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("order", ORDERS)
-def test_network_input(side: int, channels_last: bool, order: str) -> None:
+@pytest.mark.parametrize(("border", "half"), [(REGION_BORDER, False), (0, True)])
+def test_network_input(side: int, channels_last: bool, order: str, border: int, half: bool) -> None:
     _emulated.set_thread_order(order)
     rng = np.random.default_rng(8)
     crops = [rng.integers(0, 256, (side, side, 3), np.uint8) for _ in range(3)]
-    r = side - 2 * REGION_BORDER
+    r = side - 2 * border
     for dtype in (np.float32, np.float16):
         shape = (3, r, r, 6) if channels_last else (3, 6, r, r)
         memory = np.full(shape, 7, dtype)
         out = memory.transpose(0, 3, 1, 2) if channels_last else memory
-        _emulated.region_input(np.array([c.ctypes.data for c in crops]), REGION_BORDER, out)
+        addresses = np.array([c.ctypes.data for c in crops])
+        _emulated.region_input(addresses, border, out, half=half)
         for made, crop in zip(out, crops, strict=True):
-            expected = _native.region_input(crop, REGION_BORDER).astype(dtype)
+            expected = _native.region_input(crop, border, half).astype(dtype)
             assert np.array_equal(as_bytes(made.copy()), as_bytes(expected))
 
 
@@ -266,7 +271,7 @@ def test_misuse_is_refused() -> None:
     refused("within the part", 15, 2 | 11 << 32)
     refused("within the part", 16, 0 | 10 << 32)
     refused("out: no address", 18, 0)
-    refused("mode", 19, 3)
+    refused("mode", 19, 4)
     refused("less its border", 13, 17, mode=SQUARE)
     refused("region's size", 14, 15, mode=REGION)
     with pytest.raises(ValueError, match="jobs x 20"):

@@ -34,8 +34,9 @@ from lipsync_fast.engine.backends.decoder import (
 )
 from lipsync_fast.engine.backends.onnx_reader import Graph, UnexpectedGraphError
 from lipsync_fast.errors import BackendError
+from lipsync_fast.families.synctalk2d import AUDIO_SHAPE, level_shapes
 from lipsync_fast.models.export import export_unet
-from lipsync_fast.models.shapes import AUDIO_SHAPE, Box, level_shapes
+from lipsync_fast.models.shapes import Box
 from lipsync_fast.models.unet import UNet
 
 KERNELS = _native.up_kernels()

@@ -9,8 +9,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from lipsync_fast.families.synctalk2d import LEVELS, SYNCTALK2D, level_shapes
 from lipsync_fast.models.export import export_unet
-from lipsync_fast.models.shapes import LEVELS, Box, level_shapes, output_shape
+from lipsync_fast.models.shapes import Box
 from lipsync_fast.models.unet import UNet
 
 WIDTH, REGION = 4, 224
@@ -42,7 +43,7 @@ def test_window_is_part_of_the_whole(unet: UNet, window: Box) -> None:
     assert {n: v.shape[1:] for n, v in levels.items()} == level_shapes(WIDTH, REGION, window)
     assert set(levels) == set(LEVELS)
     part = run(second, {**levels, "audio": audio})["region"]
-    assert part.shape[1:] == output_shape(REGION, window)
+    assert part.shape[1:] == SYNCTALK2D.output(REGION, window)
     columns = slice(window.x, window.x + window.width)
     rows = slice(window.y, window.y + window.height)
     assert np.abs(part - whole[:, :, rows, columns]).max() < 1e-5

@@ -251,3 +251,14 @@ def test_a_damaged_network_is_the_avatars_fault(tiny_avatar: Path) -> None:
             read_net(package, "image", {"image": (6, 224, 224)}, {"x1": (9, 9, 9)})
         with pytest.raises(AvatarFormatError, match=r"decoder\.onnx cannot be used: inputs"):
             read_net(package, "decoder", {"image": (6, 224, 224)}, {})
+
+
+def test_transposed_convolutions() -> None:
+    """Those of wav2lip's decoder: from one pixel, and to twice the map."""
+    from lipsync_fast.models.export_wav2lip import export_wav2lip
+    from lipsync_fast.models.wav2lip import Wav2Lip
+
+    torch.manual_seed(4)
+    for model in export_wav2lip(Wav2Lip(2, 96).eval()):
+        for wanted, made in both(model):
+            assert np.abs(wanted - made).max() < 1e-4 * max(1.0, float(np.abs(wanted).max()))

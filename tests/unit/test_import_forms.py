@@ -156,6 +156,8 @@ def test_what_is_recognised(tmp_path: Path) -> None:
             (("package_info.json",), "sanders"),
             (DEFAULT, "default_model"),
             (("face_regions_320.mp4",), "default_model"),
+            (("full_imgs/", "face_imgs/", "coords.pkl"), "livetalking"),
+            (("coords.pkl",), "livetalking"),
         ]
     ):
         folder = make(tmp_path / str(k), *names)
@@ -183,8 +185,8 @@ def test_two_forms_in_one_folder(tmp_path: Path) -> None:
 def test_what_is_known_and_not_imported(tmp_path: Path) -> None:
     for k, (names, word) in enumerate(
         [
-            (("full_imgs/", "face_imgs/", "coords.pkl"), "wav2lip.*not supported yet"),
             (("full_imgs/", "coords.pkl", "ultralight.pth"), "ultralight.*HuBERT.*not supported"),
+            (("ultralight.pth",), "ultralight.*HuBERT.*not supported"),
             (("manifest.json",), "package already"),
             (("prepared.json",), "avatar train"),
             (("a.txt",), "no avatar of a known form"),
@@ -227,6 +229,7 @@ def test_all_that_is_missing_is_said_at_once(tmp_path: Path) -> None:
         ),
         ("default_model", ("face_bounds", "video.mp4", "{epoch}.pth", "audio_visual_encoder")),
         ("synctalk", ("full_body_img", "{epoch}.pth", "audio_visual_encoder")),
+        ("livetalking", ("full_imgs", "coords.pkl", "models/wav2lip.pth")),
     ):
         folder = tmp_path / form / "ann"
         folder.mkdir(parents=True)

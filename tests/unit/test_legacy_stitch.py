@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from lipsync_fast.audio.pcm import Resampler
 from lipsync_fast.audio.windows import BlockCache, BlockStream, block_starts
 from lipsync_fast.avatars.manifest import AudioWindow
+from lipsync_fast.families.wav2lip import WAV2LIP
 from lipsync_fast.frontend.legacy.stitch import CHUNK_BYTES, Heard, Stitcher
 
 F32 = NDArray[np.float32]
@@ -89,15 +90,20 @@ def test_a_lone_window_has_10_exact_vectors() -> None:
         assert exact(block, want[at + 8]) == list(range(2, 12))
 
 
-def test_a_short_look_ahead_makes_all_vectors_those_of_a_render_bit_for_bit() -> None:
+@pytest.mark.parametrize("window", [SHORT, WAV2LIP.audio])
+def test_a_short_look_ahead_makes_all_vectors_those_of_a_render_bit_for_bit(
+    window: AudioWindow,
+) -> None:
     data, listener = sound(60), Listener()
-    want = offline(data, SHORT)
+    want = offline(data, window)
     for at in range(44):
-        block = listener.block(listener.hear(window_at(data, at)), SHORT)
+        block = listener.block(listener.hear(window_at(data, at)), window)
         assert np.array_equal(block, want[at + 8])
 
 
-@pytest.mark.parametrize("window", [REFERENCE, SHORT, AudioWindow(0, 16), AudioWindow(16, 0)])
+@pytest.mark.parametrize(
+    "window", [REFERENCE, SHORT, AudioWindow(0, 16), AudioWindow(16, 0), WAV2LIP.audio]
+)
 def test_nothing_that_is_kept_depends_on_where_a_window_ended(window: AudioWindow) -> None:
     data = sound(50, seed=2)
     listener = Listener()
@@ -215,13 +221,15 @@ def test_frames_behind_the_current_one() -> None:
         ),
         max_size=20,
     ),
-    after=st.integers(0, 16),
+    window=st.builds(lambda after: AudioWindow(16 - after, after), st.integers(0, 16))
+    | st.just(WAV2LIP.audio),
 )
-def test_any_windows_in_any_order(words: list[bytes | tuple[int, int]], after: int) -> None:
+def test_any_windows_in_any_order(
+    words: list[bytes | tuple[int, int]], window: AudioWindow
+) -> None:
     """Of few different chunks, so that much fits by chance; nothing is kept without bound."""
     pool = [SILENCE, b"\1\0" * 960, *(sound(1, seed) for seed in range(3))]
     stitcher = Stitcher(itertools.count(1).__next__)
-    window = AudioWindow(16 - after, after)
     cache = BlockCache(features)
     for word in words:
         if isinstance(word, bytes):

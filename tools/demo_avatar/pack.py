@@ -32,7 +32,6 @@ from restore import packed_unet
 
 from lipsync_fast.avatars.library import shipped_folder
 from lipsync_fast.avatars.manifest import (
-    REGION_BORDER,
     AudioWindow,
     FrameJpeg,
     Manifest,
@@ -41,6 +40,7 @@ from lipsync_fast.avatars.manifest import (
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.avatars.storage import write_array
 from lipsync_fast.avatars.writer import AvatarWriter, pack
+from lipsync_fast.families.synctalk2d import REGION_BORDER
 from lipsync_fast.models.checkpoints import load_audio_encoder, load_unet
 from lipsync_fast.models.export import export_audio_encoder, export_unet
 from lipsync_fast.models.shapes import Box

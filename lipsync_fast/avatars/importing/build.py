@@ -12,10 +12,11 @@ import msgspec
 
 from lipsync_fast.avatars.importing.parts import Source
 from lipsync_fast.avatars.importing.recognise import FORMS, recognise
-from lipsync_fast.avatars.importing.weights import Models, load_models, need_extra
-from lipsync_fast.avatars.manifest import AudioWindow, Manifest
+from lipsync_fast.avatars.importing.weights import load_models, need_extra
+from lipsync_fast.avatars.manifest import Manifest
 from lipsync_fast.avatars.writer import AvatarWriter
 from lipsync_fast.errors import AvatarFormatError, AvatarImportError
+from lipsync_fast.families import Models
 
 Progress = Callable[[int, int], None]
 _REGION_BYTES = 256 << 20
@@ -68,9 +69,10 @@ def import_avatar(
     Args:
         path: the avatar's folder, as other software made it.
         avatars: where the package is written, as ``avatars/name``.
-        form: ``synctalk``, ``sanders`` or ``default_model``; by default what it is recognised as.
+        form: ``synctalk``, ``sanders``, ``default_model`` or ``livetalking``; by default what it is
+            recognised as.
         statements: what the manifest says.
-        checkpoint: the U-Net's weights, .pth or .onnx; by default what lies in the folder.
+        checkpoint: the networks' weights, .pth or .onnx; by default what lies in the folder.
         audio_encoder: the audio encoder's weights; by default looked for near the checkpoint.
         progress: called with (frames done, frames in all).
         recognised: called with a line that says as what the folder is read, and why.
@@ -123,6 +125,7 @@ def import_synctalk(
 def _manifest(source: Source, statements: Statements, models: Models) -> Manifest:
     draft = {
         "name": statements.name or source.path.name,
+        "family": source.family.name,
         "width": models.width,
         "region": models.region,
         "frame_width": source.width,
@@ -133,7 +136,7 @@ def _manifest(source: Source, statements: Statements, models: Models) -> Manifes
         "consent": statements.consent,
         "provenance": f"imported from {_article(source.form)} ({source.path.name},"
         f" {source.networks.checkpoint.name})",
-        "audio": AudioWindow(),
+        "audio": source.family.audio,
     }
     try:
         return msgspec.convert(draft, Manifest)
@@ -152,7 +155,7 @@ def _write(
     overwrite: bool,
     progress: Progress | None,
 ) -> Path:
-    models = load_models(source.networks)
+    models = load_models(source.networks, source.family)
     manifest = _manifest(source, statements, models)
     rects, crop = source.track.rects, manifest.crop
     keep_regions = len(rects) * 3 * crop * crop <= _REGION_BYTES

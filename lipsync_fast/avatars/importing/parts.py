@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from lipsync_fast.avatars.importing.rectangles import Track
 from lipsync_fast.errors import AvatarImportError
+from lipsync_fast.families import Family
 
 MOST_FRAMES = 15_000
 """Ten minutes at 25 a second, as much as ``avatar prepare`` takes."""
@@ -38,7 +39,8 @@ class Picture(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Networks:
-    """Where the weights lie: the U-Net's as .pth or .onnx, the audio encoder's as .pth."""
+    """Where the weights lie: the picture's networks as .pth or .onnx, the audio encoder's as .pth
+    (of a checkpoint that has all of them, the same file)."""
 
     checkpoint: Path
     audio_encoder: Path
@@ -53,6 +55,7 @@ class Source:
         path: the folder.
         track: rectangles of all frames; their number is the frames'.
         pictures: all of them, in order; to be closed. May add to ``warnings`` while it runs.
+        family: of the networks.
         warnings: what a person should know.
         notes: parts that are there and not needed, or the other way round.
     """
@@ -64,6 +67,7 @@ class Source:
     track: Track
     networks: Networks
     pictures: Generator[Picture]
+    family: Family
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 

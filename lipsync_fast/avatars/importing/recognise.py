@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lipsync_fast.avatars.importing import default_model, sanders, synctalk
+from lipsync_fast.avatars.importing import default_model, livetalking, sanders, synctalk
 from lipsync_fast.avatars.importing.parts import Source
 from lipsync_fast.errors import AvatarImportError
 
@@ -44,6 +44,13 @@ FORMS = (
         default_model.NEEDED,
         default_model.read,
     ),
+    Form(
+        "livetalking",
+        livetalking.FORM,
+        livetalking.MARKS,
+        livetalking.NEEDED,
+        livetalking.read,
+    ),
 )
 _VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi")
 _WEIGHTS = (".pth", ".pt", ".onnx", ".ckpt")
@@ -75,6 +82,8 @@ def recognise(path: Path, option: str | None = None) -> Recognised:
         form = forms[option]
         return Recognised(form, f"{path}: read as {form.title}, as --form says")
     found = [(form, there) for form in FORMS if (there := _there(path, form.marks))]
+    if all(form.title == livetalking.FORM for form, _ in found):
+        _refuse_ultralight(path)
     if not found:
         _refuse_others(path)
         raise AvatarImportError(_unknown(path))
@@ -109,8 +118,8 @@ def _no_folder(path: Path) -> str:
     return f"{path}: is no folder; expected one with an avatar's parts"
 
 
-def _refuse_others(path: Path) -> None:
-    """Folders that are something that we know, and cannot import.
+def _refuse_ultralight(path: Path) -> None:
+    """LiveTalking's other family: its folders have frames and boxes, too.
 
     Raises:
         AvatarImportError: says what it is, and why not.
@@ -121,11 +130,14 @@ def _refuse_others(path: Path) -> None:
             " features (16 x 32 x 32) instead of mel bands, and that audio front end is not"
             " supported"
         )
-    if (path / "coords.pkl").exists() or (path / "face_imgs").exists():
-        raise AvatarImportError(
-            f"{path}: a LiveTalking wav2lip avatar (by coords.pkl or face_imgs); this family is not"
-            " supported yet"
-        )
+
+
+def _refuse_others(path: Path) -> None:
+    """Folders that are something that we know, and cannot import.
+
+    Raises:
+        AvatarImportError: says what it is, and why not.
+    """
     if (path / "manifest.json").is_file():
         raise AvatarImportError(
             f"{path}: is an avatar package already (by manifest.json); give its path to --avatar,"

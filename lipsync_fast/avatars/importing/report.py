@@ -48,7 +48,7 @@ class Report(msgspec.Struct, kw_only=True):
         form: what the folder was read as.
         sides: smallest and largest side of the face rectangles in pixels.
         lost: frames that had no rectangle of their own.
-        network_width, region: base width and side of the region that the U-Net makes.
+        network_width, region: base width and side of the region that the network makes.
         bytes: of the package.
         sample: None if none was asked for.
         sheet: the contact sheet's file, if one was written.

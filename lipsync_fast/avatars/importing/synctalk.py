@@ -20,6 +20,7 @@ from lipsync_fast.avatars.importing.pictures import keep_mask, numbered_pictures
 from lipsync_fast.avatars.importing.rectangles import Track
 from lipsync_fast.avatars.importing.weights import find_checkpoint, networks
 from lipsync_fast.errors import AvatarImportError
+from lipsync_fast.families.synctalk2d import SYNCTALK2D
 
 FORM = "SyncTalk_2D"
 MARKS = ("full_body_img", "landmarks")
@@ -58,7 +59,7 @@ def read(path: Path, checkpoint: Path | None, audio_encoder: Path | None) -> Sou
     weights = networks(problems, path, found, expected, audio_encoder)
     problems.check()
     frames = _pictures(path, pictures, track, width, height)
-    return Source(FORM, path, width, height, track, weights, frames)
+    return Source(FORM, path, width, height, track, weights, frames, SYNCTALK2D)
 
 
 def _pictures(

@@ -14,8 +14,8 @@ from PIL import Image
 from lipsync_fast import _native
 from lipsync_fast.avatars.importing.parts import MOST_FRAMES, Networks, Picture, Source, need_file
 from lipsync_fast.avatars.importing.rectangles import Rect, settled
-from lipsync_fast.avatars.manifest import REGION_BORDER
 from lipsync_fast.errors import AvatarImportError, MediaError
+from lipsync_fast.families.synctalk2d import REGION_BORDER, SYNCTALK2D
 from lipsync_fast.prepare.video import Video
 
 COMPARED = 12
@@ -67,7 +67,7 @@ def source_of(
         raise
     warnings: list[str] = []
     pictures = _pictures(file, chain([first], frames), numbered_by, check, warned, warnings)
-    return Source(form, path, width, height, track, networks, pictures, warnings)
+    return Source(form, path, width, height, track, networks, pictures, SYNCTALK2D, warnings)
 
 
 def _decoded(path: Path, warnings: list[str]) -> Generator[Rgb]:

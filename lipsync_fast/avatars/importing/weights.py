@@ -4,23 +4,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
 
 from lipsync_fast.avatars.importing.parts import Networks, Problems
 from lipsync_fast.avatars.importing.pictures import is_number
 from lipsync_fast.errors import AvatarImportError, BackendError
+from lipsync_fast.families import Family, Models
 
 ENCODER_NAMES = ("audio_visual_encoder.pth", "audio_encoder.pth")
-
-
-class Models(NamedTuple):
-    """Networks as the package has them: ONNX bytes, and the sizes that they are made for."""
-
-    width: int
-    region: int
-    audio_encoder: bytes
-    image: bytes
-    decoder: bytes
 
 
 def find_epoch(folders: list[Path]) -> Path:
@@ -105,33 +95,27 @@ def networks(
     return Networks(found or expected, encoder or path / ENCODER_NAMES[0])
 
 
-def load_models(where: Networks) -> Models:
-    """Read both networks and write them as the package has them.
+def load_models(where: Networks, family: Family) -> Models:
+    """Read a family's networks and write them as the package has them.
 
     Raises:
         CheckpointError: weights that are hostile, damaged or of another family.
         AvatarFormatError: what is made of them cannot be used (numbers that are not finite).
         BackendError: torch or onnx is not installed.
     """
-    try:
-        from lipsync_fast.models.checkpoints import load_audio_encoder, load_unet
-        from lipsync_fast.models.export import export_audio_encoder, export_unet
-        from lipsync_fast.models.onnx_weights import load_unet_onnx
-    except ImportError as error:
-        raise missing_extra(error) from None
     from lipsync_fast.models.onnx_check import check_network
 
-    load = load_unet_onnx if where.checkpoint.suffix.lower() == ".onnx" else load_unet
-    unet = load(where.checkpoint)
-    encoder = export_audio_encoder(load_audio_encoder(where.audio_encoder))
-    image, decoder = export_unet(unet)
+    try:
+        made = family.export(where.checkpoint, where.audio_encoder)
+    except ImportError as error:
+        raise missing_extra(error) from None
     for data, file in (
-        (image, where.checkpoint),
-        (decoder, where.checkpoint),
-        (encoder, where.audio_encoder),
+        (made.image, where.checkpoint),
+        (made.decoder, where.checkpoint),
+        (made.audio_encoder, where.audio_encoder),
     ):
         check_network(data, f"the network made of {file}")
-    return Models(unet.width, unet.region, encoder, image, decoder)
+    return made
 
 
 def need_extra() -> None:

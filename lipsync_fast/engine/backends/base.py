@@ -18,12 +18,11 @@ from numpy.typing import NDArray
 
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.engine.spent import Spent
+from lipsync_fast.families.base import FEATURE_SIZE as FEATURE_SIZE
 
 Result = TypeVar("Result")
 Part = tuple[int, int, int, int]
 SQUARE: Part = (0, 0, 0, 0)
-AUDIO_BLOCK_ROWS = 16
-FEATURE_SIZE = 512
 
 
 class LoadedAvatar(Protocol):
@@ -39,7 +38,7 @@ class Sound:
 
     Attributes:
         stream: a key that no other sound has; its samples never change.
-        starts: for each of the 16 vectors, oldest first, the mel row at which its window begins;
+        starts: for each of its vectors, oldest first, the mel row at which its window begins;
             -1 for a vector of zeros (``audio.windows.block_starts``).
         pcm: 16 kHz mono float32, the stream's samples from ``first`` on, back to one before the
             first window's, or the stream's first one. Where they end, so does the sound.
@@ -87,8 +86,8 @@ class RegionJob:
     Attributes:
         avatar: as ``Backend.load`` gave it.
         frame_index: which of the avatar's frames, 0 <= index < frame_count.
-        audio_block: 16 x 512 float32, the feature vectors that the frame sees, oldest first; None
-            where ``sound`` is given.
+        audio_block: vectors x 512 float32 (``manifest.audio.vectors``), what the frame sees, oldest
+            first; None where ``sound`` is given.
         share: how much of the generated mouth is shown, 0..1; the rest is the avatar's own. For
             the frames between idle and speech.
         part: what ``submit`` makes of it: the whole frame (None); a part of it that holds the face
@@ -244,3 +243,17 @@ class Backend(Protocol):
     def close(self) -> None:
         """Free what it holds; loaded avatars become unusable."""
         ...
+
+
+def check_job(job: RegionJob) -> None:
+    """Refuse a job whose block or share cannot be.
+
+    Raises:
+        ValueError: what is wrong.
+    """
+    shape = None if job.audio_block is None else job.audio_block.shape
+    wanted = (job.avatar.package.manifest.audio.vectors, FEATURE_SIZE)
+    if job.sound is None and shape != wanted:
+        raise ValueError(f"audio block of shape {shape}, expected {wanted}")
+    if not 0 <= job.share <= 1:
+        raise ValueError(f"share {job.share}: expected 0 to 1")

@@ -15,32 +15,31 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from lipsync_fast import _native
-from lipsync_fast.avatars.manifest import REGION_BORDER
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.avatars.storage import MANIFEST
 from lipsync_fast.engine.backends.base import (
-    AUDIO_BLOCK_ROWS,
     FEATURE_SIZE,
     SQUARE,
     LoadedAvatar,
     Part,
     RegionJob,
     Result,
+    check_job,
 )
 from lipsync_fast.engine.backends.decoder import SplitDecoder, choose_kernel, split_decoder
 from lipsync_fast.engine.backends.onnx_reader import UnexpectedGraphError
 from lipsync_fast.engine.caches import AHEAD_SHARE, ByteLru, within_memory
 from lipsync_fast.engine.spent import Spent
 from lipsync_fast.errors import AvatarFormatError, BackendError
+from lipsync_fast.families import CropRule
 from lipsync_fast.ipc.frame_store import FrameStore
-from lipsync_fast.models.shapes import AUDIO_SHAPE, LEVELS, Box, level_shapes, output_shape
 
 log = logging.getLogger("lipsync.engine")
 IMAGE_CACHE_BYTES = 512 << 20
@@ -59,17 +58,19 @@ class Face:
         crop: the face, resized to the network's square with its border.
         keep: 1 where the original pixel stays, rectangle sized.
         rect: the face rectangle x1, y1, x2, y2 in ``pixels``.
+        rule: how it was cut out.
     """
 
     pixels: NDArray[np.uint8]
     crop: NDArray[np.uint8]
     keep: NDArray[np.uint8] | None
     rect: tuple[int, int, int, int]
+    rule: CropRule
 
     def composed(self, region: NDArray[np.uint8], corner: tuple[int, int]) -> NDArray[np.uint8]:
         """A copy of ``pixels`` with ``region`` pasted in."""
         frame = self.pixels.copy()
-        _native.compose(self.crop, region, corner, frame, self.rect, self.keep)
+        self.rule.compose(self.crop, region, corner, frame, self.rect, self.keep)
         return frame
 
 
@@ -90,24 +91,21 @@ class CpuAvatar:
         m = package.manifest
         self.audio_encoder = _session(package, "audio_encoder", options)
         self.image = _session(package, "image", options)
-        w = m.window
-        box = None if w is None else Box(w.x, w.y, w.width, w.height)
-        self.levels = levels = level_shapes(m.width, m.region, box)
-        self.split = None if kernel is None else _split(package, box, kernel)
-        made = output_shape(m.region, box)
+        self.levels = levels = m.levels
+        self.split = _split(package, kernel) if kernel is not None and m.rules.fused else None
         if self.split is None:
-            self._heard, decoded = levels, {"region": made}
+            self._heard, decoded = levels, {"region": m.made}
             self.decoder = _session(package, "decoder", options)
         else:
             joint, shape = self.split.joint
             self._heard = {n: s for n, s in levels.items() if n not in self.split.skips}
             decoded = {joint: shape}
             self.decoder = _session(package, "decoder", options, self.split.head)
-        self.corner = (REGION_BORDER + w.x, REGION_BORDER + w.y) if w else (REGION_BORDER,) * 2
+        self.corner, self.audio_shape = m.corner, m.rules.audio_shape
         for name, session, inputs, outputs in (
             ("audio_encoder", self.audio_encoder, {"mel": (1, 80, 16)}, {"feature": (512,)}),
             ("image", self.image, {"image": (6, m.region, m.region)}, levels),
-            ("decoder", self.decoder, {**self._heard, "audio": AUDIO_SHAPE}, decoded),
+            ("decoder", self.decoder, {**self._heard, "audio": self.audio_shape}, decoded),
         ):
             _expect(package, name, session, inputs, outputs)
 
@@ -117,8 +115,8 @@ class CpuAvatar:
         """The generated picture, H x W x 3 uint8 RGB.
 
         Args:
-            levels: x1 .. x6, each 1 x C x H x W.
-            audio: 1 x 32 x 16 x 16.
+            levels: x1 .., each 1 x C x H x W.
+            audio: 1 x ``audio_shape``.
         """
         feed = {name: levels[name] for name in self._heard}
         made = self.decoder.run(None, {**feed, "audio": audio})[0][0]
@@ -137,7 +135,7 @@ class CpuAvatar:
         ).digest()
 
     def levels_in(self, record: memoryview) -> dict[str, NDArray[np.float32]]:
-        """x1 .. x6 of a shared record, without a copy."""
+        """x1 .. of a shared record, without a copy."""
         found, at = {}, 0
         for name, shape in self.levels.items():
             count = math.prod(shape)
@@ -150,17 +148,16 @@ def _model(package: AvatarPackage, name: str) -> memoryview:
     return package.network(name)
 
 
-def _split(package: AvatarPackage, window: Box | None, kernel: str) -> SplitDecoder | None:
+def _split(package: AvatarPackage, kernel: str) -> SplitDecoder | None:
     """The decoder with native stages, or None where it must run as it is."""
     m = package.manifest
     try:
-        split = split_decoder(_model(package, "decoder"), m.region, window, kernel)
+        split = split_decoder(_model(package, "decoder"), m.region, m.box, kernel)
     except UnexpectedGraphError as reason:
         log.info("avatar %s: the decoder runs in ONNX Runtime alone: %s", m.name, reason)
         return None
-    shapes = level_shapes(m.width, m.region, window)
     for stage in split.stages:
-        if stage.native.skip_shape != shapes.get(stage.skip):
+        if stage.native.skip_shape != m.levels.get(stage.skip):
             log.info("avatar %s: the decoder does not fit its manifest", m.name)
             return None
     return split
@@ -368,17 +365,13 @@ class CpuBackend:
 
     def _check(self, job: RegionJob) -> None:
         self._own(job.avatar)
-        shape = None if job.audio_block is None else job.audio_block.shape
-        if shape != (AUDIO_BLOCK_ROWS, FEATURE_SIZE):
-            raise ValueError(f"audio block of shape {shape}, expected (16, 512)")
-        if not 0 <= job.share <= 1:
-            raise ValueError(f"share {job.share}: expected 0 to 1")
+        check_job(replace(job, sound=None))  # this backend does not hear
 
     def _region(self, job: RegionJob, face: Face | None = None) -> NDArray[np.uint8]:
         avatar = self._own(job.avatar)
         levels = self._image_half(avatar, job.frame_index, face)
         assert job.audio_block is not None
-        audio = np.ascontiguousarray(job.audio_block, np.float32).reshape(1, *AUDIO_SHAPE)
+        audio = np.ascontiguousarray(job.audio_block, np.float32).reshape(1, *avatar.audio_shape)
         with self.spent.on("decoder"):
             made = avatar.decode(levels, audio)
         if job.share == 1:
@@ -405,7 +398,7 @@ class CpuBackend:
         (left, top), (height, width) = avatar.corner, made.shape[:2]
         crop = face.crop.copy()
         crop[top : top + height, left : left + width] = made
-        return crop[REGION_BORDER:-REGION_BORDER, REGION_BORDER:-REGION_BORDER]
+        return face.rule.inner(crop)
 
     def compose(
         self, avatar: LoadedAvatar, frame_index: int, region: NDArray[np.uint8]
@@ -434,7 +427,8 @@ class CpuBackend:
 
         def face(pixels: NDArray[np.uint8], left: int, top: int) -> Face:
             rect = x1 - left, y1 - top, x2 - left, y2 - top
-            return Face(pixels, package.crop(index, pixels, rect), package.mask(index), rect)
+            crop, rule = package.crop(index, pixels, rect), package.manifest.crop_rule
+            return Face(pixels, crop, package.mask(index), rect, rule)
 
         def make() -> tuple[Face, int]:
             assert part is not None
@@ -460,7 +454,7 @@ class CpuBackend:
     def _image_half(
         self, avatar: CpuAvatar, index: int, face: Face | None
     ) -> dict[str, NDArray[np.float32]]:
-        """x1 .. x6 of an avatar's frame, each 1 x C x H x W."""
+        """x1 .. of an avatar's frame, each 1 x C x H x W."""
 
         def make() -> tuple[dict[str, NDArray[np.float32]], int]:
             crop = (face or self._face(avatar, index, None)).crop
@@ -491,6 +485,6 @@ class CpuBackend:
     def _made_levels(
         avatar: CpuAvatar, crop: NDArray[np.uint8]
     ) -> tuple[dict[str, NDArray[np.float32]], int]:
-        image = _native.region_input(crop, REGION_BORDER)[None]
-        made = avatar.image.run(list(LEVELS), {"image": image})
-        return dict(zip(LEVELS, made, strict=True)), avatar.level_bytes
+        image = avatar.package.manifest.crop_rule.image_input(crop)[None]
+        made = avatar.image.run(list(avatar.levels), {"image": image})
+        return dict(zip(avatar.levels, made, strict=True)), avatar.level_bytes

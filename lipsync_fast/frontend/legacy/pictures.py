@@ -17,7 +17,6 @@ import structlog
 import trio
 
 from lipsync_fast.avatars.jpeg import encode_frame
-from lipsync_fast.avatars.manifest import REGION_BORDER
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.errors import AvatarNotFoundError, LipsyncError
 from lipsync_fast.frontend.held import Held
@@ -52,10 +51,10 @@ class Region:
 def region_bounds(package: AvatarPackage, index: int) -> Bounds:
     """Where the generated square belongs in a frame: x1, y1, x2, y2, in pixels and their parts.
 
-    The face rectangle is a crop with a border of 4 around the square (328 for 320 pixels).
+    The face rectangle is a crop; in some families it has a border around the square (4 of 328).
     """
     x1, y1, x2, y2 = package.rect(index)
-    border = REGION_BORDER / package.manifest.crop
+    border = package.manifest.crop_rule.border / package.manifest.crop
     across, down = (x2 - x1) * border, (y2 - y1) * border
     return x1 + across, y1 + down, x2 - across, y2 - down
 
@@ -73,10 +72,9 @@ def own_picture(package: AvatarPackage, index: int, kind: str) -> bytes:
     packet = xmp_packet(manifest.synthetic)
     if kind == FULL_BODY:
         return jpeg_with_xmp(bytes(package.frame_jpeg(index)), packet)
-    region = package.crop(index)[REGION_BORDER:-REGION_BORDER, REGION_BORDER:-REGION_BORDER]
+    region = manifest.crop_rule.inner(package.crop(index))
     if kind == MASKED:
-        region = region.copy()
-        region[5:-10, 5:-5] = 0
+        region = manifest.crop_rule.masked(region)
     return jpeg_with_xmp(encode_frame(region, manifest.jpeg), packet)
 
 

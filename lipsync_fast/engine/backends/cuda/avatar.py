@@ -10,7 +10,6 @@ from functools import partial
 
 import torch
 
-from lipsync_fast.avatars.manifest import REGION_BORDER
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.engine.backends.base import FEATURE_SIZE
 from lipsync_fast.engine.backends.cuda.device import Device, Fault
@@ -27,7 +26,7 @@ from lipsync_fast.engine.backends.cuda.nets import (
     read_net,
     rows_of,
 )
-from lipsync_fast.models.shapes import AUDIO_SHAPE, Box, level_shapes, output_shape
+from lipsync_fast.families import FAMILIES
 
 log = logging.getLogger("lipsync.engine")
 
@@ -37,11 +36,14 @@ class Shapes:
     """What follows from a manifest; avatars of equal ones share static memory.
 
     Attributes:
+        family, width: of the networks.
         region: side of the whole region.
-        levels: x1 .. x6, in order.
+        levels: x1 .., in order.
         made: channels, height and width of what the decoder makes.
     """
 
+    family: str
+    width: int
     region: int
     levels: tuple[tuple[str, Shape], ...]
     made: Shape
@@ -50,19 +52,21 @@ class Shapes:
     def of(cls, package: AvatarPackage) -> Shapes:
         """Those of an avatar."""
         m = package.manifest
-        w = m.window
-        box = None if w is None else Box(w.x, w.y, w.width, w.height)
-        levels = tuple(level_shapes(m.width, m.region, box).items())
-        return cls(m.region, levels, output_shape(m.region, box))
+        return cls(m.family, m.width, m.region, tuple(m.levels.items()), m.made)
+
+    @property
+    def audio(self) -> Shape:
+        """Of the decoder's audio input."""
+        return FAMILIES[self.family].audio_shape
 
     def frame_bytes(self, dtype: torch.dtype) -> int:
         """Roughly what a frame of a batch needs while it is made.
 
-        Its levels twice, and some tensors as wide as the decoder's last stage is.
+        Its levels twice, and what the decoder holds at its widest.
         """
         levels = sum(rows_of(shape, dtype) for _, shape in self.levels)
-        width = self.levels[0][1][0]
-        return 2 * levels + 3 * 4 * width * self.region * self.region * dtype.itemsize
+        peak = FAMILIES[self.family].peak(self.width, self.region)
+        return 2 * levels + peak * dtype.itemsize
 
 
 @dataclass(frozen=True)
@@ -82,10 +86,11 @@ class HostNets:
         """
         levels = dict(shapes.levels)
         image = {"image": (6, shapes.region, shapes.region)}
+        heard = {**levels, "audio": shapes.audio}
         return cls(
             read_net(package, "audio_encoder", {"mel": MEL_SHAPE}, {"feature": (FEATURE_SIZE,)}),
             read_net(package, "image", image, levels),
-            read_net(package, "decoder", {**levels, "audio": AUDIO_SHAPE}, {"region": shapes.made}),
+            read_net(package, "decoder", heard, {"region": shapes.made}),
         )
 
 
@@ -116,6 +121,8 @@ class CudaAvatar:
 
     Attributes:
         crop: side of the face crop.
+        rule: how faces are cut out.
+        vectors: that a frame sees.
         corner: left and top of what the decoder makes in it.
         made: channels, height and width of that.
         encoder, image, decoder: the networks.
@@ -136,9 +143,8 @@ class CudaAvatar:
         self.package, self.statics = package, statics
         m = package.manifest
         shapes = Shapes.of(package)
-        self.crop, self.made = m.crop, shapes.made
-        w = m.window
-        self.corner = (REGION_BORDER + w.x, REGION_BORDER + w.y) if w else (REGION_BORDER,) * 2
+        self.crop, self.rule, self.vectors = m.crop, m.crop_rule, m.audio.vectors
+        self.corner, self.made = m.corner, shapes.made
         encoder, image, decoder = (
             on_device(net, device, dtype) for net in (nets.audio_encoder, nets.image, nets.decoder)
         )

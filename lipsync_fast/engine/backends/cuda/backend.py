@@ -23,7 +23,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lipsync_fast import _native
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.engine.backends.base import (
     FEATURE_SIZE,
@@ -190,7 +189,13 @@ class CudaBackend:
             most = max(self._sizes_of(shapes))
             levels = dict(shapes.levels)
             found = Statics.make(
-                levels, shapes.region, shapes.made, most, self.dtype, self.device.where
+                levels,
+                shapes.region,
+                shapes.audio,
+                shapes.made,
+                most,
+                self.dtype,
+                self.device.where,
             )
             self._statics[shapes] = found
         return found
@@ -317,7 +322,7 @@ class CudaBackend:
         frame = self._picture(mine, frame_index).copy()
         crop = package.crop(frame_index, frame)
         rect, mask = package.rect(frame_index), package.mask(frame_index)
-        _native.compose(crop, region, mine.corner, frame, rect, mask)
+        mine.rule.compose(crop, region, mine.corner, frame, rect, mask)
         return frame
 
     def _picture(self, avatar: CudaAvatar, index: int) -> NDArray[np.uint8]:
@@ -371,7 +376,7 @@ class CudaBackend:
     ) -> Task:
         avatar = self._own(job.avatar)
         if job.sound is not None:
-            sounds.check(job.sound)
+            sounds.check(job.sound, avatar.vectors)
         self._count += 1
         rect = avatar.package.rect(job.frame_index)
         if kind is None:

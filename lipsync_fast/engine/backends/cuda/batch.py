@@ -24,8 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lipsync_fast.avatars.manifest import REGION_BORDER
-from lipsync_fast.engine.backends.base import AUDIO_BLOCK_ROWS, Coded
+from lipsync_fast.engine.backends.base import Coded
 from lipsync_fast.engine.backends.cuda.avatar import CudaAvatar
 from lipsync_fast.engine.backends.cuda.device import Device
 from lipsync_fast.engine.backends.cuda.graphs import cover
@@ -38,6 +37,8 @@ MOST_CODED = 8 << 20
 """Bytes that the segments of a picture may need at worst; one that needs more is coded by the host:
 with long restart intervals, few threads would code it."""
 _PLANES_F32 = 0
+_BILINEAR = 3
+"""In place of ``Kind.PART`` in a compose job: resized so, not bicubic."""
 
 
 def float_bits(value: float) -> int:
@@ -86,7 +87,8 @@ class Batch:
             What is to be computed; a batch without tasks has nothing to do until another one ends.
         """
         avatar = self.tasks[0].avatar
-        heard = sounds.plan([(avatar, t.job.sound) for t in self.tasks], self.number, ended)
+        wanted = [(avatar, t.job.sound) for t in self.tasks]
+        heard = sounds.plan(wanted, self.number, ended, avatar.vectors)
         frames = [t.job.frame_index for t in self.tasks[: len(heard.index)]]
         halves = avatar.images.plan(frames, self.number, ended)
         del self.tasks[len(halves.index) :]
@@ -125,16 +127,16 @@ class Batch:
         """Write all that the device is told into the staging."""
         tasks, staging = self.tasks, self.lane.staging
         loose = [k for k, task in enumerate(tasks) if task.job.sound is None]
-        count, made = len(tasks), len(heard.slots)
+        count, made, vectors = len(tasks), len(heard.slots), tasks[0].avatar.vectors
         wanted = {
             "windows": ((made, 4), "int32"),
             "samples": ((heard.end + PAD,), "float32"),
             "vectors": ((made,), "int64"),
-            "index": ((count * AUDIO_BLOCK_ROWS,), "int64"),
+            "index": ((count * vectors,), "int64"),
             "frames": ((count,), "int64"),
             "halves": ((len(halves.slots),), "int64"),
             "loose": ((len(loose),), "int64"),
-            "blocks": ((len(loose), AUDIO_BLOCK_ROWS, 512), "float32"),
+            "blocks": ((len(loose), vectors, 512), "float32"),
         }
         staging.begin(sum(aligned(8 * int(np.prod(shape))) for shape, _ in wanted.values()))
         placed, arrays = {}, {}
@@ -171,7 +173,8 @@ class Batch:
             share = float_bits(task.job.share)
             crop = (left, top, face.crop, avatar.crop, share)
             part = face.row if task.kind == Kind.PART else (0, *task.size, 0, 0, 0)
-            rows.append((*head, *crop, *part, pixels + self.results.places[k], task.kind))
+            way = _BILINEAR if task.kind == Kind.PART and avatar.rule.linear else task.kind
+            rows.append((*head, *crop, *part, pixels + self.results.places[k], way))
         return np.array(rows, np.int64)
 
     def _pictures(self) -> NDArray[np.int64]:
@@ -253,7 +256,7 @@ class Batch:
 
     def _decode(self, avatar: CudaAvatar, sounds: Sounds, there: dict[str, Tensor]) -> None:
         statics, count = avatar.statics, len(self.tasks)
-        audio = statics.audio[:count].view(count * AUDIO_BLOCK_ROWS, -1)
+        audio = statics.audio[:count].view(count * avatar.vectors, -1)
         torch.index_select(sounds.table, 0, there["index"], out=audio)
         if len(there["loose"]):
             blocks = there["blocks"].view(-1, *statics.audio.shape[1:]).to(statics.audio.dtype)
@@ -322,11 +325,12 @@ def compute_halves(
     Args:
         slots: on the device; or numbers, for a few that are not worth a copy there.
     """
-    image, statics, at = avatar.image, avatar.statics, 0
+    image, statics, rule, at = avatar.image, avatar.statics, avatar.rule, 0
     for size in cover(len(crops), image.ready):
         count = min(size, len(crops) - at)
         addresses = np.array(crops[at : at + count], np.int64)
-        device.kernels.region_input(addresses, REGION_BORDER, statics.image[:count], stream)
+        given = statics.image[:count]
+        device.kernels.region_input(addresses, rule.border, given, stream, rule.half)
         image.run(size)
         for name, rows in statics.made.items():
             kept, some = avatar.images.levels[name], slots[at : at + count]

@@ -12,10 +12,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lipsync_fast.avatars.manifest import REGION_BORDER
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.engine.splice import Place
-from lipsync_fast.models.shapes import AUDIO_SHAPE, Box, level_shapes, output_shape
 
 TILE_ROWS, MOST_LINES = 16, 64
 """Rows that a block of the compose kernel makes, and the source rows that it keeps for them."""
@@ -125,11 +123,10 @@ def networks(package: AvatarPackage) -> dict[str, int]:
     avatar's frames.
     """
     m = package.manifest
-    box = _window(package)
     inputs: dict[str, Mapping[str, tuple[int, ...]]] = {
         "audio_encoder": {"mel": (1, MEL_BANDS, MEL_ROWS)},
         "image": {"image": (6, m.region, m.region)},
-        "decoder": {**level_shapes(m.width, m.region, box), "audio": AUDIO_SHAPE},
+        "decoder": {**m.levels, "audio": m.rules.audio_shape},
     }
     return {name: multiply_adds(package.model(name), given) for name, given in inputs.items()}
 
@@ -148,12 +145,12 @@ def kernels(
     place, mask = Place.of(package, index, package.frame_size), package.mask(index)
     x1, y1, x2, y2 = package.rect(index)
     left, top, right, bottom = place.part
-    _, *region = output_shape(m.region, _window(package))
+    _, *region = m.made
     found = {
         "mel": mel(products_of_row),
         "compose": compose(
             (region[0], region[1]),
-            m.region + 2 * REGION_BORDER,
+            m.crop,
             (y2 - y1, x2 - x1),
             (bottom - top, right - left),
             None if mask is None else float(mask.mean()),
@@ -163,8 +160,3 @@ def kernels(
         a, b, c, d = place.cut.box
         found["jpeg"], found["gather"] = jpeg((d - b, c - a), coded), gather(coded)
     return found
-
-
-def _window(package: AvatarPackage) -> Box | None:
-    w = package.manifest.window
-    return None if w is None else Box(w.x, w.y, w.width, w.height)

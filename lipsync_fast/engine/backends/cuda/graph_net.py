@@ -36,6 +36,7 @@ _ATTRIBUTES: dict[str, frozenset[str]] = {
     kind: frozenset(known.split())
     for kind, known in {
         "Conv": "kernel_shape strides dilations pads group auto_pad",
+        "ConvTranspose": "kernel_shape strides dilations pads group auto_pad output_padding",
         "Resize": "mode coordinate_transformation_mode",
         "Concat": "axis",
         "Flatten": "axis",
@@ -159,7 +160,7 @@ class GraphNet(nn.Module):
 
     def _step(self, node: Node, constants: _Constants, at: list[int], reusable: list[bool]) -> Step:
         kind, a = node.kind, at[0]
-        if kind == "Conv":
+        if kind in ("Conv", "ConvTranspose"):
             return self._conv(node, constants, a)
         if kind == "Relu":
             return _relu(a, reusable[0])
@@ -185,11 +186,13 @@ class GraphNet(nn.Module):
 
     def _conv(self, node: Node, constants: _Constants, a: int) -> Step:
         if len(node.inputs) not in (2, 3) or node.inputs[0] in constants:
-            raise UnexpectedGraphError(f"Conv of {len(node.inputs)} inputs")
+            raise UnexpectedGraphError(f"{node.kind} of {len(node.inputs)} inputs")
         weight = constants.floats(node.inputs[1])
         bias = constants.floats(node.inputs[2]) if len(node.inputs) == 3 else None
-        if weight.ndim != 4 or (bias is not None and bias.shape != weight.shape[:1]):
-            raise UnexpectedGraphError(f"Conv with weights of shape {weight.shape}")
+        spread = node.kind == "ConvTranspose"  # its weights: inputs first; one group alone
+        outputs = weight.shape[1:2] if spread else weight.shape[:1]
+        if weight.ndim != 4 or (bias is not None and bias.shape != outputs):
+            raise UnexpectedGraphError(f"{node.kind} with weights of shape {weight.shape}")
         usual = {"dilations": (1, 1), "auto_pad": b"NOTSET", "kernel_shape": weight.shape[2:]}
         given = {"strides": (1, 1), "pads": (0, 0, 0, 0), "group": 1, **usual, **node.attributes}
         strides, pads, group = given["strides"], given["pads"], given["group"]
@@ -203,6 +206,17 @@ class GraphNet(nn.Module):
         w = self._weight(weight)
         b = None if bias is None else self._weight(bias)
         weights, padding = self._weights, pads[:2]
+        if spread:
+            more = given.get("output_padding", (0, 0))
+            if group != 1 or not isinstance(more, tuple) or len(more) != 2 or min(more) < 0:
+                raise UnexpectedGraphError(f"ConvTranspose has {dict(node.attributes)}")
+
+            def spread_step(held: list[Tensor | None]) -> Tensor:
+                bias = None if b is None else weights[b]
+                x = _tensor(held, a)
+                return functional.conv_transpose2d(x, weights[w], bias, strides, padding, more)
+
+            return spread_step
 
         def step(held: list[Tensor | None]) -> Tensor:
             return functional.conv2d(

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an avatar's frames need besides the audio, in device memory.
 
-image halves   x1 .. x6 of the U-Net for a frame: a slot in one large tensor a level, so that a
+image halves   the levels x1 .. of a frame: a slot in one large tensor a level, so that a
                batch is one gather a level; bounded over all avatars, grown as frames are asked
                for, the least recently used given up
 faces          pixels, crop and mask for composing; bounded by bytes, loaded beside the work

@@ -146,7 +146,8 @@ def _face(package: AvatarPackage, index: int, part: Part, pixels: torch.Tensor) 
     if stored is not None:
         crop = _upload(stored, device)
     else:
-        crop = resize_cubic(pixels[rect[1] : rect[3], rect[0] : rect[2]], size, size)
+        resize = resize_linear if package.manifest.crop_rule.linear else resize_cubic
+        crop = resize(pixels[rect[1] : rect[3], rect[0] : rect[2]], size, size)
     keep = package.mask(index)
     return DeviceFace(index, pixels, crop, None if keep is None else _upload(keep, device), rect)
 
@@ -189,6 +190,40 @@ def resize_cubic(picture: torch.Tensor, height: int, width: int) -> torch.Tensor
     total = sum(lines[down[k]] * down_weight[k, :, None, None] for k in range(4))
     assert isinstance(total, torch.Tensor)
     return ((total + (1 << 21)) >> 22).clamp(0, 255).to(torch.uint8)
+
+
+@lru_cache(64)
+def _linear_taps(
+    source: int, target: int, rows: bool
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """The same, 2 x target each: ``linear_taps_of`` of csrc/image_math.hpp."""
+    scale = 1.0 / (target / source)
+    at = ((np.arange(target) + 0.5) * scale - 0.5).astype(np.float32)
+    floor = np.floor(at)
+    f, first = at - floor, floor.astype(np.int64)
+    if not rows:
+        f = np.where((first < 0) | (first >= source - 1), np.float32(0), f)
+    weights = np.stack([np.float32(1) - f, f]) * np.float32(2048)
+    first = first if rows else np.clip(first, 0, source - 1)
+    return np.clip(np.stack([first, first + 1]), 0, source - 1), np.rint(weights).astype(np.int32)
+
+
+def resize_linear(picture: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Resize H x W x 3 uint8 where it lies: the bytes of ``_native.resize_linear``."""
+    if picture.shape[:2] == (height, width):
+        return picture.clone()
+
+    def taps(source: int, target: int, rows: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        index, weight = _linear_taps(source, target, rows)
+        return torch.from_numpy(index).to(device), torch.from_numpy(weight).to(device)
+
+    device, wide = picture.device, picture.to(torch.int32)
+    across, across_weight = taps(picture.shape[1], width, False)
+    down, down_weight = taps(picture.shape[0], height, True)
+    left, right = (wide[:, across[k]] * across_weight[k, :, None] for k in range(2))
+    lines = (left + right) >> 4
+    above, below = ((lines[down[k]] * down_weight[k, :, None, None]) >> 16 for k in range(2))
+    return ((above + below + 2) >> 2).to(torch.uint8)
 
 
 # ---------------------------------------------------------------- decoding

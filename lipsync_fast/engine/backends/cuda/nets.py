@@ -20,7 +20,6 @@ from lipsync_fast.engine.backends.cuda.device import Device
 from lipsync_fast.engine.backends.cuda.graph_net import GraphNet, Shape
 from lipsync_fast.engine.backends.onnx_reader import UnexpectedGraphError
 from lipsync_fast.errors import AvatarFormatError
-from lipsync_fast.models.shapes import AUDIO_SHAPE
 
 log = logging.getLogger("lipsync.engine")
 MEL_SHAPE: Shape = (1, 80, 16)
@@ -80,6 +79,7 @@ class Statics:
         cls,
         shapes: Mapping[str, Shape],
         region: int,
+        audio: Shape,
         out: Shape,
         most: int,
         dtype: torch.dtype,
@@ -90,7 +90,7 @@ class Statics:
         image = torch.zeros(few, 6, region, region, dtype=dtype, device=where)
         return cls(
             {name: Rows(most, shape, dtype, where) for name, shape in shapes.items()},
-            torch.zeros(most, *AUDIO_SHAPE, dtype=dtype, device=where),
+            torch.zeros(most, *audio, dtype=dtype, device=where),
             torch.zeros(most, *out, dtype=torch.float32, device=where),
             image.contiguous(memory_format=torch.channels_last),
             {name: Rows(few, shape, dtype, where) for name, shape in shapes.items()},

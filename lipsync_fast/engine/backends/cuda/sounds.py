@@ -3,7 +3,7 @@
 
 A vector is known by its avatar (whose encoder made it), its sound, and the mel row at which its
 window begins. A batch brings the samples of those windows only that are missing; frames that follow
-each other in a sound miss one each, where sixteen are seen.
+each other in a sound miss one each, where as many as sixteen are seen.
 
     slot 0              zeros, for padding outside of a sound
     slots 1 .. count-1  vectors; the table is one tensor, so a batch is one gather
@@ -38,7 +38,7 @@ class Heard:
     """What a batch needs of its sounds.
 
     Attributes:
-        index: for each frame, the slots of its 16 vectors.
+        index: for each frame, the slots of its vectors.
         made: keys that are new, and ``slots`` that are to be filled with them.
         windows: for each of them, where it begins in ``samples``, the first and the end of what is
             read there, and whether there is one sample more before.
@@ -84,7 +84,11 @@ class Sounds:
         return len(self._slots) * FEATURE_SIZE * self.table.element_size()
 
     def plan(
-        self, frames: Sequence[tuple[Hashable, Sound | None]], batch: int, ended: int
+        self,
+        frames: Sequence[tuple[Hashable, Sound | None]],
+        batch: int,
+        ended: int,
+        vectors: int = 16,
     ) -> Heard:
         """What a batch needs, up to the first frame whose vectors have no room now.
 
@@ -92,6 +96,7 @@ class Sounds:
             frames: each one's avatar and sound; without a sound, the index says zeros.
             batch: its number.
             ended: all batches up to this one have ended.
+            vectors: that each frame sees.
 
         Returns:
             Its ``index`` is shorter than ``frames`` where room was missing; the vectors that it
@@ -100,7 +105,7 @@ class Sounds:
         heard, slots = Heard(), self._slots
         for avatar, sound in frames:
             if sound is None:
-                heard.index.append([ZEROS] * WINDOW_ROWS)
+                heard.index.append([ZEROS] * vectors)
                 continue
             stream = sound.stream
             row: list[int] = []
@@ -140,15 +145,18 @@ class Sounds:
             heard.slots.pop()
 
 
-def check(sound: Sound) -> None:
+def check(sound: Sound, vectors: int = 16) -> None:
     """Refuse a sound that does not hold what it says.
 
+    Args:
+        vectors: that a frame sees.
+
     Raises:
-        ValueError: it has not 16 vectors, or its samples begin too late or are no samples.
+        ValueError: it has another number of vectors, or its samples begin too late or are none.
     """
     starts, pcm = sound.starts, sound.pcm
-    if len(starts) != WINDOW_ROWS:
-        raise ValueError(f"a sound with {len(starts)} vectors, expected {WINDOW_ROWS}")
+    if len(starts) != vectors:
+        raise ValueError(f"a sound with {len(starts)} vectors, expected {vectors}")
     if pcm.dtype != np.float32 or pcm.ndim != 1:
         raise ValueError(f"samples of {pcm.dtype} and shape {pcm.shape}: expected float32")
     rows = [start for start in starts if start >= 0]

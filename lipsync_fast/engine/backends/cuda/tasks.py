@@ -12,15 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsync_fast.avatars.manifest import REGION_BORDER
 from lipsync_fast.engine.backends.base import (
-    AUDIO_BLOCK_ROWS,
-    FEATURE_SIZE,
     SQUARE,
     Coded,
     Encode,
     Part,
     RegionJob,
+    check_job,
 )
 from lipsync_fast.engine.backends.cuda.avatar import CudaAvatar
 from lipsync_fast.engine.backends.cuda.images import Face
@@ -62,7 +60,7 @@ class Task:
     def size(self) -> tuple[int, int]:
         """Width and height of its pixels."""
         if self.kind == Kind.SQUARE:
-            side = self.avatar.crop - 2 * REGION_BORDER
+            side = self.avatar.crop - 2 * self.avatar.rule.border
             return side, side
         if self.kind == Kind.REGION:
             _, height, width = self.avatar.made
@@ -83,11 +81,7 @@ def check(job: RegionJob) -> None:
     Raises:
         ValueError: what is wrong.
     """
-    shape = None if job.audio_block is None else job.audio_block.shape
-    if job.sound is None and shape != (AUDIO_BLOCK_ROWS, FEATURE_SIZE):
-        raise ValueError(f"audio block of shape {shape}, expected (16, 512)")
-    if not 0 <= job.share <= 1:
-        raise ValueError(f"share {job.share}: expected 0 to 1")
+    check_job(job)
     encode = job.encode
     if encode is not None and job.part is not None and job.part != SQUARE:
         x1, y1, x2, y2 = encode.box

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the engine, the importer and the packages ask a family of networks (numbers, no torch).
+
+A family is a way from a face and its sound to the face that speaks: which vectors of the sound a
+frame sees, how the face is cut out and put back, which networks there are and of what shapes. All
+have the same three graphs in a package: the audio encoder (a mel window to 512 numbers), the image
+half (which knows nothing of the sound, so it runs once for each of the avatar's frames), and the
+decoder (what the image half made, and the sound, to the picture). docs/families.md says how to add
+one.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from lipsync_fast import _native
+from lipsync_fast.models.shapes import Box
+
+Shape = tuple[int, ...]
+U8 = NDArray[np.uint8]
+FEATURE_SIZE = 512
+"""Numbers of an audio vector, in all families: they share the audio encoder."""
+
+
+class AudioWindow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which audio feature vectors a frame sees: padded rows [i - before, i + after).
+
+    Padded row p is feature p - 1, and feature j reads mel rows [int(3.2 j), int(3.2 j) + 16). So
+    8 and 8 are 16 vectors, a look-ahead of 452.5 ms; -1 and 2 are feature i alone, 212.5 ms.
+    """
+
+    before: Annotated[int, msgspec.Meta(ge=-1, le=16)] = 8
+    after: Annotated[int, msgspec.Meta(ge=0, le=16)] = 8
+    edge: Literal["nearest"] | msgspec.UnsetType = msgspec.UNSET
+    """What a frame sees outside of the sound: vectors of zeros, or the nearest one that there is.
+    Not written where it is zeros, which older versions read, too."""
+
+    @property
+    def vectors(self) -> int:
+        """How many a frame sees."""
+        return self.before + self.after
+
+    @property
+    def padded(self) -> bool:
+        """Whether there are vectors of zeros outside of the sound."""
+        return self.edge is msgspec.UNSET
+
+    @property
+    def lookahead_samples(self) -> int:
+        """Samples at 16 kHz after a frame's start that its picture depends on.
+
+        The last feature seen is i + after - 2. Feature j ends with mel row int(3.2 j) + 15, whose
+        window ends 400 samples after 200 (int(3.2 j) + 15). 7240 for 8 and 8; 3400 for -1 and 2.
+        """
+        return 640 * (self.after - 2) + 200 * 15 + 400
+
+
+@dataclass(frozen=True, slots=True)
+class CropRule:
+    """How a face becomes the image half's input, and the decoder's picture the face again.
+
+    Attributes:
+        border: pixels between the crop's edge and the generated region, on each side.
+        linear: resized bilinear (OpenCV's INTER_LINEAR, exactly), else bicubic (INTER_CUBIC).
+        half: the lower half is hidden from the networks, and the six channels begin with the face
+            without it; else the mouth is, and they begin with the whole face.
+    """
+
+    border: int
+    linear: bool
+    half: bool
+
+    def resized(self, picture: U8, height: int, width: int) -> U8:
+        """H x W x 3 uint8 to ``height`` x ``width`` x 3."""
+        resize = _native.resize_linear if self.linear else _native.resize_cubic
+        return resize(picture, height, width)
+
+    def inner(self, crop: U8) -> U8:
+        """The region within a crop, C x C x 3; a view."""
+        end = len(crop) - self.border
+        return crop[self.border : end, self.border : end]
+
+    def image_input(self, crop: U8) -> NDArray[np.float32]:
+        """A crop, C x C x 3 uint8 RGB, to 6 x R x R float32 BGR in 0..1."""
+        return _native.region_input(crop, self.border, self.half)
+
+    def masked(self, region: U8) -> U8:
+        """A copy of a region, R x R x 3, with what the networks do not see black."""
+        seen = region.copy()
+        if self.half:
+            seen[len(seen) // 2 :] = 0
+        else:
+            seen[5:-10, 5:-5] = 0
+        return seen
+
+    def compose(
+        self,
+        crop: U8,
+        region: U8,
+        corner: tuple[int, int],
+        frame: U8,
+        rect: tuple[int, int, int, int],
+        keep: U8 | None,
+    ) -> None:
+        """Put ``region`` into ``crop`` at ``corner``, and that into ``rect`` of ``frame``.
+
+        Args:
+            crop, region, frame: H x W x 3 uint8 RGB; ``frame`` is written.
+            corner: left and top.
+            rect: x1, y1, x2, y2.
+            keep: rectangle sized, 1 where the frame's pixel stays; None for nowhere.
+
+        Raises:
+            ValueError: one does not lie within the other.
+        """
+        _native.compose(crop, region, corner, frame, rect, keep, self.linear)
+
+    @property
+    def reach(self) -> int:
+        """Inputs on the farther side that an output of the resizing sees."""
+        return 1 if self.linear else 2
+
+
+class Models(NamedTuple):
+    """Networks as a package has them: ONNX bytes, and the sizes that they are made for."""
+
+    width: int
+    region: int
+    audio_encoder: bytes
+    image: bytes
+    decoder: bytes
+
+
+class Family(ABC):
+    """A family of networks; see the module. Each has one instance, in ``FAMILIES``.
+
+    Attributes:
+        name: in the manifest.
+        crop: how faces are cut out and put back.
+        audio: the window that an imported avatar has.
+        audio_shape: of the decoder's input ``audio``: its vectors, row-major.
+        fused: the decoder's last stages are those that ``engine.backends.decoder`` has natively.
+    """
+
+    name: ClassVar[str]
+    crop: ClassVar[CropRule]
+    audio: ClassVar[AudioWindow]
+    audio_shape: ClassVar[Shape]
+    fused: ClassVar[bool] = False
+
+    @abstractmethod
+    def check(self, width: int, region: int, window: Box | None, audio: AudioWindow) -> None:
+        """Hold what a manifest says against what there can be.
+
+        Raises:
+            ValueError: says what was expected.
+        """
+
+    @abstractmethod
+    def levels(self, width: int, region: int, window: Box | None) -> dict[str, Shape]:
+        """The image half's outputs in their order: channels, height and width by name."""
+
+    def output(self, region: int, window: Box | None) -> Shape:
+        """Channels, height and width of the decoder's output ``region``."""
+        return (3, window.height, window.width) if window else (3, region, region)
+
+    @abstractmethod
+    def peak(self, width: int, region: int) -> int:
+        """Roughly how many numbers the decoder holds at its widest, for one frame."""
+
+    @abstractmethod
+    def export(self, checkpoint: Path, audio_encoder: Path) -> Models:
+        """Read weights, and write them as a package has them (extra ``train``).
+
+        Raises:
+            CheckpointError: hostile, damaged or of another family.
+            ImportError: torch or onnx is not installed.
+        """

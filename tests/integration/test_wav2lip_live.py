@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A wav2lip avatar in the server: the latency of its manifest, and the frames of a render."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import livetalking
+import pytest
+import trio
+from talking import SLOW_MACHINE, in_trio, say, speech, spoken, utterance
+
+import lipsync_fast
+from lipsync_fast.client import Frame
+from lipsync_fast.client.local import LocalServer
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("torch", reason="the extra train is not installed")
+    return livetalking.avatar(tmp_path_factory.mktemp("wav2lip"))
+
+
+@pytest.fixture(scope="module")
+def server(package: Path) -> Iterator[LocalServer]:
+    config = {
+        "live": {"speakers": 4, **SLOW_MACHINE},
+        "avatars": {"folders": [str(package.parent)], "default": package.name},
+    }
+    with LocalServer(config) as server:
+        yield server
+
+
+def test_burst_equals_render(server: LocalServer, package: Path) -> None:
+    pcm, got = speech(0.7), []
+
+    @in_trio
+    async def stream() -> None:
+        async with lipsync_fast.connect(server.url, pace="burst") as session:
+            await say(session, pcm)
+            _, events = await utterance(session, 1)
+            got.extend(spoken(events))
+
+    stream()
+    with lipsync_fast.open(package, backend="cpu") as avatar:
+        wanted = list(avatar.render(pcm, 16_000))
+    assert len(got) == len(wanted) == 18
+    assert [f.jpeg for f in got] == [w.jpeg for w in wanted]
+
+
+def test_live_frames_are_render_s(server: LocalServer, package: Path) -> None:
+    """On the clock, with a way in from rest, 212.5 ms behind the sound and the margin."""
+    sound = speech(1.0)
+    got: list[Frame] = []
+    latency: list[float] = []
+
+    @in_trio
+    async def stream() -> None:
+        async with lipsync_fast.connect(server.url) as session:
+            latency.append(session.started.latency_ms)
+
+            async def talk() -> None:
+                for start in range(0, len(sound), 320):
+                    await session.send(sound[start : start + 320])
+                    await trio.sleep(0.02)
+                await session.end_utterance()
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(talk)
+                _, events = await utterance(session, 1)
+            got.extend(spoken(events))
+
+    stream()
+    assert latency == [pytest.approx(612.5, abs=1)]
+    assert len(got) == 25
+    fresh = [(k, frame) for k, frame in enumerate(got) if not frame.repeated]
+    assert len(fresh) > 12, "too many frames were late to say anything"
+    with lipsync_fast.open(package, backend="cpu") as avatar:
+        starts = [
+            s
+            for s in range(4)
+            if all(avatar.manifest.picture_index(k, s) == frame.index for k, frame in fresh)
+        ]
+        wanted = list(avatar.render(sound, 16_000, start_frame=starts[0]))
+    assert [frame.jpeg for _, frame in fresh] == [wanted[k].jpeg for k, _ in fresh]
