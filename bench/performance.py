@@ -253,18 +253,18 @@ def from_videos() -> list[str]:
     found = prepared_avatars()
     if found is None:
         return []
-    p = found["prepare"]
+    p, machine = found["prepare"], found["machine"]
     lines = [
         "",
         "## From videos to twenty avatars",
         "",
         f"`{found['command']}` with {found['commit']}, {found['date']}, on"
-        f" {found['machine']['cores']} cores of {found['machine']['processor']}: {p['videos']} videos of"
+        f" {machine['cores']} cores of {machine['processor']}: {p['videos']} videos of"
         f" {p['frames']} frames, {p['size'][0]} x {p['size'][1]}, with sound and landmarks, one of"
         f" them cut off, by one `lipsync-fast avatar prepare`: {p['prepared']} prepared,"
-        f" {len(p['failed'])} refused by name, in {p['wall_s']:.0f} s. Each was packed with networks"
-        " of its own, of random weights: nothing was trained. Then clients came, spoke for a second"
-        " and went, of one avatar and of all in turn. Image halves that do not fit into the memory"
+        f" {len(p['failed'])} refused by name, in {p['wall_s']:.0f} s. Each was packed with"
+        " networks of its own, of random weights: nothing was trained. Then clients came, spoke for"
+        " a second and went, of one avatar and of all in turn. Image halves that do not fit into the memory"
         " for them are made again each time, which costs what the last column says.",
         "",
         "| networks | 1 avatar, frames/s | 20 avatars | share of the speed | MB each: own, shared |"
