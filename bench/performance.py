@@ -264,8 +264,8 @@ def from_videos() -> list[str]:
         f" them cut off, by one `lipsync-fast avatar prepare`: {p['prepared']} prepared,"
         f" {len(p['failed'])} refused by name, in {p['wall_s']:.0f} s. Each was packed with"
         " networks of its own, of random weights: nothing was trained. Then clients came, spoke for"
-        " a second and went, of one avatar and of all in turn. Image halves that do not fit into the memory"
-        " for them are made again each time, which costs what the last column says.",
+        " a second and went, of one avatar and of all in turn. Image halves that do not fit into"
+        " the memory for them are made again each time, which costs what the last column says.",
         "",
         "| networks | 1 avatar, frames/s | 20 avatars | share of the speed | MB each: own, shared |"
         " image halves, ms a frame |",
