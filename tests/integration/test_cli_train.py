@@ -138,7 +138,7 @@ def test_what_cannot_be_learnt_from(folder: Path, tiny_avatar: Path, tmp_path: P
     (tmp_path / "empty").mkdir()
     with pytest.raises(AvatarFormatError, match=r"no prepared\.json in it"):
         train(request(tmp_path / "empty", tiny_avatar))
-    with pytest.raises(AvatarNotFoundError):
+    with pytest.raises(AvatarNotFoundError, match=r"no such folder; .*avatar prepare"):
         train(request(tmp_path / "absent", tiny_avatar))
 
 
