@@ -34,7 +34,7 @@ def test_smoke(tmp_path: Path) -> None:
     """The loss falls, and the packed avatar speaks; see ``train.smoke``, which checks both."""
     done = subprocess.run(
         [
-            sys.executable, "-m", "lipsync_fast", "avatar", "train", "--smoke", "--steps", "90",
+            sys.executable, "-m", "lipsync_fast", "avatar", "train", "--smoke", "--steps", "50",
             "--threads", "1", "--out", str(tmp_path / "smoke.lsa"), "--json", "--quiet",
         ],
         capture_output=True,
