@@ -55,26 +55,32 @@ guard: $(VENV)/.test
 NATIVE := $(CXX) -std=c++20 -O1 -g -Wall -Wextra -Werror -ffp-contract=off -pthread \
 	-fno-sanitize-recover=all -Icsrc
 X86 := $(findstring x86_64,$(shell uname -m))
+SANITIZED := $(addprefix build/,test_up test_native test_ring test_cuda test_image_kernels)
+SAFE := -fsanitize=address,undefined
 native-test:
-	@mkdir -p build
-	$(NATIVE) -fsanitize=address,undefined $(if $(X86),-mavx2 -mfma) -c csrc/up_avx2.cpp \
-		-o build/up_avx2.o
-	$(NATIVE) -fsanitize=address,undefined $(if $(X86),-mavx512f -mfma) -c csrc/up_avx512.cpp \
-		-o build/up_avx512.o
-	$(NATIVE) -fsanitize=address,undefined csrc/tests/test_up.cpp csrc/up_portable.cpp \
-		build/up_avx2.o build/up_avx512.o -o build/test_up
+	@$(MAKE) --no-print-directory -j$$(nproc) $(SANITIZED) build/test_ring_threads
 	build/test_up
-	$(NATIVE) -fsanitize=address,undefined csrc/tests/test_native.cpp -o build/test_native
 	build/test_native
-	$(NATIVE) -fsanitize=address,undefined csrc/tests/test_ring.cpp -o build/test_ring
 	build/test_ring
-	$(NATIVE) -fsanitize=thread csrc/tests/test_ring.cpp -o build/test_ring_threads
 	build/test_ring_threads
-	$(NATIVE) -fsanitize=address,undefined csrc/tests/test_cuda.cpp -o build/test_cuda
 	build/test_cuda
-	$(NATIVE) -fsanitize=address,undefined csrc/tests/test_image_kernels.cpp \
-		-o build/test_image_kernels
 	build/test_image_kernels
+
+HEADERS := $(wildcard csrc/*.hpp csrc/cuda/*.hpp)
+build/test_%: csrc/tests/test_%.cpp $(HEADERS)
+	@mkdir -p build
+	$(NATIVE) $(SAFE) $< -o $@
+build/test_ring_threads: csrc/tests/test_ring.cpp $(HEADERS)
+	@mkdir -p build
+	$(NATIVE) -fsanitize=thread $< -o $@
+build/up_%.o: csrc/up_%.cpp $(HEADERS)
+	@mkdir -p build
+	$(NATIVE) $(SAFE) $(if $(X86),$(UP_$*)) -c $< -o $@
+UP_avx2 := -mavx2 -mfma
+UP_avx512 := -mavx512f -mfma
+build/test_up: csrc/tests/test_up.cpp csrc/up_portable.cpp build/up_avx2.o build/up_avx512.o $(HEADERS)
+	@mkdir -p build
+	$(NATIVE) $(SAFE) $(filter %.cpp %.o,$^) -o $@
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -6,7 +6,7 @@
 and its plots, docs/images/performance.png.
 
 Reads bench/results/run/run.json (``lipsync-fast bench --out``), parts of it that were measured
-again (run/again-*.json), and bench/results/micro/*.json.
+again (run/again-*.json), run/prepared-avatars.json, and bench/results/micro/*.json.
 ``--check`` writes nothing, and fails where the document is not what would be written.
 """
 
@@ -129,6 +129,29 @@ def avatars(report: Report) -> Goal:
     return what, goal, words, share.median >= 0.95 and each <= 60
 
 
+def prepared_avatars() -> Any:
+    """What bench/prepared_avatars.py found, or None."""
+    path = RESULTS / "run" / "prepared-avatars.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def prepared(report: Report) -> Goal:
+    """Twenty avatars from videos, each with networks of its own."""
+    what = "the same with avatars prepared by one command, each with networks of its own"
+    goal, found = "≥ 95% of the speed, ≤ 60 MB each", prepared_avatars()
+    if found is None:
+        return what, goal, "not measured", None
+    words, met = [], True
+    for size, each in found["networks"].items():
+        share = Spread.of(each["share"])
+        words.append(
+            f"networks of {size} size: {share.median:.0%} ({share.least:.0%} to {share.most:.0%}),"
+            f" {each['private_mb_each']:.0f} MB each"
+        )
+        met = met and each["right"] and share.median >= 0.95 and each["private_mb_each"] <= 60
+    return what, goal, "; ".join(words), met
+
+
 def idle(report: Report) -> Goal:
     """A frame without speech."""
     what, goal = "server's processor time of an idle frame against a spoken one", "≤ 5%"
@@ -150,6 +173,7 @@ def goals(report: Report) -> list[str]:
         front,
         ring,
         avatars,
+        prepared,
         idle,
     ]
     lines = ["| what | goal | found | |", "|---|---|---|---|"]
@@ -227,6 +251,46 @@ def parts() -> list[str]:
     return lines
 
 
+def from_videos() -> list[str]:
+    """The table of avatars that were prepared from videos."""
+    found = prepared_avatars()
+    if found is None:
+        return []
+    p, machine = found["prepare"], found["machine"]
+    lines = [
+        "",
+        "## From videos to twenty avatars",
+        "",
+        f"`{found['command']}` with {found['commit']}, {found['date']}, on"
+        f" {machine['cores']} cores of {machine['processor']}: {p['videos']} videos of"
+        f" {p['frames']} frames, {p['size'][0]} x {p['size'][1]}, with sound and landmarks, one of"
+        f" them cut off, by one `lipsync-fast avatar prepare`: {p['prepared']} prepared,"
+        f" {len(p['failed'])} refused by name, in {p['wall_s']:.0f} s. Each was packed with"
+        " networks of its own, of random weights: nothing was trained. Then clients came, spoke for"
+        " a second and went, of one avatar and of all in turn. Image halves that do not fit into"
+        " the memory for them are made again each time, which costs what the last column says.",
+        "",
+        "| networks | 1 avatar, frames/s | 20 avatars | share of the speed | MB each: own, shared |"
+        " image halves, ms a frame |",
+        "|---|---|---|---|---|---|",
+    ]
+    for size, each in found["networks"].items():
+        one, many = (
+            Spread.of(r["frames_per_s"] for r in each["rows"] if r["settings"]["avatars"] == count)
+            for count in (1, each["avatars"])
+        )
+        share = Spread.of(each["share"])
+        again = each["rows"][-1]["engine_ms_per_frame"]["image half"]
+        lines.append(
+            f"| {size} size: width {each['width']}, region {each['region']}"
+            f" | {one.median:.1f} ({one.least:.1f} to {one.most:.1f})"
+            f" | {many.median:.1f} ({many.least:.1f} to {many.most:.1f})"
+            f" | {share.median:.1%} ({share.least:.1%} to {share.most:.1%})"
+            f" | {each['private_mb_each']}, {each['shared_mb_each']} | {again:.1f} |"
+        )
+    return lines
+
+
 def is_offered(row: Row) -> bool:
     """Of the sweep over sessions in real time: how many there are follows from what is admitted."""
     return row.kind == "live" and row.name.endswith(" in real time")
@@ -275,6 +339,7 @@ def document(report: Report, remarks: list[str]) -> str:
         "![Frames per second, latency over load, a frame's way and its processor time]"
         f"({PLOTS.relative_to(DOCUMENT.parent)})",
         body[1].rstrip("\n"),
+        *from_videos(),
         *parts(),
         *chapter(),
         "",

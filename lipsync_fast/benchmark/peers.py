@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -185,10 +186,20 @@ class BatchedOnnxPeer:
 
 
 def _sessions(networks: Networks) -> tuple[ort.InferenceSession, ort.InferenceSession]:
+    """Of the audio encoder and the U-Net, a peer's own."""
+    encoder, unet = (
+        ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
+        for graph in _exported(networks)
+    )
+    return encoder, unet
+
+
+@lru_cache(maxsize=1)
+def _exported(networks: Networks) -> tuple[bytes, bytes]:
     """The networks as their projects export them: each as one graph, for any batch."""
     import torch
 
-    def session(module: torch.nn.Module, inputs: dict[str, Any]) -> ort.InferenceSession:
+    def graph(module: torch.nn.Module, inputs: dict[str, Any]) -> bytes:
         path = Path(folder) / "network.onnx"
         torch.onnx.export(
             module,
@@ -199,10 +210,10 @@ def _sessions(networks: Networks) -> tuple[ort.InferenceSession, ort.InferenceSe
             opset_version=17,
             dynamo=False,
         )
-        return ort.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+        return path.read_bytes()
 
     region = networks.unet.region
     frame = {"image": torch.zeros(1, 6, region, region), "audio": torch.zeros(1, 32, 16, 16)}
     with tempfile.TemporaryDirectory(prefix="lipsync-bench-") as folder:
-        encoder = session(networks.audio_encoder, {"mel": torch.zeros(1, 1, 80, 16)})
-        return encoder, session(networks.unet, frame)
+        encoder = graph(networks.audio_encoder, {"mel": torch.zeros(1, 1, 80, 16)})
+        return encoder, graph(networks.unet, frame)

@@ -32,8 +32,8 @@ class Networks:
     unet: UNet
 
 
-def reference_networks() -> Networks:
-    """Networks of the reference's size with random weights.
+def reference_networks(width: int = WIDTH, region: int = REGION) -> Networks:
+    """Networks of the reference's size, or of another, with random weights.
 
     Batch norms get statistics that keep signals in their range, so that sums neither vanish nor
     overflow: denormal numbers would cost more than real ones.
@@ -44,13 +44,13 @@ def reference_networks() -> Networks:
     from lipsync_fast.models.unet import UNet
 
     torch.manual_seed(SEED)
-    encoder, unet = AudioEncoder(), UNet(WIDTH, REGION)
+    encoder, unet = AudioEncoder(), UNet(width, region)
     for module in (*encoder.modules(), *unet.modules()):
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = None  # one pass in training mode sets the running statistics
     with torch.no_grad():
         encoder.train()(torch.randn(16, 1, 80, 16))
-        unet.train()(torch.rand(1, 6, REGION, REGION), torch.randn(1, 32, 16, 16))
+        unet.train()(torch.rand(1, 6, region, region), torch.randn(1, 32, 16, 16))
     return Networks(encoder.eval(), unet.eval())
 
 

@@ -34,7 +34,7 @@ from lipsync_fast.benchmark.measure import idle, live, server, throughput, timed
 from lipsync_fast.benchmark.processes import machine
 from lipsync_fast.benchmark.rows import Report, Row, Spread, by_name, ratios
 from lipsync_fast.benchmark.speech import shipped_recording
-from lipsync_fast.benchmark.sweeps import avatars_in_turn, one_sound
+from lipsync_fast.benchmark.sweeps import one_sound, rounds_in_turn
 from lipsync_fast.version import __version__
 
 PARTS = ("peers", "demo", "live", "profile", "engines", "avatars", "clips")
@@ -117,7 +117,7 @@ def run(plan: Plan, tell: Callable[[str], None] = print) -> Report:
     report = Report(
         command=shlex.join(["lipsync-fast", *sys.argv[1:]]),
         version=__version__,
-        commit=_commit(),
+        commit=commit(),
         date=time.strftime("%Y-%m-%d", time.gmtime()),
         machine=machine(),
     )
@@ -341,16 +341,10 @@ def _avatars(plan: Plan, progress: Progress, report: Report) -> Iterator[Row]:
         running = stack.enter_context(
             server(**_sections(plan), avatars={"folders": [str(folder)], "default": "copy0"})
         )
-        for round_ in range(plan.rounds):
-            for count in sorted(plan.avatars):
-                name = f"{count} avatar" + ("s" if count > 1 else "")
-                progress.step(f"round {round_ + 1}: {name}")
-                paths = {n: str(folder / f"{n}.lsa") for n in names[:count]}
-                if round_ == 0:  # each is loaded and prepared by its first client
-                    avatars_in_turn(running, name, pcm, 0.0, avatars=paths)
-                row = avatars_in_turn(running, name, pcm, plan.seconds, avatars=paths)
-                row.round = round_
-                yield row
+        paths = {name: str(folder / f"{name}.lsa") for name in names}
+        yield from rounds_in_turn(
+            running, pcm, plan.seconds, plan.rounds, paths, plan.avatars, progress.step
+        )
 
 
 def _clips(plan: Plan, progress: Progress, report: Report) -> Iterator[Row]:
@@ -389,7 +383,7 @@ def sentence(report: Report) -> str:
     return f"On {cores} cores of {report.machine.get('processor')}: " + "; ".join([*parts, right])
 
 
-def _commit() -> str:
+def commit() -> str:
     """The checkout's commit, where this is one."""
     try:
         return subprocess.run(

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -39,6 +39,34 @@ def avatars_in_turn(
     fill(row, using, found, first, until)
     compare_all(row, found, avatars, pcm, exact=using.exact)
     return row
+
+
+def rounds_in_turn(
+    running: LocalServer,
+    pcm: NDArray[np.int16],
+    seconds: float,
+    rounds: int,
+    avatars: Mapping[str, str],
+    counts: Sequence[int],
+    step: Callable[[str], None],
+) -> Iterator[Row]:
+    """So many avatars in turn, from the fewest to the most, round after round.
+
+    Args:
+        avatars: name at the server to path of the package.
+        counts: how many of them take turns.
+        step: is told what is being measured.
+    """
+    for round_ in range(rounds):
+        for count in sorted(counts):
+            name = f"{count} avatar" + ("s" if count > 1 else "")
+            step(f"round {round_ + 1}: {name}")
+            some = dict(list(avatars.items())[:count])
+            if round_ == 0:  # each is loaded and prepared by its first client
+                avatars_in_turn(running, name, pcm, 0.0, avatars=some)
+            row = avatars_in_turn(running, name, pcm, seconds, avatars=some)
+            row.round = round_
+            yield row
 
 
 def one_sound(running: LocalServer, name: str, pcm: NDArray[np.int16], frames: int) -> Row:

@@ -98,7 +98,7 @@ def prepare(
         "force": force,
     }
     names = _names(videos, name)
-    model = _Model(weights, audio_encoder, avatars, len(videos), force)
+    model = _Model(weights, audio_encoder, avatars, names, force)
     shared |= _detection(detector, detector_option, landmarks, parsing) | _jpeg(quality)
     _check_out(out)
     shared |= _statements(consent, licence, stated_by, synthetic)
@@ -307,20 +307,23 @@ class _Model:
         weights: Path | None,
         encoder: Path | None,
         avatars: Path | None,
-        count: int,
+        names: list[str],
         force: bool,
     ) -> None:
-        from lipsync_fast.errors import AvatarImportError
+        from lipsync_fast.avatars.library import user_folder
+        from lipsync_fast.errors import AvatarImportError, OutputError
         from lipsync_fast.prepare.errors import PrepareError
 
-        self._weights, self._encoder, self._avatars = weights, encoder, avatars
-        self._force = force
+        self._weights, self._encoder, self._force = weights, encoder, force
         if weights is None:
             if encoder is not None:
                 raise PrepareError("--audio-encoder is for --weights")
             return
-        if count > 1:
+        if len(names) > 1:
             raise PrepareError("--weights are one person's: give one video with them")
+        self._dest = (user_folder() if avatars is None else avatars) / names[0]
+        if self._dest.exists() and not force:
+            raise OutputError(f"{self._dest}: already exists; --force replaces it")
         from lipsync_fast.avatars.importer import find_audio_encoder
 
         for path in (weights, encoder):
@@ -332,7 +335,6 @@ class _Model:
         """The avatar, where weights were given."""
         if self._weights is None or self._encoder is None:
             return None
-        from lipsync_fast.avatars.library import user_folder
         from lipsync_fast.errors import BackendError
         from lipsync_fast.prepare.folder import PreparedAvatar, pack_prepared
 
@@ -351,11 +353,10 @@ class _Model:
             "image": image,
             "decoder": decoder,
         }
-        folder = self._avatars if self._avatars is not None else user_folder()
         with PreparedAvatar.open(made.path) as prepared:
             return pack_prepared(
                 prepared,
-                folder / made.name,
+                self._dest,
                 models,
                 width=unet.width,
                 region=unet.region,

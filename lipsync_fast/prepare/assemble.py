@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import zlib
@@ -17,15 +16,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lipsync_fast.avatars.importer import keep_mask, read_picture
-from lipsync_fast.avatars.jpeg import decode, segment_offsets
-from lipsync_fast.avatars.manifest import FileEntry
+from lipsync_fast.avatars.jpeg import decode
 from lipsync_fast.avatars.storage import write_array
 from lipsync_fast.avatars.writer import _thumbnail as thumbnail
 from lipsync_fast.errors import OutputError
 from lipsync_fast.prepare.detectors import corners_of
 from lipsync_fast.prepare.errors import PrepareError
-from lipsync_fast.prepare.folder import NAME, Prepared, PreparedAvatar, Source, landmarks_header
+from lipsync_fast.prepare.folder import NAME, Prepared, PreparedAvatar, Source
 from lipsync_fast.prepare.loop import Loop, choose
+from lipsync_fast.prepare.members import write_faces, write_frames, write_head
 from lipsync_fast.prepare.parts import Part, State, WorkFolder, sync_folder
 from lipsync_fast.prepare.report import report_lines, sheet_bytes, sheet_tile
 from lipsync_fast.prepare.request import Request, Result, Told, printable
@@ -75,7 +74,8 @@ def assemble(
     begins, warnings = Fraction(parts[-1].begins), list(parts[-1].warnings)
     folder = work.made
     folder.mkdir()
-    _write_frames(folder, work, points, tracked)
+    write_frames(folder, (jpeg for part in work.parts() for jpeg in part.jpegs))
+    write_faces(folder, tracked.rects, points)
     if request.parsing is not None:
         _write_masks(folder, request, tracked.rects, (source.width, source.height))
     sound = write_sound(
@@ -136,23 +136,6 @@ def _features(greys: NDArray[np.uint8], tracked: Track, width: int) -> NDArray[n
         small = cut.convert("F").resize((FEATURE_SIDE, FEATURE_SIDE), Image.Resampling.BOX)
         out[i] = np.asarray(small).ravel()
     return out
-
-
-def _write_frames(
-    folder: Path, work: WorkFolder, points: NDArray[np.float32], tracked: Track
-) -> None:
-    offsets, segments = [0], []
-    with open(folder / "frames.bin", "wb") as out:
-        for part in work.parts():
-            for jpeg in part.jpegs:
-                out.write(jpeg)
-                offsets.append(offsets[-1] + len(jpeg))
-                segments.append(segment_offsets(jpeg))
-    (folder / "frames.npy").write_bytes(write_array(np.array(offsets, np.uint64)))
-    (folder / "segments.npy").write_bytes(write_array(np.stack(segments)))
-    (folder / "rects.npy").write_bytes(write_array(tracked.rects))
-    header = landmarks_header((len(points), points.shape[1], 2))
-    (folder / "landmarks.npy").write_bytes(header + points.astype("<f4").tobytes())
 
 
 def _write_masks(
@@ -218,9 +201,7 @@ def _finish(folder: Path, draft: Prepared, tracked: Track, request: Request) -> 
     )
     (folder / REPORT).write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1))
     (folder / "report.txt").write_text("\n".join(report_lines(result)) + "\n", encoding="utf-8")
-    entries = {path.name: _entry(path) for path in sorted(folder.iterdir())}
-    whole = msgspec.structs.replace(draft, files=entries)
-    (folder / NAME).write_bytes(msgspec.json.format(msgspec.json.encode(whole), indent=1))
+    write_head(folder, draft)
     sync_folder(folder)
     PreparedAvatar.open(folder).close()  # what we write, we can read
     return msgspec.structs.replace(result, path=str(request.dest), video=request.video)
@@ -272,14 +253,6 @@ def measured(
     else:
         seam = max(between(first, first + 1), between(last - 1, last))
     return msgspec.structs.replace(loop, seam=round(seam, 3), step=round(step, 3))
-
-
-def _entry(path: Path) -> FileEntry:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return FileEntry(size=path.stat().st_size, sha256=digest.hexdigest())
 
 
 def put(made: Path, dest: Path) -> None:

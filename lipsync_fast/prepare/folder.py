@@ -46,7 +46,12 @@ from lipsync_fast.avatars.storage import (
     unpacked_mask,
 )
 from lipsync_fast.avatars.writer import AvatarWriter
-from lipsync_fast.errors import AvatarError, AvatarFormatError, AvatarVersionError
+from lipsync_fast.errors import (
+    AvatarError,
+    AvatarFormatError,
+    AvatarNotFoundError,
+    AvatarVersionError,
+)
 from lipsync_fast.prepare.loop import Loop
 from lipsync_fast.prepare.sound import FRAME_SAMPLES
 
@@ -147,6 +152,10 @@ class PreparedAvatar:
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> PreparedAvatar:
         """Open a prepared folder."""
+        if not Path(path).exists():
+            raise AvatarNotFoundError(
+                f"{path}: no such folder; 'lipsync-fast avatar prepare' makes one of a video"
+            )
         storage = Storage(Path(path))
         try:
             return cls(storage)

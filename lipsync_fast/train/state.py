@@ -28,7 +28,9 @@ from typing import Any
 import msgspec
 import torch
 
+from lipsync_fast.avatars import limits
 from lipsync_fast.errors import CheckpointError, OutputError
+from lipsync_fast.models.pickle_check import check_checkpoint
 from lipsync_fast.train.errors import TrainingError
 from lipsync_fast.train.options import Options
 
@@ -135,7 +137,7 @@ class Work:
         if not path.exists():
             return None
         try:
-            plain = torch.load(path, map_location="cpu", weights_only=True)
+            plain = _loaded(path)
             tensors = plain.pop("tensors")
             if plain.pop("format") != FORMAT:
                 raise ValueError("another format")
@@ -191,7 +193,7 @@ class Work:
         """
         path = self.folder / best.file
         try:
-            state: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+            state: dict[str, torch.Tensor] = _loaded(path)
         except Exception as error:  # as in load
             raise CheckpointError(f"{path}: cannot be read ({error})") from None
         return state
@@ -209,6 +211,17 @@ class Work:
             if best is None or path.name != best.file:
                 with suppress(OSError):
                     path.unlink()
+
+
+def _loaded(path: Path) -> Any:
+    """What a file holds, once it was seen that it holds tensors and plain values alone.
+
+    Prepared folders go from hand to hand, and their trainings with them.
+    """
+    if path.stat().st_size > limits.CHECKPOINT_BYTES:
+        raise ValueError("larger than any checkpoint")
+    check_checkpoint(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 class _Line(msgspec.Struct):

@@ -70,7 +70,7 @@ def page(chrome: Browser, served: LocalServer) -> Page:
     page.problems.clear()
     page.look(1280, 860)
     page.open(served.http_url + "/")
-    page.until("window.lipsync?.state === 'idle' && lipsync.metrics.drawn > 25")
+    page.until("window.lipsync?.state === 'idle' && lipsync.metrics.drawn > 5")
     return page
 
 

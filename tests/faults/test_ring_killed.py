@@ -18,11 +18,11 @@ def run(*arguments: str) -> str:
     return done.stdout
 
 
-def test_two_processes_pass_millions() -> None:
-    run("--pass", "2000000")
+def test_two_processes_pass_a_million() -> None:
+    run("--pass", "1000000")
 
 
 def test_either_side_killed() -> None:
-    told = run("2000", "1")
-    assert told.startswith("2000 kills")
-    assert int(told.split()[2]) > 2000, "hardly anything was passed"
+    told = run("1000", "1")
+    assert told.startswith("1000 kills")
+    assert int(told.split()[2]) > 1000, "hardly anything was passed"

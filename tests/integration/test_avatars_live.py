@@ -50,6 +50,14 @@ def server(tiny_avatar: Path, folder: Path) -> Iterator[LocalServer]:
         yield server
 
 
+@pytest.fixture(autouse=True)
+def unloaded_behind(server: LocalServer) -> Iterator[None]:
+    """What a test has loaded goes with it, so that engines which start in others load little."""
+    yield
+    for name in {a.name for a in server.status().avatars if a.version} - {"base"}:
+        change(server, "unload", name)
+
+
 def change(server: LocalServer, action: str, name: str, path: str = "") -> AvatarChanged:
     with Asker(server.folder) as asker:
         return asker.change(action, name, path)  # type: ignore[arg-type]
@@ -86,10 +94,10 @@ async def height(session: Session) -> int:
 
 
 async def speaks(session: Session, number: int) -> None:
-    """A sentence of a second is said in whole."""
-    await say(session, speech(1.0))
+    """A word is said in whole."""
+    await say(session, speech(0.4))
     ended, events = await utterance(session, number)
-    assert_whole(ended, spoken(events), 25)
+    assert_whole(ended, spoken(events), 10)
 
 
 async def seen(server: LocalServer, name: str) -> int:
@@ -196,12 +204,12 @@ async def test_the_default_avatar_is_replaced_and_not_unloaded(
 async def test_many_at_once_and_in_a_row(
     server: LocalServer, tiny_avatar: Path, folder: Path
 ) -> None:
-    """Fifty quick replacements by several people, and a session that keeps the first version."""
+    """Quick replacements by several people, and a session that keeps the first version."""
     put(tiny_avatar, folder / "emil.lsa", 192)
     states: list[str] = []
 
     async def again(person: int) -> None:
-        for number in range(10):
+        for number in range(5):
             made = put(tiny_avatar, folder / f"emil-{person}.lsa", 208 + 16 * (number % 2))
             done = await trio.to_thread.run_sync(change, server, "load", "emil", str(made))
             states.append(done.state)
@@ -212,8 +220,8 @@ async def test_many_at_once_and_in_a_row(
                 nursery.start_soon(again, person)
             for number in (1, 2):
                 await speaks(session, number)
-        assert states.count("loaded") + states.count("unchanged") == 50, states
-        assert states.count("loaded") > 20
+        assert states.count("loaded") + states.count("unchanged") == 25, states
+        assert states.count("loaded") > 10
         newest = max(versions(server, "emil"))
         when(server, "emil", {1, newest})
 
@@ -334,7 +342,7 @@ def test_what_kills_engines_is_refused(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- nothing is left
 @in_trio
 async def test_nothing_grows(server: LocalServer, tiny_avatar: Path, folder: Path) -> None:
-    """Twenty rounds under two sessions that speak: descriptors are what they were."""
+    """Twelve rounds under two sessions that speak: descriptors are what they were."""
 
     def descriptors() -> dict[str, int]:
         status = server.status()
@@ -344,7 +352,7 @@ async def test_nothing_grows(server: LocalServer, tiny_avatar: Path, folder: Pat
         return {name: open_fds(pid) for name, pid in pids.items()}
 
     def change_all() -> None:
-        for number in range(20):
+        for number in range(12):
             put(tiny_avatar, folder / "ines.lsa", 192 + 16 * (number % 2))
             assert load(server, "ines")[0] == "loaded"
             put(tiny_avatar, folder / "ines.lsa", 224)

@@ -66,8 +66,9 @@ def test_peers_make_the_same_pictures(tmp_path: Path) -> None:
     """The reference's network at full size; what differs is an error of the command."""
     pytest.importorskip("torch", reason="the extra train is not installed")
     done = bench(
-        "--quick", "--part", "peers", "--rounds", "1", "--duration", "1", "--out", str(tmp_path)
-    )
+        "--quick", "--part", "peers", "--rounds", "1", "--duration", "1", "--threads", "1",
+        "--out", str(tmp_path),
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     report = msgspec.json.decode((tmp_path / "run.json").read_bytes(), type=Report)
     assert [row.kind for row in report.rows] == ["peer", "peer", "peer", "ours"]

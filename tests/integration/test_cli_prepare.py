@@ -146,6 +146,10 @@ def test_a_whole_avatar_with_weights(place: Path, run: Run) -> None:
         package.verify()
         assert package.manifest.loop == "cycle"
         assert package.manifest.width == 2
+    again = run("v1.mkv", "--landmarks", "found", "--weights", "7.pth", "--out", "2", *STATED)
+    assert again.returncode == 2
+    assert again.stderr == f"error: {made}: already exists; --force replaces it\n"
+    assert not (place / "2").exists(), "nothing was done before that was said"
 
 
 def test_what_is_refused_before_any_work(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -369,12 +370,10 @@ def test_small_runs_of_all_kernels(tmp_path: Path) -> None:
         assert f"ok   {kernel}" in ended.stdout
 
 
-def test_the_engine_in_a_process_of_its_own(tmp_path: Path) -> None:
+def test_the_engine_in_a_process_of_its_own(tiny_avatar: Path, tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="the extra train is not installed")
-    from gpu_check import avatars
-
     (tmp_path / "avatars").mkdir()
-    avatars._tiny(tmp_path / "avatars" / "tiny")
+    shutil.copytree(tiny_avatar, tmp_path / "avatars" / "tiny")
     told = ("--json", str(tmp_path / "engine.json"), "--work", str(tmp_path), "--wheels", "none")
     ended = run_program(
         sys.executable, "-m", "gpu_check.part", "engine", *told, "--dry-run", cwd=tmp_path

@@ -56,6 +56,27 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
         work.load()
 
 
+class Bomb:
+    """Takes memory when it is read, by a call that torch allows."""
+
+    def __reduce__(self) -> tuple[type[bytearray], tuple[int]]:
+        return bytearray, (1 << 20,)
+
+
+def test_a_checkpoint_that_is_more_than_tensors_is_refused(tmp_path: Path) -> None:
+    work, best = Work(tmp_path), Best(3, 1.25, 2.5)
+    work.save(state(4, best))
+    work.put(best.file, {"w": torch.zeros(1), "more": Bomb()})
+    assert torch.load(tmp_path / best.file, weights_only=True)["more"]  # torch reads it
+    with pytest.raises(CheckpointError, match=r"best-3\.pt: cannot be read .*bytearray"):
+        work.best(best)
+    plain = torch.load(tmp_path / STATE, weights_only=True)
+    plain["tensors"]["net"]["more"] = Bomb()
+    work.put(STATE, plain)
+    with pytest.raises(CheckpointError, match=r"state\.pt: cannot be read .*bytearray"):
+        work.load()
+
+
 def test_weights_that_are_not_the_best_go_only_when_the_checkpoint_knows(tmp_path: Path) -> None:
     work = Work(tmp_path)
     for step in (2, 4):
