@@ -8,7 +8,6 @@ picture's bits depend neither on the number of threads nor on what else is being
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import logging
 import math
@@ -35,6 +34,7 @@ from lipsync_fast.engine.backends.base import (
 )
 from lipsync_fast.engine.backends.decoder import SplitDecoder, choose_kernel, split_decoder
 from lipsync_fast.engine.backends.onnx_reader import UnexpectedGraphError
+from lipsync_fast.engine.backends.sessions import Sessions
 from lipsync_fast.engine.caches import AHEAD_SHARE, ByteLru, within_memory
 from lipsync_fast.engine.spent import Spent
 from lipsync_fast.errors import AvatarFormatError, BackendError
@@ -82,25 +82,23 @@ class CpuAvatar:
         split: the rest of the decoder, where it has native stages.
     """
 
-    def __init__(
-        self, package: AvatarPackage, options: ort.SessionOptions, kernel: str | None
-    ) -> None:
+    def __init__(self, package: AvatarPackage, sessions: Sessions, kernel: str | None) -> None:
         self.package = package
         self.shared: FrameStore | None = None
         """Image halves of all engines; those that it has no room for are kept by each."""
         m = package.manifest
-        self.audio_encoder = _session(package, "audio_encoder", options)
-        self.image = _session(package, "image", options)
+        self.audio_encoder = _session(package, "audio_encoder", sessions)
+        self.image = _session(package, "image", sessions)
         self.levels = levels = m.levels
         self.split = _split(package, kernel) if kernel is not None and m.rules.fused else None
         if self.split is None:
             self._heard, decoded = levels, {"region": m.made}
-            self.decoder = _session(package, "decoder", options)
+            self.decoder = _session(package, "decoder", sessions)
         else:
             joint, shape = self.split.joint
             self._heard = {n: s for n, s in levels.items() if n not in self.split.skips}
             decoded = {joint: shape}
-            self.decoder = _session(package, "decoder", options, self.split.head)
+            self.decoder = _session(package, "decoder", sessions, self.split.head)
         self.corner, self.audio_shape = m.corner, m.rules.audio_shape
         for name, session, inputs, outputs in (
             ("audio_encoder", self.audio_encoder, {"mel": (1, 80, 16)}, {"feature": (512,)}),
@@ -164,29 +162,14 @@ def _split(package: AvatarPackage, kernel: str) -> SplitDecoder | None:
 
 
 def _session(
-    package: AvatarPackage, name: str, options: ort.SessionOptions, model: bytes | None = None
+    package: AvatarPackage, name: str, sessions: Sessions, model: bytes | None = None
 ) -> ort.InferenceSession:
     data = _model(package, name) if model is None else model
     try:
-        return ort.InferenceSession(bytes(data), options, providers=["CPUExecutionProvider"])
+        return sessions.get(data)
     except Exception as error:  # onnxruntime raises its own classes, by the kind of damage
         reason = str(error).splitlines()[0][:200]
         raise AvatarFormatError(f"{package.path}: {name}.onnx cannot be loaded: {reason}") from None
-
-
-@functools.cache
-def _register_arena() -> None:
-    arena, default = ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, ort.OrtMemType.DEFAULT
-    ort.create_and_register_allocator(ort.OrtMemoryInfo("Cpu", arena, 0, default), None)
-
-
-def _share_arena(options: ort.SessionOptions) -> None:
-    """One arena for all sessions of the process.
-
-    Each would keep its own, of the size that its largest tensors once needed: 100 MB an avatar.
-    """
-    _register_arena()
-    options.add_session_config_entry("session.use_env_allocators", "1")
 
 
 def _expect(
@@ -231,13 +214,7 @@ class CpuBackend:
     ) -> None:
         self.kernel = choose_kernel(kernels)
         self.threads = threads or len(os.sched_getaffinity(0))
-        self._options = ort.SessionOptions()
-        self._options.intra_op_num_threads = 1
-        self._options.inter_op_num_threads = 1
-        # With a known batch every shape is known, and additions and ReLUs merge into convolutions.
-        self._options.add_free_dimension_override_by_name("batch", 1)
-        self._options.log_severity_level = 3
-        _share_arena(self._options)
+        self._sessions = Sessions()
         self._levels: ByteLru[dict[str, NDArray[np.float32]]] = ByteLru(
             within_memory(IMAGE_CACHE_BYTES), uses=1 if live else 2
         )
@@ -262,7 +239,7 @@ class CpuBackend:
         Raises:
             AvatarFormatError: its networks do not fit its manifest.
         """
-        return CpuAvatar(package, self._options, self.kernel)
+        return CpuAvatar(package, self._sessions, self.kernel)
 
     def unload(self, avatar: LoadedAvatar) -> None:
         """Drop what the caches hold of an avatar."""
