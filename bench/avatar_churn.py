@@ -233,7 +233,8 @@ def measure(rounds: int, quiet_s: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="churn-") as name:
         folder = Path(name)
         shutil.copy(shipped_folder() / "demo.lsa", folder / f"{GUEST}.lsa")
-        config = {"avatars": {"folders": [name]}, "live": {"speakers": 2}}
+        config: dict[str, Any] = {"avatars": {"folders": [name]}, "live": {"speakers": 2}}
+        config["utterances"] = {"disk_mb": 0}
         with LocalServer(config) as server:
             churn = Churn(server, folder, rounds, quiet_s)
             trio.run(churn.run)

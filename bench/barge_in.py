@@ -79,7 +79,7 @@ def main() -> int:
     parser.add_argument("--warm-up", type=float, default=8.0, help="seconds")
     parser.add_argument("--out", type=Path, help="file for the result")
     args = parser.parse_args()
-    with LocalServer({"log": {"level": "warning"}}) as server:
+    with LocalServer({"log": {"level": "warning"}, "utterances": {"disk_mb": 0}}) as server:
         time.sleep(args.warm_up)
         found = trio.run(measure, server.url, args.times)
     print(json.dumps(found, indent=1))

@@ -301,7 +301,9 @@ def server_config(args: argparse.Namespace) -> dict[str, Any]:
     if args.threads:
         engines["threads"] = args.threads
     live: dict[str, Any] = {"speakers": args.speakers} if args.speakers else {}
-    return {"engines": engines, "live": live, "log": {"level": "warning"}}
+    return {"engines": engines, "live": live, "log": {"level": "warning"}} | {
+        "utterances": {"disk_mb": 0}
+    }
 
 
 def parsed() -> argparse.Namespace:

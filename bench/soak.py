@@ -244,7 +244,12 @@ def main() -> int:
     args = parsed()
     if args.again is not None:
         return judge_again(args.again)
-    with LocalServer({"live": {"speakers": args.speakers}, "log": {"level": "warning"}}) as server:
+    config = {
+        "live": {"speakers": args.speakers},
+        "log": {"level": "warning"},
+        "utterances": {"disk_mb": 0},
+    }
+    with LocalServer(config) as server:
         soak = Soak(server, args)
         before, after = trio.run(soak.run)
         log = server.log()

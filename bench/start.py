@@ -50,7 +50,12 @@ def run_once(folder: Path) -> dict[str, float]:
     command = [sys.executable, "-P", "-m", "lipsync_fast", "serve", "--port", str(port)]
     command += ["--http-port", "0", "--folder", str(folder), "--log-level", "error"]
     begun = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "LIPSYNC_FAST_UTTERANCES_DISK_MB": "0"},
+    )
     seen: dict[str, float] = {}
     try:
         while True:

@@ -131,6 +131,24 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     late_frames: AtLeastOne = 12
 
 
+class Utterances(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Frames that are kept, so that the same sound costs nothing the second time.
+
+    Attributes:
+        disk_mb: at most, in one file; 0: nothing is kept or looked for.
+        folder: of that file; $STATE_DIRECTORY, or the user's state folder where empty.
+        keep: what is spoken for the first time is kept, too; else only what was pre-rendered is
+            used.
+        write_mb_s: how much each engine may write, on the average; an utterance that would be more
+            is not kept.
+    """
+
+    disk_mb: Amount = 1024
+    folder: str = ""
+    keep: bool = True
+    write_mb_s: Positive = 4.0
+
+
 class Log(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What is written to standard error.
 
@@ -158,6 +176,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     engines: Engines = Engines()
     live: Live = Live()
     limits: Limits = Limits()
+    utterances: Utterances = Utterances()
     log: Log = Log()
     fronts: AtLeastOne = 1
     folder: str = ""

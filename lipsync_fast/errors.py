@@ -65,9 +65,9 @@ class SessionError(LipsyncError):
     """A session with a server could not begin, or has ended as nobody wished.
 
     Attributes:
-        code: a word of the protocol's (bad_request, unknown_avatar, unsupported_audio, too_large,
-            overloaded, unauthorized, engine_lost, internal), or "connection": the server could
-            not be reached, or has gone.
+        code: a word of the protocol's (bad_request, unknown_avatar, unknown_utterance,
+            unsupported_audio, too_large, overloaded, unauthorized, engine_lost, internal), or
+            "connection": the server could not be reached, or has gone.
         retry_after_s: when to try again, where the server said so.
     """
 

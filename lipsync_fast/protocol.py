@@ -29,6 +29,7 @@ class ProtocolError(LipsyncError):
 ErrorCode: TypeAlias = Literal[
     "bad_request",
     "unknown_avatar",
+    "unknown_utterance",
     "unsupported_audio",
     "too_large",
     "overloaded",
@@ -86,6 +87,12 @@ class SessionStart(FromClient, tag="session.start", kw_only=True, frozen=True):
 
 class UtteranceEnd(FromClient, tag="utterance.end", kw_only=True, frozen=True):
     """The end of what is spoken; without it, the last frames wait for more sound."""
+
+
+class UtteranceSay(FromClient, tag="utterance.say", kw_only=True, frozen=True):
+    """Say what was pre-rendered for the avatar under a name, as a whole utterance."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=200)]
 
 
 class SessionInterrupt(FromClient, tag="session.interrupt", kw_only=True, frozen=True):
@@ -191,7 +198,13 @@ class Pong(FromServer, tag="pong", kw_only=True, frozen=True):
 
 
 ClientMessage: TypeAlias = (
-    SessionStart | UtteranceEnd | SessionInterrupt | SessionUpdate | SessionStop | Ping
+    SessionStart
+    | UtteranceEnd
+    | UtteranceSay
+    | SessionInterrupt
+    | SessionUpdate
+    | SessionStop
+    | Ping
 )
 ServerMessage: TypeAlias = (
     SessionStarted

@@ -61,6 +61,7 @@ def measured(seconds: float) -> dict[str, dict[str, float]]:
         "engines": {"spares": 0},
         "live": {"speakers": 1000},
         "log": {"level": "error"},
+        "utterances": {"disk_mb": 0},
     }
     command = [sys.executable, __file__, "serve"]
     with LocalServer(config, command=command) as server:

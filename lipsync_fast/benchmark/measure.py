@@ -44,8 +44,11 @@ PREPARED_S = 30.0
 
 @contextmanager
 def server(**sections: Any) -> Iterator[LocalServer]:
-    """A server of our own, with its avatar's frames prepared; quiet but for errors."""
-    config = {"log": {"level": "error"}} | sections
+    """A server of our own, with its avatar's frames prepared; quiet but for errors.
+
+    Nothing that it says is kept: all of it is made each time.
+    """
+    config = {"log": {"level": "error"}, "utterances": {"disk_mb": 0}} | sections
     with LocalServer(config) as running:
         wait_until_prepared(running)
         yield running

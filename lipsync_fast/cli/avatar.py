@@ -13,6 +13,7 @@ from lipsync_fast.cli.avatar_import import import_avatar
 from lipsync_fast.cli.avatar_live import register as register_live
 from lipsync_fast.cli.console import guarded, one_line, say
 from lipsync_fast.cli.prepare import prepare
+from lipsync_fast.cli.prerender import register as register_prerender
 from lipsync_fast.cli.sign import register
 from lipsync_fast.cli.train import train
 
@@ -100,6 +101,7 @@ def inspect(
 register(app)
 app.command("import")(import_avatar)
 register_live(app)
+register_prerender(app)
 app.command()(prepare)
 app.command()(train)
 

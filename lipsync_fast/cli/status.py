@@ -36,6 +36,8 @@ ANSWER_S = 3.0
 CHANGE_S = 75.0
 """The server gives a change up before."""
 WATCH_S = 1.0
+KEPT = ("found", "missed", "kept", "refused", "evicted")
+"""What engines count of frames of utterances that are kept."""
 
 
 def status_command(folder: Path | None, port: int | None, *, as_json: bool, watch: bool) -> None:
@@ -174,6 +176,11 @@ def as_tables(status: ServerStatus) -> RenderableType:
         f"{status.capacity:.0f} frames/s can be made; "
         f"default avatar {status.default_avatar}"
     )
+    said = [load.utterances for load in loads]
+    hits, misses = (sum(each.get(kind, 0) for each in said) for kind in ("hits", "misses"))
+    if hits or misses:
+        size = max((e.load.store_bytes for e in status.engines), default=0)
+        head += f"\n{hits} utterances were known, {misses} were not; {size / 1e6:.0f} MB are kept"
     if status.ignored:
         head += f"; {status.ignored} control messages could not be read"
     tables = [*_avatars(status.avatars), *_engines(status.engines), *_fronts(status.fronts)]
@@ -209,6 +216,7 @@ def _engines(engines: list[EngineStatus]) -> list[Table]:
     work = _table(
         "engine", "waiting", "oldest ms", "made", "skipped", "failed", "dropped", "damaged"
     )
+    kept = _table("engine", "inferences", "found", "missed", "kept", "refused", "evicted")
     kinds = list(dict.fromkeys(kind for e in engines for kind in e.load.cache_bytes))
     on_gpu = any(e.load.device_memory_total for e in engines)
     caches = _table("engine", *kinds, *(["GPU memory"] if on_gpu else []))
@@ -223,12 +231,14 @@ def _engines(engines: list[EngineStatus]) -> list[Table]:
             work, e.name, load.waiting + load.in_flight, f"{load.oldest_ms:.0f}", load.made,
             load.skipped, load.failed, load.dropped, load.damaged,
         )  # fmt: skip
+        counts = [load.store.get(kind, 0) for kind in KEPT]
+        _row(kept, e.name, load.inferences, *counts)
         held = [f"{load.cache_bytes.get(kind, 0) / 1e6:.0f} MB" for kind in kinds]
         if on_gpu:
             used, total = load.device_memory_used, load.device_memory_total
             held.append(f"{used / 1e9:.1f} of {total / 1e9:.1f} GB" if total else "-")
         _row(caches, e.name, *held)
-    return [state, work, *([caches] if kinds or on_gpu else [])]
+    return [state, work, kept, *([caches] if kinds or on_gpu else [])]
 
 
 def _state(engine: EngineStatus) -> str:

@@ -19,6 +19,7 @@ from lipsync_fast.protocol import (
     SessionStarted,
     SessionUpdate,
     UtteranceEnd,
+    UtteranceSay,
     VideoFormat,
     decode_server,
     encode,
@@ -73,6 +74,13 @@ class Session:
     async def end_utterance(self) -> None:
         """What was sent is all that is to be said for now: show its last frames."""
         await self._say(UtteranceEnd())
+
+    async def say(self, name: str) -> None:
+        """Have a pre-rendered utterance of the avatar said, as a whole; none may be open.
+
+        Where there is none of that name, an Error with code ``unknown_utterance`` comes.
+        """
+        await self._say(UtteranceSay(name=name))
 
     async def interrupt(self) -> None:
         """Stop what is being said, at once; answered by SessionInterrupted."""

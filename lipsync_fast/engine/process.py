@@ -64,6 +64,7 @@ def create_engine(spec: EngineSpec) -> Engine:
     """
     # Imported here, after Hello: they take most of the time that a start takes.
     from lipsync_fast.engine.backends import create_backend
+    from lipsync_fast.engine.known import kept_frames
     from lipsync_fast.engine.shelf import SWITCH_S
     from lipsync_fast.engine.splice import FrameEncoder
     from lipsync_fast.engine.worker import Engine
@@ -75,7 +76,8 @@ def create_engine(spec: EngineSpec) -> Engine:
     backend = create_backend(
         device, spec.threads, live=True, kernels=spec.kernels, precision=spec.precision
     )
-    return Engine(backend, FrameEncoder())
+    encoder = FrameEncoder()
+    return Engine(backend, encoder, kept_frames(backend, encoder, spec.utterances))
 
 
 def backend_name(device: str, visible: str | None) -> str:
@@ -133,6 +135,7 @@ class Process:
     def _measure(self, loaded: list[AvatarState]) -> None:
         """Tell what has been loaded and how fast it is."""
         from lipsync_fast.engine.capacity import MEASURE_S, measure
+        from lipsync_fast.utterances.keys import maker_of
 
         engine = self.engine
         for state in loaded:
@@ -144,7 +147,7 @@ class Process:
             capacity = capacity or measured
             first.used = True  # the default avatar will be: prepare all of it, in spares too
         log.info("ready: %.1f frames/s", capacity)
-        self.link.send(Ready(capacity=capacity))
+        self.link.send(Ready(capacity=capacity, maker=maker_of(engine.backend)))
 
     def run(self) -> None:
         """Work until told to leave."""

@@ -24,7 +24,7 @@ from lipsync_fast.engine.backends.base import (
     Sound,
 )
 from lipsync_fast.engine.splice import FrameEncoder, Variant, how_coded
-from lipsync_fast.ipc.messages import Content, Job, Speech
+from lipsync_fast.ipc.messages import Content, Job, Look, Speech
 from lipsync_fast.ipc.ring import RingHandle, RingReader, RingWriter
 
 Box = tuple[int, int, int, int]
@@ -64,6 +64,9 @@ class Served:
         self.package, self.loaded, self.blocks = package, loaded, blocks
         self.users = 0
         self.used = self.retired = False
+        self.content = b""
+        self.scopes: dict[Look, bytes] = {}
+        """What its frames are known by among those that are kept (``known.Scopes``)."""
         self.prepared = self.warmed = 0
         """Frames, of the first ones, for which the encoder and the backend have been got ready."""
 
@@ -219,5 +222,9 @@ class Pictures:
 
 
 def _variant(entry: Waiting) -> Variant:
-    look = entry.job.look
-    return Variant(look.quality or entry.avatar.package.manifest.jpeg.quality, look.max_width)
+    return variant_of(entry.job.look, entry.avatar.package)
+
+
+def variant_of(look: Look, package: AvatarPackage) -> Variant:
+    """How an avatar's frames are encoded in a look."""
+    return Variant(look.quality or package.manifest.jpeg.quality, look.max_width)

@@ -315,6 +315,11 @@ class FrameEncoder:
         found = self._spoken.find((package, index, variant.quality, size))
         return found.place if found else Place.of(package, index, size)
 
+    def has(self, package: AvatarPackage, index: int, variant: Variant) -> bool:
+        """Whether ``frame`` has only a part to encode, or to put in."""
+        size = scaled_size(package.frame_size, variant.max_width)
+        return self._spoken.find((package, index, variant.quality, size)) is not None
+
     def frame(
         self, package: AvatarPackage, index: int, variant: Variant, image: U8 | Coded
     ) -> bytes:

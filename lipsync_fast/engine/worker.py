@@ -32,6 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipsync_fast.engine.backends.base import Backend, Coded, RegionJob, Sound
+from lipsync_fast.engine.known import KnownFrames
 from lipsync_fast.engine.served import Box, Lane, Pictures, Waiting
 from lipsync_fast.engine.shelf import SELDOM_S, Shelf
 from lipsync_fast.engine.splice import FrameEncoder
@@ -39,6 +40,7 @@ from lipsync_fast.errors import DeviceLostError, LipsyncError, RingError
 from lipsync_fast.ipc.control import Load
 from lipsync_fast.ipc.messages import Answer, Job, MessageError, Status, read, samples_of, send
 from lipsync_fast.ipc.ring import RingHandle
+from lipsync_fast.utterances.keys import LOOKED_FOR, NOT_LOOKED_FOR
 
 PATIENCE_S = 0.1
 """How long a full answer ring is waited for."""
@@ -65,10 +67,13 @@ class Engine:
     Args:
         backend: where networks run; closed by ``close``.
         encoder: makes JPEGs.
+        known: frames that are kept; closed by ``close``.
     """
 
-    def __init__(self, backend: Backend, encoder: FrameEncoder) -> None:
-        self.backend, self.encoder = backend, encoder
+    def __init__(
+        self, backend: Backend, encoder: FrameEncoder, known: KnownFrames | None = None
+    ) -> None:
+        self.backend, self.encoder, self.known = backend, encoder, known
         self.counts = Load()
         self.lanes: dict[str, Lane] = {}
         self._pictures = Pictures(encoder)
@@ -141,6 +146,9 @@ class Engine:
             failed=c.failed,
             dropped=c.dropped,
             damaged=c.damaged,
+            inferences=c.inferences,
+            store={} if self.known is None else self.known.counts,
+            store_bytes=0 if self.known is None else self.known.keeper.store_bytes,
             oldest_ms=(now - oldest) / 1e6,
             cache_bytes=self.backend.cache_bytes | self.encoder.cache_bytes,
             spent_s=self.backend.spent.seconds,
@@ -257,9 +265,26 @@ class Engine:
         else:
             arrival = next(self._arrivals)
             entry = Waiting(job.deadline_ns, arrival, lane, job, avatar, pcm, now)
-            lane.waiting += 1
             self.shelf.hold(avatar)
+            if self._is_known(entry):
+                return
+            lane.waiting += 1
             heapq.heappush(self._own if pcm is None else self._spoken, entry)
+
+    def _is_known(self, entry: Waiting) -> bool:
+        """Whether a job's frame is kept: then it is only put into its picture."""
+        job, pcm = entry.job, entry.pcm
+        if self.known is None or pcm is None or job.speech is None:
+            return False
+        if job.speech.store != LOOKED_FOR:
+            return False
+        found = self.known.find(entry.avatar, job, pcm)
+        if found is None:
+            return False
+        entry.pcm = None  # nothing is to be made of it
+        self._fetching += 1
+        self._follow(entry, found)
+        return True
 
     def _void(self, lane: Lane, record: Job) -> None:
         session, epoch = record.session, record.epoch
@@ -378,6 +403,7 @@ class Engine:
                 self._making -= 1
             error = future.exception()
             if error is None:
+                self._made(entry, future.result()[0])
                 self._end(entry, *future.result())
                 continue
             if isinstance(error, DeviceLostError):
@@ -386,6 +412,15 @@ class Engine:
                 log.error("frame %s failed", entry.job.picture, exc_info=error)
             self._end(entry, error=str(error) or repr(error))
         return any_sent
+
+    def _made(self, entry: Waiting, jpeg: bytes) -> None:
+        """Count what a network has made, and keep it if that is wanted."""
+        if entry.pcm is None:
+            return
+        self.counts.inferences += 1
+        speech = entry.job.speech
+        if self.known is not None and speech is not None and speech.store != NOT_LOOKED_FOR:
+            self.known.keep(entry, jpeg)
 
     def _end(
         self, entry: Waiting, jpeg: bytes = b"", box: Box = (0, 0, 0, 0), error: str = ""
@@ -396,7 +431,10 @@ class Engine:
             self._fail(entry.lane, entry.job, entry.taken_ns, error)
             return
         self.counts.made += 1
-        self._send(entry.lane, entry.job, Status.MADE, entry.taken_ns, box=box, jpeg=jpeg)
+        kept = entry.pcm is None and entry.job.speech is not None
+        self._send(
+            entry.lane, entry.job, Status.MADE, entry.taken_ns, box=box, jpeg=jpeg, kept=kept
+        )
 
     def _skip(self, lane: Lane, job: Job, taken_ns: int) -> None:
         self.counts.skipped += 1
@@ -416,11 +454,14 @@ class Engine:
         box: Box = (0, 0, 0, 0),
         reason: str = "",
         jpeg: bytes = b"",
+        kept: bool = False,
     ) -> None:
         if not self._is_served(lane):
             return  # its front has gone
         made_ns = time.monotonic_ns()
-        answer = Answer(job.session, job.epoch, job.number, status, box, reason, taken_ns, made_ns)
+        answer = Answer(
+            job.session, job.epoch, job.number, status, box, reason, taken_ns, made_ns, kept
+        )
         try:
             sent = send(lane.answers, answer, jpeg, 0.0 if lane.stuck else PATIENCE_S)
         except RingError as error:
@@ -439,6 +480,8 @@ class Engine:
     def close(self) -> None:
         """Stop the threads and close all; jobs that have not ended get no answer."""
         self._fetchers.shutdown(wait=True, cancel_futures=True)
+        if self.known is not None:
+            self.known.close()
         self.shelf.close()
         self.backend.close()
         for lane in self.lanes.values():

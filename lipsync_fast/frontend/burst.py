@@ -16,9 +16,11 @@ from dataclasses import dataclass, field
 import msgspec
 
 from lipsync_fast.avatars.manifest import Manifest
+from lipsync_fast.frontend.known import FIRST_FRAMES, MISSES, Recall
 from lipsync_fast.frontend.pace import F32, SLOT_NS, Ended, Event, Flag, Picture, Speaker, Started
 from lipsync_fast.frontend.utterance import Utterance
 from lipsync_fast.ipc.messages import Answer, Job, Look, Status
+from lipsync_fast.utterances.keys import KEPT, LOOKED_FOR, NOT_LOOKED_FOR
 
 IN_FLIGHT = 24
 PATIENCE_NS = 30_000_000_000
@@ -32,6 +34,15 @@ class _Spoken:
     next: int = 0
     shown: int = 0
     dropped: int = 0
+    store: int = NOT_LOOKED_FOR
+    missed: int = 0
+    """Frames in a row that were looked for in vain."""
+
+    def told(self, kept: bool) -> None:
+        """A frame was made, or was there."""
+        self.missed = 0 if kept else self.missed + 1
+        if self.store == LOOKED_FOR and self.missed >= MISSES:
+            self.store = KEPT
 
 
 @dataclass(slots=True)
@@ -57,6 +68,7 @@ class BurstSession(Speaker[_Spoken]):
         avatar: the key under which engines know it.
         look: how pictures are encoded.
         streams: gives each utterance a number of its own in this front.
+        recall: what was said before; None where nothing is kept.
     """
 
     number: int
@@ -64,6 +76,7 @@ class BurstSession(Speaker[_Spoken]):
     avatar: str
     look: Look
     streams: Callable[[], int]
+    recall: Recall | None = None
     jobs: deque[tuple[Job, F32]] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
@@ -126,6 +139,7 @@ class BurstSession(Speaker[_Spoken]):
             asked.done = True
             if answer.status == Status.MADE:
                 asked.jpeg, asked.box = jpeg, answer.box
+                asked.spoken.told(answer.kept)
         return asked is not None
 
     def lost(self, job: Job, now_ns: int) -> Job | None:
@@ -203,7 +217,13 @@ class BurstSession(Speaker[_Spoken]):
     def _ask(self, spoken: _Spoken, now_ns: int) -> None:
         number, self._pictures = self._pictures, self._pictures + 1
         index = self.manifest.picture_index(number - self._first)
-        speech, samples = spoken.sound.speech(spoken.next)
+        if spoken.next == 0 and self.recall is not None:
+            seen, place = spoken.sound.seen(FIRST_FRAMES), number - self._first
+            found = self.recall.begin(
+                self.avatar, self.manifest, self.look, seen, place, "never", False
+            )
+            spoken.store = found.store
+        speech, samples = spoken.sound.speech(spoken.next, 1.0, spoken.store)
         job = Job(
             self.number,
             self.epoch,

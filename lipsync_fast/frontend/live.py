@@ -22,6 +22,9 @@ n of its loop.
   skipped, the last one is repeated, and the rest stays in step. Only when its engine was lost do
   all wait for it, for up to ``hold``; then they are shown without pause until the clock is reached
   again.
+- An utterance whose frames are kept, and whose sound is there, begins at once (``recalling.py``):
+  its first frames lead in, and its slots are moved to where it begins. The loop may go on from
+  another place then, one that looks alike.
 - An interruption raises the epoch: what was planned is void, also on its way to and from engines.
 """
 
@@ -37,6 +40,7 @@ import numpy as np
 
 from lipsync_fast.audio.windows import MIN_SAMPLES
 from lipsync_fast.avatars.manifest import Manifest
+from lipsync_fast.frontend.known import Recall
 from lipsync_fast.frontend.pace import (
     F32,
     SLOT_NS,
@@ -48,8 +52,11 @@ from lipsync_fast.frontend.pace import (
     Started,
 )
 from lipsync_fast.frontend.plan import Change, Planned, Spoken
+from lipsync_fast.frontend.recalling import Recalling
 from lipsync_fast.frontend.utterance import Utterance
 from lipsync_fast.ipc.messages import Answer, Job, Look, Speech, Status
+from lipsync_fast.utterances.around import LEAD, NO_SHARE, STEP_IN, STEP_OUT
+from lipsync_fast.utterances.keys import NOT_LOOKED_FOR
 
 MARGIN_NS = 66_000_000
 """From the moment that a frame's sound is there to its slot: time to make and send it."""
@@ -64,9 +71,6 @@ IDLE_AHEAD = 3
 """Slots of the avatar's own pictures that are asked for, where they are not at hand."""
 LATE_IN_A_ROW = 3
 """Frames that are late one after the other before the clock gives engines more time."""
-LEAD, LEAD_OUT = 3, 5
-"""Slots over which the mouth is drawn to the generated one, and back: on its way in every slot is
-latency, on its way out none is."""
 BEAT_NS = SLOT_NS // 4
 """Sessions that rest are shown on common beats: a front that serves hundreds wakes no more often
 than there are beats. An utterance's slots lie where its sound wants them."""
@@ -74,13 +78,10 @@ NOTHING = np.zeros(0, np.float32)
 NO_STREAM = 0
 """Of no utterance: those of a front are numbered from 1."""
 SILENCE = np.zeros(MIN_SAMPLES, np.float32)
-STEP_IN, STEP_OUT = 1 / (LEAD + 1), 1 / (LEAD_OUT + 1)
-"""What a slot changes in the share of the generated mouth."""
-NO_SHARE = 1e-6
 
 
 @dataclass
-class LiveSession(Speaker[Spoken]):
+class LiveSession(Recalling, Speaker[Spoken]):
     """One session with ``pace: live``; see ``pace.Pace``.
 
     Args:
@@ -96,6 +97,7 @@ class LiveSession(Speaker[Spoken]):
         stride: of the slots in which nothing is said, one in so many is shown.
         margin: MARGIN_NS, or what engines need now.
         hold_ns: see HOLD_NS.
+        recall: what was said before; None where nothing is kept.
     """
 
     number: int
@@ -109,6 +111,7 @@ class LiveSession(Speaker[Spoken]):
     margin: Callable[[], int] = lambda: MARGIN_NS
     hold_ns: int = HOLD_NS
     stride: Callable[[], int] = lambda: 1
+    recall: Recall | None = None
     jobs: deque[tuple[Job, F32]] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
@@ -138,6 +141,8 @@ class LiveSession(Speaker[Spoken]):
         """Until when pictures are waited for, since an engine was lost."""
         self._shifted_ns = 0
         """How far the slots were moved back since the last picture: less than one of them."""
+        self._offset = 0
+        """Of the loop's place, from the slot's number."""
 
     # ------------------------------------------------------------ what comes in
     def hear(self, pcm: F32, now_ns: int) -> int:
@@ -184,6 +189,8 @@ class LiveSession(Speaker[Spoken]):
         if planned is not None:
             if answer.status == Status.MADE:
                 planned.jpeg, planned.box = jpeg, answer.box
+                if planned.spoken is not None:
+                    planned.spoken.told(answer.kept)
             else:
                 planned.failed = True
         return self._expects
@@ -223,7 +230,8 @@ class LiveSession(Speaker[Spoken]):
     @property
     def latency_ms(self) -> float:
         """From a sound to the picture that shows it."""
-        return self.manifest.audio.lookahead_samples / 16 + self.margin_ns / 1e6
+        margin_ns = max(self.margin_ns, self.margin()) if self.recall else self.margin_ns
+        return self.manifest.audio.lookahead_samples / 16 + margin_ns / 1e6
 
     def tick(self, now_ns: int) -> list[Event]:
         """What the slots that are due by now show. Slots missed long ago are passed over."""
@@ -265,6 +273,8 @@ class LiveSession(Speaker[Spoken]):
                 if begin is not None and begin <= now_ns:
                     self._begin(spoken, begin, now_ns)
                     continue
+            elif spoken is not None and spoken.frames_wait and self._begin_at_once(spoken, now_ns):
+                continue
             if spoken is not None and spoken.under_way:
                 if not self._plan_speech(spoken, now_ns):
                     return
@@ -277,7 +287,7 @@ class LiveSession(Speaker[Spoken]):
         new, self._change = self._change, None
         self.manifest, self.avatar, self.look = new.manifest, new.name, new.look
         self._drop_from(self._slot)
-        self._shown, self._last_speech, self._share = None, None, 0.0
+        self._shown, self._last_speech, self._share, self._offset = None, None, 0.0, 0
 
     def _begin_ns(self, spoken: Spoken) -> int | None:
         """When to begin (again) with an utterance; None while that cannot be said."""
@@ -293,6 +303,8 @@ class LiveSession(Speaker[Spoken]):
 
     def _begin(self, spoken: Spoken, begin_ns: int, now_ns: int) -> None:
         """Choose the first slot of an utterance's way in, ``margin`` from its beginning."""
+        if spoken.frames_wait and self._begin_at_once(spoken, now_ns):
+            return
         spoken.under_way = True
         self.margin_ns = self.margin()
         if now_ns - begin_ns > self.margin_ns // 4:
@@ -319,7 +331,9 @@ class LiveSession(Speaker[Spoken]):
         """Plan the next slot of an utterance: of its way in, or its next frame."""
         slot = self._next
         share = self._share_before(slot) if self._lead else 1.0
-        if share < 1 - NO_SHARE and not (self._due(slot) <= now_ns and spoken.decided):
+        if spoken.at_once:
+            share = min(1.0, share + STEP_IN)
+        elif share < 1 - NO_SHARE and not (self._due(slot) <= now_ns and spoken.decided):
             speech, samples = self._last_speech or self._unheard(spoken)
             if spoken.next == 0:
                 speech, samples = self._unheard(spoken)
@@ -331,17 +345,24 @@ class LiveSession(Speaker[Spoken]):
         if not spoken.decided:
             if self._due(slot) > now_ns:
                 return False
-            spoken.under_way = False  # under-run: rest, and let what follows move back
+            # Under-run: rest, and let what follows move back.
+            spoken.under_way = spoken.at_once = False
             return True
         frame, frames = spoken.next, spoken.sound.frames
+        if frame == 0 and not spoken.at_once:
+            self._recognise(spoken, slot)
         flags = Flag.NONE
         if frame == 0:
             flags |= Flag.FIRST
         if frames is not None and frame == frames - 1:
             flags |= Flag.LAST
-        speech, samples = spoken.sound.speech(frame)
+        if not spoken.at_once:
+            share = 1.0
+        speech, samples = spoken.sound.speech(frame, share, spoken.store)
         self._last_speech = speech, samples
-        self._ask(Planned(0, 1.0, flags, spoken, frame), speech, samples, now_ns)
+        self._ask(Planned(0, share, flags, spoken, frame), speech, samples, now_ns)
+        if not spoken.at_once:
+            self._keep_blended(speech, samples, slot, now_ns)
         spoken.next += 1
         spoken.sound.forget(spoken.next)
         return True
@@ -349,9 +370,11 @@ class LiveSession(Speaker[Spoken]):
     def _unheard(self, spoken: Spoken) -> tuple[Speech, F32]:
         """What a mouth shows of an utterance before any of it is heard: vectors of zeros, or of
         silence where the networks never see zeros."""
-        if self.manifest.audio.padded:
-            return Speech(spoken.sound.stream, -self.manifest.audio.after, None, 0), NOTHING
-        return Speech(NO_STREAM, 0, len(SILENCE), 0), SILENCE
+        store = NOT_LOOKED_FOR if self.recall is None else self.recall.lead
+        audio = self.manifest.audio
+        if audio.padded:
+            return Speech(spoken.sound.stream, -audio.after, None, 0, store=store), NOTHING
+        return Speech(NO_STREAM, 0, len(SILENCE), 0, store=store), SILENCE
 
     def _plan_rest(self, now_ns: int, everything: bool = False) -> bool:
         """Plan a slot without speech: the mouth on its way back, or the avatar's own picture."""
@@ -362,7 +385,7 @@ class LiveSession(Speaker[Spoken]):
             faded = msgspec.structs.replace(speech, share=share)
             self._ask(Planned(0, share), faded, samples, now_ns)
             return True
-        index = self.manifest.picture_index(slot)
+        index = self._index(slot)
         if self._due(slot) <= now_ns or everything:
             pass
         elif slot >= self._slot + IDLE_AHEAD or not self.idle or self.own_ready():
@@ -382,7 +405,7 @@ class LiveSession(Speaker[Spoken]):
     def _ask(self, planned: Planned, speech: Speech | None, samples: F32, now_ns: int) -> None:
         """Give the next slot to a picture, and ask for it unless it is too late for that."""
         slot = self._next
-        planned.index = self.manifest.picture_index(slot)
+        planned.index = self._index(slot)
         self._planned[slot] = planned
         self._next = slot + 1
         if self._due(slot) <= now_ns:
@@ -417,13 +440,12 @@ class LiveSession(Speaker[Spoken]):
         """The present slot's picture and what is to be told with it."""
         slot, events = self._slot, list[Event]()
         passed_over = not self._behind and now_ns - self._due(slot) > AHEAD * SLOT_NS
-        planned = self._planned.pop(slot, None) or Planned(
-            self.manifest.picture_index(slot), self._share
-        )
+        planned = self._planned.pop(slot, None) or Planned(self._index(slot), self._share)
         self._by_job.pop(planned.job, None)
         self._share, self._shifted_ns = planned.share, 0
         spoken = planned.spoken
         if spoken is not None and planned.flags & Flag.FIRST:
+            spoken.shown = True
             events.append(Started(spoken.number))
         own = planned.job == 0 and planned.share == 0 and self.own_ready()
         missing = planned.jpeg is None and not own

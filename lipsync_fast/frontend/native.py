@@ -30,6 +30,7 @@ from lipsync_fast.frontend.opening import (
     NORMAL,
     POLICY,
     EndError,
+    UnknownUtteranceError,
     begin,
     code_of,
     count_error,
@@ -63,6 +64,7 @@ from lipsync_fast.protocol import (
     Stats,
     UtteranceEnd,
     UtteranceEnded,
+    UtteranceSay,
     UtteranceStarted,
     VideoFormat,
     decode_client,
@@ -156,6 +158,8 @@ class NativeSession:
         package = held.package
         self._avatar, self._package, self._video = held.name, package, video
         m = package.manifest
+        if self._services.known.enabled:
+            self._services.known.register(held.key, package)
         self._xmp = xmp_packet(m.synthetic)
         mouth = video.content == "mouth"
         self._size = package.frame_size
@@ -172,8 +176,9 @@ class NativeSession:
     def _new_pace(self) -> Pace:
         services, live = self._services, self._services.config.live
         manifest, key = self._package.manifest, self._held[-1].key
+        recall = services.known if services.known.enabled else None
         if self._burst:
-            return BurstSession(self.number, manifest, key, self._look, services.new_stream)
+            return BurstSession(self.number, manifest, key, self._look, services.new_stream, recall)
         return LiveSession(
             self.number,
             manifest,
@@ -186,6 +191,7 @@ class NativeSession:
             services.margin_ns,
             int(live.hold_ms * 1e6),
             lambda: services.rest.stride,
+            recall,
         )
 
     def _started(self) -> SessionStarted:
@@ -330,6 +336,8 @@ class NativeSession:
         now = time.monotonic_ns()
         if isinstance(message, UtteranceEnd):
             self._end_utterance(now)
+        elif isinstance(message, UtteranceSay):
+            await self._say_known(message.name)
         elif isinstance(message, SessionInterrupt):
             self._interrupt(now)
         elif isinstance(message, SessionUpdate):
@@ -351,6 +359,28 @@ class NativeSession:
             self._sound.reset()
         self._refused_ns = 0
         self._set_speaking(self._pace.speaking)
+
+    async def _say_known(self, name: str) -> None:
+        """Say what was pre-rendered, as if the client had sent all of its sound."""
+        if self._pace.open:
+            raise ProtocolError("utterance.say: an utterance is open; send utterance.end before")
+        known, avatar = self._services.known, self._package.manifest.name
+        pcm = known.named(avatar, name)
+        if pcm is None:
+            raise UnknownUtteranceError(
+                f"nothing was pre-rendered for avatar {self._avatar[:64]!r} as {name[:64]!r}"
+            )
+        self._refused_ns = 0
+        self._sound.reset()
+        if not self._admitted(pcm, time.monotonic_ns()):
+            self._refused_ns = 0  # none of its sound is still to come
+            return
+        echo = pcm
+        if self._sound.resamples_echo:  # takes some milliseconds
+            echo = await trio.to_thread.run_sync(self._sound.for_echo, pcm)
+        self._set_speaking(True)
+        known.counts["named"] += 1
+        self._sound.keep_whole(self._pace.speak(pcm, time.monotonic_ns()), echo)
 
     def _interrupt(self, now: int) -> None:
         self._pace.interrupt(now)

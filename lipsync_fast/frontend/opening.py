@@ -27,6 +27,10 @@ MOST_ERRORS = 100
 NORMAL, GOING_AWAY, POLICY = 1000, 1001, 1008
 
 
+class UnknownUtteranceError(LipsyncError):
+    """Nothing was pre-rendered for the avatar under that name."""
+
+
 class EndError(Exception):
     """The session ends: close the connection with this code and reason."""
 
@@ -85,6 +89,8 @@ def code_of(error: LipsyncError) -> ErrorCode:
     """The stable word for what went wrong."""
     if isinstance(error, ProtocolError):
         return "unsupported_audio" if "$.audio" in str(error) else "bad_request"
+    if isinstance(error, UnknownUtteranceError):
+        return "unknown_utterance"
     if isinstance(error, AvatarError):
         return "unknown_avatar"
     return "engine_lost" if isinstance(error, EngineLostError) else "internal"

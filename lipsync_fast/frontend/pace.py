@@ -97,6 +97,10 @@ class Pace(Protocol):
         """What was heard is all; without an open utterance nothing happens."""
         ...
 
+    def speak(self, pcm: F32, now_ns: int) -> int:
+        """A whole utterance, where none is open; its number."""
+        ...
+
     def interrupt(self, now_ns: int) -> int:
         """Drop all that is to be said; the number of the last slot that was shown, or -1."""
         ...
@@ -146,6 +150,7 @@ class Pace(Protocol):
 class OnItsWay(Protocol):
     """An utterance that is being said, and its frame that is asked for next."""
 
+    number: int
     sound: Utterance
     next: int
 
@@ -157,6 +162,21 @@ class Speaker(Generic[Spoken]):
     """What every pace knows of the utterances that it has heard and not finished."""
 
     _utterances: deque[Spoken]
+
+    def hear(self, pcm: F32, now_ns: int) -> int:
+        """See ``Pace``."""
+        raise NotImplementedError
+
+    def end_utterance(self, now_ns: int) -> None:
+        """See ``Pace``."""
+        raise NotImplementedError
+
+    def speak(self, pcm: F32, now_ns: int) -> int:
+        """A whole utterance, where none is open; its number."""
+        number = self.hear(pcm[:0], now_ns)
+        self._utterances[-1].sound.push(pcm)
+        self.end_utterance(now_ns)  # so its beginning is planned when all of it is there
+        return number
 
     @property
     def open(self) -> bool:

@@ -6,9 +6,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lipsync_fast.avatars.manifest import Manifest
+from lipsync_fast.frontend.known import FIRST_FRAMES, MISSES
 from lipsync_fast.frontend.pace import Flag
 from lipsync_fast.frontend.utterance import Utterance
 from lipsync_fast.ipc.messages import Look
+from lipsync_fast.utterances.keys import KEPT, LOOKED_FOR, NOT_LOOKED_FOR
 
 
 @dataclass(slots=True)
@@ -24,6 +26,32 @@ class Spoken:
     under_way: bool = False
     """Slots are given to its frames one after the other; else it waits for ``_begin``."""
     dropped: int = 0
+    store: int = NOT_LOOKED_FOR
+    """``Speech.store`` of its frames."""
+    shown: bool = False
+    """Its first frame was."""
+    asked: bool = False
+    """Whether it could begin at once."""
+    at_once: bool = False
+    """It begins at once: its first frames lead in."""
+    missed: int = 0
+    """Frames in a row that were looked for in vain."""
+
+    def told(self, kept: bool) -> None:
+        """A frame was made, or was there."""
+        self.missed = 0 if kept else self.missed + 1
+        if self.store == LOOKED_FOR and self.missed >= MISSES:
+            self.store = KEPT
+
+    @property
+    def frames_wait(self) -> bool:
+        """It may be asked whether it can begin at once: its first frames are decided, and none of
+        them was shown."""
+        if self.asked or self.shown or not self.sound.decided:
+            return False
+        if self.next and (self.next > FIRST_FRAMES or self.sound.window.before < 4):
+            return False  # what its first frame sees may be forgotten
+        return self.sound.ended or self.sound.decided >= FIRST_FRAMES
 
     @property
     def planned(self) -> bool:

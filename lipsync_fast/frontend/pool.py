@@ -172,6 +172,11 @@ class EnginePool:
         return sum(i.capacity for i in self._known.values() if i.active)
 
     @property
+    def maker(self) -> str:
+        """What pictures of the active engines depend on besides their jobs; "" while none works."""
+        return next((i.maker for i in self._known.values() if i.active), "")
+
+    @property
     def backlog(self) -> int:
         """Jobs that are not answered yet."""
         return len(self._waiting) + sum(e.backlog for e in self._engines.values())

@@ -22,6 +22,7 @@ from lipsync_fast.config import ServeConfig
 from lipsync_fast.errors import AvatarError, AvatarNotFoundError, LipsyncError
 from lipsync_fast.frontend.clock import Clock
 from lipsync_fast.frontend.held import Catalogue, Held
+from lipsync_fast.frontend.known import KnownSounds
 from lipsync_fast.frontend.latencies import Latencies
 from lipsync_fast.frontend.legacy.counts import LegacyCounts
 from lipsync_fast.frontend.legacy.video import AvatarVideos
@@ -95,6 +96,7 @@ class Services:
         self.legacy = LegacyCounts()
         """What the old protocols' statistics tell."""
         self.videos = AvatarVideos()
+        self.known = KnownSounds(config.utterances, lambda: pool.maker)
         self.status: ServerStatus | None = None
         self.speakers = 1
         """How many sessions may speak at once, in all fronts."""
@@ -129,6 +131,7 @@ class Services:
     def load_now(self) -> FrontLoad:
         """What this front does, with which avatars it uses."""
         self.load.avatars, self.load.catalogue = dict(self.catalogue.uses), self.catalogue.number
+        self.load.utterances = dict(self.known.counts)
         return self.load
 
     def avatar_names(self) -> list[str]:
@@ -347,7 +350,8 @@ class Services:
         return Made(jpeg, answer.box, answer.taken_ns, answer.made_ns)
 
     def close(self) -> None:
-        """Forget the mapped packages."""
+        """Forget the mapped packages, and close what is kept of utterances."""
+        self.known.close()
         self.catalogue.close()
 
 

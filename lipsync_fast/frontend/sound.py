@@ -6,6 +6,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from lipsync_fast.audio import SAMPLE_RATE
 from lipsync_fast.audio.pcm import Resampler, to_float, to_mono
 from lipsync_fast.protocol import AudioFormat
 
@@ -39,10 +40,29 @@ class ClientSound:
 
     def keep(self, utterance: int) -> None:
         """Keep what was pushed last for the echo of an utterance."""
-        if self._echo and len(self._mono):
-            loud = np.clip(np.nan_to_num(self._mono), -1.0, 1.0)
+        self._keep(utterance, self._mono)
+
+    def _keep(self, utterance: int, mono: F32) -> None:
+        if self._echo and len(mono):
+            loud = np.clip(np.nan_to_num(mono), -1.0, 1.0)
             pcm = np.clip(np.rint(loud * 32768.0), -32768, 32767).astype("<i2")
             self._kept.setdefault(utterance, bytearray()).extend(pcm.tobytes())
+
+    @property
+    def resamples_echo(self) -> bool:
+        """Whether ``for_echo`` has something to do."""
+        return self._echo and self.form.sample_rate != SAMPLE_RATE
+
+    def for_echo(self, pcm: F32) -> F32:
+        """A sound of 16 kHz at the client's rate, for ``keep_whole`` (in any thread)."""
+        import soxr
+
+        out: F32 = soxr.resample(pcm, SAMPLE_RATE, self.form.sample_rate, quality="HQ")
+        return out
+
+    def keep_whole(self, utterance: int, mono: F32) -> None:
+        """Keep what ``for_echo`` gave for the echo of an utterance that the client did not send."""
+        self._keep(utterance, mono)
 
     def finish(self) -> F32:
         """The utterance's last samples at 16 kHz; what is pushed next begins another one."""

@@ -90,7 +90,7 @@ class Utterance:
         """Whether the samples have come that a frame before the first one (negative) sees."""
         return frame_sees(frame, self.window)[1] <= self.samples
 
-    def speech(self, frame: int, share: float = 1.0) -> tuple[Speech, F32]:
+    def speech(self, frame: int, share: float = 1.0, store: int = 0) -> tuple[Speech, F32]:
         """What a decided frame sees. Before 0 and, once ended, behind the last frame are others.
 
         Raises:
@@ -106,7 +106,11 @@ class Utterance:
         if first < self._first and end > 0:
             raise ValueError(f"the samples of frame {frame} are forgotten")
         seen = self._pcm[first - self._first : end - self._first] if end > 0 else self._pcm[:0]
-        return Speech(self.stream, frame, samples, first, share), np.ascontiguousarray(seen)
+        return Speech(self.stream, frame, samples, first, share, store), np.ascontiguousarray(seen)
+
+    def seen(self, frames: int) -> list[tuple[Speech, F32]]:
+        """What its first frames see, as many as are decided, up to ``frames``."""
+        return [self.speech(frame) for frame in range(min(frames, self.decided))]
 
     def forget(self, frame: int) -> None:
         """Drop the samples that no frame from ``frame`` on can see, whenever the sound ends."""

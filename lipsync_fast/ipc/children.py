@@ -14,7 +14,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from lipsync_fast.config import Log, ServeConfig
+from lipsync_fast.config import Log, ServeConfig, Utterances
 
 
 class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +36,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
             measured, which takes all threads for a quarter of a second, from others' work, too.
         modest: others work: leave them the processors until there is a job. Its session was given
             the lowest priority, and it takes that back.
+        utterances: what is kept of them, and where.
     """
 
     name: str
@@ -51,6 +52,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_s: float = 0.25
     capacity: float = 0.0
     modest: bool = False
+    utterances: Utterances = Utterances(disk_mb=0)
     log: Log = Log()
 
 

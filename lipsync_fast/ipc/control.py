@@ -71,6 +71,9 @@ class Load(msgspec.Struct, kw_only=True):
     """What an engine has to do, has done, and holds.
 
     Attributes:
+        inferences: frames that a network made.
+        store: counts of frames that are kept (``utterances.keeper``); store_bytes: of all that is
+            kept, by whomever.
         spent_s: processor time of the host, by what it was spent on; only grows.
         device_memory_used, device_memory_total: bytes of its GPU, whoever uses them; 0 on a CPU.
         avatar_bytes: what caches hold of avatars, by the versions' keys; the largest alone where
@@ -84,6 +87,9 @@ class Load(msgspec.Struct, kw_only=True):
     failed: Amount = 0
     dropped: Amount = 0
     damaged: Amount = 0
+    inferences: Amount = 0
+    store: dict[str, int] = msgspec.field(default_factory=dict)
+    store_bytes: Amount = 0
     frames_per_s: float = 0.0
     oldest_ms: float = 0.0
     cache_bytes: dict[str, int] = msgspec.field(default_factory=dict)
@@ -99,9 +105,11 @@ class Ready(Message):
 
     Attributes:
         capacity: frames a second that an engine makes, measured; 0 for a front.
+        maker: what an engine's pictures depend on besides their jobs (``utterances.keys``).
     """
 
     capacity: float = 0.0
+    maker: str = ""
 
 
 class Heartbeat(Message):
@@ -157,6 +165,7 @@ class EngineInfo(msgspec.Struct, kw_only=True):
         errors: avatars that it could not load, with the reasons.
         capacity: frames a second, measured.
         frames_per_s: that it makes now, for all fronts.
+        maker: see ``Ready``.
     """
 
     name: str
@@ -166,6 +175,7 @@ class EngineInfo(msgspec.Struct, kw_only=True):
     avatars: list[str]
     errors: dict[str, str] = msgspec.field(default_factory=dict)
     frames_per_s: float = 0.0
+    maker: str = ""
 
 
 class AvatarVersion(msgspec.Struct, frozen=True, kw_only=True):

@@ -62,6 +62,8 @@ class Speech(msgspec.Struct, frozen=True, array_like=True):
         samples: of the whole sound at 16 kHz, once it is known.
         first: number of the payload's first sample; the payload is float32, 16 kHz.
         share: how much of the generated mouth is shown, 0..1.
+        store: whether it is looked for among the frames that are kept, and is to be kept
+            (``utterances.keys``).
     """
 
     stream: Count
@@ -69,6 +71,7 @@ class Speech(msgspec.Struct, frozen=True, array_like=True):
     samples: Count | None
     first: Count
     share: Annotated[float, Meta(ge=0.0, le=1.0)] = 1.0
+    store: Annotated[int, Meta(ge=0, le=2)] = 0
 
 
 class Job(msgspec.Struct, frozen=True, array_like=True):
@@ -116,6 +119,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True):
         box: x, y, width and height of the picture in the avatar's frame.
         reason: why it failed, for a person.
         taken_ns, made_ns: when the engine took the job up and when it was done, CLOCK_MONOTONIC.
+        kept: it was among the frames that are kept: no network ran.
     """
 
     session: Count
@@ -126,6 +130,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True):
     reason: Annotated[str, Meta(max_length=500)] = ""
     taken_ns: Count = 0
     made_ns: Count = 0
+    kept: bool = False
 
 
 Header = TypeVar("Header", Job, Answer)

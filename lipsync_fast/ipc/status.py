@@ -56,6 +56,8 @@ class FrontLoad(msgspec.Struct, kw_only=True):
         rest_stride: sessions that rest are shown one slot in so many.
         avatars: sessions, old clients and requests that use a version of an avatar, by its key.
         catalogue: number of the newest one that this front has heard of.
+        utterances: by whether they were kept: ``hits``, ``misses``; begun ``at_once``; ``named``:
+            said by name.
     """
 
     connections: int = 0
@@ -77,6 +79,7 @@ class FrontLoad(msgspec.Struct, kw_only=True):
     rest_stride: int = 1
     avatars: dict[str, int] = msgspec.field(default_factory=dict)
     catalogue: int = 0
+    utterances: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 class AvatarStatus(msgspec.Struct, kw_only=True):

@@ -98,6 +98,7 @@ class Births:
                 heartbeat_s=self.config.engines.heartbeat_s,
                 capacity=capacity,
                 modest=modest,
+                utterances=self.config.utterances,
                 log=self.config.log,
             )
 

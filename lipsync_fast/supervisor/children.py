@@ -111,6 +111,7 @@ class Child:
     heard: float = field(default_factory=time.monotonic)
     device: str = ""
     capacity: float = 0.0
+    maker: str = ""
     born_with: frozenset[str] = frozenset()
     avatars: set[str] = field(default_factory=set)
     asked: set[str] = field(default_factory=set)

@@ -328,6 +328,7 @@ class Supervisor:
         elif isinstance(message, Hello):
             self._greet(child, message)
         elif isinstance(message, Ready):
+            child.maker = message.maker
             self._ready(child, message.capacity)
         elif isinstance(message, WantAvatar):
             if self._talk.want(message.name):

@@ -63,6 +63,7 @@ def engine_infos(engines: list[Child], avatars: AvatarsInUse) -> list[EngineInfo
             avatars=sorted(engine.avatars) if engine.works else [],
             errors=avatars.errors_of(engine),
             frames_per_s=engine.load.frames_per_s,
+            maker=engine.maker,
         )
         for engine in engines
     ]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,20 +24,28 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(package: Path) -> Iterator[LocalServer]:
+def server(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
     config = {
         "live": {"speakers": 4, **SLOW_MACHINE},
         "avatars": {"folders": [str(package.parent)], "default": package.name},
+        "utterances": {"disk_mb": 64, "folder": str(tmp_path_factory.mktemp("kept"))},
     }
     with LocalServer(config) as server:
         yield server
 
 
 def test_burst_equals_render(server: LocalServer, package: Path) -> None:
-    pcm, got = speech(0.7), []
+    """The first time, and the second time, when no network runs."""
+    pcm = speech(0.7)
+    got: list[Frame] = []
+
+    def loads() -> tuple[int, int]:
+        found = [engine.load for engine in server.status().engines]
+        return sum(f.inferences for f in found), sum(f.store.get("kept", 0) for f in found)
 
     @in_trio
     async def stream() -> None:
+        got.clear()
         async with lipsync_fast.connect(server.url, pace="burst") as session:
             await say(session, pcm)
             _, events = await utterance(session, 1)
@@ -47,6 +56,15 @@ def test_burst_equals_render(server: LocalServer, package: Path) -> None:
         wanted = list(avatar.render(pcm, 16_000))
     assert len(got) == len(wanted) == 18
     assert [f.jpeg for f in got] == [w.jpeg for w in wanted]
+    end = time.monotonic() + 20
+    while loads()[1] < 18 and time.monotonic() < end:
+        time.sleep(0.1)
+    made, kept = loads()
+    assert (made, kept) == (18, 18)
+    stream()
+    assert [f.jpeg for f in got] == [w.jpeg for w in wanted]
+    time.sleep(0.6)  # heartbeats come four times a second
+    assert loads() == (made, kept)
 
 
 def test_live_frames_are_render_s(server: LocalServer, package: Path) -> None:

@@ -22,8 +22,6 @@ from lipsync_fast.frontend.live import (
     BEAT_NS,
     GRACE_NS,
     HOLD_NS,
-    LEAD,
-    LEAD_OUT,
     MARGIN_NS,
     LiveSession,
 )
@@ -31,6 +29,7 @@ from lipsync_fast.frontend.native import SLACK_NS
 from lipsync_fast.frontend.pace import SLOT_NS, Ended, Event, Flag, Picture, Started
 from lipsync_fast.frontend.turnaround import Turnaround, urgent_before
 from lipsync_fast.ipc.messages import Answer, Job, Look, Speech, Status
+from lipsync_fast.utterances.around import LEAD, LEAD_OUT
 
 MS = 1_000_000
 MANIFEST = Manifest(

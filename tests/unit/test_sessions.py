@@ -53,5 +53,5 @@ def test_what_nobody_holds_is_gone() -> None:
 def test_what_is_no_network_is_refused_each_time() -> None:
     sessions = Sessions()
     for _ in range(2):
-        with pytest.raises(Exception, match="(?i)protobuf|model|parse"):
+        with pytest.raises(Exception, match=r"(?i)protobuf|model|parse"):
             sessions.get(b"no network")

@@ -19,6 +19,8 @@ from lipsync_fast.ipc.status import AvatarStatus, EngineStatus, FrontStatus, Ser
 
 P = "lipsync_fast_"
 QUANTILES = {"p50": "0.5", "p95": "0.95", "p99": "0.99", "most": "1"}
+KEPT = ("found", "missed", "kept", "refused", "evicted")
+UTTERANCES = ("hits", "misses", "at_once", "named")
 STATES = ("starting", "ready", "spare", "draining", "gone")
 
 
@@ -106,6 +108,17 @@ def _engines(engines: Sequence[EngineStatus]) -> Iterator[Metric]:
     frames = CounterMetricFamily(
         P + "engine_frames", "Jobs answered, by result.", labels=["engine", "result"]
     )
+    inferences = CounterMetricFamily(
+        P + "engine_inferences", "Frames that a network made.", labels=["engine"]
+    )
+    kept = CounterMetricFamily(
+        P + "utterance_frames",
+        "Frames of utterances: found, missed, kept, refused, evicted.",
+        labels=["engine", "result"],
+    )
+    kept_bytes = CounterMetricFamily(
+        P + "utterance_kept_bytes", "Of frames that were kept.", labels=["engine"]
+    )
     held = GaugeMetricFamily(
         P + "engine_cache_bytes", "Memory that a cache holds.", labels=["engine", "cache"]
     )
@@ -133,6 +146,10 @@ def _engines(engines: Sequence[EngineStatus]) -> Iterator[Metric]:
         results = ("made", load.made), ("skipped", load.skipped), ("failed", load.failed)
         for result, count in (*results, ("dropped", load.dropped), ("damaged", load.damaged)):
             frames.add_metric([e.name, result], count)
+        inferences.add_metric([e.name], load.inferences)
+        for result in KEPT:
+            kept.add_metric([e.name, result], load.store.get(result, 0))
+        kept_bytes.add_metric([e.name], load.store.get("kept_bytes", 0))
         for cache, size in load.cache_bytes.items():
             held.add_metric([e.name, cache], size)
         if load.device_memory_total:
@@ -143,7 +160,13 @@ def _engines(engines: Sequence[EngineStatus]) -> Iterator[Metric]:
         values = (e.capacity, load.frames_per_s, load.waiting, load.oldest_ms / 1e3, e.silent_s)
         for gauge, value in zip(gauges.values(), values, strict=True):
             gauge.add_metric([e.name], value)
-    yield from (state, restarts, frames, held, memory, spent, *gauges.values())
+    yield from (state, restarts, frames, inferences, kept, kept_bytes, held, memory, spent)
+    yield from gauges.values()
+    yield _gauge(
+        "utterance_store_bytes",
+        "Of all frames that are kept, pre-rendered ones among them.",
+        max((e.load.store_bytes for e in engines), default=0),
+    )
 
 
 def _fronts(fronts: Sequence[FrontStatus]) -> Iterator[Metric]:
@@ -171,6 +194,11 @@ def _fronts(fronts: Sequence[FrontStatus]) -> Iterator[Metric]:
     gauges = {n: GaugeMetricFamily(P + n, told, labels=["front"]) for n, told in now.items()}
     refused = CounterMetricFamily(P + "refused", "Refused, by reason.", labels=["front", "reason"])
     errors = CounterMetricFamily(P + "errors", "Told to clients.", labels=["front", "code"])
+    utterances = CounterMetricFamily(
+        P + "utterances",
+        "Utterances: whose beginning was kept (hits) or not (misses), begun at once, said by name.",
+        labels=["front", "result"],
+    )
     latency = GaugeMetricFamily(
         P + "latency_seconds",
         "From a spoken frame's last sample to the socket, over the last minute.",
@@ -204,6 +232,8 @@ def _fronts(fronts: Sequence[FrontStatus]) -> Iterator[Metric]:
             refused.add_metric([f.name, reason], count)
         for code, count in load.errors.items():
             errors.add_metric([f.name, code], count)
+        for result in UTTERANCES:
+            utterances.add_metric([f.name, result], load.utterances.get(result, 0))
         for name, value in load.latency_ms.items():
             latency.add_metric([f.name, QUANTILES.get(name, name)], value / 1e3)
-    yield from (*counters.values(), *gauges.values(), refused, errors, latency)
+    yield from (*counters.values(), *gauges.values(), refused, errors, utterances, latency)

@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``lipsync-fast avatar prerender | prerendered | unprerender``: utterances made beforehand."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lipsync_fast.cli.console import Progress, clock, guarded, one_line, say, warn
+from lipsync_fast.errors import ConfigError, MediaError, OutputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from lipsync_fast.avatars.package import AvatarPackage
+    from lipsync_fast.config import ServeConfig
+    from lipsync_fast.engine.prerender import Prerendering, Wanted
+    from lipsync_fast.ipc.messages import Look
+    from lipsync_fast.utterances.store import Store
+
+MOST_S = 120.0
+"""Of a sound: what is longer is a programme, not an utterance."""
+SAMPLE = 12
+"""Frames that are made before it is said how long all take."""
+WAIT_S = 10.0
+"""For others that write."""
+
+Avatar = Annotated[str, typer.Argument(help="The avatar's name, or its package's path.")]
+Folders = Annotated[
+    list[Path] | None,
+    typer.Option("--avatars", help="Folder to look for avatars in, first (may be repeated)."),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", help="The server's configuration file, where it has one."),
+]
+Json = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
+
+
+@guarded
+def prerender(
+    avatar: Avatar,
+    audio: Annotated[Path, typer.Argument(help="The sound: any file that FFmpeg reads.")],
+    name: Annotated[str, typer.Option("--as", help="What clients call it.")],
+    avatars: Folders = None,
+    config: Config = None,
+    backend: Annotated[
+        str, typer.Option(help="auto, cpu or cuda: what the server's engines run on.")
+    ] = "auto",
+    threads: Annotated[int | None, typer.Option(help="Of the CPU.", min=1)] = None,
+    content: Annotated[str, typer.Option(help="frame or mouth, as clients ask for it.")] = "frame",
+    quality: Annotated[
+        int | None, typer.Option(help="Of the JPEGs; the avatar's own by default.", min=1, max=100)
+    ] = None,
+    max_width: Annotated[
+        int | None, typer.Option("--max-width", help="As clients ask for it.", min=16, max=8192)
+    ] = None,
+    every_phase: Annotated[
+        bool,
+        typer.Option("--every-phase", help="For every place of the loop, not one of those alike."),
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
+) -> None:
+    """Make an utterance's frames beforehand: it then begins at once, and needs no network.
+
+    It may be interrupted, and goes on where it was when it is called again.
+    """
+    from lipsync_fast.avatars.library import AvatarLibrary
+    from lipsync_fast.avatars.package import AvatarPackage
+
+    if not name.isprintable() or not 0 < len(name) <= 200:
+        raise ConfigError(f"--as {one_line(name[:40])!r}: expected 1 to 200 characters to be seen")
+    if content not in ("frame", "mouth"):
+        raise ConfigError(f"--content {one_line(content)!r}: expected frame or mouth")
+    settings = _settings(config)
+    folders = [*(avatars or ()), *settings.avatars.folders]
+    path = AvatarLibrary(folders).find(avatar)
+    pcm, warnings = _sound(audio)
+    for warning in () if quiet else warnings:
+        warn(warning)
+    with ExitStack() as stack:
+        from lipsync_fast.engine.backends import create_backend
+        from lipsync_fast.engine.prerender import Prerendering
+
+        package = stack.enter_context(AvatarPackage.open(path))
+        store = stack.enter_context(closing(_store(settings)))
+        made = stack.enter_context(
+            closing(
+                create_backend(
+                    backend,
+                    threads,
+                    live=True,
+                    kernels=settings.engines.kernels,
+                    precision=settings.engines.precision,
+                )
+            )
+        )
+        look = _look(content, quality, max_width)
+        work = Prerendering(made, package, pcm, look, store)
+        _prerender(package, work, store, name, pcm, _places(package, every_phase), quiet)
+
+
+@guarded
+def prerendered(
+    avatar: Avatar, avatars: Folders = None, config: Config = None, json: Json = False
+) -> None:
+    """List what was pre-rendered for an avatar."""
+    import msgspec
+
+    settings = _settings(config)
+    with closing(_store(settings)) as store:
+        found = store.names(_name_of(avatar, avatars, settings))
+    if json:
+        typer.echo(msgspec.json.encode(found).decode())
+        return
+    if not found:
+        say("nothing was pre-rendered for this avatar")
+        return
+    rows: list[tuple[str, ...]] = [("NAME", "SECONDS", "FRAMES", "MB", "STATE")]
+    for each in found:
+        state = "whole" if each.whole else "interrupted: call prerender again"
+        size = f"{each.size / 1e6:.1f}"
+        rows.append((one_line(each.name), f"{each.seconds:.2f}", str(each.frames), size, state))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        typer.echo("  ".join([*cells, row[-1]]))
+
+
+@guarded
+def unprerender(
+    avatar: Avatar,
+    name: Annotated[str, typer.Argument(help="What clients call it.")],
+    avatars: Folders = None,
+    config: Config = None,
+) -> None:
+    """Remove what was pre-rendered under a name."""
+    settings = _settings(config)
+    of = _name_of(avatar, avatars, settings)
+    with closing(_store(settings)) as store:
+        if not store.forget_name(of, name):
+            raise OutputError(f"nothing was pre-rendered for {of} as {one_line(name[:64])!r}")
+    say(f"{of}: {one_line(name)} is removed")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    for command in (prerender, prerendered, unprerender):
+        app.command()(command)
+
+
+# ---------------------------------------------------------------- parts
+def _settings(file: Path | None) -> ServeConfig:
+    from lipsync_fast.config_load import load
+
+    config = load(file).config
+    if not config.utterances.disk_mb:
+        raise ConfigError("utterances.disk_mb is 0: nothing is kept")
+    return config
+
+
+def _store(config: ServeConfig) -> Store:
+    from lipsync_fast.utterances.store import Store, store_folder
+
+    kept = config.utterances
+    return Store(store_folder(kept.folder), kept.disk_mb * 1_000_000, WAIT_S)
+
+
+def _name_of(avatar: str, avatars: list[Path] | None, config: ServeConfig) -> str:
+    """The name in an avatar's manifest, by which it is known to the store."""
+    from lipsync_fast.avatars.library import AvatarLibrary
+    from lipsync_fast.avatars.package import AvatarPackage
+
+    path = AvatarLibrary([*(avatars or ()), *config.avatars.folders]).find(avatar)
+    with AvatarPackage.open(path) as package:
+        return package.manifest.name
+
+
+def _look(content: str, quality: int | None, max_width: int | None) -> Look:
+    from lipsync_fast.ipc.messages import Content, Look
+
+    if content == "mouth":
+        return Look(Content.MOUTH, quality, None)
+    return Look(Content.FRAME, quality, max_width)
+
+
+def _sound(path: Path) -> tuple[NDArray[np.float32], list[str]]:
+    """A sound at 16 kHz, as a session would have it.
+
+    Raises:
+        MediaError: it cannot be read, is empty, or very long.
+    """
+    import numpy as np
+
+    from lipsync_fast.audio.source import MediaSource
+
+    pieces, samples = [], 0
+    with MediaSource(path) as source:
+        for piece in source:
+            pieces.append(piece)
+            samples += len(piece)
+            if samples > MOST_S * 16_000:
+                raise MediaError(f"{path}: longer than {MOST_S:g} s; pre-render it in parts")
+        warnings = list(source.warnings)
+    if not samples:
+        raise MediaError(f"{path}: the sound has 0 samples; nothing to pre-render")
+    return np.concatenate(pieces), warnings
+
+
+def _places(package: AvatarPackage, every: bool) -> list[int]:
+    """The places of the loop that an utterance is to begin at."""
+    from lipsync_fast.utterances.likeness import Likeness, period_of, thumbnails
+
+    if every:
+        return list(range(period_of(package.manifest)))
+    return Likeness(package.manifest, thumbnails(package)).cover()
+
+
+def _prerender(
+    package: AvatarPackage,
+    work: Prerendering,
+    store: Store,
+    name: str,
+    pcm: NDArray[np.float32],
+    places: list[int],
+    quiet: bool,
+) -> None:
+    """Say what it will cost, make it, and say what it has cost."""
+    from lipsync_fast.engine.prerender import wanted
+
+    avatar = package.manifest.name
+    wants = wanted(package, len(pcm), places)
+    missing = work.missing(wants)
+    _check_room(store, missing, _trial(work, missing), len(places), quiet)
+    number = store.begin_name(avatar, name, work.content, pcm.tobytes())
+    missing = work.missing(wants, number)
+    begun, size = time.monotonic(), 0
+    if missing:
+        with Progress(len(missing), quiet=quiet, verb="pre-rendering") as progress:
+            size = work.run(missing, number, progress.advance)
+    store.end_name(number)
+    if not quiet:
+        say(
+            f"{avatar}: {one_line(name)}, {len(pcm) / 16_000:.2f} s over {len(places)} places of"
+            f" the loop: {len(wants)} frames, {len(missing)} of them made now"
+            f" ({size / 1e6:.1f} MB in {time.monotonic() - begun:.1f} s)"
+        )
+
+
+def _trial(work: Prerendering, missing: list[Wanted]) -> tuple[float, float]:
+    """Bytes and seconds of a frame, of a few that are spread over all."""
+    step = max(1, len(missing) // SAMPLE)
+    few = missing[::step][:SAMPLE]
+    if not few:
+        return 0.0, 0.0
+    list(work.make(few[:2]))  # the first ones also pay for what is prepared
+    begun = time.monotonic()
+    size = sum(row.size for row in work.make(few))
+    return size / len(few), (time.monotonic() - begun) / len(few)
+
+
+def _check_room(
+    store: Store, missing: list[Wanted], each: tuple[float, float], places: int, quiet: bool
+) -> None:
+    """Say what it will cost.
+
+    Raises:
+        OutputError: it does not fit.
+    """
+    size = len(missing) * each[0]
+    pinned, limit = store.pinned_bytes(), store.limit
+    if not quiet and missing:
+        say(
+            f"{len(missing)} frames over {places} places of the loop: about {size / 1e6:.0f} MB,"
+            f" {clock(len(missing) * each[1])}"
+        )
+    if pinned + size > limit:
+        raise OutputError(
+            f"about {size / 1e6:.0f} MB do not fit: {pinned / 1e6:.0f} of {limit / 1e6:.0f} MB"
+            " hold other pre-rendered utterances; raise utterances.disk_mb, or remove some"
+        )
