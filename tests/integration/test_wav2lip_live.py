@@ -62,7 +62,7 @@ def test_burst_equals_render(server: LocalServer, package: Path) -> None:
     while loads()[1] < 16 and time.monotonic() < end:
         time.sleep(0.1)
     made, kept = loads()
-    # The last four frames see the same last window, two and two of them over the same picture.
+    # The last five frames see the same last window, over three pictures.
     assert (made, kept) == (18, 16)
     stream()
     assert [f.jpeg for f in got] == [w.jpeg for w in wanted]
