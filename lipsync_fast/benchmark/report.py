@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import statistics
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from PIL import Image
 
 from lipsync_fast.benchmark.rows import Report, Row, Spread, by_name, ratios
 from lipsync_fast.errors import OutputError
@@ -246,8 +248,11 @@ def draw(report: Report, path: Path) -> bool:
         panel(axis, rows)
     figure.suptitle(f"{report.machine.get('processor')}, {report.machine.get('cores')} cores")
     figure.tight_layout(rect=(0, 0, 1, 0.99))
-    figure.savefig(path, dpi=100)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=100)
     plt.close(figure)
+    with Image.open(drawn) as image:
+        image.convert("RGB").save(path, "PNG", optimize=True)
     return True
 
 
@@ -288,10 +293,10 @@ def _draw_live(axis: Any, rows: dict[tuple[str, str], list[Row]]) -> None:
     axis.axhline(80, c="0.3", lw=0.8, ls=":")
     axis.set_xscale("log", base=2)
     axis.set_xticks(sessions, [str(s) for s in sessions])
-    axis.set_ylim(bottom=0)
+    axis.set_ylim(0, 1.2 * axis.get_ylim()[1])
     axis.set_xlabel("sessions that want to speak")
     axis.set_ylabel("last needed sample to bytes, ms")
-    axis.legend(fontsize=8, loc="lower center")
+    axis.legend(fontsize=8, loc="upper center", ncols=3)
 
 
 def _draw_sweeps(axis: Any, rows: dict[tuple[str, str], list[Row]]) -> None:
