@@ -10,13 +10,16 @@ four. What is spoken keeps its rate.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 
 import trio
 
 MOST_STRIDE = 4
 """One picture in so many is shown at least."""
-LOOK_S = 0.25
+LOOK_S, LOOKS = 0.25, 4
+"""How often it looks, and over how many looks it measures: a session that begins costs a front some
+tens of milliseconds once, and that is no pressure."""
 CALM_S, MOST_CALM_S = 2.0, 16.0
 """Without pressure for so long, more pictures are shown again; longer each time it was too soon."""
 SILENT_S = 5.0
@@ -37,7 +40,7 @@ class RestRate:
         share: of a processor that the front may use.
         turnaround_ns: how long spoken frames take lately.
         sessions: how many speak, how many may, and how many there are.
-        used_s: processor time that the front has used.
+        used_s: processor time that the front's thread has used.
         clock: seconds.
     """
 
@@ -46,13 +49,14 @@ class RestRate:
         share: float,
         turnaround_ns: Callable[[], float],
         sessions: Callable[[], tuple[int, int, int]],
-        used_s: Callable[[], float] = time.process_time,
+        used_s: Callable[[], float] = time.thread_time,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.stride = 1
         self._share, self._turnaround_ns, self._sessions = share, turnaround_ns, sessions
         self._used_s, self._clock = used_s, clock
         self._last = clock(), used_s()
+        self._resting = deque([0.0] * LOOKS, LOOKS)
         self._calm_s, self._calm_since, self._eased = CALM_S, clock(), clock() - MOST_CALM_S
         self._spoke = clock()
 
@@ -70,7 +74,8 @@ class RestRate:
             self._calm_s = CALM_S
         # Those that may speak can begin at any moment: what they need is not given away.
         free = self._share - min(SPEAKER * may_speak, self._share / 2)
-        resting = max(0.0, busy / passed - SPEAKER * speaking)
+        self._resting.append(max(0.0, busy / passed - SPEAKER * speaking))
+        resting = sum(self._resting) / LOOKS
         # Where few rest, they cannot be what makes engines slow.
         slow = 0 < speaking < all_of - speaking and self._turnaround_ns() > SLOW_NS
         if resting > free or slow:
@@ -78,6 +83,7 @@ class RestRate:
                 if now - self._eased < 2 * self._calm_s:  # it was too soon
                     self._calm_s = min(2 * self._calm_s, MOST_CALM_S)
                 self.stride *= 2
+                self._expect(0.5)
             self._calm_since = now
         elif self.stride > 1 and 2 * resting > free:
             self._calm_since = now  # twice as many would be too many again
@@ -85,9 +91,15 @@ class RestRate:
             self._calm_since = now
             if self.stride > 1:
                 self.stride //= 2
+                self._expect(2)
                 self._eased = now
             else:
                 self._calm_s = max(CALM_S, self._calm_s / 2)
+
+    def _expect(self, times: float) -> None:
+        """From now on resting takes so many times what it took."""
+        for k, share in enumerate(self._resting):
+            self._resting[k] = times * share
 
     async def run(self) -> None:
         """Look again and again until cancelled."""
