@@ -58,6 +58,14 @@ async def say(session: Session, pcm: NDArray[np.int16]) -> None:
     await session.end_utterance()
 
 
+async def speak(session: Session, pcm: NDArray[np.int16]) -> None:
+    """Send a sound in pieces of 20 ms, one every 20 ms, and its end."""
+    for start in range(0, len(pcm), 320):
+        await session.send(pcm[start : start + 320])
+        await trio.sleep(0.02)
+    await session.end_utterance()
+
+
 async def until(
     session: Session, kind: type[T], wanted: Callable[[T], bool] = lambda _: True
 ) -> tuple[T, list[Event]]:

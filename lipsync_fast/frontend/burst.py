@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 import msgspec
 
 from lipsync_fast.avatars.manifest import Manifest
-from lipsync_fast.frontend.known import FIRST_FRAMES, MISSES, Recall
+from lipsync_fast.frontend.known import FIRST_FRAMES, Recall, told
 from lipsync_fast.frontend.pace import F32, SLOT_NS, Ended, Event, Flag, Picture, Speaker, Started
 from lipsync_fast.frontend.utterance import Utterance
 from lipsync_fast.ipc.messages import Answer, Job, Look, Status
-from lipsync_fast.utterances.keys import KEPT, LOOKED_FOR, NOT_LOOKED_FOR
+from lipsync_fast.utterances.keys import NOT_LOOKED_FOR
 
 IN_FLIGHT = 24
 PATIENCE_NS = 30_000_000_000
@@ -37,12 +37,6 @@ class _Spoken:
     store: int = NOT_LOOKED_FOR
     missed: int = 0
     """Frames in a row that were looked for in vain."""
-
-    def told(self, kept: bool) -> None:
-        """A frame was made, or was there."""
-        self.missed = 0 if kept else self.missed + 1
-        if self.store == LOOKED_FOR and self.missed >= MISSES:
-            self.store = KEPT
 
 
 @dataclass(slots=True)
@@ -139,7 +133,7 @@ class BurstSession(Speaker[_Spoken]):
             asked.done = True
             if answer.status == Status.MADE:
                 asked.jpeg, asked.box = jpeg, answer.box
-                asked.spoken.told(answer.kept)
+                told(asked.spoken, answer.kept)
         return asked is not None
 
     def lost(self, job: Job, now_ns: int) -> Job | None:

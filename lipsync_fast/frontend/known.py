@@ -72,6 +72,25 @@ class Beginning:
     at_once: bool = False
 
 
+class LookedFor(Protocol):
+    """An utterance whose frames may be looked for.
+
+    Attributes:
+        store: ``Speech.store`` of its frames.
+        missed: frames in a row that were looked for in vain.
+    """
+
+    store: int
+    missed: int
+
+
+def told(spoken: LookedFor, kept: bool) -> None:
+    """A frame of an utterance was made, or was there: after a few in vain, none is looked for."""
+    spoken.missed = 0 if kept else spoken.missed + 1
+    if spoken.store == LOOKED_FOR and spoken.missed >= MISSES:
+        spoken.store = KEPT
+
+
 class Recall(Protocol):
     """What a session asks."""
 

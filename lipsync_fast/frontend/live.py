@@ -40,7 +40,7 @@ import numpy as np
 
 from lipsync_fast.audio.windows import MIN_SAMPLES
 from lipsync_fast.avatars.manifest import Manifest
-from lipsync_fast.frontend.known import Recall
+from lipsync_fast.frontend.known import Recall, told
 from lipsync_fast.frontend.pace import (
     F32,
     SLOT_NS,
@@ -190,7 +190,7 @@ class LiveSession(Recalling, Speaker[Spoken]):
             if answer.status == Status.MADE:
                 planned.jpeg, planned.box = jpeg, answer.box
                 if planned.spoken is not None:
-                    planned.spoken.told(answer.kept)
+                    told(planned.spoken, answer.kept)
             else:
                 planned.failed = True
         return self._expects

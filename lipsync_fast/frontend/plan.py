@@ -6,11 +6,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lipsync_fast.avatars.manifest import Manifest
-from lipsync_fast.frontend.known import FIRST_FRAMES, MISSES
+from lipsync_fast.frontend.known import FIRST_FRAMES
 from lipsync_fast.frontend.pace import Flag
 from lipsync_fast.frontend.utterance import Utterance
 from lipsync_fast.ipc.messages import Look
-from lipsync_fast.utterances.keys import KEPT, LOOKED_FOR, NOT_LOOKED_FOR
+from lipsync_fast.utterances.keys import NOT_LOOKED_FOR
 
 
 @dataclass(slots=True)
@@ -36,12 +36,6 @@ class Spoken:
     """It begins at once: its first frames lead in."""
     missed: int = 0
     """Frames in a row that were looked for in vain."""
-
-    def told(self, kept: bool) -> None:
-        """A frame was made, or was there."""
-        self.missed = 0 if kept else self.missed + 1
-        if self.store == LOOKED_FOR and self.missed >= MISSES:
-            self.store = KEPT
 
     @property
     def frames_wait(self) -> bool:

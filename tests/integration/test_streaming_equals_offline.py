@@ -10,7 +10,7 @@ import pytest
 import soxr
 import trio
 from numpy.typing import NDArray
-from talking import SLOW_MACHINE, in_trio, say, speech, spoken, utterance
+from talking import SLOW_MACHINE, in_trio, say, speak, speech, spoken, utterance
 
 import lipsync_fast
 from lipsync_fast.api import Avatar
@@ -158,15 +158,8 @@ def test_live_frames_are_render_s_over_the_same_pictures(
     @in_trio
     async def stream() -> None:
         async with lipsync_fast.connect(server.url) as session:
-
-            async def talk() -> None:
-                for start in range(0, len(sound), 320):
-                    await session.send(sound[start : start + 320])
-                    await trio.sleep(0.02)
-                await session.end_utterance()
-
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(talk)
+                nursery.start_soon(speak, session, sound)
                 _, events = await utterance(session, 1)
             got.extend(spoken(events))
 

@@ -245,15 +245,18 @@ class Backend(Protocol):
         ...
 
 
-def check_job(job: RegionJob) -> None:
+def check_job(job: RegionJob, hears: bool) -> None:
     """Refuse a job whose block or share cannot be.
+
+    Args:
+        hears: whether it may have its sound in place of a block (``Backend.hears``).
 
     Raises:
         ValueError: what is wrong.
     """
     shape = None if job.audio_block is None else job.audio_block.shape
     wanted = (job.avatar.package.manifest.audio.vectors, FEATURE_SIZE)
-    if job.sound is None and shape != wanted:
+    if not (hears and job.sound is not None) and shape != wanted:
         raise ValueError(f"audio block of shape {shape}, expected {wanted}")
     if not 0 <= job.share <= 1:
         raise ValueError(f"share {job.share}: expected 0 to 1")

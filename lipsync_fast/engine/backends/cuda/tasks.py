@@ -81,7 +81,7 @@ def check(job: RegionJob) -> None:
     Raises:
         ValueError: what is wrong.
     """
-    check_job(job)
+    check_job(job, hears=True)
     encode = job.encode
     if encode is not None and job.part is not None and job.part != SQUARE:
         x1, y1, x2, y2 = encode.box
