@@ -34,10 +34,11 @@ import lipsync_fast
 from lipsync_fast.audio.windows import frame_count
 from lipsync_fast.avatars.library import shipped_folder
 from lipsync_fast.benchmark.processes import machine, usage
-from lipsync_fast.benchmark.speech import NS, PIECE, piece_due_ns, shipped_recording
+from lipsync_fast.benchmark.speech import PIECE, piece_due_ns, shipped_recording
 from lipsync_fast.cli.status import Asker
 from lipsync_fast.client import Frame, SessionError, UtteranceEnded
 from lipsync_fast.client.local import LocalServer
+from lipsync_fast.timing import NS_PER_S
 
 GUEST = "guest"
 SAMPLE_S = 3.0
@@ -84,7 +85,7 @@ class Churn:
 
     @property
     def _now_s(self) -> float:
-        return round((time.monotonic_ns() - self._begun_ns) / NS, 2)
+        return round((time.monotonic_ns() - self._begun_ns) / NS_PER_S, 2)
 
     # ------------------------------------------------------------ who speaks
     async def speak(self, avatar: str, said: Said) -> None:
@@ -99,7 +100,7 @@ class Churn:
                         begun = time.monotonic_ns()
                         for number, start in enumerate(range(0, len(pcm), 2 * PIECE)):
                             due = begun + piece_due_ns(number)
-                            await trio.sleep(max(0, due - time.monotonic_ns()) / NS)
+                            await trio.sleep(max(0, due - time.monotonic_ns()) / NS_PER_S)
                             await session.send(pcm[start : start + 2 * PIECE])
                         await session.end_utterance()
 

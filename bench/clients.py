@@ -23,7 +23,7 @@ from websockets.trio.client import connect as connect_raw
 
 import lipsync_fast
 from lipsync_fast.audio.windows import frame_count
-from lipsync_fast.benchmark.speech import NS, PIECE, RATE, piece_due_ns, shipped_recording
+from lipsync_fast.benchmark.speech import PIECE, piece_due_ns, shipped_recording
 from lipsync_fast.client import (
     Frame,
     Session,
@@ -33,6 +33,7 @@ from lipsync_fast.client import (
     UtteranceEnded,
 )
 from lipsync_fast.protocol import SUBPROTOCOL, SessionStart, encode
+from lipsync_fast.timing import NS_PER_S, SAMPLE_RATE
 
 PATIENCE_S = 60.0
 OLD_AUDIO = 30_720
@@ -65,7 +66,7 @@ class Place:
 
     def some_speech(self, rng: random.Random, least_s: float, most_s: float) -> bytes:
         """A part of the recording."""
-        size = 2 * int(RATE * rng.uniform(least_s, most_s))
+        size = 2 * int(SAMPLE_RATE * rng.uniform(least_s, most_s))
         start = 2 * rng.randrange(max(1, (len(self.pcm) - size) // 2))
         return self.pcm[start : start + size]
 
@@ -78,7 +79,7 @@ async def _speak(session: Session, pcm: bytes) -> None:
     begun = time.monotonic_ns()
     for number, start in enumerate(range(0, len(pcm), 2 * PIECE)):
         due = begun + piece_due_ns(number)
-        await trio.sleep(max(0, due - time.monotonic_ns()) / NS)
+        await trio.sleep(max(0, due - time.monotonic_ns()) / NS_PER_S)
         await session.send(pcm[start : start + 2 * PIECE])
 
 

@@ -23,8 +23,8 @@ from lipsync_fast.avatars.jpeg import encode_frame
 from lipsync_fast.avatars.library import AvatarLibrary
 from lipsync_fast.engine.backends import RegionJob, create_backend
 from lipsync_fast.engine.backends.cpu import CpuBackend
+from lipsync_fast.engine.picture_jobs import Served
 from lipsync_fast.engine.process import keep_memory
-from lipsync_fast.engine.served import Served
 from lipsync_fast.engine.splice import FrameEncoder, Variant
 from lipsync_fast.provenance import jpeg_with_xmp, xmp_packet
 

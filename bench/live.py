@@ -33,15 +33,15 @@ import trio
 from plots import draw
 
 import lipsync_fast
-from lipsync_fast.audio.windows import frame_count
+from lipsync_fast.audio.windows import AudioWindow, frame_count
 from lipsync_fast.avatars.library import AvatarLibrary
-from lipsync_fast.avatars.manifest import AudioWindow
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.benchmark.load import Figures, Notes, Talker, figures, percentiles
 from lipsync_fast.benchmark.processes import machine, pids, usage
-from lipsync_fast.benchmark.speech import NS, RATE, Expected, shipped_recording
+from lipsync_fast.benchmark.speech import Expected, shipped_recording
 from lipsync_fast.client.local import LocalServer
 from lipsync_fast.errors import LipsyncError
+from lipsync_fast.timing import NS_PER_S, SAMPLE_RATE
 
 AFTER_KILL_MS = 3_000
 """A gap that ends within this after a kill is counted as its doing."""
@@ -71,7 +71,7 @@ class Watch:
                 print(f"no status: {error}", file=sys.stderr)
                 return
             self.status = msgspec.to_builtins(status)
-            row: dict[str, Any] = {"s": round((time.monotonic_ns() - begin_ns) / NS, 1)}
+            row: dict[str, Any] = {"s": round((time.monotonic_ns() - begin_ns) / NS_PER_S, 1)}
             for name, pid in pids(status).items():
                 found = usage(pid)
                 if found is not None:
@@ -84,7 +84,7 @@ class Watch:
     async def kill(self, times_ns: list[int]) -> None:
         """kill -9 the engine that works, at each of these moments."""
         for at in times_ns:
-            await trio.sleep(max(0, at - time.monotonic_ns()) / NS)
+            await trio.sleep(max(0, at - time.monotonic_ns()) / NS_PER_S)
             assert self._server is not None
             status = await trio.to_thread.run_sync(self._server.status)
             ready = [e for e in status.engines if e.state == "ready" and e.pid]
@@ -106,8 +106,8 @@ async def measure(
         Talker(n, url, args.avatar, pcm, args.pause, args.compare_every) for n in range(sessions)
     ]
     async with trio.open_nursery() as nursery:
-        begin = time.monotonic_ns() + int(args.warm_up * NS)
-        end = begin + int(seconds * NS)
+        begin = time.monotonic_ns() + int(args.warm_up * NS_PER_S)
+        end = begin + int(seconds * NS_PER_S)
         nursery.start_soon(watch.run, begin)
         if args.kill_engine:
             step = (end - begin) // (args.kill_engine + 1)
@@ -117,7 +117,7 @@ async def measure(
         async with trio.open_nursery() as speaking:
             for talker in talkers:
                 # Not in step with each other: people are not.
-                offset = int(talker.notes.number * NS * 0.33)
+                offset = int(talker.notes.number * NS_PER_S * 0.33)
                 speaking.start_soon(talker.run, begin + offset, end, trio.Event())
         nursery.cancel_scope.cancel()
     return [talker.notes for talker in talkers]
@@ -141,7 +141,7 @@ def report(found: Figures, watch: Watch, begin_ns: int, wall_s: float) -> dict[s
     own = time.process_time()
     kills = [
         {
-            "s": round((kill["ns"] - begin_ns) / NS, 1),
+            "s": round((kill["ns"] - begin_ns) / NS_PER_S, 1),
             "engine": kill["engine"],
             "gap_ms": round(
                 max(
@@ -238,9 +238,9 @@ def windows(found: Figures, begin_ns: int) -> list[dict[str, float]]:
     rows: dict[int, tuple[list[float], list[float]]] = {}
     for place, values in enumerate((found.latencies, found.gaps)):
         for at, ms in values:
-            window = int((at - begin_ns) / NS // WINDOW_S)
+            window = int((at - begin_ns) / NS_PER_S // WINDOW_S)
             rows.setdefault(window, ([], []))[place].append(ms)
-    late = Counter(int((at - begin_ns) / NS // WINDOW_S) for at in found.late_at)
+    late = Counter(int((at - begin_ns) / NS_PER_S // WINDOW_S) for at in found.late_at)
     return [
         {"s": window * WINDOW_S}
         | {f"latency_{k}": v for k, v in percentiles(latencies).items()}
@@ -335,7 +335,7 @@ def parsed() -> argparse.Namespace:
         args.minutes = CAPACITY_S / 60 if args.find_capacity else 10.0
     if args.url and (args.kill_engine or args.find_capacity):
         parser.error("--kill-engine and --find-capacity need a server of their own")
-    length = len(shipped_recording(args.seconds)) / RATE
+    length = len(shipped_recording(args.seconds)) / SAMPLE_RATE
     if args.minutes * 60 < length:
         parser.error(f"--minutes: shorter than one utterance ({length:.1f} s); see --seconds")
     return args
@@ -353,9 +353,9 @@ def main() -> int:
             find_capacity(args, server)
             return 0
         url = args.url or (server.url if server is not None else "")
-        watch, begin = Watch(server), time.monotonic_ns() + int(args.warm_up * NS)
+        watch, begin = Watch(server), time.monotonic_ns() + int(args.warm_up * NS_PER_S)
         notes = trio.run(measure, args, url, watch, args.sessions, args.minutes * 60)
-        wall = (time.monotonic_ns() - begin) / NS
+        wall = (time.monotonic_ns() - begin) / NS_PER_S
         found = figures(notes, _window(args.avatar), _frames(args))
         result = report(found, watch, begin, wall)
         if server is not None:

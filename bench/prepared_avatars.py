@@ -33,7 +33,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lipsync_fast.audio import FRAME_SAMPLES
 from lipsync_fast.avatars.library import AvatarLibrary
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.benchmark.measure import server
@@ -44,6 +43,7 @@ from lipsync_fast.benchmark.run import VISIT_S, commit
 from lipsync_fast.benchmark.speech import shipped_recording
 from lipsync_fast.benchmark.sweeps import rounds_in_turn
 from lipsync_fast.prepare.folder import PreparedAvatar, pack_prepared
+from lipsync_fast.timing import FRAME_SAMPLES
 
 VIDEOS, BROKEN = 21, 10
 FRAMES = 50

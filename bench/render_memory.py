@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-RATE = 16_000
+from lipsync_fast.timing import SAMPLE_RATE
 
 
 def write_recording(path: Path, minutes: float) -> None:
@@ -34,11 +34,11 @@ def write_recording(path: Path, minutes: float) -> None:
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
-        file.setframerate(RATE)
-        left = round(minutes * 60 * RATE)
+        file.setframerate(SAMPLE_RATE)
+        left = round(minutes * 60 * SAMPLE_RATE)
         while left > 0:
-            n = min(left, 60 * RATE)
-            t = np.arange(n) / RATE
+            n = min(left, 60 * SAMPLE_RATE)
+            t = np.arange(n) / SAMPLE_RATE
             sound = 0.3 * np.sin(2 * np.pi * 180 * t) * np.sin(2 * np.pi * 1.7 * t)
             sound += 0.02 * rng.standard_normal(n)
             file.writeframes((sound * 32767).astype("<i2").tobytes())

@@ -15,8 +15,8 @@ instead, every two seconds, which have no deadline. A frame passes
     ─► a batch of one of the captured sizes, begun whenever the device is free ─► ``wake_us``
     ─► the loop again ─► in the ring
 
-Ours places sessions on engines with the server's own rule (frontend/placement.py), one front, and
-cuts batches with its own (engine/backends/cuda/graphs.py). The perfect scheduler has one queue for
+Ours places sessions on engines with the server's own rule (frontend/engines/placement.py), one
+front, and cuts batches with its own (engine/backends/cuda/graphs.py). The perfect scheduler has one queue for
 all devices, so that none idles while a frame waits anywhere; its loops, devices and batches are the
 same. A frame that cannot be in time is skipped by both.
 
@@ -40,7 +40,8 @@ import numpy as np
 
 from lipsync_fast.benchmark.processes import keep
 from lipsync_fast.engine.backends.cuda.graphs import first_batch
-from lipsync_fast.frontend.placement import FRAMES_PER_S, Placement
+from lipsync_fast.frontend.engines.placement import Placement
+from lipsync_fast.timing import FPS
 
 HERE = Path(__file__).resolve().parent / "results" / "simulate"
 GPUS = 1, 2, 4, 8
@@ -155,12 +156,12 @@ class Run:
 
     def _speak(self, now: float, number: int, slot: float, last: float) -> None:
         self._arrive(now, number, now + IN_TIME_S)
-        following = slot + 1 / FRAMES_PER_S
+        following = slot + 1 / FPS
         if following > self.until:
             return
         if following > last:
             self.placement.forget(number)
-            self._begin_session(following + self.random.random() / FRAMES_PER_S)
+            self._begin_session(following + self.random.random() / FPS)
         else:
             when = max(now, following + self.random.random() * JITTER_S)
             self._at(when, lambda now: self._speak(now, number, following, last))
@@ -168,7 +169,7 @@ class Run:
     def _burst(self, now: float, number: int) -> None:
         for _ in range(BURST_FRAMES):
             self._arrive(now, number, NEVER)
-        following = now + BURST_FRAMES / FRAMES_PER_S
+        following = now + BURST_FRAMES / FPS
         if following < self.until:
             self._at(following, lambda now: self._burst(now, number))
 
@@ -269,7 +270,7 @@ class Run:
 def most_sessions(times: Times, gpus: int, policy: str) -> int:
     """How many live sessions are served as is wished, to two in a hundred; at most what the devices
     can make."""
-    low, high = 0, int(1.02 * gpus * times.capacity / FRAMES_PER_S) + 1
+    low, high = 0, int(1.02 * gpus * times.capacity / FPS) + 1
     while high - low > max(1, high // 50):
         middle = (low + 3 * high) // 4 if low == 0 else (low + high) // 2
         run = Run(times, gpus, middle, policy, bursts=False).go()
@@ -285,7 +286,7 @@ def curves(times: Times, gpus: tuple[int, ...], sessions: tuple[int, ...]) -> li
             row = Run(times, count, n, policy, bursts=bursts).go().row()
             rows.append({"bursts": bursts, "gpus": count, "policy": policy, "sessions": n, **row})
             print(json.dumps(rows[-1]))
-            if n * FRAMES_PER_S > 1.5 * count * times.capacity:
+            if n * FPS > 1.5 * count * times.capacity:
                 break
     return rows
 
@@ -375,7 +376,7 @@ def main() -> None:
         "times": read["times"],
         "in_time_ms": 1e3 * IN_TIME_S,
         "capacity": {name: round(each.capacity, 1) for name, each in sets.items()},
-        "admitted": {str(n): int(HEADROOM * n * times.capacity / FRAMES_PER_S) for n in gpus},
+        "admitted": {str(n): int(HEADROOM * n * times.capacity / FPS) for n in gpus},
         "most": [
             {
                 "set": name,

@@ -32,10 +32,10 @@ from plots import draw
 
 import lipsync_fast
 from lipsync_fast.benchmark.processes import machine, shm_files, usage
-from lipsync_fast.benchmark.speech import NS
 from lipsync_fast.client.local import LocalServer
 from lipsync_fast.errors import LipsyncError
 from lipsync_fast.ipc.status import ServerStatus
+from lipsync_fast.timing import NS_PER_S
 
 SAMPLE_S = 10.0
 QUIET_S = 15.0
@@ -81,7 +81,7 @@ class Soak:
     @property
     def now_s(self) -> float:
         """Seconds since the beginning."""
-        return round((time.monotonic_ns() - self.begun_ns) / NS, 1)
+        return round((time.monotonic_ns() - self.begun_ns) / NS_PER_S, 1)
 
     async def sample(self) -> dict[str, Any] | None:
         """Look at all processes once; None when the server did not answer."""
@@ -131,7 +131,7 @@ class Soak:
         """The whole soak; what was there before the first visitor and behind the last one."""
         await trio.sleep(QUIET_S)
         before = await self.sample()
-        until = time.monotonic_ns() + int(self._args.minutes * 60 * NS)
+        until = time.monotonic_ns() + int(self._args.minutes * 60 * NS_PER_S)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.watch)
             nursery.start_soon(self.kill_engines, self._args.kill_every * 60)

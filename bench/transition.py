@@ -19,20 +19,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsync_fast.audio.source import MediaSource
+from lipsync_fast.arrays import U8
 from lipsync_fast.audio.windows import BlockCache, block_starts
 from lipsync_fast.avatars.library import AvatarLibrary
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.cli.demo import demo_recording
 from lipsync_fast.engine.backends import Backend, RegionJob, create_backend
 from lipsync_fast.engine.backends.base import LoadedAvatar
-from lipsync_fast.frontend.live import LEAD, LEAD_OUT, LiveSession
-from lipsync_fast.frontend.pace import Flag, Picture
+from lipsync_fast.frontend.playout.live import LEAD, LEAD_OUT, LiveSession
+from lipsync_fast.frontend.playout.playout import Flag, Picture
 from lipsync_fast.ipc.messages import Answer, Job, Look, Status
+from lipsync_fast.media.audio import MediaSource
 
 MS = 1_000_000
 IDLE_S, SPEECH_S = 2.0, 4.0
-U8 = NDArray[np.uint8]
 
 
 class Maker:

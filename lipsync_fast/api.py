@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipsync_fast.audio.pcm import Resampler, to_float, to_mono
-from lipsync_fast.audio.source import MediaSource
 from lipsync_fast.avatars.jpeg import encode_frame
 from lipsync_fast.avatars.library import AvatarLibrary
 from lipsync_fast.avatars.manifest import FrameJpeg, Manifest
@@ -22,6 +21,7 @@ from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.engine.backends import Backend, create_backend
 from lipsync_fast.engine.pipeline import pictures
 from lipsync_fast.errors import AudioFormatError
+from lipsync_fast.media.audio import MediaSource
 from lipsync_fast.provenance import jpeg_with_xmp, xmp_packet
 
 Path_ = str | os.PathLike[str]

@@ -18,9 +18,8 @@ import numpy as np
 import zmq
 from numpy.typing import NDArray
 
-from lipsync_fast.audio.windows import frame_count
-from lipsync_fast.avatars.manifest import AudioWindow
-from lipsync_fast.frontend.utterance import Utterance
+from lipsync_fast.audio.windows import AudioWindow, frame_count
+from lipsync_fast.frontend.playout.utterance import Utterance
 from lipsync_fast.ipc.children import EngineSpec
 from lipsync_fast.ipc.control import AnyMessage, Hub, Ready, RingSocket, private_folder
 from lipsync_fast.ipc.messages import Answer, Job, Look, read, try_send

@@ -15,7 +15,7 @@ import msgspec
 
 from lipsync_fast.config_load import load
 from lipsync_fast.engine import process
-from lipsync_fast.engine.worker import Engine
+from lipsync_fast.engine.scheduler import Engine
 from lipsync_fast.ipc.children import EngineSpec
 from lipsync_fast.logs import setup_plain_logs
 from lipsync_fast.supervisor import launch

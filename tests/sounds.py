@@ -11,16 +11,16 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-RATE = 16_000
+from lipsync_fast.timing import SAMPLE_RATE
 
 
-def tone(seconds: float, rate: int = RATE, channels: int = 1) -> NDArray[np.float32]:
+def tone(seconds: float, rate: int = SAMPLE_RATE, channels: int = 1) -> NDArray[np.float32]:
     time_s = np.arange(round(seconds * rate)) / rate
     wanted = 0.3 * np.sin(2 * np.pi * 220 * time_s) * np.sin(2 * np.pi * 2 * time_s)
     return np.repeat(wanted[:, None], channels, axis=1).astype(np.float32)
 
 
-def write_wav(path: Path, samples: NDArray[np.float32], rate: int = RATE) -> Path:
+def write_wav(path: Path, samples: NDArray[np.float32], rate: int = SAMPLE_RATE) -> Path:
     with wave.open(str(path), "wb") as file:
         file.setnchannels(samples.shape[1])
         file.setsampwidth(2)
@@ -34,7 +34,7 @@ def write_media(
     samples: NDArray[np.float32],
     codec: str,
     layout: str = "mono",
-    rate: int = RATE,
+    rate: int = SAMPLE_RATE,
     **options: str,
 ) -> Path:
     """Encode samples x channels float32 with FFmpeg."""

@@ -23,7 +23,7 @@ from lipsync_fast.engine.backends.cuda.backend import CudaBackend
 from lipsync_fast.engine.backends.cuda.device import Precision
 from lipsync_fast.engine.backends.cuda.graphs import SIZES
 from lipsync_fast.engine.splice import FrameEncoder, Variant, how_coded
-from lipsync_fast.frontend.utterance import Utterance
+from lipsync_fast.frontend.playout.utterance import Utterance
 
 FRAME_GREY = 2
 

@@ -23,18 +23,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lipsync_fast.audio import FRAME_SAMPLES
+from lipsync_fast.arrays import F32
 from lipsync_fast.avatars.manifest import Manifest
-from lipsync_fast.frontend.utterance import Utterance
+from lipsync_fast.frontend.playout.utterance import Utterance
 from lipsync_fast.ipc.messages import Answer, Job, Look, Status, read, try_send
 from lipsync_fast.ipc.ring import RingHandle, RingReader, RingWriter
+from lipsync_fast.timing import FRAME_SAMPLES
 
 RING_BYTES = 1 << 27
 PATIENCE_S = 60.0
 FAR_NS = 1 << 61
-F32 = NDArray[np.float32]
 
 
 # ---------------------------------------------------------------- the engine's process
@@ -42,8 +41,8 @@ def serve(told: dict[str, Any]) -> None:
     """Be the engine, until standard input ends."""
     from lipsync_fast.engine.backends.cuda.backend import CudaBackend
     from lipsync_fast.engine.backends.cuda.device import CudaDevice, Device, HostDevice
+    from lipsync_fast.engine.scheduler import Engine
     from lipsync_fast.engine.splice import FrameEncoder
-    from lipsync_fast.engine.worker import Engine
 
     kind = told["precision"]
     device: Device = HostDevice() if told["dry"] else CudaDevice(0, exact=kind == "fp32")

@@ -15,12 +15,11 @@ from PIL import Image
 
 from gpu_check.target import Target
 from lipsync_fast import _native
+from lipsync_fast.arrays import F32, U8
 from lipsync_fast.avatars.jpeg import encode_frame, segment_offsets
 from lipsync_fast.avatars.manifest import FrameJpeg
 from lipsync_fast.families.synctalk2d import REGION_BORDER
 
-U8 = NDArray[np.uint8]
-F32 = NDArray[np.float32]
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 ROW, WINDOW = 200, 3800
 """Samples between mel rows, and those that a window of 16 of them reads."""

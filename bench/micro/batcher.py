@@ -24,9 +24,9 @@ from instant import JPEG, Instant
 from lipsync_fast.avatars.library import AvatarLibrary
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.benchmark.processes import keep
+from lipsync_fast.engine.scheduler import Engine
 from lipsync_fast.engine.splice import FrameEncoder
-from lipsync_fast.engine.worker import Engine
-from lipsync_fast.frontend.utterance import Utterance
+from lipsync_fast.frontend.playout.utterance import Utterance
 from lipsync_fast.ipc.messages import Answer, Job, Look, Status, read, try_send
 from lipsync_fast.ipc.ring import RingHandle, RingReader, RingWriter
 

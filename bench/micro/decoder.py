@@ -37,7 +37,7 @@ from lipsync_fast.avatars.library import AvatarLibrary
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.engine.backends.decoder import SplitDecoder, split_decoder
 from lipsync_fast.families.synctalk2d import AUDIO_SHAPE, level_shapes
-from lipsync_fast.models.shapes import Box
+from lipsync_fast.geometry import Rect
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Network:
     model: bytes
     width: int
     region: int
-    window: Box | None
+    window: Rect | None
     frames: list[dict[str, NDArray[np.float32]]]
 
 
@@ -72,7 +72,7 @@ def network(name: str) -> Network:
                 crop = package.crop(k, package.picture(k), package.rect(k))
                 made = image.run(names, {"image": _native.region_input(crop, 4)[None]})
                 frames.append({**dict(zip(names, made, strict=True)), "audio": audio()})
-            window = Box(w.x, w.y, w.width, w.height) if w else None
+            window = Rect(w.x, w.y, w.width, w.height) if w else None
             model = bytes(package.model("decoder"))
             return Network(name, model, m.width, m.region, window, frames)
     import torch

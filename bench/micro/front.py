@@ -29,8 +29,8 @@ LIVE, BURST = (4, 16, 48), 4
 def engine() -> None:
     """An engine process, with that backend."""
     from lipsync_fast.engine import process
+    from lipsync_fast.engine.scheduler import Engine
     from lipsync_fast.engine.splice import FrameEncoder
-    from lipsync_fast.engine.worker import Engine
 
     process.create_engine = lambda spec: Engine(Instant(), FrameEncoder())
     process.main()

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lipsync_fast.audio.windows import FEATURE_SIZE
 from lipsync_fast.avatars.package import AvatarPackage
-from lipsync_fast.engine.backends.base import FEATURE_SIZE, LoadedAvatar, Part, RegionJob
-from lipsync_fast.engine.spent import Spent
+from lipsync_fast.engine.backends.base import LoadedAvatar, Part, RegionJob
+from lipsync_fast.engine.cpu_time import Spent
 
 JPEG = os.urandom(60_000)
 

@@ -27,7 +27,7 @@ from lipsync_fast.avatars.library import AvatarLibrary
 from lipsync_fast.benchmark.processes import keep
 from lipsync_fast.benchmark.speech import shipped_recording
 from lipsync_fast.engine.backends.cpu import CpuBackend
-from lipsync_fast.engine.served import Served
+from lipsync_fast.engine.picture_jobs import Served
 from lipsync_fast.engine.splice import FrameEncoder, Variant
 
 Pair = dict[str, Callable[[], object]]

@@ -23,8 +23,8 @@ from websockets.trio.server import serve
 
 from lipsync_fast.benchmark.processes import keep
 from lipsync_fast.duplex import DuplexServerConnection
-from lipsync_fast.frontend.outbox import Item, Outbox
-from lipsync_fast.frontend.stream import StreamSocket
+from lipsync_fast.frontend.listen.stream import StreamSocket
+from lipsync_fast.frontend.session.outbox import Item, Outbox
 
 Send = Callable[[bytes], Awaitable[object]]
 

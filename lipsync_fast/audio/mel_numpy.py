@@ -11,7 +11,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-SAMPLE_RATE = 16_000
+from lipsync_fast.timing import SAMPLE_RATE
+
 N_FFT, HOP, N_MELS = 800, 200, 80
 F_MIN, F_MAX = 55.0, 7600.0
 PREEMPHASIS = 0.97

@@ -9,8 +9,8 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from lipsync_fast.audio import SAMPLE_RATE
 from lipsync_fast.errors import AudioFormatError
+from lipsync_fast.timing import SAMPLE_RATE
 
 MIN_RATE, MAX_RATE = 4_000, 768_000
 MAX_CHANNELS = 64

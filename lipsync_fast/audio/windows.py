@@ -16,16 +16,17 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator
+from typing import Annotated, Literal
 
+import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from lipsync_fast._native import MelStream, mel_rows_at
-from lipsync_fast.audio import FRAME_SAMPLES
-from lipsync_fast.families.base import FEATURE_SIZE as FEATURE_SIZE
-from lipsync_fast.families.base import AudioWindow
+from lipsync_fast.arrays import F32
+from lipsync_fast.timing import FRAME_SAMPLES
 
-F32 = NDArray[np.float32]
+FEATURE_SIZE = 512
+"""Numbers of an audio vector, in all families: they share the audio encoder."""
 WINDOW_ROWS = 16
 """Mel rows that a feature reads."""
 HOP, HALF = 200, 400
@@ -38,6 +39,39 @@ REST_S = 10.0
 
 Features = Callable[[F32], F32]
 """Mel windows N x 16 x 80 to features N x 512."""
+
+
+class AudioWindow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which audio feature vectors a frame sees: padded rows [i - before, i + after).
+
+    Padded row p is feature p - 1, and feature j reads mel rows [int(3.2 j), int(3.2 j) + 16). So
+    8 and 8 are 16 vectors, a look-ahead of 452.5 ms; -1 and 2 are feature i alone, 212.5 ms.
+    """
+
+    before: Annotated[int, msgspec.Meta(ge=-1, le=16)] = 8
+    after: Annotated[int, msgspec.Meta(ge=0, le=16)] = 8
+    edge: Literal["nearest"] | msgspec.UnsetType = msgspec.UNSET
+    """What a frame sees outside of the sound: vectors of zeros, or the nearest one that there is.
+    Not written where it is zeros, which older versions read, too."""
+
+    @property
+    def vectors(self) -> int:
+        """How many a frame sees."""
+        return self.before + self.after
+
+    @property
+    def padded(self) -> bool:
+        """Whether there are vectors of zeros outside of the sound."""
+        return self.edge is msgspec.UNSET
+
+    @property
+    def lookahead_samples(self) -> int:
+        """Samples at 16 kHz after a frame's start that its picture depends on.
+
+        The last feature seen is i + after - 2. Feature j ends with mel row int(3.2 j) + 15, whose
+        window ends 400 samples after 200 (int(3.2 j) + 15). 7240 for 8 and 8; 3400 for -1 and 2.
+        """
+        return 640 * (self.after - 2) + 200 * 15 + 400
 
 
 def first_row(feature: int) -> int:

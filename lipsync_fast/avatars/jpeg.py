@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from lipsync_fast.avatars import limits
 from lipsync_fast.avatars.manifest import FrameJpeg
 from lipsync_fast.errors import AvatarFormatError
+from lipsync_fast.untrusted import limits
 
 
 def encode_frame(rgb: NDArray[np.uint8], how: FrameJpeg) -> bytes:

@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from lipsync_fast.avatars import limits
+from lipsync_fast.audio.windows import AudioWindow
 from lipsync_fast.families import FAMILIES, CropRule, Family, FamilyName
-from lipsync_fast.families import AudioWindow as AudioWindow
-from lipsync_fast.models.shapes import Box
+from lipsync_fast.geometry import Rect
+from lipsync_fast.untrusted import limits
 
 FORMAT = "lipsync-avatar"
 FORMAT_VERSION = 1
@@ -110,10 +110,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         return self.region + 2 * self.crop_rule.border
 
     @property
-    def box(self) -> Box | None:
+    def box(self) -> Rect | None:
         """``window``, for arithmetic."""
         w = self.window
-        return None if w is None else Box(w.x, w.y, w.width, w.height)
+        return None if w is None else Rect(w.x, w.y, w.width, w.height)
 
     @property
     def corner(self) -> tuple[int, int]:

@@ -27,7 +27,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsync_fast.avatars import limits
 from lipsync_fast.avatars.jpeg import decode
 from lipsync_fast.avatars.manifest import FORMAT, FORMAT_VERSION, Manifest
 from lipsync_fast.avatars.storage import (
@@ -41,6 +40,7 @@ from lipsync_fast.avatars.storage import (
     unpacked_mask,
 )
 from lipsync_fast.errors import AvatarError, AvatarFormatError, AvatarVersionError
+from lipsync_fast.untrusted import limits
 
 MODELS = ("audio_encoder", "image", "decoder")
 _PIECE = 8 << 20
@@ -290,7 +290,7 @@ class AvatarPackage:
         Raises:
             AvatarFormatError: see ``models.onnx_check``.
         """
-        from lipsync_fast.models.onnx_check import check_network  # who only looks needs none
+        from lipsync_fast.onnx_io.check import check_network  # who only looks needs none
 
         data = self.model(name)
         if name not in self._networks:

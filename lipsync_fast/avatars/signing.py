@@ -25,12 +25,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from lipsync_fast.avatars import limits
 from lipsync_fast.avatars.package import AvatarPackage
-from lipsync_fast.avatars.reading import read_file
 from lipsync_fast.avatars.storage import MANIFEST, SIGNATURE
 from lipsync_fast.avatars.writer import add_stored
 from lipsync_fast.errors import AvatarImportError, AvatarSignatureError, OutputError
+from lipsync_fast.untrusted import limits
+from lipsync_fast.untrusted.files import read_file
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import (

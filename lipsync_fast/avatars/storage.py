@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsync_fast.avatars import limits
 from lipsync_fast.errors import AvatarFormatError, AvatarNotFoundError
+from lipsync_fast.untrusted import limits
 
 ALIGNMENT = 64
 MANIFEST = "manifest.json"

@@ -15,11 +15,10 @@ from pathlib import Path
 
 import msgspec
 
-from lipsync_fast.audio.windows import frame_count, frame_sees
-from lipsync_fast.avatars.manifest import AudioWindow
+from lipsync_fast.audio.windows import AudioWindow, frame_count, frame_sees
 from lipsync_fast.benchmark.load import Notes
 from lipsync_fast.benchmark.speech import frame_due_ns
-from lipsync_fast.frontend.trace import Hops
+from lipsync_fast.frontend.engines.trace import Hops
 
 NAMES = (
     "sound to the front",

@@ -18,9 +18,8 @@ import trio
 from numpy.typing import NDArray
 
 import lipsync_fast
-from lipsync_fast.audio.windows import frame_count
-from lipsync_fast.avatars.manifest import AudioWindow
-from lipsync_fast.benchmark.speech import NS, PIECE, frame_due_ns, piece_due_ns
+from lipsync_fast.audio.windows import AudioWindow, frame_count
+from lipsync_fast.benchmark.speech import PIECE, frame_due_ns, piece_due_ns
 from lipsync_fast.client import (
     Error,
     Frame,
@@ -30,6 +29,7 @@ from lipsync_fast.client import (
     Stats,
     UtteranceEnded,
 )
+from lipsync_fast.timing import NS_PER_S
 
 
 @dataclass
@@ -116,7 +116,7 @@ class Talker:
     ) -> None:
         self.notes = Notes(number)
         self._url, self._avatar, self._pcm = url, avatar, pcm
-        self._pause_ns, self._keep_every = int(pause_s * NS), keep_every
+        self._pause_ns, self._keep_every = int(pause_s * NS_PER_S), keep_every
         self._pieces = [pcm[i : i + PIECE].tobytes() for i in range(0, len(pcm), PIECE)]
         self._frames = frame_count(len(pcm))
         self._spoken = 0
@@ -149,7 +149,7 @@ class Talker:
             await session.end_utterance()
             begin_ns += length_ns + self._pause_ns
             await _until(begin_ns)  # the last frames come in the pause
-        await trio.sleep(max(0.0, 2.0 - self._pause_ns / NS))
+        await trio.sleep(max(0.0, 2.0 - self._pause_ns / NS_PER_S))
 
     async def _listen(self, session: Session) -> None:
         notes = self.notes
@@ -203,7 +203,7 @@ class Talker:
 
 async def _until(due_ns: int) -> None:
     left = due_ns - time.monotonic_ns()
-    await trio.sleep(max(0, left) / NS)
+    await trio.sleep(max(0, left) / NS_PER_S)
 
 
 @dataclass

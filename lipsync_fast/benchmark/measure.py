@@ -26,10 +26,11 @@ from lipsync_fast.benchmark.hops import profile
 from lipsync_fast.benchmark.load import Sample, Talker, figures
 from lipsync_fast.benchmark.processes import pids, usage
 from lipsync_fast.benchmark.rows import Row
-from lipsync_fast.benchmark.speech import NS, Expected
+from lipsync_fast.benchmark.speech import Expected
 from lipsync_fast.client import Frame
 from lipsync_fast.client.local import LocalServer
 from lipsync_fast.ipc.status import ServerStatus
+from lipsync_fast.timing import NS_PER_S
 
 PLAIN = Look()
 COMPARE_EVERY = 50
@@ -164,7 +165,7 @@ def fill(row: Row, using: Using, found: Sequence[Burst], first: int, until: int)
     """What bursts have come to, counted between two moments."""
     arrivals = sorted(t for b in found for t in b.arrivals)
     row.frames = bisect.bisect_right(arrivals, until) - bisect.bisect_right(arrivals, first)
-    row.seconds = round((until - first) / NS, 3)
+    row.seconds = round((until - first) / NS_PER_S, 3)
     row.frames_per_s = round(row.frames / row.seconds, 2) if row.seconds > 0 else 0.0
     row.bytes_per_frame = round(sum(b.bytes for b in found) / max(1, len(arrivals)))
     row.wrong = [words for b in found for words in b.wrong]
@@ -210,15 +211,15 @@ def live(
     async def talk() -> list[Talker]:
         talkers = [Talker(k, running.url, avatar, pcm, 0.4, COMPARE_EVERY) for k in range(sessions)]
         async with trio.open_nursery() as nursery:
-            begin = time.monotonic_ns() + NS // 2
-            end = begin + int(seconds * NS)
+            begin = time.monotonic_ns() + NS_PER_S // 2
+            end = begin + int(seconds * NS_PER_S)
             for k, talker in enumerate(talkers):
-                offset = int(k * NS * 0.33) % (NS // 2)
+                offset = int(k * NS_PER_S * 0.33) % (NS_PER_S // 2)
                 nursery.start_soon(talker.run, begin + offset, end, trio.Event())
         return talkers
 
     talkers = trio.run(talk)
-    row.seconds = round((time.monotonic_ns() - begun) / NS, 3)
+    row.seconds = round((time.monotonic_ns() - begun) / NS_PER_S, 3)
     with AvatarPackage.open(AvatarLibrary().find(avatar)) as package:
         window = package.manifest.audio
     notes = [t.notes for t in talkers]

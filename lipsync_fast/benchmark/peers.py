@@ -23,14 +23,13 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from lipsync_fast import _native
+from lipsync_fast.arrays import F32, U8
 from lipsync_fast.audio.windows import WINDOW_ROWS, block_starts
 from lipsync_fast.avatars.jpeg import encode_frame
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.benchmark.reference import Networks
 from lipsync_fast.families.synctalk2d import REGION_BORDER
 
-F32 = NDArray[np.float32]
-U8 = NDArray[np.uint8]
 BATCH = 8
 """Frames in a batch of (c)."""
 

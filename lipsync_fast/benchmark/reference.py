@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lipsync_fast.audio.windows import AudioWindow
 from lipsync_fast.avatars.library import AvatarLibrary
-from lipsync_fast.avatars.manifest import AudioWindow, Manifest
+from lipsync_fast.avatars.manifest import Manifest
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.avatars.writer import AvatarWriter
 

@@ -10,32 +10,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 import lipsync_fast
-from lipsync_fast.audio import FRAME_SAMPLES
-from lipsync_fast.audio.windows import BlockStream, frame_count, frame_sees
+from lipsync_fast.audio.windows import AudioWindow, BlockStream, frame_count, frame_sees
 from lipsync_fast.avatars.jpeg import encode_frame
-from lipsync_fast.avatars.manifest import AudioWindow
 from lipsync_fast.engine.backends.base import RegionJob
 from lipsync_fast.engine.pipeline import as_it_is
 from lipsync_fast.provenance import jpeg_with_xmp, xmp_packet
+from lipsync_fast.timing import FRAME_SAMPLES, NS_PER_S, SAMPLE_RATE
 
-RATE = 16_000
 PIECE = 320
 """Samples in a message: 20 ms."""
-NS = 1_000_000_000
 
 
 def shipped_recording(seconds: float | None = None) -> NDArray[np.int16]:
     """The recording that comes with the package, 16 kHz mono, or its beginning."""
     path = Path(lipsync_fast.__file__).parent / "data" / "demo" / "speech.wav"
     with wave.open(str(path), "rb") as file:
-        assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (RATE, 1, 2)
+        assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (
+            SAMPLE_RATE,
+            1,
+            2,
+        )
         pcm = np.frombuffer(file.readframes(file.getnframes()), np.int16)
-    return pcm if seconds is None else pcm[: round(seconds * RATE)]
+    return pcm if seconds is None else pcm[: round(seconds * SAMPLE_RATE)]
 
 
 def piece_due_ns(piece: int) -> int:
     """When a piece has been spoken wholly, from the utterance's beginning."""
-    return (piece + 1) * PIECE * NS // RATE
+    return (piece + 1) * PIECE * NS_PER_S // SAMPLE_RATE
 
 
 def frame_due_ns(frame: int, window: AudioWindow) -> int:

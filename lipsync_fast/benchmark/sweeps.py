@@ -10,12 +10,12 @@ import numpy as np
 import trio
 from numpy.typing import NDArray
 
-from lipsync_fast.audio import FRAME_SAMPLES
 from lipsync_fast.audio.windows import frame_count
 from lipsync_fast.benchmark.burst import Burst, Look, in_turn
 from lipsync_fast.benchmark.measure import COMPARE_EVERY, Using, compare_all, fill
 from lipsync_fast.benchmark.rows import Row
 from lipsync_fast.client.local import LocalServer
+from lipsync_fast.timing import FRAME_SAMPLES
 
 
 def avatars_in_turn(

@@ -11,11 +11,11 @@ import typer
 
 from lipsync_fast.cli.avatar_import import import_avatar
 from lipsync_fast.cli.avatar_live import register as register_live
-from lipsync_fast.cli.console import guarded, one_line, say
 from lipsync_fast.cli.prepare import prepare
 from lipsync_fast.cli.prerender import register as register_prerender
 from lipsync_fast.cli.sign import register
 from lipsync_fast.cli.train import train
+from lipsync_fast.console import guarded, one_line, say
 
 if TYPE_CHECKING:
     from lipsync_fast.avatars.library import AvatarInfo

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lipsync_fast.cli.console import Progress, guarded, one_line, say
+from lipsync_fast.console import Progress, guarded, one_line, say
 
 if TYPE_CHECKING:
     from lipsync_fast.avatars.importing.build import Imported

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from lipsync_fast.cli.console import guarded, one_line
+from lipsync_fast.console import guarded, one_line
 from lipsync_fast.errors import AvatarError, AvatarNotFoundError, ServerError
 
 if TYPE_CHECKING:

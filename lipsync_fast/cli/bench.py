@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import typer
 
-from lipsync_fast.cli.console import say
+from lipsync_fast.console import say
 from lipsync_fast.errors import ConfigError, LipsyncError
 
 

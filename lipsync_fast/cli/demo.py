@@ -8,8 +8,8 @@ from pathlib import Path
 
 import typer
 
-from lipsync_fast.cli.console import warn
 from lipsync_fast.cli.render import RenderRequest, render
+from lipsync_fast.console import warn
 from lipsync_fast.errors import MediaError, OutputError
 
 

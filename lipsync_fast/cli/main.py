@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from lipsync_fast.cli import avatar as avatar_command
-from lipsync_fast.cli.console import EXIT_INTERRUPT, guarded
+from lipsync_fast.console import EXIT_INTERRUPT, guarded
 from lipsync_fast.version import __version__
 
 app = typer.Typer(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lipsync_fast.cli.console import EXIT_ERROR, clock, guarded, one_line, say
+from lipsync_fast.console import EXIT_ERROR, clock, guarded, one_line, say
 
 if TYPE_CHECKING:
     from lipsync_fast.prepare.request import Failure, Request, Result

@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from lipsync_fast.cli.console import say
+from lipsync_fast.console import say
 
 if TYPE_CHECKING:
     from lipsync_fast.prepare.request import Failure, Request, Result, Told

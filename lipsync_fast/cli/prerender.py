@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lipsync_fast.cli.console import Progress, clock, guarded, one_line, say, warn
+from lipsync_fast.console import Progress, clock, guarded, one_line, say, warn
 from lipsync_fast.errors import ConfigError, MediaError, OutputError
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ def _sound(path: Path) -> tuple[NDArray[np.float32], list[str]]:
     """
     import numpy as np
 
-    from lipsync_fast.audio.source import MediaSource
+    from lipsync_fast.media.audio import MediaSource
 
     pieces, samples = [], 0
     with MediaSource(path) as source:

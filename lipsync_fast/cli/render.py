@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from lipsync_fast.cli.console import Progress, say, warn
+from lipsync_fast.console import Progress, say, warn
 from lipsync_fast.errors import OutputError
 from lipsync_fast.output import check_output, open_writer
+from lipsync_fast.timing import FPS
 
 if TYPE_CHECKING:
     from lipsync_fast.output.sheet import ContactSheet
-
-FPS = 25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

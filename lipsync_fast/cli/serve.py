@@ -9,9 +9,9 @@ from pathlib import Path
 
 import typer
 
-from lipsync_fast.cli.console import say
 from lipsync_fast.config import ServeConfig
 from lipsync_fast.config_load import as_toml, load
+from lipsync_fast.console import say
 from lipsync_fast.logs import setup_plain_logs
 from lipsync_fast.supervisor.ports import Bound
 

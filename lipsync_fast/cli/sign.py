@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from lipsync_fast.cli.console import guarded, one_line, say
+from lipsync_fast.console import guarded, one_line, say
 
 Folders = Annotated[
     list[Path] | None,

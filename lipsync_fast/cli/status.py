@@ -15,7 +15,7 @@ import msgspec
 import typer
 import zmq
 
-from lipsync_fast.cli.console import clock
+from lipsync_fast.console import clock
 from lipsync_fast.errors import ServerError
 from lipsync_fast.ipc.control import (
     AnyMessage,
@@ -26,7 +26,7 @@ from lipsync_fast.ipc.control import (
     StatusRequest,
 )
 from lipsync_fast.ipc.status import AvatarStatus, EngineStatus, FrontStatus, ServerStatus
-from lipsync_fast.supervisor import place
+from lipsync_fast.supervisor import run_folder as place
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from lipsync_fast.cli.console import guarded, one_line, say
+from lipsync_fast.console import guarded, one_line, say
 from lipsync_fast.errors import LipsyncError
 
 _NEEDED = ("torch", "onnx")

@@ -11,15 +11,9 @@ from concurrent.futures import Future
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsync_fast.audio.windows import block_starts, samples_seen
-from lipsync_fast.engine.backends.base import (
-    FEATURE_SIZE,
-    Backend,
-    Coded,
-    RegionJob,
-    Sound,
-)
-from lipsync_fast.engine.served import Served
+from lipsync_fast.audio.windows import FEATURE_SIZE, block_starts, samples_seen
+from lipsync_fast.engine.backends.base import Backend, Coded, RegionJob, Sound
+from lipsync_fast.engine.picture_jobs import Served
 from lipsync_fast.engine.splice import FrameEncoder, Variant, how_coded
 
 MEASURE_S = 0.25

@@ -15,18 +15,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lipsync_fast.arrays import F32
 from lipsync_fast.audio.windows import (
     MIN_SAMPLES,
+    AudioWindow,
     BlockStream,
     block_starts,
     frame_count,
     is_decided,
     samples_seen,
 )
-from lipsync_fast.avatars.manifest import AudioWindow
 from lipsync_fast.engine.backends.base import Backend, LoadedAvatar, RegionJob, Sound
-
-F32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from lipsync_fast.arrays import F32
 from lipsync_fast.audio.windows import (
     MIN_SAMPLES,
     BlockCache,
@@ -22,15 +23,15 @@ from lipsync_fast.audio.windows import (
 )
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.engine.backends.base import Backend, Coded
-from lipsync_fast.engine.known import Scopes, packed
-from lipsync_fast.engine.served import Lane, Pictures, Served, Waiting, variant_of
+from lipsync_fast.engine.frame_cache import Scopes, packed
+from lipsync_fast.engine.front_link import FrontLink
+from lipsync_fast.engine.picture_jobs import Pictures, Served, Waiting, variant_of
 from lipsync_fast.engine.splice import FrameEncoder
 from lipsync_fast.ipc.messages import Content, Job, Look, Speech
-from lipsync_fast.utterances.around import shown
 from lipsync_fast.utterances.keys import content_of, maker_of
 from lipsync_fast.utterances.store import Row, Store
+from lipsync_fast.utterances.transitions import shown
 
-F32 = NDArray[np.float32]
 BATCH = 64
 """Frames that are written together."""
 
@@ -135,7 +136,7 @@ class Prerendering:
 
     def _begin(self, want: Wanted) -> Future[Row]:
         job, pcm = self._job(want)
-        entry = Waiting(0, next(self._arrivals), cast(Lane, None), job, self._served, pcm, 0)
+        entry = Waiting(0, next(self._arrivals), cast(FrontLink, None), job, self._served, pcm, 0)
         hears = self._backend.hears
         heard = (self._served.sound if hears else self._served.block)("prerender", job, pcm)
         region, finish = self._pictures.spoken(entry, heard, self._backend.encodes)

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, NoReturn
 
 import zmq
 
-from lipsync_fast.engine.priority import GENTLE, in_background, lower_session, restore_session
 from lipsync_fast.errors import AvatarError, LipsyncError, RingError
 from lipsync_fast.ipc.children import EngineSpec, read_spec
 from lipsync_fast.ipc.control import (
@@ -44,9 +43,10 @@ from lipsync_fast.ipc.control import (
     UnloadAvatar,
 )
 from lipsync_fast.logs import setup_plain_logs
+from lipsync_fast.priority import GENTLE, in_background, lower_session, restore_session
 
 if TYPE_CHECKING:
-    from lipsync_fast.engine.worker import Engine
+    from lipsync_fast.engine.scheduler import Engine
 
 log = logging.getLogger("lipsync.engine")
 _PR_SET_PDEATHSIG = 1
@@ -63,11 +63,11 @@ def create_engine(spec: EngineSpec) -> Engine:
         BackendError: it cannot run here.
     """
     # Imported here, after Hello: they take most of the time that a start takes.
+    from lipsync_fast.engine.avatar_registry import SWITCH_S
     from lipsync_fast.engine.backends import create_backend
-    from lipsync_fast.engine.known import kept_frames
-    from lipsync_fast.engine.shelf import SWITCH_S
+    from lipsync_fast.engine.frame_cache import kept_frames
+    from lipsync_fast.engine.scheduler import Engine
     from lipsync_fast.engine.splice import FrameEncoder
-    from lipsync_fast.engine.worker import Engine
 
     device = backend_name(spec.device, os.environ.get(_VISIBLE))
     if device != "cpu":

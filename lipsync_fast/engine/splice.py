@@ -22,9 +22,9 @@ from dataclasses import dataclass
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from lipsync_fast.arrays import U8
 from lipsync_fast.avatars.jpeg import encode_frame, segment_offsets
 from lipsync_fast.avatars.manifest import FrameJpeg, Manifest
 from lipsync_fast.avatars.package import AvatarPackage
@@ -38,7 +38,6 @@ NO_MARKERS = 65_535
 """A restart interval that small pictures do not reach."""
 UNIT = 16
 """Side of a minimum coded unit in pixels, with 4:2:0."""
-U8 = NDArray[np.uint8]
 Box = tuple[int, int, int, int]
 """x1, y1, x2, y2 in pixels."""
 _MARKERS = [bytes([0xFF, 0xD0 + k]) for k in range(8)]

@@ -13,53 +13,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import ClassVar, NamedTuple
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from lipsync_fast import _native
-from lipsync_fast.models.shapes import Box
+from lipsync_fast.arrays import U8
+from lipsync_fast.audio.windows import AudioWindow
+from lipsync_fast.geometry import Rect
 
 Shape = tuple[int, ...]
-U8 = NDArray[np.uint8]
-FEATURE_SIZE = 512
-"""Numbers of an audio vector, in all families: they share the audio encoder."""
-
-
-class AudioWindow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which audio feature vectors a frame sees: padded rows [i - before, i + after).
-
-    Padded row p is feature p - 1, and feature j reads mel rows [int(3.2 j), int(3.2 j) + 16). So
-    8 and 8 are 16 vectors, a look-ahead of 452.5 ms; -1 and 2 are feature i alone, 212.5 ms.
-    """
-
-    before: Annotated[int, msgspec.Meta(ge=-1, le=16)] = 8
-    after: Annotated[int, msgspec.Meta(ge=0, le=16)] = 8
-    edge: Literal["nearest"] | msgspec.UnsetType = msgspec.UNSET
-    """What a frame sees outside of the sound: vectors of zeros, or the nearest one that there is.
-    Not written where it is zeros, which older versions read, too."""
-
-    @property
-    def vectors(self) -> int:
-        """How many a frame sees."""
-        return self.before + self.after
-
-    @property
-    def padded(self) -> bool:
-        """Whether there are vectors of zeros outside of the sound."""
-        return self.edge is msgspec.UNSET
-
-    @property
-    def lookahead_samples(self) -> int:
-        """Samples at 16 kHz after a frame's start that its picture depends on.
-
-        The last feature seen is i + after - 2. Feature j ends with mel row int(3.2 j) + 15, whose
-        window ends 400 samples after 200 (int(3.2 j) + 15). 7240 for 8 and 8; 3400 for -1 and 2.
-        """
-        return 640 * (self.after - 2) + 200 * 15 + 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +120,7 @@ class Family(ABC):
     fused: ClassVar[bool] = False
 
     @abstractmethod
-    def check(self, width: int, region: int, window: Box | None, audio: AudioWindow) -> None:
+    def check(self, width: int, region: int, window: Rect | None, audio: AudioWindow) -> None:
         """Hold what a manifest says against what there can be.
 
         Raises:
@@ -164,22 +128,13 @@ class Family(ABC):
         """
 
     @abstractmethod
-    def levels(self, width: int, region: int, window: Box | None) -> dict[str, Shape]:
+    def levels(self, width: int, region: int, window: Rect | None) -> dict[str, Shape]:
         """The image half's outputs in their order: channels, height and width by name."""
 
-    def output(self, region: int, window: Box | None) -> Shape:
+    def output(self, region: int, window: Rect | None) -> Shape:
         """Channels, height and width of the decoder's output ``region``."""
         return (3, window.height, window.width) if window else (3, region, region)
 
     @abstractmethod
     def peak(self, width: int, region: int) -> int:
         """Roughly how many numbers the decoder holds at its widest, for one frame."""
-
-    @abstractmethod
-    def export(self, checkpoint: Path, audio_encoder: Path) -> Models:
-        """Read weights, and write them as a package has them (extra ``train``).
-
-        Raises:
-            CheckpointError: hostile, damaged or of another family.
-            ImportError: torch or onnx is not installed.
-        """

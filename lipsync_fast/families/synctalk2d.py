@@ -3,19 +3,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from lipsync_fast.families.base import AudioWindow, CropRule, Family, Models, Shape
-from lipsync_fast.models.shapes import HALO, Box
+from lipsync_fast.audio.windows import AudioWindow
+from lipsync_fast.families.base import CropRule, Family, Shape
+from lipsync_fast.geometry import Rect
 
 REGION_BORDER = 4
 """Pixels between the crop's edge and the generated region, on each side (crop = region + 8)."""
+HALO = 2
+"""Pixels that the last stage's two 3 x 3 convolutions need beyond a window."""
 LEVELS = ("x1", "x2", "x3", "x4", "x5", "x6")
 AUDIO_SHAPE = (32, 16, 16)
 VECTORS = 16
 
 
-def level_shapes(width: int, region: int, window: Box | None = None) -> dict[str, Shape]:
+def level_shapes(width: int, region: int, window: Rect | None = None) -> dict[str, Shape]:
     """Channels, height and width of the image half's outputs x1 .. x6.
 
     With a ``window``, x1 holds only what the last stage needs to make it.
@@ -40,31 +41,20 @@ class Synctalk2d(Family):
     audio_shape = AUDIO_SHAPE
     fused = True
 
-    def check(self, width: int, region: int, window: Box | None, audio: AudioWindow) -> None:
+    def check(self, width: int, region: int, window: Rect | None, audio: AudioWindow) -> None:
         """Any even width, squares of 224 pixels or more, any 16 vectors."""
         if region < 224 or region % 32:
             raise ValueError(f"region {region}: expected a multiple of 32, 224 to 1024")
         if audio.vectors != VECTORS or audio.before < 0 or not audio.padded:
             raise ValueError(f"audio {audio.before}, {audio.after}: expected 16 vectors together")
 
-    def levels(self, width: int, region: int, window: Box | None) -> dict[str, Shape]:
+    def levels(self, width: int, region: int, window: Rect | None) -> dict[str, Shape]:
         """x1 .. x6: ``level_shapes``."""
         return level_shapes(width, region, window)
 
     def peak(self, width: int, region: int) -> int:
         """Three tensors as wide as the last stage is."""
         return 3 * 4 * width * region * region
-
-    def export(self, checkpoint: Path, audio_encoder: Path) -> Models:
-        """A U-Net's ``.pth`` or ``.onnx``, and the encoder's ``.pth``."""
-        from lipsync_fast.models.checkpoints import load_audio_encoder, load_unet
-        from lipsync_fast.models.export import export_audio_encoder, export_unet
-        from lipsync_fast.models.onnx_weights import load_unet_onnx
-
-        load = load_unet_onnx if checkpoint.suffix.lower() == ".onnx" else load_unet
-        unet = load(checkpoint)
-        encoder = export_audio_encoder(load_audio_encoder(audio_encoder))
-        return Models(unet.width, unet.region, encoder, *export_unet(unet))
 
 
 SYNCTALK2D = Synctalk2d()

@@ -9,10 +9,10 @@ published networks have the base width 16.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from lipsync_fast.families.base import FEATURE_SIZE, AudioWindow, CropRule, Family, Models, Shape
-from lipsync_fast.models.shapes import Box
+from lipsync_fast.audio.windows import FEATURE_SIZE, AudioWindow
+from lipsync_fast.families.base import CropRule, Family, Shape
+from lipsync_fast.geometry import Rect
 
 PUBLISHED_WIDTH = 16
 
@@ -88,7 +88,7 @@ class Wav2lip(Family):
     audio = AudioWindow(before=-1, after=2, edge="nearest")
     audio_shape = (FEATURE_SIZE, 1, 1)
 
-    def check(self, width: int, region: int, window: Box | None, audio: AudioWindow) -> None:
+    def check(self, width: int, region: int, window: Rect | None, audio: AudioWindow) -> None:
         """Two sizes, no window, one vector."""
         if region not in ENCODERS:
             sides = " or ".join(str(side) for side in ENCODERS)
@@ -98,7 +98,7 @@ class Wav2lip(Family):
         if audio != self.audio:
             raise ValueError(f"audio {audio.before}, {audio.after}: expected -1, 2, edge nearest")
 
-    def levels(self, width: int, region: int, window: Box | None) -> dict[str, Shape]:
+    def levels(self, width: int, region: int, window: Rect | None) -> dict[str, Shape]:
         """x1 .. x7, or x8: what each stage of the face encoder yields."""
         return {
             f"x{k}": (width * stage.channels, stage.side, stage.side)
@@ -108,16 +108,6 @@ class Wav2lip(Family):
     def peak(self, width: int, region: int) -> int:
         """The last stage's input and output with what is appended to them."""
         return (10 + 3 * 5) * width * region * region
-
-    def export(self, checkpoint: Path, audio_encoder: Path) -> Models:
-        """A whole network's ``.pth``; the audio encoder may be that of another one."""
-        from lipsync_fast.models.checkpoints import load_audio_encoder, load_wav2lip
-        from lipsync_fast.models.export import export_audio_encoder
-        from lipsync_fast.models.export_wav2lip import export_wav2lip
-
-        network = load_wav2lip(checkpoint)
-        encoder = export_audio_encoder(load_audio_encoder(audio_encoder))
-        return Models(network.width, network.region, encoder, *export_wav2lip(network))
 
 
 WAV2LIP = Wav2lip()

@@ -19,10 +19,10 @@ import structlog
 import trio
 import zmq
 
-from lipsync_fast.frontend.connections import Connections
-from lipsync_fast.frontend.pool import EnginePool
+from lipsync_fast.frontend.engines.pool import EnginePool
+from lipsync_fast.frontend.listen.connections import Connections
+from lipsync_fast.frontend.listen.stream import serve_stream
 from lipsync_fast.frontend.services import Services
-from lipsync_fast.frontend.stream import serve_stream
 from lipsync_fast.ipc.children import FrontSpec, read_spec
 from lipsync_fast.ipc.control import (
     AnyMessage,

@@ -11,39 +11,37 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-import numpy as np
 import trio
-from numpy.typing import NDArray
 
+from lipsync_fast.arrays import F32
 from lipsync_fast.avatars.library import AvatarLibrary
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.avatars.signing import trusted_keys
 from lipsync_fast.config import ServeConfig
 from lipsync_fast.errors import AvatarError, AvatarNotFoundError, LipsyncError
-from lipsync_fast.frontend.clock import Clock
-from lipsync_fast.frontend.held import Catalogue, Held
-from lipsync_fast.frontend.known import KnownSounds
-from lipsync_fast.frontend.latencies import Latencies
+from lipsync_fast.frontend.avatars import Catalogue, Held
+from lipsync_fast.frontend.engines.latencies import Latencies
+from lipsync_fast.frontend.engines.pool import EnginePool, Pending
+from lipsync_fast.frontend.engines.trace import Trace
 from lipsync_fast.frontend.legacy.counts import LegacyCounts
 from lipsync_fast.frontend.legacy.video import AvatarVideos
-from lipsync_fast.frontend.pool import EnginePool, Pending
-from lipsync_fast.frontend.resting import ALONE, SHARED, RestRate
-from lipsync_fast.frontend.trace import Trace
+from lipsync_fast.frontend.playout.frame_cache import KnownSounds
+from lipsync_fast.frontend.playout.idle_rate import ALONE, SHARED, RestRate
+from lipsync_fast.frontend.playout.timer import Clock
 from lipsync_fast.ipc.control import AnyMessage, AvatarChanged, ChangeAvatar, Engines, WantAvatar
 from lipsync_fast.ipc.messages import Answer, Job, Look, Speech, Status
 from lipsync_fast.ipc.status import FrontLoad, ServerStatus
 from lipsync_fast.machine import are_shared
+from lipsync_fast.timing import NS_PER_S
 
-F32 = NDArray[np.float32]
 Result = TypeVar("Result")
-NS = 1_000_000_000
 LOAD_TIMEOUT_S = 30.0
 """How long an engine may take to load an avatar that a client asks for."""
 CHANGE_S = 75.0
 """How long the supervisor may take to load or unload an avatar; it gives up before."""
 MOST_CHANGES = 50
 """That are waited for in this front."""
-REQUEST_NS = 10 * NS
+REQUEST_NS = 10 * NS_PER_S
 """A single request is answered within this, or fails."""
 MOST_REQUESTS = 512
 """Single requests that may wait in this front."""
@@ -338,12 +336,14 @@ class Services:
         job = Job(session, 0, number, avatar, picture, deadline, look, speech)
         self.pool.submit(Pending(job, pcm, answered, lambda job: job))
         try:
-            with trio.move_on_after(REQUEST_NS / NS + 1):
+            with trio.move_on_after(REQUEST_NS / NS_PER_S + 1):
                 await done.wait()
         finally:
             self._requests -= 1
         if not result or result[0][0].status == Status.SKIPPED:
-            raise EngineLostError(f"no engine has made the picture within {REQUEST_NS // NS} s")
+            raise EngineLostError(
+                f"no engine has made the picture within {REQUEST_NS // NS_PER_S} s"
+            )
         answer, jpeg = result[0]
         if answer.status == Status.FAILED:
             raise LipsyncError(answer.reason)

@@ -19,13 +19,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from lipsync_fast.avatars import limits
 from lipsync_fast.errors import CheckpointError
 from lipsync_fast.families.wav2lip import ENCODERS, PUBLISHED_WIDTH
 from lipsync_fast.models.audio_encoder import AudioEncoder
-from lipsync_fast.models.pickle_check import RefusedError, check_checkpoint
 from lipsync_fast.models.unet import UNet
 from lipsync_fast.models.wav2lip import Wav2Lip
+from lipsync_fast.untrusted import limits
+from lipsync_fast.untrusted.pickles import RefusedError, check_checkpoint
 
 _WRAPPERS = ("model_state_dict", "state_dict")
 _NAMED = 5

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from lipsync_fast.families.synctalk2d import AUDIO_SHAPE, level_shapes
+from lipsync_fast.families.synctalk2d import AUDIO_SHAPE, HALO, level_shapes
+from lipsync_fast.geometry import Rect
 from lipsync_fast.models.audio_encoder import SPECS, AudioEncoder
-from lipsync_fast.models.onnx_graph import Array, GraphWriter, arrays_of, fold
-from lipsync_fast.models.shapes import HALO, Box
 from lipsync_fast.models.unet import UNet, bottleneck_padding
+from lipsync_fast.onnx_io.writer import Array, GraphWriter, arrays_of, fold
 
 
 def _tail(
@@ -55,7 +55,7 @@ def _split_expand(
     high: str,
     *,
     upsample: bool,
-    window: Box | None = None,
+    window: Rect | None = None,
 ) -> str:
     """1x1 convolution over [low, high] as two, the first of them before the upsampling.
 
@@ -102,7 +102,7 @@ def export_audio_encoder(encoder: AudioEncoder, half: bool = False) -> bytes:
     return g.model("audio_encoder", {"mel": (1, 80, 16)}, {"feature": (512,)})
 
 
-def export_unet(unet: UNet, half: bool = False, window: Box | None = None) -> tuple[bytes, bytes]:
+def export_unet(unet: UNet, half: bool = False, window: Rect | None = None) -> tuple[bytes, bytes]:
     """ONNX of the U-Net, as two graphs.
 
     Args:
@@ -148,7 +148,7 @@ def export_unet(unet: UNet, half: bool = False, window: Box | None = None) -> tu
         x = _inverted(g, state, f"{name}.1", x, residual=True)
     x = g.node("Sigmoid", g.conv(x, "outc", state["outc.conv.weight"], state["outc.conv.bias"]))
     if window is not None and need is not None:
-        inner = Box(window.x - need.x, window.y - need.y, window.width, window.height)
+        inner = Rect(window.x - need.x, window.y - need.y, window.width, window.height)
         x = g.cut(x, "window", inner)
     g.rename(x, "region")
     decoder = g.model(

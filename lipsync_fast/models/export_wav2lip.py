@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from lipsync_fast.families.wav2lip import DECODERS, ENCODERS, WAV2LIP, Stage
-from lipsync_fast.models.onnx_graph import Array, GraphWriter, arrays_of, fold
 from lipsync_fast.models.wav2lip import Wav2Lip
+from lipsync_fast.onnx_io.writer import Array, GraphWriter, arrays_of, fold
 
 
 def _conv(

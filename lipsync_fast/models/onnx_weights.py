@@ -24,18 +24,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lipsync_fast.avatars import limits
-from lipsync_fast.avatars.reading import read_file
-from lipsync_fast.engine.backends.onnx_reader import (
+from lipsync_fast.errors import AvatarImportError, CheckpointError
+from lipsync_fast.models.checkpoints import fit
+from lipsync_fast.models.unet import AUDIO_CHANNELS, UNet
+from lipsync_fast.onnx_io.reader import (
     Graph,
     Node,
     UnexpectedGraphError,
     attribute_field,
 )
-from lipsync_fast.errors import AvatarImportError, CheckpointError
-from lipsync_fast.models.checkpoints import fit
-from lipsync_fast.models.onnx_graph import EPSILON
-from lipsync_fast.models.unet import AUDIO_CHANNELS, UNet
+from lipsync_fast.onnx_io.writer import EPSILON
+from lipsync_fast.untrusted import limits
+from lipsync_fast.untrusted.files import read_file
 
 IMAGE_CHANNELS = 6
 OLDEST_OPSET = 11

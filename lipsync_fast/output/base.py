@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from lipsync_fast.errors import OutputError
 from lipsync_fast.provenance import CREATOR_MARK
 
-FPS = 25
 PNG_NAME = re.compile(r"\d{6,}\.png")
 _HEAD_BYTES = 4096
 

@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 
 from lipsync_fast.errors import OutputError
 from lipsync_fast.output.base import (
-    FPS,
     FrameLike,
     check_file_target,
     output_error,
@@ -34,6 +33,7 @@ from lipsync_fast.output.base import (
 )
 from lipsync_fast.output.sound import SoundTrack
 from lipsync_fast.provenance import mp4_uuid_box
+from lipsync_fast.timing import FPS
 
 VIDEO_ENCODERS: tuple[tuple[str, dict[str, str]], ...] = (
     ("libx264", {"preset": "veryfast", "crf": "18"}),

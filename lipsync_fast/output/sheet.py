@@ -9,13 +9,9 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from lipsync_fast.errors import OutputError
-from lipsync_fast.output.base import (
-    FPS,
-    FrameLike,
-    check_file_target,
-    publish_bytes,
-)
+from lipsync_fast.output.base import FrameLike, check_file_target, publish_bytes
 from lipsync_fast.provenance import jpeg_with_xmp, png_info
+from lipsync_fast.timing import FPS
 
 COLUMNS, ROWS = 4, 3
 CELL = 320

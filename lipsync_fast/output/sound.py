@@ -16,7 +16,7 @@ import numpy as np
 from av.audio.resampler import AudioResampler
 from numpy.typing import NDArray
 
-from lipsync_fast.audio.source import MediaSource
+from lipsync_fast.media.audio import MediaSource
 
 AAC_FRAME = 1024
 AAC_RATES = (

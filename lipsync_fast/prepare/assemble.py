@@ -30,7 +30,7 @@ from lipsync_fast.prepare.report import report_lines, sheet_bytes, sheet_tile
 from lipsync_fast.prepare.request import Request, Result, Told, printable
 from lipsync_fast.prepare.sound import write_sound
 from lipsync_fast.prepare.stabilise import Track, track
-from lipsync_fast.prepare.video import FPS
+from lipsync_fast.timing import FPS
 from lipsync_fast.version import __version__
 
 REPORT = "report.json"

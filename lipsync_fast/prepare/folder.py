@@ -26,17 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipsync_fast import _native
+from lipsync_fast.audio.windows import AudioWindow
 from lipsync_fast.avatars.jpeg import decode
-from lipsync_fast.avatars.manifest import (
-    AudioWindow,
-    Count,
-    FileEntry,
-    FrameJpeg,
-    Manifest,
-    Side,
-    Text,
-    Window,
-)
+from lipsync_fast.avatars.manifest import Count, FileEntry, FrameJpeg, Manifest, Side, Text, Window
 from lipsync_fast.avatars.storage import (
     Storage,
     check_rects,

@@ -16,7 +16,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-FPS = 25
+from lipsync_fast.timing import FPS
+
 SHORTEST_S = 2.0
 """A loop is at least so long where the video is."""
 GOOD, GOOD_LEVELS = 1.3, 0.3

@@ -21,6 +21,7 @@ from PIL import Image
 
 from lipsync_fast.avatars.jpeg import encode_frame
 from lipsync_fast.errors import AvatarError, OutputError
+from lipsync_fast.media.video import Picture, Video
 from lipsync_fast.output.base import output_error
 from lipsync_fast.prepare.assemble import REPORT, assemble, put
 from lipsync_fast.prepare.detectors import Detector, found_points, open_detector
@@ -29,7 +30,7 @@ from lipsync_fast.prepare.folder import NAME, PreparedAvatar, Source, read_prepa
 from lipsync_fast.prepare.landmark_files import LandmarkFiles
 from lipsync_fast.prepare.parts import PART_FRAMES, Part, WorkFolder
 from lipsync_fast.prepare.request import Request, Result, Told
-from lipsync_fast.prepare.video import FPS, Picture, Video
+from lipsync_fast.timing import FPS
 
 GREY_SIDE = 128
 _BATCH, _BATCH_BYTES = 20, 32 << 20

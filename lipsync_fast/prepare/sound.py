@@ -13,10 +13,10 @@ import av.error
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsync_fast.audio.source import MediaSource
 from lipsync_fast.errors import MediaError
+from lipsync_fast.media.audio import MediaSource
+from lipsync_fast.timing import SAMPLE_RATE
 
-RATE = 16_000
 FRAME_SAMPLES = 640
 
 
@@ -35,9 +35,9 @@ def write_sound(video: Path, begins: Fraction, frames: int, file: Path) -> list[
         return None
     total, written = frames * FRAME_SAMPLES, 0
     with source, wave.open(str(file), "wb") as out:
-        out.setparams((1, 2, RATE, 0, "NONE", ""))
+        out.setparams((1, 2, SAMPLE_RATE, 0, "NONE", ""))
         try:
-            for piece in _aligned(source, round((_begins(video) - begins) * RATE)):
+            for piece in _aligned(source, round((_begins(video) - begins) * SAMPLE_RATE)):
                 part = piece[: total - written]
                 pcm = np.rint(np.clip(part, -1, 1 - 2**-15) * 32768).astype("<i2")
                 out.writeframes(pcm.tobytes())
@@ -49,8 +49,8 @@ def write_sound(video: Path, begins: Fraction, frames: int, file: Path) -> list[
         silence = total - written
         out.writeframes(bytes(2 * silence))
     warnings = [warning.removeprefix(f"{video}: ") for warning in source.warnings]
-    if silence > RATE // 2:
-        warnings.append(f"the sound ends {silence / RATE:.1f} s before the pictures")
+    if silence > SAMPLE_RATE // 2:
+        warnings.append(f"the sound ends {silence / SAMPLE_RATE:.1f} s before the pictures")
     return warnings
 
 
@@ -66,8 +66,8 @@ def _begins(video: Path) -> Fraction:
 def _aligned(source: MediaSource, late: int) -> Iterator[NDArray[np.float32]]:
     """The pieces after ``late`` samples of silence, or without their first ``-late`` samples."""
     while late > 0:
-        yield np.zeros(min(late, RATE), np.float32)
-        late -= min(late, RATE)
+        yield np.zeros(min(late, SAMPLE_RATE), np.float32)
+        late -= min(late, SAMPLE_RATE)
     for piece in source:
         clean = np.nan_to_num(piece, nan=0.0, posinf=0.0, neginf=0.0)
         dropped = min(-late, len(clean))

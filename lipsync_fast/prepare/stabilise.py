@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipsync_fast.prepare.errors import PrepareError
+from lipsync_fast.timing import FPS
 
-FPS = 25
 BRIDGE = 12
 """Frames without a face that are bridged; half a second."""
 SMALLEST_FACE, SMALL_FACE = 48, 160

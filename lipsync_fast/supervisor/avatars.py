@@ -18,7 +18,7 @@ from lipsync_fast.config import Avatars
 from lipsync_fast.errors import AvatarFormatError, AvatarNotFoundError
 from lipsync_fast.ipc.control import AvatarVersion
 from lipsync_fast.supervisor.children import Child, Slot
-from lipsync_fast.supervisor.shared import SharedFrames
+from lipsync_fast.supervisor.shared_frames import SharedFrames
 from lipsync_fast.supervisor.versions import Opened, Version
 
 ERROR_S = 10.0

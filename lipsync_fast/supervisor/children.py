@@ -21,10 +21,10 @@ from typing import Literal
 import msgspec
 
 from lipsync_fast.config import Engines
-from lipsync_fast.engine.priority import lower_session
 from lipsync_fast.ipc.children import EngineSpec, FrontSpec, Listener
 from lipsync_fast.ipc.control import Load, RingSocket
 from lipsync_fast.ipc.status import EngineState, FrontLoad
+from lipsync_fast.priority import lower_session
 
 Role = Literal["front", "engine"]
 Command = Callable[[Role], list[str]]

@@ -19,14 +19,14 @@ from lipsync_fast.config import ServeConfig
 from lipsync_fast.errors import ConfigError, ServerError
 from lipsync_fast.ipc.control import address
 from lipsync_fast.notify import Notifier
-from lipsync_fast.supervisor import place
+from lipsync_fast.supervisor import run_folder as place
 from lipsync_fast.supervisor.avatars import AvatarsInUse
-from lipsync_fast.supervisor.births import Births, places
 from lipsync_fast.supervisor.children import Command, Slot, own_command
 from lipsync_fast.supervisor.devices import Plan, plan
 from lipsync_fast.supervisor.gpus import Found
 from lipsync_fast.supervisor.mps import Mps
 from lipsync_fast.supervisor.ports import Bound, bind_all
+from lipsync_fast.supervisor.spawner import Births, places
 
 log = logging.getLogger("lipsync.supervisor")
 SIGNALS = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
@@ -78,8 +78,8 @@ def serve(
 
         import trio
 
-        from lipsync_fast.supervisor.life import Parts, supervise
-        from lipsync_fast.supervisor.report import About
+        from lipsync_fast.supervisor.status import About
+        from lipsync_fast.supervisor.supervisor import Parts, supervise
 
         ports = [each.port for each in bound]
         about = About(config=config, ports=ports[:-1], http_port=ports[-1], born=born)

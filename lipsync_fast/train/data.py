@@ -19,10 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipsync_fast import _native
+from lipsync_fast.arrays import F32
 from lipsync_fast.families.synctalk2d import REGION_BORDER
 from lipsync_fast.train.errors import TrainingError
-
-F32 = NDArray[np.float32]
 
 MIN_FRAMES = 50
 """Two seconds: with fewer there is nothing to hold out and little to learn."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from lipsync_fast.avatars.manifest import AudioWindow
+from lipsync_fast.audio.windows import AudioWindow
 from lipsync_fast.models.export import export_unet
 from lipsync_fast.models.unet import UNet
 from lipsync_fast.prepare.folder import PreparedAvatar, pack_prepared

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from lipsync_fast.avatars.manifest import AudioWindow
+from lipsync_fast.audio.windows import AudioWindow
 from lipsync_fast.train.errors import TrainingError
 
 WIDTHS = (32, 16, 8)

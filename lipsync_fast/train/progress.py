@@ -7,7 +7,7 @@ import sys
 import time
 from collections import deque
 
-from lipsync_fast.cli.console import clock, say
+from lipsync_fast.console import clock, say
 
 _LIVE_EVERY_S, _PLAIN_EVERY_S = 0.2, 10.0
 _RATE_OVER = 64

@@ -19,16 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 import lipsync_fast
-from lipsync_fast.audio import FRAME_SAMPLES
+from lipsync_fast.timing import FRAME_SAMPLES, SAMPLE_RATE
 from lipsync_fast.train.errors import TrainingError
 from lipsync_fast.train.losses import mouth
 from lipsync_fast.train.run import TrainRequest, TrainResult, train
-from lipsync_fast.train.staged import RATE as RATE_HZ
 from lipsync_fast.train.staged import Said, Staged, write_prepared
 
 FRAMES = 150
 STEPS = 400
-WIDTH, REGION, BATCH, RATE = 8, 224, 2, 2e-3
+WIDTH, REGION, BATCH, LEARNING_RATE = 8, 224, 2, 2e-3
 FALL = 0.5
 """The pixel loss at the end, as a part of the one at the beginning, at most."""
 REACTS = 0.5
@@ -101,7 +100,7 @@ def smoke(request: SmokeRequest) -> SmokeReport:
             perceptual="off",
             width=WIDTH,
             region=REGION,
-            rate=RATE,
+            rate=LEARNING_RATE,
             seed=request.seed,
             threads=request.threads,
             save_every=50,
@@ -117,7 +116,7 @@ def smoke(request: SmokeRequest) -> SmokeReport:
 def _speaking() -> Iterator[Staged]:
     with lipsync_fast.open("demo", backend="cpu") as avatar:
         package = avatar.package
-        for frame in avatar.render(_recording()[: FRAMES * FRAME_SAMPLES], rate=RATE_HZ):
+        for frame in avatar.render(_recording()[: FRAMES * FRAME_SAMPLES], rate=SAMPLE_RATE):
             yield Staged(frame.image, package.rect(frame.picture_index))
 
 
@@ -135,7 +134,9 @@ def _judged(result: TrainResult) -> SmokeReport:
     differences, elsewhere = [], []
     with lipsync_fast.open(result.path, backend="cpu") as avatar:
         m, package = avatar.manifest, avatar.package
-        spoken, silent = (avatar.render(pcm, rate=RATE_HZ) for pcm in (sound, np.zeros_like(sound)))
+        spoken, silent = (
+            avatar.render(pcm, rate=SAMPLE_RATE) for pcm in (sound, np.zeros_like(sound))
+        )
         for frame, quiet in zip(spoken, silent, strict=True):
             if frame.image.shape != (m.frame_height, m.frame_width, 3):
                 raise TrainingError(f"a frame of {frame.image.shape} was rendered")

@@ -11,20 +11,19 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from lipsync_fast._native import MelStream
-from lipsync_fast.audio import FRAME_SAMPLES
+from lipsync_fast.arrays import F32
 from lipsync_fast.audio.pcm import to_float
-from lipsync_fast.audio.windows import FEATURE_SIZE, WINDOW_ROWS, block_starts
+from lipsync_fast.audio.windows import FEATURE_SIZE, WINDOW_ROWS, AudioWindow, block_starts
 from lipsync_fast.avatars.library import AvatarLibrary
-from lipsync_fast.avatars.manifest import AudioWindow
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.errors import AvatarNotFoundError, CheckpointError
 from lipsync_fast.families.synctalk2d import AUDIO_SHAPE
 from lipsync_fast.models.checkpoints import load_audio_encoder
 from lipsync_fast.models.export import export_audio_encoder
-from lipsync_fast.models.onnx_check import check_network
+from lipsync_fast.onnx_io.check import check_network
+from lipsync_fast.timing import FRAME_SAMPLES
 from lipsync_fast.train.errors import TrainingError
 
-F32 = NDArray[np.float32]
 MAX_ONNX = 1 << 30
 _BATCH = 64
 

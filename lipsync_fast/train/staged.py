@@ -17,8 +17,7 @@ from lipsync_fast.avatars.manifest import FrameJpeg
 from lipsync_fast.prepare.folder import Prepared, Source
 from lipsync_fast.prepare.loop import Loop
 from lipsync_fast.prepare.members import entry, write_faces, write_frames, write_head
-
-RATE = 16_000
+from lipsync_fast.timing import SAMPLE_RATE
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +78,7 @@ def _write(
     write_faces(folder, np.array(rects, np.int32), np.array(corners, np.float32))
     if pcm is not None:
         with wave.open(str(folder / "sound.wav"), "wb") as out:
-            out.setparams((1, 2, RATE, 0, "NONE", ""))
+            out.setparams((1, 2, SAMPLE_RATE, 0, "NONE", ""))
             out.writeframes(pcm.astype("<i2").tobytes())
     pictures = entry(folder / "frames.bin")
     write_head(

@@ -28,11 +28,11 @@ from typing import Any
 import msgspec
 import torch
 
-from lipsync_fast.avatars import limits
 from lipsync_fast.errors import CheckpointError, OutputError
-from lipsync_fast.models.pickle_check import check_checkpoint
 from lipsync_fast.train.errors import TrainingError
 from lipsync_fast.train.options import Options
+from lipsync_fast.untrusted import limits
+from lipsync_fast.untrusted.pickles import check_checkpoint
 
 FORMAT = 1
 STATE, LOCK = "state.pt", "lock"

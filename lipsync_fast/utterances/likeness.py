@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from lipsync_fast.arrays import F32
 from lipsync_fast.avatars.manifest import Manifest
 from lipsync_fast.avatars.package import AvatarPackage
 
@@ -29,7 +30,6 @@ MOST_PICTURES = 5000
 """Of a longer loop only places that are near to each other are alike."""
 REST_S = 0.001
 """Between two pictures that are looked at: others use this interpreter."""
-F32 = NDArray[np.float32]
 
 
 def period_of(manifest: Manifest) -> int:

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from lipsync_fast.avatars.package import AvatarPackage  # noqa: E402
 from lipsync_fast.errors import AvatarFormatError  # noqa: E402
-from lipsync_fast.models.onnx_check import check_network  # noqa: E402
+from lipsync_fast.onnx_io.check import check_network  # noqa: E402
 
 Model = onnx.ModelProto
 Tensors = list[onnx.TensorProto]

@@ -27,11 +27,11 @@ import pytest
 from PIL import Image
 from trust import change, edit, linked, refused, replace, taken_in
 
-from lipsync_fast.avatars import limits
 from lipsync_fast.avatars.library import AvatarLibrary
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.avatars.storage import write_array
 from lipsync_fast.errors import AvatarError, AvatarFormatError
+from lipsync_fast.untrusted import limits
 
 GIB = 1 << 30
 

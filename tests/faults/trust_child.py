@@ -36,7 +36,7 @@ def served(path: str) -> None:
 
     from lipsync_fast.engine.backends import create_backend
     from lipsync_fast.engine.backends.base import RegionJob
-    from lipsync_fast.engine.served import Served
+    from lipsync_fast.engine.picture_jobs import Served
 
     backend = create_backend("cpu", 1)
     try:
@@ -68,7 +68,7 @@ def weights(path: str) -> None:
 
 def prepared(path: str) -> None:
     """As ``avatar prepare``: the first pictures of a video."""
-    from lipsync_fast.prepare.video import Video
+    from lipsync_fast.media.video import Video
 
     with Video(Path(path)) as video:
         for _ in video.pictures(limit=3):
@@ -88,7 +88,7 @@ def marked(path: str) -> None:
 
 def heard(path: str) -> None:
     """As ``render``: the sound of a file."""
-    from lipsync_fast.audio.source import MediaSource
+    from lipsync_fast.media.audio import MediaSource
 
     with MediaSource(path) as source:
         for _ in source:

@@ -20,9 +20,9 @@ import pytest
 from PIL import Image
 
 import lipsync_fast
+from lipsync_fast.timing import SAMPLE_RATE
 
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
-RATE = 16_000
 
 
 @pytest.fixture
@@ -45,14 +45,14 @@ def run(tiny_avatar: Path, tmp_path: Path) -> Run:
 @pytest.fixture
 def speech(tmp_path: Path) -> Path:
     """1.03 seconds of noise that swells: 26 frames."""
-    samples = round(1.03 * RATE)
+    samples = round(1.03 * SAMPLE_RATE)
     swell = np.sin(np.arange(samples) / samples * math.pi * 6) ** 2
     pcm = np.random.default_rng(1).normal(0, 0.2, samples) * swell
     path = tmp_path / "speech.wav"
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
-        file.setframerate(RATE)
+        file.setframerate(SAMPLE_RATE)
         file.writeframes((np.clip(pcm, -1, 1) * 32767).astype("<i2").tobytes())
     return path
 
@@ -71,7 +71,7 @@ def test_mp4(run: Run, speech: Path, tmp_path: Path) -> None:
         video, audio = container.streams.video[0], container.streams.audio[0]
         assert (video.codec_context.name, audio.codec_context.name) == ("h264", "aac")
         assert (video.frames, video.average_rate) == (26, Fraction(25))
-        assert audio.rate == RATE
+        assert audio.rate == SAMPLE_RATE
     assert sorted(p.name for p in tmp_path.iterdir()) == ["o.mp4", "speech.wav"]
 
 

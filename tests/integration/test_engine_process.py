@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 import lipsync_fast
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.config import Log
-from lipsync_fast.engine.priority import lower_session
 from lipsync_fast.ipc.control import (
     AvatarState,
     Bye,
@@ -33,6 +32,7 @@ from lipsync_fast.ipc.control import (
 )
 from lipsync_fast.ipc.frame_store import FrameStore
 from lipsync_fast.ipc.messages import Job, Status
+from lipsync_fast.priority import lower_session
 
 
 @pytest.fixture

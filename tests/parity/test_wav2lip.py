@@ -24,13 +24,13 @@ torch = pytest.importorskip("torch", reason="the extra train is not installed")
 import onnxruntime as ort  # noqa: E402
 
 import lipsync_fast  # noqa: E402
+from lipsync_fast.arrays import F32  # noqa: E402
 from lipsync_fast.avatars.package import AvatarPackage  # noqa: E402
 from lipsync_fast.cli.main import app  # noqa: E402
 from lipsync_fast.families.wav2lip import WAV2LIP  # noqa: E402
 from lipsync_fast.models.export_wav2lip import export_wav2lip  # noqa: E402
-from lipsync_fast.models.onnx_check import check_network  # noqa: E402
+from lipsync_fast.onnx_io.check import check_network  # noqa: E402
 
-F32 = NDArray[np.float32]
 TOLERANCE = 1e-4
 
 

@@ -16,10 +16,10 @@ import trio
 from numpy.typing import NDArray
 
 from lipsync_fast.config import Avatars, Limits, ServeConfig
+from lipsync_fast.frontend.access.socket import SocketClosedError
+from lipsync_fast.frontend.engines.pool import EnginePool
 from lipsync_fast.frontend.legacy.connection import serve_legacy
-from lipsync_fast.frontend.pool import EnginePool
 from lipsync_fast.frontend.services import Services
-from lipsync_fast.frontend.sockets import SocketClosedError
 from lipsync_fast.ipc.control import AvatarVersion, EngineInfo, Engines
 from lipsync_fast.ipc.messages import Answer, Job, Status, read, samples_of, try_send
 from lipsync_fast.ipc.ring import RingHandle, RingReader, RingWriter

@@ -16,8 +16,8 @@ from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.config import Avatars, Listen
 from lipsync_fast.engine.caches import ByteLru
 from lipsync_fast.errors import AvatarError, AvatarFormatError, AvatarNotFoundError
-from lipsync_fast.frontend.admin import admin_refusal, is_local
-from lipsync_fast.frontend.held import Catalogue
+from lipsync_fast.frontend.access.admin import admin_refusal, is_local
+from lipsync_fast.frontend.avatars import Catalogue
 from lipsync_fast.ipc.control import AvatarVersion, EngineInfo, Engines
 from lipsync_fast.supervisor.avatars import AvatarsInUse
 from lipsync_fast.supervisor.versions import Opened

@@ -12,8 +12,7 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
-from lipsync_fast.audio.windows import frame_count, frame_sees
-from lipsync_fast.avatars.manifest import AudioWindow
+from lipsync_fast.audio.windows import AudioWindow, frame_count, frame_sees
 from lipsync_fast.benchmark.compare import compare, verdict
 from lipsync_fast.benchmark.hops import profile
 from lipsync_fast.benchmark.load import Notes, Spoken, figures

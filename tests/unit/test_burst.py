@@ -10,9 +10,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lipsync_fast.avatars.manifest import AudioWindow, Manifest
-from lipsync_fast.frontend.burst import IN_FLIGHT, BurstSession
-from lipsync_fast.frontend.pace import Ended, Event, Flag, Picture, Started
+from lipsync_fast.audio.windows import AudioWindow
+from lipsync_fast.avatars.manifest import Manifest
+from lipsync_fast.frontend.playout.burst import IN_FLIGHT, BurstSession
+from lipsync_fast.frontend.playout.playout import Ended, Event, Flag, Picture, Started
 from lipsync_fast.ipc.messages import Answer, Job, Look, Status
 
 MANIFEST = Manifest(

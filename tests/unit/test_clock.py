@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 import trio
 
-from lipsync_fast.frontend.clock import Alarm, Clock
+from lipsync_fast.frontend.playout.timer import Alarm, Clock
 
 MS = 1_000_000
 

@@ -25,21 +25,21 @@ from test_worker import Front
 
 pytest.importorskip("torch", reason="the CUDA backend needs torch")
 
-from lipsync_fast.audio.windows import BlockCache, block_starts, samples_seen
+from lipsync_fast.audio.windows import AudioWindow, BlockCache, block_starts, samples_seen
 from lipsync_fast.avatars.jpeg import encode_frame, segment_offsets
 from lipsync_fast.avatars.library import AvatarLibrary
-from lipsync_fast.avatars.manifest import AudioWindow, FrameJpeg
+from lipsync_fast.avatars.manifest import FrameJpeg
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.engine.backends import create_backend
 from lipsync_fast.engine.backends.base import SQUARE, Coded, Encode, RegionJob, Sound
 from lipsync_fast.engine.backends.cuda.backend import CudaBackend
 from lipsync_fast.engine.backends.cuda.device import Fault, HostDevice
 from lipsync_fast.engine.capacity import measure
+from lipsync_fast.engine.picture_jobs import Served
 from lipsync_fast.engine.pipeline import SoundStream, pictures
 from lipsync_fast.engine.process import backend_name
-from lipsync_fast.engine.served import Served
+from lipsync_fast.engine.scheduler import Engine
 from lipsync_fast.engine.splice import FrameEncoder
-from lipsync_fast.engine.worker import Engine
 from lipsync_fast.errors import BackendError, DeviceLostError
 from lipsync_fast.ipc.messages import Content, Look, Status
 

@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from lipsync_fast import _emulated, _native
+from lipsync_fast.arrays import F32, U8
 from lipsync_fast.avatars.library import AvatarLibrary
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.families.synctalk2d import REGION_BORDER
 
-U8 = NDArray[np.uint8]
-F32 = NDArray[np.float32]
 ORDERS = ("forward", "backward", "shuffled")
 TYPES = ("float32", "float16", "bfloat16")
 COMPOSED, SQUARE, REGION, BILINEAR = 0, 1, 2, 3

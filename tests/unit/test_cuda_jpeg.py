@@ -12,17 +12,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from PIL import Image
 
 from lipsync_fast import _emulated
+from lipsync_fast.arrays import U8
 from lipsync_fast.avatars.jpeg import encode_frame, segment_offsets
 from lipsync_fast.avatars.library import AvatarLibrary
 from lipsync_fast.avatars.manifest import FrameJpeg
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.engine.splice import FrameEncoder, Variant
 
-U8 = NDArray[np.uint8]
 ORDERS = ("forward", "backward", "shuffled")
 UNTOUCHED = 0x5A
 

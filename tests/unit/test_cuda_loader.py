@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from PIL import Image
 
 from lipsync_fast import _native
+from lipsync_fast.arrays import U8
 from lipsync_fast.avatars.jpeg import decode
 from lipsync_fast.avatars.library import AvatarLibrary
 from lipsync_fast.avatars.manifest import Manifest
@@ -28,7 +28,6 @@ from lipsync_fast.errors import AvatarFormatError
 torch = pytest.importorskip("torch", reason="the extra train is not installed")
 from lipsync_fast.engine.backends.cuda import loader  # noqa: E402
 
-U8 = NDArray[np.uint8]
 Rect = tuple[int, int, int, int]
 WIDTH, HEIGHT = 331, 257
 COUNT = loader.WORTH_A_PIPELINE + 3

@@ -7,21 +7,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 pytest.importorskip("torch", reason="the CUDA backend needs torch")
 
 import torch
 
 from lipsync_fast._native import mel_rows_at
+from lipsync_fast.arrays import F32
 from lipsync_fast.audio.mel_numpy import mel
-from lipsync_fast.audio.windows import MIN_SAMPLES, block_starts, samples_seen
-from lipsync_fast.avatars.manifest import AudioWindow
+from lipsync_fast.audio.windows import MIN_SAMPLES, AudioWindow, block_starts, samples_seen
 from lipsync_fast.engine.backends.base import Sound
 from lipsync_fast.engine.backends.cuda.slots import Slots
 from lipsync_fast.engine.backends.cuda.sounds import PAD, Heard, Sounds, check
 
-F32 = NDArray[np.float32]
 WINDOW = AudioWindow()
 
 

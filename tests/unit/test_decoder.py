@@ -32,12 +32,12 @@ from lipsync_fast.engine.backends.decoder import (
     choose_kernel,
     split_decoder,
 )
-from lipsync_fast.engine.backends.onnx_reader import Graph, UnexpectedGraphError
 from lipsync_fast.errors import BackendError
 from lipsync_fast.families.synctalk2d import AUDIO_SHAPE, level_shapes
+from lipsync_fast.geometry import Rect
 from lipsync_fast.models.export import export_unet
-from lipsync_fast.models.shapes import Box
 from lipsync_fast.models.unet import UNet
+from lipsync_fast.onnx_io.reader import Graph, UnexpectedGraphError
 
 KERNELS = _native.up_kernels()
 FLOAT_TOLERANCE = 1e-5
@@ -181,10 +181,10 @@ def levels_of(shapes: dict[str, tuple[int, ...]], seed: int = 3) -> dict[str, Ar
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize(
     ("width", "window"),
-    [(4, None), (6, Box(40, 60, 101, 77)), (16, Box(213, 0, 11, 1)), (32, Box(0, 3, 224, 20))],
+    [(4, None), (6, Rect(40, 60, 101, 77)), (16, Rect(213, 0, 11, 1)), (32, Rect(0, 3, 224, 20))],
 )
 def test_a_split_decoder_is_the_whole_one(
-    width: int, window: Box | None, kernel: str, stages: int
+    width: int, window: Rect | None, kernel: str, stages: int
 ) -> None:
     _, model = export_unet(randomised(width, 224), half=width == 16, window=window)
     split = split_decoder(model, 224, window, kernel, stages)
@@ -324,10 +324,10 @@ def test_unusual_graphs_are_left_alone(decoder: onnx.ModelProto, change: str) ->
 
 
 def test_another_window_is_left_alone() -> None:
-    window = Box(40, 60, 101, 77)
+    window = Rect(40, 60, 101, 77)
     model = export_unet(randomised(4, 224), window=window)[1]
     split_decoder(model, 224, window, "portable")
-    for other in (None, Box(40, 60, 101, 78), Box(41, 60, 101, 77)):
+    for other in (None, Rect(40, 60, 101, 78), Rect(41, 60, 101, 77)):
         with pytest.raises(UnexpectedGraphError):
             split_decoder(model, 224, other, "portable")
 

@@ -25,7 +25,7 @@ from lipsync_fast.supervisor.devices import plan
 from lipsync_fast.supervisor.gpus import Found, Gpu, look, processors_near
 from lipsync_fast.supervisor.mps import CONTROL, LOGS, PIPES, Mps
 from lipsync_fast.supervisor.replicas import first, helper
-from lipsync_fast.supervisor.report import About, Rates, server_status
+from lipsync_fast.supervisor.status import About, Rates, server_status
 
 TWO = Found([Gpu(0, "0"), Gpu(1, "1", (4, 5))])
 BROKEN = Found(TWO.gpus, "torch built for CUDA is missing (install the extra cuda12 or cuda13)")

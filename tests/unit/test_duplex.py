@@ -11,8 +11,8 @@ from websockets.trio.client import connect
 from websockets.trio.server import serve
 
 from lipsync_fast.duplex import DuplexClientConnection, DuplexServerConnection
-from lipsync_fast.frontend.outbox import Item, Outbox
-from lipsync_fast.frontend.stream import StreamSocket
+from lipsync_fast.frontend.listen.stream import StreamSocket
+from lipsync_fast.frontend.session.outbox import Item, Outbox
 
 Handle = Callable[[DuplexServerConnection], Awaitable[None]]
 Talk = Callable[[DuplexClientConnection], Awaitable[None]]

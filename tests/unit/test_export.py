@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from lipsync_fast.families.synctalk2d import LEVELS, SYNCTALK2D, level_shapes
+from lipsync_fast.geometry import Rect
 from lipsync_fast.models.export import export_unet
-from lipsync_fast.models.shapes import Box
 from lipsync_fast.models.unet import UNet
 
 WIDTH, REGION = 4, 224
@@ -30,9 +30,10 @@ def unet() -> UNet:
 
 
 @pytest.mark.parametrize(
-    "window", [Box(40, 60, 101, 77), Box(0, 1, 224, 100), Box(213, 223, 11, 1), Box(0, 0, 224, 224)]
+    "window",
+    [Rect(40, 60, 101, 77), Rect(0, 1, 224, 100), Rect(213, 223, 11, 1), Rect(0, 0, 224, 224)],
 )
-def test_window_is_part_of_the_whole(unet: UNet, window: Box) -> None:
+def test_window_is_part_of_the_whole(unet: UNet, window: Rect) -> None:
     rng = np.random.RandomState(5)
     image = rng.uniform(0, 1, (2, 6, REGION, REGION)).astype(np.float32)
     audio = rng.uniform(-1, 1, (2, 32, 16, 16)).astype(np.float32)
@@ -49,7 +50,7 @@ def test_window_is_part_of_the_whole(unet: UNet, window: Box) -> None:
     assert np.abs(part - whole[:, :, rows, columns]).max() < 1e-5
 
 
-@pytest.mark.parametrize("window", [Box(-1, 0, 5, 5), Box(0, 220, 5, 5), Box(0, 0, 225, 1)])
-def test_window_outside_is_refused(unet: UNet, window: Box) -> None:
+@pytest.mark.parametrize("window", [Rect(-1, 0, 5, 5), Rect(0, 220, 5, 5), Rect(0, 0, 225, 1)])
+def test_window_outside_is_refused(unet: UNet, window: Rect) -> None:
     with pytest.raises(ValueError, match="within the region"):
         export_unet(unet, window=window)

@@ -18,10 +18,11 @@ import pytest
 from backends import APART, difference
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from lipsync_fast import _native
+from lipsync_fast.arrays import F32
 from lipsync_fast.audio.windows import (
+    AudioWindow,
     BlockCache,
     BlockStream,
     block_starts,
@@ -32,7 +33,7 @@ from lipsync_fast.audio.windows import (
     is_decided,
     samples_seen,
 )
-from lipsync_fast.avatars.manifest import AudioWindow, Manifest, Window
+from lipsync_fast.avatars.manifest import Manifest, Window
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.engine.backends import Backend, LoadedAvatar, RegionJob
 from lipsync_fast.engine.backends.base import SQUARE, Sound
@@ -41,14 +42,12 @@ from lipsync_fast.engine.splice import FrameEncoder, Variant, changing, reached,
 from lipsync_fast.errors import AvatarFormatError
 from lipsync_fast.families import FAMILIES, FamilyName
 from lipsync_fast.families.wav2lip import DECODERS, ENCODERS, WAV2LIP
-from lipsync_fast.frontend.live import LiveSession
-from lipsync_fast.frontend.utterance import Utterance
+from lipsync_fast.frontend.playout.live import LiveSession
+from lipsync_fast.frontend.playout.utterance import Utterance
 from lipsync_fast.ipc.messages import Job, Look
+from lipsync_fast.timing import SAMPLE_RATE
 
-F32 = NDArray[np.float32]
-U8 = NDArray[np.uint8]
 WINDOW = WAV2LIP.audio
-RATE = 16_000
 
 
 def manifest(**fields: Any) -> Manifest:
@@ -373,7 +372,7 @@ def test_a_sound_gives_the_same_frames_on_both(
 
 
 def test_streamed_sounds_hold_what_frames_see() -> None:
-    pcm, stream = noise(RATE * 8), SoundStream(WINDOW)
+    pcm, stream = noise(SAMPLE_RATE * 8), SoundStream(WINDOW)
     heard = [s for piece in np.array_split(pcm, 50) for s in stream.push(piece)]
     heard += list(stream.finish())
     assert len(heard) == 200

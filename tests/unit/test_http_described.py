@@ -11,7 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from lipsync_fast.config import Listen
-from lipsync_fast.frontend.access import refusal
+from lipsync_fast.frontend.access.clients import refusal
 from lipsync_fast.frontend.http import app as http_app
 from lipsync_fast.frontend.http.guard import is_open
 from lipsync_fast.frontend.http.metrics import metrics_text

@@ -18,10 +18,10 @@ torch = pytest.importorskip("torch", reason="the extra train is not installed")
 import onnx  # noqa: E402
 from onnx import numpy_helper  # noqa: E402
 
-from lipsync_fast.avatars import limits  # noqa: E402
 from lipsync_fast.models.export import export_unet  # noqa: E402
 from lipsync_fast.models.onnx_weights import load_unet_onnx  # noqa: E402
 from lipsync_fast.models.unet import UNet  # noqa: E402
+from lipsync_fast.untrusted import limits  # noqa: E402
 
 CLOSE = 1e-5
 Models = dict[str, onnx.ModelProto]

@@ -17,25 +17,25 @@ import msgspec
 import numpy as np
 import pytest
 from engines import noise
-from numpy.typing import NDArray
 
+from lipsync_fast.arrays import F32
 from lipsync_fast.audio.windows import block_starts
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.config import Utterances
-from lipsync_fast.frontend.burst import BurstSession
-from lipsync_fast.frontend.known import KnownSounds
-from lipsync_fast.frontend.live import MARGIN_NS, LiveSession
-from lipsync_fast.frontend.pace import SLOT_NS, Ended, Event, Flag, Picture
-from lipsync_fast.frontend.recalling import KNOWN_MARGIN_NS
-from lipsync_fast.frontend.utterance import Utterance
+from lipsync_fast.frontend.playout.burst import BurstSession
+from lipsync_fast.frontend.playout.cached_start import KNOWN_MARGIN_NS
+from lipsync_fast.frontend.playout.frame_cache import KnownSounds
+from lipsync_fast.frontend.playout.live import MARGIN_NS, LiveSession
+from lipsync_fast.frontend.playout.playout import Ended, Event, Flag, Picture
+from lipsync_fast.frontend.playout.utterance import Utterance
 from lipsync_fast.ipc.messages import Answer, Job, Look, Status
-from lipsync_fast.utterances.around import LEAD, shown
+from lipsync_fast.timing import SLOT_NS
 from lipsync_fast.utterances.keys import LOOKED_FOR, content_of, scope_of, sound_of
 from lipsync_fast.utterances.likeness import period_of
 from lipsync_fast.utterances.store import Row, Store
+from lipsync_fast.utterances.transitions import LEAD, shown
 
 MS = 1_000_000
-F32 = NDArray[np.float32]
 SOUND = noise(1.0, seed=4)
 
 
@@ -414,7 +414,7 @@ def test_sound_that_stops_coming_closes_the_mouth_and_the_rest_is_led_in_again(
 def test_over_no_more_than_some_places_is_a_sound_kept(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lipsync_fast.frontend.known.MOST_PLACES", 1)
+    monkeypatch.setattr("lipsync_fast.frontend.playout.frame_cache.MOST_PLACES", 1)
     for look in (Look(), Look(quality=30)):
         for _ in range(6):
             world.begin(look=look)

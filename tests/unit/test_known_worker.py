@@ -9,24 +9,22 @@ from pathlib import Path
 
 import backends
 import msgspec
-import numpy as np
 import pytest
 from engines import jobs_of, noise
-from numpy.typing import NDArray
 from test_worker import Front, settle, until_true
 
+from lipsync_fast.arrays import F32
 from lipsync_fast.avatars.library import AvatarLibrary
 from lipsync_fast.avatars.manifest import Manifest
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.config import Utterances
-from lipsync_fast.engine.known import kept_frames
+from lipsync_fast.engine.frame_cache import kept_frames
 from lipsync_fast.engine.prerender import Prerendering, wanted
+from lipsync_fast.engine.scheduler import Engine
 from lipsync_fast.engine.splice import FrameEncoder
-from lipsync_fast.engine.worker import Engine
 from lipsync_fast.ipc.messages import Content, Job, Look, Status
 from lipsync_fast.utterances.store import Store
 
-F32 = NDArray[np.float32]
 SOUND = noise(0.4)
 LOOKS = [
     Look(),

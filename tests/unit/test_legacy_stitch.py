@@ -10,15 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
+from lipsync_fast.arrays import F32
 from lipsync_fast.audio.pcm import Resampler
-from lipsync_fast.audio.windows import BlockCache, BlockStream, block_starts
-from lipsync_fast.avatars.manifest import AudioWindow
+from lipsync_fast.audio.windows import AudioWindow, BlockCache, BlockStream, block_starts
 from lipsync_fast.families.wav2lip import WAV2LIP
 from lipsync_fast.frontend.legacy.stitch import CHUNK_BYTES, Heard, Stitcher
 
-F32 = NDArray[np.float32]
 PROJECTION = np.random.RandomState(0).standard_normal((16 * 80, 512)).astype(np.float32) / 512
 REFERENCE, SHORT = AudioWindow(8, 8), AudioWindow(14, 2)
 SILENCE = bytes(CHUNK_BYTES)

@@ -17,19 +17,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lipsync_fast.avatars.manifest import AudioWindow, Manifest
-from lipsync_fast.frontend.live import (
+from lipsync_fast.audio.windows import AudioWindow
+from lipsync_fast.avatars.manifest import Manifest
+from lipsync_fast.frontend.engines.latency_estimate import Turnaround, urgent_before
+from lipsync_fast.frontend.playout.live import (
     BEAT_NS,
     GRACE_NS,
     HOLD_NS,
     MARGIN_NS,
     LiveSession,
 )
-from lipsync_fast.frontend.native import SLACK_NS
-from lipsync_fast.frontend.pace import SLOT_NS, Ended, Event, Flag, Picture, Started
-from lipsync_fast.frontend.turnaround import Turnaround, urgent_before
+from lipsync_fast.frontend.playout.playout import Ended, Event, Flag, Picture, Started
+from lipsync_fast.frontend.session.session import SLACK_NS
 from lipsync_fast.ipc.messages import Answer, Job, Look, Speech, Status
-from lipsync_fast.utterances.around import LEAD, LEAD_OUT
+from lipsync_fast.timing import SLOT_NS
+from lipsync_fast.utterances.transitions import LEAD, LEAD_OUT
 
 MS = 1_000_000
 MANIFEST = Manifest(

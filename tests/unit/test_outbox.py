@@ -8,8 +8,8 @@ import math
 import pytest
 import trio
 
-from lipsync_fast.frontend.outbox import MOST_MESSAGES, Item, Outbox
-from lipsync_fast.frontend.sockets import SocketClosedError
+from lipsync_fast.frontend.access.socket import SocketClosedError
+from lipsync_fast.frontend.session.outbox import MOST_MESSAGES, Item, Outbox
 
 
 class SlowSocket:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import trio
 
-from lipsync_fast.frontend.placement import PAUSE_NS
-from lipsync_fast.frontend.pool import EnginePool, Pending
+from lipsync_fast.frontend.engines.placement import PAUSE_NS
+from lipsync_fast.frontend.engines.pool import EnginePool, Pending
 from lipsync_fast.ipc.control import EngineInfo
 from lipsync_fast.ipc.messages import Answer, Job, MessageError, Status, read, samples_of, try_send
 from lipsync_fast.ipc.ring import RingHandle, RingReader, RingWriter

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from videos import tone, write_video
 
 from lipsync_fast.errors import MediaError
+from lipsync_fast.media.video import Video
 from lipsync_fast.prepare.sound import write_sound
-from lipsync_fast.prepare.video import Video
 
 
 def numbered(count: int, size: tuple[int, int] = (96, 64)) -> list[NDArray[np.uint8]]:
@@ -58,7 +58,7 @@ def test_memory_does_not_grow_with_the_video(tmp_path: Path) -> None:
     picture = np.random.default_rng(1).integers(0, 255, (480, 640, 3), np.uint8)
     path = write_video(tmp_path / "v.mp4", [np.roll(picture, i) for i in range(300)])
     measure = (
-        "import resource, sys; from pathlib import Path; from lipsync_fast.prepare.video import *\n"
+        "import resource, sys; from pathlib import Path; from lipsync_fast.media.video import *\n"
         "most = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10\n"
         "for p in Video(Path(sys.argv[1])).pictures():\n"
         "    if p.index == 60: early = most()\n"
@@ -203,7 +203,7 @@ def test_pictures_larger_than_the_header_says(tmp_path: Path, side: int) -> None
     assert data.count(sizes) == 2
     path.write_bytes(data.replace(sizes, b"\x08" + side.to_bytes(2, "big") * 2))
     use = (
-        "import resource, sys; from pathlib import Path; from lipsync_fast.prepare.video import *\n"
+        "import resource, sys; from pathlib import Path; from lipsync_fast.media.video import *\n"
         "used = int(open('/proc/self/statm').read().split()[0]) * 4096\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20),) * 2)\n"
         "try: print(len(list(Video(Path(sys.argv[1])).pictures())))\n"

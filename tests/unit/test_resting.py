@@ -6,7 +6,13 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, field
 
-from lipsync_fast.frontend.resting import CALM_S, LOOK_S, MOST_CALM_S, MOST_STRIDE, RestRate
+from lipsync_fast.frontend.playout.idle_rate import (
+    CALM_S,
+    LOOK_S,
+    MOST_CALM_S,
+    MOST_STRIDE,
+    RestRate,
+)
 
 MS = 1_000_000
 

@@ -15,11 +15,11 @@ from lipsync_fast.config import Listen, Live
 from lipsync_fast.errors import ServerError
 from lipsync_fast.ipc.control import ControlError
 from lipsync_fast.notify import Notifier
-from lipsync_fast.supervisor import place
+from lipsync_fast.supervisor import run_folder as place
 from lipsync_fast.supervisor.devices import cpu_threads
-from lipsync_fast.supervisor.pairs import answer_ring
 from lipsync_fast.supervisor.ports import Bound, bind_all
-from lipsync_fast.supervisor.report import speakers_of
+from lipsync_fast.supervisor.ring_broker import answer_ring
+from lipsync_fast.supervisor.status import speakers_of
 
 
 # ---------------------------------------------------------------- folder

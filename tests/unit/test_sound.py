@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lipsync_fast.audio.pcm import Resampler
-from lipsync_fast.frontend.sound import ClientSound
+from lipsync_fast.frontend.session.client_audio import ClientSound
 from lipsync_fast.protocol import AudioFormat
 
 

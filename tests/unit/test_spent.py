@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from lipsync_fast.engine.spent import Spent
+from lipsync_fast.engine.cpu_time import Spent
 
 
 def work(seconds: float) -> None:

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from PIL import Image
 
 from lipsync_fast import _native
+from lipsync_fast.arrays import U8
 from lipsync_fast.avatars.jpeg import encode_frame, segment_offsets
 from lipsync_fast.avatars.manifest import FrameJpeg, Manifest, Window
 from lipsync_fast.avatars.package import AvatarPackage
@@ -24,8 +24,6 @@ from lipsync_fast.engine.backends.base import Coded, Encode
 from lipsync_fast.engine.splice import FrameEncoder, Variant, changing, cut, reached
 from lipsync_fast.ipc.messages import scaled_size
 from lipsync_fast.provenance import CREATOR_MARK, jpeg_with_xmp, xmp_packet
-
-U8 = NDArray[np.uint8]
 
 
 def noise(rng: np.random.Generator, height: int, width: int) -> U8:

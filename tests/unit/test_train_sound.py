@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from training import sound
 
-from lipsync_fast.audio.windows import BlockStream
-from lipsync_fast.avatars.manifest import AudioWindow
+from lipsync_fast.audio.windows import AudioWindow, BlockStream
 from lipsync_fast.errors import AvatarFormatError, CheckpointError
 from lipsync_fast.models.audio_encoder import AudioEncoder
 from lipsync_fast.models.unet import UNet

@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from lipsync_fast.audio.windows import BlockCache, BlockStream, block_starts
-from lipsync_fast.avatars.manifest import AudioWindow
-from lipsync_fast.frontend.utterance import Utterance
+from lipsync_fast.audio.windows import AudioWindow, BlockCache, BlockStream, block_starts
+from lipsync_fast.frontend.playout.utterance import Utterance
 
 PROJECTION = np.random.RandomState(0).standard_normal((16 * 80, 512)).astype(np.float32)
 

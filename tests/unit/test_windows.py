@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from lipsync_fast.audio.mel_numpy import mel
 from lipsync_fast.audio.windows import (
     MIN_SAMPLES,
+    AudioWindow,
     BlockCache,
     BlockStream,
     block_starts,
@@ -21,7 +22,6 @@ from lipsync_fast.audio.windows import (
     is_decided,
     samples_seen,
 )
-from lipsync_fast.avatars.manifest import AudioWindow
 
 PROJECTION = np.random.RandomState(0).standard_normal((16 * 80, 512)).astype(np.float32)
 

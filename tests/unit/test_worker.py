@@ -17,20 +17,20 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import lipsync_fast
+from lipsync_fast.arrays import F32
 from lipsync_fast.avatars.jpeg import encode_frame
 from lipsync_fast.avatars.library import AvatarLibrary
 from lipsync_fast.avatars.manifest import Manifest
 from lipsync_fast.avatars.package import AvatarPackage
+from lipsync_fast.engine.avatar_registry import SELDOM_S
 from lipsync_fast.engine.backends import RegionJob, create_backend
-from lipsync_fast.engine.shelf import SELDOM_S
+from lipsync_fast.engine.scheduler import MOST_WAITING, Engine
 from lipsync_fast.engine.splice import FrameEncoder
-from lipsync_fast.engine.worker import MOST_WAITING, Engine
 from lipsync_fast.errors import AvatarNotFoundError, RingError
 from lipsync_fast.ipc.messages import Answer, Content, Job, Look, Speech, Status, read, try_send
 from lipsync_fast.ipc.ring import RingHandle, RingReader, RingWriter
 from lipsync_fast.provenance import CREATOR_MARK, jpeg_with_xmp, xmp_packet
 
-F32 = NDArray[np.float32]
 RECT = (32, 40, 96, 96)
 """Of the small avatar: x, y, width, height."""
 

@@ -30,20 +30,16 @@ from normless import REGION, reference_network
 from numpy.typing import NDArray
 from restore import packed_unet
 
+from lipsync_fast.audio.windows import AudioWindow
 from lipsync_fast.avatars.library import shipped_folder
-from lipsync_fast.avatars.manifest import (
-    AudioWindow,
-    FrameJpeg,
-    Manifest,
-    Window,
-)
+from lipsync_fast.avatars.manifest import FrameJpeg, Manifest, Window
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.avatars.storage import write_array
 from lipsync_fast.avatars.writer import AvatarWriter, pack
 from lipsync_fast.families.synctalk2d import REGION_BORDER
+from lipsync_fast.geometry import Rect
 from lipsync_fast.models.checkpoints import load_audio_encoder, load_unet
 from lipsync_fast.models.export import export_audio_encoder, export_unet
-from lipsync_fast.models.shapes import Box
 
 LARGEST = 30_000_000
 QUALITY = 92
@@ -150,12 +146,12 @@ def pack_again(path: pathlib.Path, encoder: pathlib.Path | None, unet: pathlib.P
     print(window)
 
 
-def window_of(masks: NDArray[np.bool_], region: int) -> Box:
+def window_of(masks: NDArray[np.bool_], region: int) -> Rect:
     """The smallest part of the region that holds every frame's moving area."""
     inner = masks[:, REGION_BORDER:-REGION_BORDER, REGION_BORDER:-REGION_BORDER]
     rows, columns = (np.flatnonzero(inner.any(axis=axes)) for axes in ((0, 2), (0, 1)))
     x, y = int(columns[0]), int(rows[0])
-    box = Box(x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y)
+    box = Rect(x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y)
     return box.grown(0, region)
 
 

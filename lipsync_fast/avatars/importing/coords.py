@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsync_fast.avatars import limits
 from lipsync_fast.avatars.importing.videos import check_count
-from lipsync_fast.avatars.reading import read_file
 from lipsync_fast.errors import AvatarImportError
+from lipsync_fast.untrusted import limits
+from lipsync_fast.untrusted.files import read_file
 
 EXPECTED = "a pickled list of (y1, y2, x1, x2), whole numbers"
 _LARGEST = 1 << 31

@@ -18,13 +18,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsync_fast.avatars import limits
 from lipsync_fast.avatars.importing.parts import Problems, Source, need_file
 from lipsync_fast.avatars.importing.pictures import is_number
 from lipsync_fast.avatars.importing.videos import WHAT, check_count, source_of
 from lipsync_fast.avatars.importing.weights import find_epoch, networks
-from lipsync_fast.avatars.reading import read_file
 from lipsync_fast.errors import AvatarImportError
+from lipsync_fast.untrusted import limits
+from lipsync_fast.untrusted.files import read_file
 
 FORM = "default_model"
 VIDEO, BOUNDS, REGIONS = "video.mp4", "face_bounds", "face_regions_320.mp4"

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsync_fast.avatars import limits
 from lipsync_fast.avatars.importing.rectangles import LEAST_SIDE, Rect, clipped
-from lipsync_fast.avatars.reading import read_file
 from lipsync_fast.errors import AvatarImportError
+from lipsync_fast.untrusted import limits
+from lipsync_fast.untrusted.files import read_file
 
 LANDMARKS = 110
 

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from lipsync_fast.avatars import limits
-from lipsync_fast.avatars.reading import read_file
 from lipsync_fast.errors import AvatarImportError
+from lipsync_fast.untrusted import limits
+from lipsync_fast.untrusted.files import read_file
 
 PICTURE_ENDINGS = (".jpg", ".jpeg", ".png")
 

@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import lipsync_fast
-from lipsync_fast.audio import FRAME_SAMPLES
 from lipsync_fast.avatars.contact_sheet import contact_sheet
 from lipsync_fast.avatars.importing.build import Imported
 from lipsync_fast.avatars.importing.rectangles import Rect
 from lipsync_fast.avatars.package import AvatarPackage
+from lipsync_fast.timing import FRAME_SAMPLES, SAMPLE_RATE
 
-RATE = 16_000
 FLAT = 1.0
 """Standard deviation in grey levels below which a rendered face is one plain colour."""
 _FROM_AVATAR, _FROM_SAMPLE = 8, 4
@@ -152,12 +151,12 @@ def _sample(
 ) -> list[tuple[Rgb, str, Rect]]:
     """Render; four of the frames are kept, and what a glance would see wrong is a warning."""
     begun = time.perf_counter()
-    pcm = _recording()[: max(1, round(seconds * RATE))]
+    pcm = _recording()[: max(1, round(seconds * SAMPLE_RATE))]
     total = -(-len(pcm) // FRAME_SAMPLES)
     shown, made, flat = set(_spread(total, _FROM_SAMPLE)), 0, 0
     tiles: list[tuple[Rgb, str, Rect]] = []
     with lipsync_fast.open(path, backend="cpu") as avatar:
-        for frame in avatar.render(pcm, RATE):
+        for frame in avatar.render(pcm, SAMPLE_RATE):
             x1, y1, x2, y2 = rect = avatar.package.rect(frame.picture_index)
             edge = (x2 - x1) // 8  # there lies what the network does not make
             flat += float(frame.image[y1 + edge : y2 - edge, x1 + edge : x2 - edge].std()) < FLAT
@@ -166,13 +165,13 @@ def _sample(
             made += 1
             if advance is not None:
                 advance()
-        heard, silent = (next(iter(avatar.render(pcm, RATE))).image for pcm in _extremes())
+        heard, silent = (next(iter(avatar.render(pcm, SAMPLE_RATE))).image for pcm in _extremes())
     if flat:
         report.warnings.append(f"{flat} of {made} frames of the sample have a face of one colour")
     if np.array_equal(heard, silent):
         report.warnings.append("the face is the same for silence and for a sound")
     took = time.perf_counter() - begun
-    report.sample = Sample(seconds=len(pcm) / RATE, frames=made, took_s=took)
+    report.sample = Sample(seconds=len(pcm) / SAMPLE_RATE, frames=made, took_s=took)
     return tiles
 
 
@@ -185,5 +184,7 @@ def _recording() -> NDArray[np.int16]:
 
 def _extremes() -> tuple[NDArray[np.int16], NDArray[np.int16]]:
     """A second of a tone, and of silence."""
-    times = np.arange(RATE) / RATE
-    return (8000 * np.sin(2 * np.pi * 220 * times)).astype(np.int16), np.zeros(RATE, np.int16)
+    times = np.arange(SAMPLE_RATE) / SAMPLE_RATE
+    return (8000 * np.sin(2 * np.pi * 220 * times)).astype(np.int16), np.zeros(
+        SAMPLE_RATE, np.int16
+    )

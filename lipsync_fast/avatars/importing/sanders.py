@@ -21,13 +21,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsync_fast.avatars import limits
 from lipsync_fast.avatars.importing.parts import MOST_FRAMES, Problems, Source, need_file
 from lipsync_fast.avatars.importing.videos import WHAT as VIDEO_WHAT
 from lipsync_fast.avatars.importing.videos import check_count, source_of
 from lipsync_fast.avatars.importing.weights import networks
-from lipsync_fast.avatars.reading import read_file
 from lipsync_fast.errors import AvatarImportError
+from lipsync_fast.untrusted import limits
+from lipsync_fast.untrusted.files import read_file
 
 FORM = "sanders"
 VIDEO, RECTANGLES, CROPS = (

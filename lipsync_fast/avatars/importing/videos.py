@@ -16,7 +16,7 @@ from lipsync_fast.avatars.importing.parts import MOST_FRAMES, Networks, Picture,
 from lipsync_fast.avatars.importing.rectangles import Rect, settled
 from lipsync_fast.errors import AvatarImportError, MediaError
 from lipsync_fast.families.synctalk2d import REGION_BORDER, SYNCTALK2D
-from lipsync_fast.prepare.video import Video
+from lipsync_fast.media.video import Video
 
 COMPARED = 12
 """Frames whose crops are held against the package's own."""

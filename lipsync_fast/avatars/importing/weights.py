@@ -103,10 +103,12 @@ def load_models(where: Networks, family: Family) -> Models:
         AvatarFormatError: what is made of them cannot be used (numbers that are not finite).
         BackendError: torch or onnx is not installed.
     """
-    from lipsync_fast.models.onnx_check import check_network
+    from lipsync_fast.onnx_io.check import check_network
 
     try:
-        made = family.export(where.checkpoint, where.audio_encoder)
+        from lipsync_fast.models.exporters import EXPORTERS
+
+        made = EXPORTERS[family.name](where.checkpoint, where.audio_encoder)
     except ImportError as error:
         raise missing_extra(error) from None
     for data, file in (

@@ -16,9 +16,9 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from lipsync_fast.audio.windows import FEATURE_SIZE
 from lipsync_fast.avatars.package import AvatarPackage
-from lipsync_fast.engine.spent import Spent
-from lipsync_fast.families.base import FEATURE_SIZE as FEATURE_SIZE
+from lipsync_fast.engine.cpu_time import Spent
 
 Result = TypeVar("Result")
 Part = tuple[int, int, int, int]

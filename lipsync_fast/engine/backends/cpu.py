@@ -21,10 +21,10 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from lipsync_fast import _native
+from lipsync_fast.audio.windows import FEATURE_SIZE
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.avatars.storage import MANIFEST
 from lipsync_fast.engine.backends.base import (
-    FEATURE_SIZE,
     SQUARE,
     LoadedAvatar,
     Part,
@@ -33,13 +33,13 @@ from lipsync_fast.engine.backends.base import (
     check_job,
 )
 from lipsync_fast.engine.backends.decoder import SplitDecoder, choose_kernel, split_decoder
-from lipsync_fast.engine.backends.onnx_reader import UnexpectedGraphError
 from lipsync_fast.engine.backends.sessions import Sessions
 from lipsync_fast.engine.caches import AHEAD_SHARE, ByteLru, within_memory
-from lipsync_fast.engine.spent import Spent
+from lipsync_fast.engine.cpu_time import Spent
 from lipsync_fast.errors import AvatarFormatError, BackendError
 from lipsync_fast.families import CropRule
 from lipsync_fast.ipc.frame_store import FrameStore
+from lipsync_fast.onnx_io.reader import UnexpectedGraphError
 
 log = logging.getLogger("lipsync.engine")
 IMAGE_CACHE_BYTES = 512 << 20

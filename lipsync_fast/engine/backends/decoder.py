@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipsync_fast import _native
-from lipsync_fast.engine.backends.onnx_reader import Graph, Node, UnexpectedGraphError
 from lipsync_fast.errors import BackendError
-from lipsync_fast.models.shapes import HALO, Box
+from lipsync_fast.families.synctalk2d import HALO
+from lipsync_fast.geometry import Rect
+from lipsync_fast.onnx_io.reader import Graph, Node, UnexpectedGraphError
 
 KERNELS = ("auto", "onnxruntime", "avx512", "avx2", "portable")
 NATIVE_STAGES = 2
@@ -104,7 +105,7 @@ class SplitDecoder:
 def split_decoder(
     model: bytes | memoryview,
     region: int,
-    window: Box | None,
+    window: Rect | None,
     kernel: str,
     stages: int = NATIVE_STAGES,
 ) -> SplitDecoder:
@@ -129,7 +130,7 @@ def split_decoder(
     for k in range(stages):
         cut = window if k == 0 else None
         weights, name, skip = reader.stage(name, side, cut, last=k == 0)
-        part = cut or Box(0, 0, side, side)
+        part = cut or Rect(0, 0, side, side)
         try:
             native = _native.UpStage(
                 kernel, weights, side, side, (part.x, part.y, part.width, part.height)
@@ -156,14 +157,14 @@ class _Reader:
         self._makers = {name: node for node in graph.nodes for name in node.outputs}
 
     def stage(
-        self, name: str, side: int, window: Box | None, *, last: bool
+        self, name: str, side: int, window: Rect | None, *, last: bool
     ) -> tuple[Weights, str, str]:
         """The weights of the stage that makes ``name``; the tensor below it; its skip tensor."""
         weights: Weights = {}
         if last:
             if window is not None:
                 need = window.grown(HALO, side)
-                inner = Box(window.x - need.x, window.y - need.y, window.width, window.height)
+                inner = Rect(window.x - need.x, window.y - need.y, window.width, window.height)
                 name = self._cut(name, inner)
             (name,) = self._node(name, "Sigmoid").inputs
             name = self._conv(name, weights, "picture")
@@ -271,7 +272,7 @@ class _Reader:
             raise UnexpectedGraphError(f"{name} is another kind of upsampling")
         return node.inputs[0]
 
-    def _cut(self, name: str, box: Box) -> str:
+    def _cut(self, name: str, box: Rect) -> str:
         """The input of a cut to ``box``."""
         node = self._node(name, "Slice", 4)
         start, end, axes = (self._constant(n).tolist() for n in node.inputs[1:])

@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 from functools import cache
 from pathlib import Path
 
-import msgspec
 import trio
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -17,17 +16,17 @@ from starlette.types import ASGIApp
 from starlette.websockets import WebSocket
 
 from lipsync_fast.errors import AvatarError, AvatarNotFoundError, LipsyncError
-from lipsync_fast.frontend.access import Refusal
+from lipsync_fast.frontend.access.clients import Refusal
+from lipsync_fast.frontend.access.socket import Socket
 from lipsync_fast.frontend.http.answers import Problem, as_json, problem
 from lipsync_fast.frontend.http.avatars import all_facts, change_avatar, facts_of
 from lipsync_fast.frontend.http.content import Content, answer, etag_of
 from lipsync_fast.frontend.http.guard import Guard, refused
+from lipsync_fast.frontend.http.health import health_of
 from lipsync_fast.frontend.http.metrics import metrics_text
 from lipsync_fast.frontend.http.openapi import document
 from lipsync_fast.frontend.http.websocket import HttpSocket
 from lipsync_fast.frontend.services import RETRY_S, Services, retry_after
-from lipsync_fast.frontend.sockets import Socket
-from lipsync_fast.ipc.control import Load
 from lipsync_fast.protocol import SUBPROTOCOL
 
 TYPES = {
@@ -42,38 +41,6 @@ CLOSE_S = 2.0
 
 
 # ---------------------------------------------------------------- answers
-class Backend(msgspec.Struct):
-    """An engine in /health, as clients of the old service know it."""
-
-    address: str
-    healthy: bool
-    total_requests: int
-    error_count: int
-
-
-class Health(msgspec.Struct):
-    """The answer of /health."""
-
-    healthy: bool
-    total_backends: int
-    healthy_count: int
-    backends: list[Backend]
-
-
-def health_of(services: Services) -> Health:
-    """How the engines do; healthy while one works and the server is not about to go."""
-    status = services.status
-    loads = {e.name: e.load for e in status.engines} if status is not None else {}
-    backends = []
-    for info in services.pool.known:
-        load = loads.get(info.name, Load())
-        total = load.made + load.failed + load.skipped
-        backends.append(Backend(info.name, bool(info.avatars), total, load.failed))
-    count = sum(b.healthy for b in backends)
-    alive = services.pool.capacity > 0 and not services.draining.is_set()
-    return Health(alive and count > 0, len(backends), count, backends)
-
-
 @cache
 def page_files() -> dict[str, Content]:
     """The page and its modules, by name."""

@@ -14,8 +14,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lipsync_fast.frontend.access import Refusal, host_allowed, origin_allowed, refusal
-from lipsync_fast.frontend.admin import admin_refusal
+from lipsync_fast.frontend.access.admin import admin_refusal
+from lipsync_fast.frontend.access.clients import Refusal, host_allowed, origin_allowed, refusal
 from lipsync_fast.frontend.services import RETRY_S, Services, retry_after
 
 log = structlog.get_logger("lipsync.front")

@@ -24,8 +24,8 @@ Answers = dict[str, Any]
 def document() -> dict[str, Any]:
     """The whole document."""
     from lipsync_fast.frontend.http.answers import Problem
-    from lipsync_fast.frontend.http.app import Health
     from lipsync_fast.frontend.http.avatars import AvatarChange, AvatarFacts, Avatars, Wanted
+    from lipsync_fast.frontend.http.health import Health
 
     types = (AvatarChange, AvatarFacts, Avatars, Health, Problem, ServerStatus, Wanted)
     _, schemas = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")

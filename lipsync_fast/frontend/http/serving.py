@@ -25,9 +25,9 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 
+from lipsync_fast.frontend.access.socket import Socket
 from lipsync_fast.frontend.http.app import CLOSE_S, create_app
 from lipsync_fast.frontend.services import Services
-from lipsync_fast.frontend.sockets import Socket
 
 log = structlog.get_logger("lipsync.front")
 SEND_BUFFER = 256 << 10

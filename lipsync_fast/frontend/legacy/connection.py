@@ -18,9 +18,9 @@ import structlog
 import trio
 
 from lipsync_fast.errors import LipsyncError
+from lipsync_fast.frontend.access.socket import Socket, SocketClosedError
 from lipsync_fast.frontend.legacy.answers import Answers, Reply, Work, tells_stats
 from lipsync_fast.frontend.services import Services
-from lipsync_fast.frontend.sockets import Socket, SocketClosedError
 
 log = structlog.get_logger("lipsync.old_clients")
 STATS_S = 5.0

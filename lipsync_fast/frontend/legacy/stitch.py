@@ -26,15 +26,20 @@ from dataclasses import dataclass
 
 import numpy as np
 import soxr
-from numpy.typing import NDArray
 
-from lipsync_fast.audio import FRAME_SAMPLES, SAMPLE_RATE
+from lipsync_fast.arrays import F32
 from lipsync_fast.audio.pcm import Resampler
-from lipsync_fast.audio.windows import HALF, HOP, MIN_SAMPLES, block_starts, samples_seen
-from lipsync_fast.avatars.manifest import AudioWindow
+from lipsync_fast.audio.windows import (
+    HALF,
+    HOP,
+    MIN_SAMPLES,
+    AudioWindow,
+    block_starts,
+    samples_seen,
+)
 from lipsync_fast.ipc.messages import Speech
+from lipsync_fast.timing import FRAME_SAMPLES, SAMPLE_RATE
 
-F32 = NDArray[np.float32]
 RATE = 24_000
 CHUNK_BYTES = 1_920
 """40 ms of int16 at 24 kHz; 640 samples at 16 kHz, one frame."""

@@ -10,8 +10,8 @@ from functools import partial
 
 import torch
 
+from lipsync_fast.audio.windows import FEATURE_SIZE
 from lipsync_fast.avatars.package import AvatarPackage
-from lipsync_fast.engine.backends.base import FEATURE_SIZE
 from lipsync_fast.engine.backends.cuda.device import Device, Fault
 from lipsync_fast.engine.backends.cuda.graph_net import GraphNet, Shape
 from lipsync_fast.engine.backends.cuda.graphs import SIZES

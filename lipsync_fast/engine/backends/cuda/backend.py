@@ -23,16 +23,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lipsync_fast.audio.windows import FEATURE_SIZE
 from lipsync_fast.avatars.package import AvatarPackage
-from lipsync_fast.engine.backends.base import (
-    FEATURE_SIZE,
-    SQUARE,
-    Coded,
-    LoadedAvatar,
-    Part,
-    RegionJob,
-    Result,
-)
+from lipsync_fast.engine.backends.base import SQUARE, Coded, LoadedAvatar, Part, RegionJob, Result
 from lipsync_fast.engine.backends.cuda import sounds
 from lipsync_fast.engine.backends.cuda.avatar import CudaAvatar, Hearing, HostNets, Shapes
 from lipsync_fast.engine.backends.cuda.batch import compute_halves
@@ -45,7 +38,7 @@ from lipsync_fast.engine.backends.cuda.nets import Statics
 from lipsync_fast.engine.backends.cuda.tasks import Kind, Task, cancelled_with, check, finish_all
 from lipsync_fast.engine.backends.cuda.warming import Warming
 from lipsync_fast.engine.caches import AHEAD_SHARE, ByteLru, Key, within_memory
-from lipsync_fast.engine.spent import Spent
+from lipsync_fast.engine.cpu_time import Spent
 from lipsync_fast.errors import AvatarError, BackendError, DeviceLostError
 
 log = logging.getLogger("lipsync.engine")

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lipsync_fast.engine.backends.onnx_reader import Graph, Node, UnexpectedGraphError
+from lipsync_fast.onnx_io.reader import Graph, Node, UnexpectedGraphError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -30,7 +30,7 @@ from lipsync_fast.engine.backends.cuda.graphs import first_batch
 from lipsync_fast.engine.backends.cuda.lanes import LANES, Lane, Streams
 from lipsync_fast.engine.backends.cuda.sounds import Sounds
 from lipsync_fast.engine.backends.cuda.tasks import Task
-from lipsync_fast.engine.spent import Spent
+from lipsync_fast.engine.cpu_time import Spent
 from lipsync_fast.errors import BackendError, DeviceLostError, LipsyncError
 
 log = logging.getLogger("lipsync.engine")

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lipsync_fast.audio.windows import HALF, HOP, WINDOW_ROWS
-from lipsync_fast.engine.backends.base import FEATURE_SIZE, Sound
+from lipsync_fast.audio.windows import FEATURE_SIZE, HALF, HOP, WINDOW_ROWS
+from lipsync_fast.engine.backends.base import Sound
 from lipsync_fast.engine.backends.cuda.slots import Slots
 
 COUNT = 1 << 15

@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Frames that an engine finds among those that were kept, and those that it has kept.
+
+A kept frame of a whole picture is what of it changes, coded: the restart segments that ``splice``
+puts into the frame that was encoded once. So a frame that is found has the bytes of one that is
+made, and costs a hash, a look into the store, and the splice.
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lipsync_fast.audio.windows import block_starts
+from lipsync_fast.avatars.jpeg import segment_offsets
+from lipsync_fast.config import Utterances
+from lipsync_fast.engine.backends.base import Backend, Coded
+from lipsync_fast.engine.picture_jobs import FURTHEST_FRAME, Box, Served, Waiting, variant_of
+from lipsync_fast.engine.splice import FrameEncoder, Place
+from lipsync_fast.ipc.messages import Content, Job
+from lipsync_fast.utterances.keys import content_of, maker_of, scope_of, sound_of
+from lipsync_fast.utterances.store import (
+    Kept,
+    Row,
+    Store,
+    StoreDamagedError,
+    StoreError,
+    store_folder,
+)
+from lipsync_fast.utterances.write_behind import Keeper, Task
+
+Made = tuple[bytes, Box]
+log = logging.getLogger("lipsync.engine")
+RETRY_S = 5.0
+"""Before a store that could not be opened is tried again."""
+_COUNT = struct.Struct("<I")
+
+
+class Scopes:
+    """What the frames of an avatar in a look are known by (``keys.scope_of``)."""
+
+    def __init__(self, maker: str) -> None:
+        self._maker = maker
+
+    def of(self, served: Served, job: Job) -> bytes:
+        """The scope of a job."""
+        found = served.scopes.get(job.look)
+        if found is None:
+            served.content = served.content or content_of(served.package)
+            found = scope_of(served.content, self._maker, served.package.manifest, job.look)
+            served.scopes[job.look] = found
+        return found
+
+    def sound(self, served: Served, job: Job, pcm: NDArray[np.float32]) -> bytes:
+        """What a job with speech sees of its sound, hashed.
+
+        Raises:
+            ValueError: the frame's number cannot be.
+        """
+        speech = job.speech
+        assert speech is not None
+        if speech.frame > FURTHEST_FRAME:
+            raise ValueError(f"frame {speech.frame}: there are no more than {FURTHEST_FRAME}")
+        starts = block_starts(speech.frame, served.package.manifest.audio, speech.samples)
+        return sound_of(self.of(served, job), starts, speech.first, pcm)
+
+
+class KnownFrames:
+    """The frames that are kept, for one engine. All methods: its one thread.
+
+    Args:
+        backend: who makes what is not there.
+        encoder: of the engine.
+        config: see ``config.Utterances``.
+    """
+
+    def __init__(self, backend: Backend, encoder: FrameEncoder, config: Utterances) -> None:
+        self._encoder = encoder
+        self._folder, self._limit = store_folder(config.folder), config.disk_mb * 1_000_000
+        self._scopes = Scopes(maker_of(backend))
+        self.keeper = Keeper(self._folder, self._limit, config.write_mb_s * 1e6)
+        self._store: Store | None = None
+        self._renewed = 0
+        self._retry_at = 0.0
+        self._found = self._missed = 0
+        self._told = ""
+        self._aside = ThreadPoolExecutor(1, "lipsync-known")
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Frames that were ``found`` and ``missed``, and what ``Keeper`` counts."""
+        return {"found": self._found, "missed": self._missed, **self.keeper.counts}
+
+    def find(self, served: Served, job: Job, pcm: NDArray[np.float32]) -> Future[Made] | None:
+        """A frame that is kept, as its picture; None where it is to be made.
+
+        Where the picture around it was not encoded before, that is done in a thread.
+        """
+        speech = job.speech
+        assert speech is not None
+        kept = self._kept(served, job, pcm)
+        if kept is None:
+            self._missed += 1
+            return None
+        self._found += 1
+        self.keeper.used(kept.id, kept.used)
+        package, variant = served.package, variant_of(job.look, served.package)
+        if job.look.content != Content.FRAME:
+            x1, y1, x2, y2 = package.rect(job.picture)
+            return _done((kept.value, (x1, y1, x2 - x1, y2 - y1)))
+
+        def put_in() -> Made:
+            jpeg = self._encoder.frame(package, job.picture, variant, unpacked(kept.value))
+            return jpeg, (0, 0, *package.frame_size)
+
+        if self._encoder.has(package, job.picture, variant):
+            return _done(put_in())
+        return self._aside.submit(put_in)
+
+    def _kept(self, served: Served, job: Job, pcm: NDArray[np.float32]) -> Kept | None:
+        speech, store = job.speech, self._ready()
+        if store is None or speech is None:
+            return None
+        try:
+            sound = self._scopes.sound(served, job, pcm)
+            kept = store.find(sound, job.picture, speech.share)
+            if store.bad:
+                self.keeper.bad(store.bad)
+                store.bad = []
+        except StoreDamagedError:
+            self.keeper.damaged()
+            self._retry_at = time.monotonic() + RETRY_S
+            return None
+        except (StoreError, ValueError):
+            return None
+        if kept is not None and job.look.content == Content.FRAME:
+            place = self._encoder.place(
+                served.package, job.picture, variant_of(job.look, served.package)
+            )
+            if not fits(kept.value, place):
+                self.keeper.bad([kept.id])
+                return None
+        return kept
+
+    def _ready(self) -> Store | None:
+        """The store, or None while it cannot be had."""
+        if self._renewed != self.keeper.renewed and self._store is not None:
+            self._store.close()
+            self._store, self._renewed, self._retry_at = None, self.keeper.renewed, 0.0
+        now = time.monotonic()
+        if now < self._retry_at:
+            return None
+        if self._store is None:
+            try:
+                self._store = Store(self._folder, self._limit)
+            except StoreError as error:
+                self._retry_at = now + RETRY_S
+                if str(error) != self._told:
+                    self._told = str(error)
+                    log.warning("kept frames cannot be used: %s", error)
+        return self._store
+
+    def keep(self, entry: Waiting, jpeg: bytes) -> None:
+        """Keep a frame that was made, with its whole picture's JPEG."""
+        served, job, pcm = entry.avatar, entry.job, entry.pcm
+        assert job.speech is not None
+        assert pcm is not None
+        package, picture, share = served.package, job.picture, job.speech.share
+        place = None
+        if job.look.content == Content.FRAME:
+            place = self._encoder.place(package, picture, variant_of(job.look, package))
+
+        def row() -> Row:
+            sound = self._scopes.sound(served, job, pcm)
+            return Row(sound, picture, share, jpeg if place is None else packed(jpeg, place))
+
+        stream = entry.lane.name, job.speech.stream
+        self.keeper.keep(Task(stream, len(jpeg), row))
+
+    def close(self) -> None:
+        """Write what waits, and close."""
+        self._aside.shutdown(wait=True, cancel_futures=True)
+        self.keeper.close()
+        if self._store is not None:
+            self._store.close()
+
+
+def _done(made: Made) -> Future[Made]:
+    future: Future[Made] = Future()
+    future.set_result(made)
+    return future
+
+
+# ---------------------------------------------------------------- values
+def packed(jpeg: bytes, place: Place) -> bytes:
+    """What of a whole picture's JPEG changes: the segments of ``place.cut``, with their offsets."""
+    if place.cut is None:
+        return _COUNT.pack(0)
+    offsets, where, view = segment_offsets(jpeg), place.cut, memoryview(jpeg)
+    pieces, ends = [], [0]
+    for first in where.firsts:
+        for number in range(first, first + where.run):
+            # Each but the frame's last one is followed by a marker, which ``splice`` puts again.
+            end = int(offsets[number + 1]) - (2 if number < where.count - 1 else 0)
+            piece = view[int(offsets[number]) : end]
+            pieces.append(piece)
+            ends.append(ends[-1] + len(piece))
+    return _COUNT.pack(len(pieces)) + np.array(ends, "<u4").tobytes() + b"".join(pieces)
+
+
+def unpacked(value: bytes) -> Coded:
+    """The segments again."""
+    (count,) = _COUNT.unpack_from(value)
+    end = _COUNT.size + 4 * (count + 1 if count else 0)
+    offsets = np.frombuffer(value, "<u4", (end - _COUNT.size) // 4, _COUNT.size)
+    return Coded(memoryview(value)[end:], offsets.tolist())
+
+
+def fits(value: bytes, place: Place) -> bool:
+    """Whether a value has the segments of a place."""
+    if len(value) < _COUNT.size:
+        return False
+    (count,) = _COUNT.unpack_from(value)
+    wanted = 0 if place.cut is None else place.cut.run * len(place.cut.firsts)
+    if count != wanted or len(value) < _COUNT.size + 4 * (count + 1 if count else 0):
+        return False
+    coded = unpacked(value)
+    return not count or coded.offsets[-1] == len(coded.data)
+
+
+def kept_frames(backend: Backend, encoder: FrameEncoder, config: Utterances) -> KnownFrames | None:
+    """An engine's kept frames; None where nothing is to be kept."""
+    return KnownFrames(backend, encoder, config) if config.disk_mb else None

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who may change what the server serves: people on this machine, or with the admin token.
+
+A peer on this machine may be a proxy that speaks for others, or a browser that shows somebody's
+page: neither is taken for a person here.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from urllib.parse import urlsplit
+
+from lipsync_fast.config import Listen
+from lipsync_fast.frontend.access.clients import Header, Refusal, host_allowed, token_shown
+
+FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Via")
+"""What proxies add."""
+
+
+def admin_refusal(listen: Listen, header: Header, peer: str, path: str) -> Refusal | None:
+    """Why a request may not change anything; None where it may.
+
+    Args:
+        header: a header's value by its name; None where there is none.
+        peer: address at the other end of the TCP connection.
+        path: of the request, with its query.
+    """
+    if not host_allowed(listen, header("Host")):
+        return Refusal(403, "host", "this name of the server is not known to it")
+    if _admin_token_shown(listen, header("Authorization")):
+        return None
+    if not is_local(peer) or any(header(name) is not None for name in FORWARDED):
+        return Refusal(
+            403, "admin", "only this machine may do that, or who shows listen.admin_token"
+        )
+    if not _own_page(header("Origin"), header("Host")):
+        return Refusal(403, "origin", "pages of other servers may not do that")
+    if not token_shown(listen, header("Authorization"), path):
+        return Refusal(401, "unauthorized", "show the token: Authorization: Bearer, or ?token=")
+    return None
+
+
+def _admin_token_shown(listen: Listen, authorization: str | None) -> bool:
+    if not listen.admin_token or authorization is None or authorization[:7].lower() != "bearer ":
+        return False
+    shown = authorization[7:].strip()
+    return hmac.compare_digest(shown.encode(), listen.admin_token.encode())
+
+
+def is_local(address: str) -> bool:
+    """Whether an address is one of this machine's loopback ones."""
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    mapped = getattr(ip, "ipv4_mapped", None)
+    return (mapped or ip).is_loopback
+
+
+def _own_page(origin: str | None, host: str | None) -> bool:
+    """Whether no page asks, or one of this server's own under a name that only it has.
+
+    Any name can be made to point to this machine: a loopback one cannot be anybody else's.
+    """
+    if origin is None:
+        return True
+    try:
+        page = urlsplit(origin)
+        own = host is not None and page.netloc.lower() == host.lower()
+        return own and (page.hostname == "localhost" or is_local(page.hostname or ""))
+    except ValueError:
+        return False

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All connections of a front, whichever port they came to: how many may be, what each speaks."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import msgspec
+import structlog
+import trio
+
+from lipsync_fast.frontend.access.socket import Socket, SocketClosedError
+from lipsync_fast.frontend.legacy.connection import serve_legacy
+from lipsync_fast.frontend.services import Services
+from lipsync_fast.frontend.session.session import serve_native
+from lipsync_fast.protocol import SUBPROTOCOL
+
+log = structlog.get_logger("lipsync.front")
+GOING_AWAY, POLICY, INTERNAL_ERROR, TRY_AGAIN_LATER = 1001, 1008, 1011, 1013
+
+
+class _Kind(msgspec.Struct):
+    type: object = None
+
+
+class Connections:
+    """Counts connections, and hands each to its protocol."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._of_address: Counter[str] = Counter()
+
+    def refusal(self, peer: str) -> str | None:
+        """Why a client from that address cannot be served now; None where it can."""
+        services, limits = self._services, self._services.config.limits
+        if services.draining.is_set():
+            return "the server is going away"
+        if services.load.connections >= limits.sessions:
+            return "as many are connected as this server takes"
+        if self._of_address[peer] >= limits.sessions_per_address:
+            return "too many connections from this address"
+        return None
+
+    async def serve(self, socket: Socket) -> None:
+        """Speak with a client until it goes; nothing that happens to it hurts others."""
+        refusal = self.refusal(socket.peer)
+        if refusal is not None:
+            self._services.refused("connection")
+            await socket.close(TRY_AGAIN_LATER, refusal)
+            return
+        load = self._services.load
+        load.connections += 1
+        load.opened += 1
+        self._of_address[socket.peer] += 1
+        try:
+            await self._speak(socket)
+        except SocketClosedError:
+            pass
+        except Exception:
+            log.exception("a connection has failed", peer=socket.peer)
+            load.errors["internal"] = load.errors.get("internal", 0) + 1
+            await socket.close(INTERNAL_ERROR, "internal error")
+        finally:
+            load.connections -= 1
+            self._of_address[socket.peer] -= 1
+            if not self._of_address[socket.peer]:
+                del self._of_address[socket.peer]
+
+    async def _speak(self, socket: Socket) -> None:
+        if socket.subprotocol == SUBPROTOCOL:
+            await serve_native(socket, self._services, None)
+            return
+        limit = self._services.config.limits.idle_s
+        first = None
+        with trio.move_on_after(limit):
+            first = await self._services.unless_draining(socket.receive)
+        if first is None and self._services.draining.is_set():
+            await socket.close(GOING_AWAY, "the server is going away")
+        elif first is None:
+            await socket.close(POLICY, f"nothing was heard for {limit:g} s")
+        elif isinstance(first, str) and _starts_session(first):
+            await serve_native(socket, self._services, first)
+        else:
+            await serve_legacy(socket, self._services, first)
+
+
+def _starts_session(text: str) -> bool:
+    """Whether a first message is lipsync.v1's, of a client that has agreed on no subprotocol."""
+    try:
+        kind = msgspec.json.decode(text, type=_Kind).type
+    except (msgspec.MsgspecError, RecursionError, UnicodeEncodeError):
+        return False
+    return kind == "session.start"

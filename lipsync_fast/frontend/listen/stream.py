@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The stream port: WebSocket at any path, by websockets' server for trio."""
+
+from __future__ import annotations
+
+import logging
+import socket as sockets
+from typing import Literal
+
+import trio
+from websockets.datastructures import Headers
+from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
+from websockets.trio.server import Server, ServerConnection, serve
+from websockets.typing import Subprotocol
+
+from lipsync_fast.duplex import DuplexServerConnection
+from lipsync_fast.frontend.access.clients import Refusal, refusal
+from lipsync_fast.frontend.access.socket import SocketClosedError
+from lipsync_fast.frontend.listen.connections import Connections
+from lipsync_fast.frontend.services import RETRY_S, Services, retry_after
+from lipsync_fast.protocol import SUBPROTOCOL
+
+SEND_BUFFER = 256 << 10
+"""Of the kernel, a connection: what a slow reader has not read beyond it is noticed."""
+PING_S, PONG_S = 20.0, 20.0
+CLOSE_S = 2.0
+QUEUED = 4
+"""Messages of a client that are read before they are asked for."""
+
+
+class StreamSocket:
+    """A connection of websockets as ``sockets.Socket``."""
+
+    kind: Literal["stream"] = "stream"
+
+    def __init__(self, connection: DuplexServerConnection, port: int) -> None:
+        self._connection, self.port = connection, port
+        self.peer = peer_of(connection)
+        self.subprotocol: str | None = connection.subprotocol
+
+    async def receive(self) -> str | bytes:
+        """The next message."""
+        try:
+            return await self._connection.recv()
+        except ConnectionClosed:
+            raise SocketClosedError from None
+
+    async def send(self, data: str | bytes) -> None:
+        """Send a message; returns when the kernel has taken it."""
+        try:
+            await self._connection.send(data)
+        except ConnectionClosed:
+            raise SocketClosedError from None
+
+    def send_now(self, data: str | bytes) -> bool:
+        """Send a message as far as the kernel takes it."""
+        return self._connection.send_now(data)
+
+    @property
+    def unsent(self) -> bool:
+        """The kernel has not taken all of it."""
+        return self._connection.unsent
+
+    async def flush(self) -> None:
+        """Send the rest."""
+        try:
+            await self._connection.flush()
+        except ConnectionClosed:
+            raise SocketClosedError from None
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        """Close the connection."""
+        await self._connection.aclose(code, reason)
+
+
+def peer_of(connection: ServerConnection) -> str:
+    """The client's address, without its port."""
+    address = connection.remote_address
+    return str(address[0]) if isinstance(address, tuple) else ""
+
+
+async def serve_stream(
+    listener: sockets.socket,
+    services: Services,
+    connections: Connections,
+    *,
+    task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve a listening socket until cancelled."""
+    listener.setsockopt(sockets.SOL_SOCKET, sockets.SO_SNDBUF, SEND_BUFFER)
+    listener.setblocking(False)
+    port = int(listener.getsockname()[1])
+    limits = services.config.limits
+
+    async def handle(connection: ServerConnection) -> None:
+        assert isinstance(connection, DuplexServerConnection)
+        await connections.serve(StreamSocket(connection, port))
+
+    def admit(connection: ServerConnection, request: Request) -> Response | None:
+        refused = refusal(services.config.listen, request.headers.get, request.path)
+        if refused is not None:
+            services.refused(refused.reason)
+            return _refused(refused)
+        full = connections.refusal(peer_of(connection))
+        if full is not None:
+            services.refused("connection")
+            return _refused(Refusal(503, "connection", full))
+        return None
+
+    await serve(
+        handle,
+        listeners=[trio.SocketListener(trio.socket.from_stdlib_socket(listener))],
+        select_subprotocol=_subprotocol,
+        compression=None,
+        process_request=admit,
+        server_header=None,
+        open_timeout=limits.handshake_s,
+        ping_interval=PING_S,
+        ping_timeout=PONG_S,
+        close_timeout=CLOSE_S,
+        max_size=limits.message_bytes,
+        max_queue=QUEUED,
+        logger=_logger(),
+        create_connection=DuplexServerConnection,
+        task_status=task_status,
+    )
+
+
+def _subprotocol(connection: ServerConnection, offered: object) -> Subprotocol | None:
+    """Ours where it is offered, else none: clients of old know none, and strangers get no error."""
+    return Subprotocol(SUBPROTOCOL) if SUBPROTOCOL in list(offered) else None  # type: ignore[call-overload]
+
+
+def _refused(refused: Refusal) -> Response:
+    body = (refused.message + "\n").encode()
+    headers = Headers()
+    headers["Content-Type"] = "text/plain; charset=utf-8"
+    headers["Content-Length"] = str(len(body))
+    headers["Connection"] = "close"
+    if refused.status == 503:
+        headers["Retry-After"] = retry_after(RETRY_S)
+    if refused.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return Response(refused.status, "", headers, body)
+
+
+def _logger() -> logging.Logger:
+    """What strangers do to a port is no news: only defects of ours are logged."""
+    logger = logging.getLogger("lipsync.websockets")
+    logger.setLevel(logging.CRITICAL)
+    return logger

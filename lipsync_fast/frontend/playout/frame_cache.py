@@ -1,0 +1,332 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a front knows of the sounds that were said before: asked once when an utterance begins.
+
+    first frames of an utterance ─► are they kept? over which pictures? ─► where to begin in
+                                                          the loop, and what engines look for
+
+One look into the store, some 0.6 ms, without waiting for anybody: what cannot be read now counts as
+not there. What a frame is known by is all that it depends on, so nothing here is a guess: a sound
+that begins like a known one and goes on otherwise has frames that are not found, and they are made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import structlog
+
+from lipsync_fast.arrays import F32
+from lipsync_fast.audio.windows import block_starts
+from lipsync_fast.avatars.manifest import Manifest
+from lipsync_fast.avatars.package import AvatarPackage
+from lipsync_fast.config import Utterances
+from lipsync_fast.ipc.messages import Look, Speech
+from lipsync_fast.utterances.keys import (
+    KEPT,
+    LOOKED_FOR,
+    NOT_LOOKED_FOR,
+    content_of,
+    scope_of,
+    sound_of,
+)
+from lipsync_fast.utterances.likeness import Likeness, places_of, thumbnails
+from lipsync_fast.utterances.store import Store, StoreDamagedError, StoreError, store_folder
+from lipsync_fast.utterances.transitions import blended
+
+log = structlog.get_logger("lipsync.front")
+Move = Literal["never", "alike", "anywhere"]
+"""Whether an utterance may begin over another picture than the one that is due."""
+FIRST_FRAMES = 8
+"""Of an utterance that are looked for when it begins: as many as are asked for before they are due,
+so those behind them have their usual time, found or not."""
+MOST_PLACES = 32
+"""Of the loop over which one utterance is kept."""
+MISSES = 4
+"""Frames in a row that engines did not find, after which they look no more."""
+RETRY_S = 5.0
+"""Between looks at a store that cannot be had; and at whether there is anything in it."""
+MOST_AVATARS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """How an utterance begins.
+
+    Attributes:
+        store: for ``Speech.store`` of its frames.
+        place: of the loop under its first frame.
+        at_once: its first frames are kept as they lead in: no engine has to make them.
+    """
+
+    store: int
+    place: int
+    at_once: bool = False
+
+
+class LookedFor(Protocol):
+    """An utterance whose frames may be looked for.
+
+    Attributes:
+        store: ``Speech.store`` of its frames.
+        missed: frames in a row that were looked for in vain.
+    """
+
+    store: int
+    missed: int
+
+
+def told(spoken: LookedFor, kept: bool) -> None:
+    """A frame of an utterance was made, or was there: after a few in vain, none is looked for."""
+    spoken.missed = 0 if kept else spoken.missed + 1
+    if spoken.store == LOOKED_FOR and spoken.missed >= MISSES:
+        spoken.store = KEPT
+
+
+class Recall(Protocol):
+    """What a session asks."""
+
+    @property
+    def lead(self) -> int:
+        """``Speech.store`` for frames that are shown before a sound is known."""
+        ...
+
+    def begin(
+        self,
+        avatar: str,
+        manifest: Manifest,
+        look: Look,
+        seen: Sequence[tuple[Speech, F32]],
+        place: int,
+        move: Move,
+        at_once: bool,
+        leads: bool = True,
+    ) -> Beginning:
+        """How an utterance is to begin.
+
+        Args:
+            avatar: the key of its version.
+            seen: what its first frames see, up to ``FIRST_FRAMES``.
+            place: of the loop (any multiple of its period more), where it would begin.
+            move: whether it may begin elsewhere.
+            at_once: whether it is only asked if it can begin without the engines' usual time.
+            leads: the mouth is drawn to the first frames.
+        """
+        ...
+
+
+class KnownSounds:
+    """One for a front; see ``Recall``.
+
+    Args:
+        config: see ``config.Utterances``.
+        maker: of the engines that work now; empty while none does.
+    """
+
+    def __init__(self, config: Utterances, maker: Callable[[], str]) -> None:
+        self._config, self._maker = config, maker
+        self.enabled = config.disk_mb > 0
+        self.counts = dict.fromkeys(("hits", "misses", "at_once", "named"), 0)
+        """Utterances: whose beginning was there, or was not; begun at once; said by name."""
+        self._store: Store | None = None
+        self._look_at = self._retry_at = 0.0
+        self._filled = False
+        self._told = ""
+        self._packages: dict[str, tuple[weakref.ref[AvatarPackage], bytes]] = {}
+        self._scopes: dict[tuple[bytes, str, Look], bytes] = {}
+        self._likeness: dict[bytes, Likeness] = {}
+        self._looked_at: dict[bytes, Future[Likeness]] = {}
+        self._stop = threading.Event()
+        self._aside = ThreadPoolExecutor(1, "lipsync-likeness")
+
+    # ------------------------------------------------------------ avatars
+    def register(self, key: str, package: AvatarPackage) -> None:
+        """A session uses a version of an avatar."""
+        known = self._packages.get(key)
+        if known is None or known[0]() is not package:
+            gone = [k for k, (package_, _) in self._packages.items() if package_() is None]
+            for each in gone:
+                del self._packages[each]
+            self._packages[key] = weakref.ref(package), content_of(package)
+        if self.filled:
+            self._likeness_of(package.manifest, *self._packages[key])
+
+    def _likeness_of(
+        self, manifest: Manifest, ref: weakref.ref[AvatarPackage], content: bytes
+    ) -> Likeness:
+        """Which places are alike; only those near to each other until all pictures were seen."""
+        future, package = self._looked_at.get(content), ref()
+        if package is None:
+            return Likeness(manifest)
+        if future is None:
+            while len(self._looked_at) >= MOST_AVATARS:
+                gone = next(iter(self._looked_at))
+                self._looked_at.pop(gone).cancel()
+                self._likeness.pop(gone, None)
+
+            def look() -> Likeness:
+                return Likeness(package.manifest, thumbnails(package, self._stop))
+
+            self._likeness[content] = Likeness(package.manifest)
+            future = self._looked_at[content] = self._aside.submit(look)
+        if future.done() and not future.cancelled() and future.exception() is None:
+            self._likeness[content] = future.result()
+        return self._likeness[content]
+
+    def _scope(self, content: bytes, manifest: Manifest, look: Look) -> bytes | None:
+        maker = self._maker()
+        if not maker:
+            return None
+        found = self._scopes.get((content, maker, look))
+        if found is None:
+            if len(self._scopes) >= 16 * MOST_AVATARS:
+                self._scopes.clear()
+            found = self._scopes[content, maker, look] = scope_of(content, maker, manifest, look)
+        return found
+
+    # ------------------------------------------------------------ the store
+    def _opened(self) -> Store | None:
+        now = time.monotonic()
+        if now < self._retry_at:
+            return None
+        if self._store is None:
+            try:
+                self._store = Store(store_folder(self._config.folder), self._config.disk_mb * 10**6)
+            except StoreError as error:
+                self._retry_at = now + RETRY_S
+                if str(error) != self._told:
+                    self._told = str(error)
+                    log.warning("kept utterances cannot be used", reason=str(error))
+        return self._store
+
+    def _failed(self, error: StoreError) -> None:
+        if isinstance(error, StoreDamagedError) and self._store is not None:
+            damaged, self._store = self._store, None
+            self._retry_at = time.monotonic() + RETRY_S
+            self._aside.submit(_mend, damaged)
+
+    @property
+    def filled(self) -> bool:
+        """Whether anything is kept; looked at now and then."""
+        now = time.monotonic()
+        if self.enabled and now >= self._look_at:
+            self._look_at = now + RETRY_S
+            if self._store is not None and self._store.replaced:
+                self._store.close()
+                self._store = None
+            store = self._opened()
+            try:
+                self._filled = store is not None and not store.empty
+            except StoreError as error:
+                self._filled = False
+                self._failed(error)
+        return self._filled
+
+    def named(self, avatar: str, name: str) -> F32 | None:
+        """The sound of an utterance that was pre-rendered, 16 kHz mono; None where there is none.
+
+        Args:
+            avatar: the name in its manifest.
+        """
+        store = self._opened() if self.enabled else None
+        try:
+            pcm = None if store is None else store.named(avatar, name)
+        except StoreError as error:
+            self._failed(error)
+            return None
+        return None if pcm is None else np.frombuffer(pcm, np.float32)
+
+    # ------------------------------------------------------------ utterances
+    @property
+    def lead(self) -> int:
+        """``Speech.store`` for frames that are shown before a sound is known."""
+        return LOOKED_FOR if self.filled else NOT_LOOKED_FOR
+
+    def begin(
+        self,
+        avatar: str,
+        manifest: Manifest,
+        look: Look,
+        seen: Sequence[tuple[Speech, F32]],
+        place: int,
+        move: Move,
+        at_once: bool,
+        leads: bool = True,
+    ) -> Beginning:
+        """See ``Recall``."""
+        ref, content = self._packages[avatar]
+        scope = self._scope(content, manifest, look)
+        store = self._opened() if scope is not None else None
+        if store is None or scope is None:
+            return Beginning(NOT_LOOKED_FOR, place)
+        sounds = [_sound(scope, manifest, speech, pcm) for speech, pcm in seen]
+        try:
+            there = store.pictures(sounds)
+        except StoreError as error:
+            self._failed(error)
+            return Beginning(NOT_LOOKED_FOR, place)
+        frames = [there[sound] for sound in sounds]
+        shares = [blended(k) if at_once and leads else 1.0 for k in range(len(frames))]
+        whole = [
+            p for p in _places(manifest, frames[0], shares[0]) if _all(manifest, p, frames, shares)
+        ]
+        likeness = self._likeness_of(manifest, ref, content)
+        due = place % likeness.period
+        found: int | None = due if due in whole else None
+        if found is None and whole and move != "never":
+            found = likeness.nearest(due, whole)
+            if found is None and move == "anywhere":
+                found = whole[0]
+        if found is not None:
+            self.counts["hits"] += 1
+            self.counts["at_once"] += at_once
+            return Beginning(LOOKED_FOR, place + found - due, at_once)
+        if at_once:
+            return Beginning(NOT_LOOKED_FOR, place)
+        self.counts["misses"] += 1
+        if (manifest.picture_index(place), 1.0) in frames[0]:
+            return Beginning(LOOKED_FOR, place)  # some of it is there
+        pictures = {picture for picture, share in frames[0] if share == 1.0}
+        keep = self._config.keep and len(pictures) < MOST_PLACES
+        return Beginning(KEPT if keep else NOT_LOOKED_FOR, place)
+
+    def close(self) -> None:
+        """Stop looking at pictures, and close the store."""
+        self._stop.set()
+        self._aside.shutdown(wait=True, cancel_futures=True)
+        if self._store is not None:
+            self._store.close()
+
+
+def _mend(store: Store) -> None:
+    """Put a damaged file aside, and begin it anew (in a thread)."""
+    with contextlib.suppress(StoreError):  # who opens it next meets the same error
+        store.mended().close()
+
+
+def _sound(scope: bytes, manifest: Manifest, speech: Speech, pcm: F32) -> bytes:
+    starts = block_starts(speech.frame, manifest.audio, speech.samples)
+    return sound_of(scope, starts, speech.first, pcm)
+
+
+def _places(manifest: Manifest, there: set[tuple[int, float]], share: float) -> list[int]:
+    """Where a frame is kept with a share."""
+    pictures = sorted(p for p, s in there if s == share and p < manifest.frame_count)
+    return [place for picture in pictures for place in places_of(manifest, picture)]
+
+
+def _all(
+    manifest: Manifest, place: int, frames: list[set[tuple[int, float]]], shares: list[float]
+) -> bool:
+    """Whether all frames are there from a place on."""
+    return all(
+        (manifest.picture_index(place + k), share) in there
+        for k, (there, share) in enumerate(zip(frames, shares, strict=True))
+    )

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What both paces of a session (live.py, burst.py) have in common.
+
+A session is told of sound, answers and the time; it gives out jobs and events. No input or output
+happens in it, so that a test can play hours in a second.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from lipsync_fast.arrays import F32
+from lipsync_fast.avatars.manifest import Manifest
+from lipsync_fast.frontend.playout.utterance import Utterance
+from lipsync_fast.ipc.messages import Answer, Job, Look
+from lipsync_fast.protocol import MediaFlag
+from lipsync_fast.timing import FRAME_SAMPLES
+
+Flag = MediaFlag
+"""What a picture is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What to show in a slot.
+
+    Attributes:
+        number: of the slot, counted from the session's start.
+        pts_ns: when it is shown, from the session's start.
+        index: the avatar's frame under it.
+        flags: what it is.
+        utterance: whose sound it shows; 0 for none.
+        jpeg: the picture; None for the avatar's own.
+        box: x, y, width and height of the picture in the avatar's frame.
+        frame: which 40 ms of the utterance are heard with it; None for none.
+        ready_ns: when all sound that it sees had come (as late as the pace lets it matter).
+        job: number of the job that made it; 0 where none did, or it is shown again.
+    """
+
+    number: int
+    pts_ns: int
+    index: int
+    flags: Flag
+    utterance: int
+    jpeg: bytes | None
+    box: tuple[int, int, int, int] | None
+    frame: int | None = None
+    ready_ns: int = 0
+    job: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The first frame of an utterance is shown."""
+
+    utterance: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The last frame of an utterance was shown, or would have been."""
+
+    utterance: int
+    frames: int
+    dropped: int
+
+
+Event = Picture | Started | Ended
+
+
+class Pace(Protocol):
+    """A session's clock."""
+
+    jobs: deque[tuple[Job, F32]]
+    """Jobs to be sent, with the samples that they see; the caller takes them out."""
+    avatar: str
+    """The key of the avatar's version that is shown."""
+    epoch: int
+    late: int
+    margin_ns: int
+    """From the moment that a frame's sound is there to its slot; 0 without slots."""
+
+    def hear(self, pcm: F32, now_ns: int) -> int:
+        """Sound, 16 kHz mono; the number of the utterance that it belongs to."""
+        ...
+
+    def end_utterance(self, now_ns: int) -> None:
+        """What was heard is all; without an open utterance nothing happens."""
+        ...
+
+    def speak(self, pcm: F32, now_ns: int) -> int:
+        """A whole utterance, where none is open; its number."""
+        ...
+
+    def interrupt(self, now_ns: int) -> int:
+        """Drop all that is to be said; the number of the last slot that was shown, or -1."""
+        ...
+
+    def change(self, manifest: Manifest, avatar: str, look: Look) -> None:
+        """Another avatar or look: from the next moment on in which nothing is spoken."""
+        ...
+
+    def answered(self, answer: Answer, jpeg: bytes) -> bool:
+        """What an engine made of a job; what is void is ignored. True where a tick is due."""
+        ...
+
+    def lost(self, job: Job, now_ns: int) -> Job | None:
+        """A job's engine is gone: the job as it is to be sent again, or None when it is void."""
+        ...
+
+    def tick(self, now_ns: int) -> list[Event]:
+        """What is to be sent now."""
+        ...
+
+    @property
+    def wake_ns(self) -> int | None:
+        """When to tick next, whatever else happens; None when nothing is due."""
+        ...
+
+    @property
+    def open(self) -> bool:
+        """An utterance has begun and not been ended by the client."""
+        ...
+
+    @property
+    def speaking(self) -> bool:
+        """An utterance is open or not all shown."""
+        ...
+
+    @property
+    def queued_s(self) -> float:
+        """Seconds of sound that have come and are not planned yet."""
+        ...
+
+    @property
+    def latency_ms(self) -> float:
+        """From a sound to the picture that shows it, as planned."""
+        ...
+
+
+class OnItsWay(Protocol):
+    """An utterance that is being said, and its frame that is asked for next."""
+
+    number: int
+    sound: Utterance
+    next: int
+
+
+Spoken = TypeVar("Spoken", bound=OnItsWay)
+
+
+class Speaker(Generic[Spoken]):
+    """What every pace knows of the utterances that it has heard and not finished."""
+
+    _utterances: deque[Spoken]
+
+    def hear(self, pcm: F32, now_ns: int) -> int:
+        """See ``Pace``."""
+        raise NotImplementedError
+
+    def end_utterance(self, now_ns: int) -> None:
+        """See ``Pace``."""
+        raise NotImplementedError
+
+    def speak(self, pcm: F32, now_ns: int) -> int:
+        """A whole utterance, where none is open; its number."""
+        number = self.hear(pcm[:0], now_ns)
+        self._utterances[-1].sound.push(pcm)
+        self.end_utterance(now_ns)  # so its beginning is planned when all of it is there
+        return number
+
+    @property
+    def open(self) -> bool:
+        """An utterance has begun and not been ended by the client."""
+        return bool(self._utterances) and not self._utterances[-1].sound.ended
+
+    @property
+    def speaking(self) -> bool:
+        """An utterance is open or not all shown."""
+        return bool(self._utterances)
+
+    @property
+    def queued_s(self) -> float:
+        """Seconds of sound that have come and are not planned yet."""
+        waiting = sum(s.sound.samples - s.next * FRAME_SAMPLES for s in self._utterances)
+        return max(0, waiting) / 16_000

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What comes before a session of lipsync.v1, and how a client's mistakes are told."""
+
+from __future__ import annotations
+
+import trio
+
+from lipsync_fast.errors import AvatarError, LipsyncError
+from lipsync_fast.frontend.access.socket import Socket
+from lipsync_fast.frontend.avatars import Held
+from lipsync_fast.frontend.services import EngineLostError, Services
+from lipsync_fast.protocol import (
+    ClientMessage,
+    Error,
+    ErrorCode,
+    Ping,
+    Pong,
+    ProtocolError,
+    SessionStart,
+    SessionStop,
+    decode_client,
+    encode,
+)
+
+MOST_ERRORS = 100
+"""Mistakes that a client may make in one connection."""
+NORMAL, GOING_AWAY, POLICY = 1000, 1001, 1008
+
+
+class UnknownUtteranceError(LipsyncError):
+    """Nothing was pre-rendered for the avatar under that name."""
+
+
+class EndError(Exception):
+    """The session ends: close the connection with this code and reason."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code, self.reason = code, reason
+
+
+async def begin(
+    socket: Socket, services: Services, first: str | bytes | None
+) -> tuple[SessionStart, Held]:
+    """Take messages until one starts a session: what it wants, and its avatar, to be released."""
+    for _ in range(MOST_ERRORS):
+        message = first
+        if message is None:
+            message = await services.unless_draining(lambda: receive(socket, services))
+        if message is None:
+            raise EndError(GOING_AWAY, "the server is going away")
+        first = None
+        try:
+            wanted = _decoded(message)
+            if isinstance(wanted, Ping):
+                await socket.send(encode(Pong(id=wanted.id)))
+                continue
+            if isinstance(wanted, SessionStop):
+                raise EndError(NORMAL, "stopped")
+            if not isinstance(wanted, SessionStart):
+                raise ProtocolError("expected session.start")
+            return wanted, await services.avatar(wanted.avatar or services.default_avatar)
+        except LipsyncError as error:
+            code = code_of(error)
+            count_error(services, code)
+            await socket.send(encode(Error(code=code, message=str(error), fatal=False)))
+    raise EndError(POLICY, f"{MOST_ERRORS} mistakes before session.start")
+
+
+async def receive(socket: Socket, services: Services) -> str | bytes:
+    limit = services.config.limits.idle_s
+    with trio.move_on_after(limit):
+        return await socket.receive()
+    raise silent(limit)
+
+
+def silent(limit_s: float) -> EndError:
+    """The end of a client that says nothing."""
+    return EndError(POLICY, f"nothing was heard for {limit_s:g} s; send a ping now and then")
+
+
+def _decoded(message: str | bytes) -> ClientMessage:
+    if isinstance(message, bytes):
+        raise ProtocolError("expected session.start, got a binary message")
+    return decode_client(message)
+
+
+def code_of(error: LipsyncError) -> ErrorCode:
+    """The stable word for what went wrong."""
+    if isinstance(error, ProtocolError):
+        return "unsupported_audio" if "$.audio" in str(error) else "bad_request"
+    if isinstance(error, UnknownUtteranceError):
+        return "unknown_utterance"
+    if isinstance(error, AvatarError):
+        return "unknown_avatar"
+    return "engine_lost" if isinstance(error, EngineLostError) else "internal"
+
+
+def count_error(services: Services, code: ErrorCode) -> None:
+    """Note an error that a client is told of."""
+    services.load.errors[code] = services.load.errors.get(code, 0) + 1

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rectangles in pictures: one type, so that corners and sizes cannot be taken for one another."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+
+
+class Corners(NamedTuple):
+    """A rectangle as two corners, in pixels: columns x1 .. x2 - 1, rows y1 .. y2 - 1."""
+
+    x1: int
+    y1: int
+    x2: int
+    y2: int
+
+
+class Rect(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A rectangle, in pixels: columns x .. x + width - 1, rows y .. y + height - 1."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+    @classmethod
+    def from_corners(cls, x1: int, y1: int, x2: int, y2: int) -> Rect:
+        """The rectangle between two corners; the second one lies outside of it."""
+        return cls(x1, y1, x2 - x1, y2 - y1)
+
+    @property
+    def right(self) -> int:
+        """The first column beyond it."""
+        return self.x + self.width
+
+    @property
+    def bottom(self) -> int:
+        """The first row beyond it."""
+        return self.y + self.height
+
+    @property
+    def corners(self) -> Corners:
+        """Its upper left corner, and the lower right one, which lies outside."""
+        return Corners(self.x, self.y, self.right, self.bottom)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        return self.width, self.height
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Rows and columns, to cut it out of an array of a picture."""
+        return slice(self.y, self.bottom), slice(self.x, self.right)
+
+    def grown(self, by: int, side: int) -> Rect:
+        """This one with ``by`` more pixels on each side, where a square of ``side`` has them."""
+        return Rect.from_corners(
+            max(0, self.x - by),
+            max(0, self.y - by),
+            min(side, self.right + by),
+            min(side, self.bottom + by),
+        )

@@ -1,0 +1,331 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A video's pictures at 25 frames a second, streaming, in bounded memory.
+
+Frame i shows the source frame whose time stamp is nearest to ``start + i / 25`` (the earlier one of
+two that are equally near), counted from the first picture. Rotation and mirroring that the file
+asks for are applied, and pixels that are not square are made square. Decoding takes one thread:
+many videos are prepared side by side, and what comes out is the same each time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import av
+import av.error
+import numpy as np
+from av.sidedata.sidedata import Type
+from av.video.reformatter import Colorspace
+from numpy.typing import NDArray
+
+from lipsync_fast.errors import MediaError
+from lipsync_fast.timing import FPS
+
+LARGEST_SIDE = 4096
+SMALLEST_SIDE = 64
+HD_LINES = 720
+"""Players take pictures of so many lines for BT.709 where the file does not say."""
+FORMATS = (
+    "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,ogg,asf,mxf,nut,gif,ivf,h264,hevc,m4v,av1,obu,"
+    "yuv4mpegpipe,rm,wtv,dv,amv,apng,mjpeg,vvc,gxf,nsv,swf"
+)
+"""Containers that are one file. Playlists and lists of pictures are not read: they name others."""
+_END_S = Fraction(1, 100)
+_EARLY_S = 0.5
+_LIMITS = {"max_pixels": str(LARGEST_SIDE * LARGEST_SIDE)}
+_OF_ALL_STREAMS: Any = [_LIMITS] * 64  # PyAV's stub has another type than PyAV
+_UNSPECIFIED = 2
+_UPRIGHT = (1, 0, 0, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One frame.
+
+    Attributes:
+        index: at 25 a second, from 0.
+        source: number of the decoded frame that it shows.
+        rgb: H x W x 3 uint8, or None for frames that were to be passed over.
+    """
+
+    index: int
+    source: int
+    rgb: NDArray[np.uint8] | None
+
+
+class Video:
+    """An open video; iterate over ``pictures`` once.
+
+    Raises:
+        MediaError: missing, not a video, without pictures, or of a size that is not taken.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.warnings: list[str] = []
+        self._container = _open(path)
+        try:
+            self._stream = _stream(self._container, path)
+        except BaseException:
+            self._container.close()
+            raise
+        self.codec = self._stream.codec_context.name
+        self.rotation = 0
+        """Degrees counterclockwise by which pictures were turned to be shown; known once one is."""
+        self.begins: Fraction | None = None
+        """Time stamp of the first picture in seconds; known once there is one."""
+        self._matrix = _UPRIGHT
+
+    def __enter__(self) -> Video:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; twice is harmless."""
+        self._container.close()
+
+    @property
+    def rate(self) -> Fraction:
+        """Frames a second as the header says it, 25 where it says nothing."""
+        return self._stream.average_rate or self._stream.guessed_rate or Fraction(FPS)
+
+    @property
+    def seconds(self) -> float | None:
+        """Length as the header claims it, or None."""
+        if self._stream.duration is not None and self._stream.time_base is not None:
+            return float(self._stream.duration * self._stream.time_base)
+        if self._container.duration is not None:
+            return float(Fraction(self._container.duration, av.time_base))
+        return None
+
+    def pictures(
+        self, *, skip: int = 0, start: Fraction = Fraction(0), limit: int | None = None
+    ) -> Iterator[Picture]:
+        """The frames, at most ``limit``; the first ``skip`` are counted but not converted.
+
+        Raises:
+            MediaError: no picture can be decoded, or their size changes on the way.
+        """
+        index = 0
+        for end, number, frame in self._spans(start):
+            rgb: NDArray[np.uint8] | None = None
+            if end > index + FPS:
+                self._warn(f"from {index / FPS:g} s on the picture stands still for over a second")
+            while index < end:
+                if index == limit:
+                    self._warn(f"only its first {index / FPS:g} s are used")
+                    return
+                if index >= skip and rgb is None:
+                    rgb = self._rgb(frame)
+                yield Picture(index, number, rgb if index >= skip else None)
+                index += 1
+        if index == 0:
+            raise MediaError(
+                f"{self.path}: is over before {float(start):g} s, where it should start"
+            )
+
+    def every(self) -> Iterator[NDArray[np.uint8]]:
+        """All pictures in their order, H x W x 3 uint8 RGB, whatever their times say.
+
+        Colours are those that OpenCV gives: BT.601 wherever the file does not say.
+
+        Raises:
+            MediaError: no picture can be decoded, or their size changes on the way.
+        """
+        for frame in self._decoded():
+            yield self._rgb(frame, lines_of_hd=LARGEST_SIDE + 1)
+
+    def _spans(self, start: Fraction) -> Iterator[tuple[int, int, av.VideoFrame]]:
+        """Before which 25th of a second after ``start`` each decoded frame is over; its number."""
+        held: tuple[Fraction, int, av.VideoFrame] | None = None
+        for number, (time, frame) in enumerate(self._timed()):
+            if held is not None:
+                middle = (held[0] + time) / 2 - start
+                yield _after(middle), held[1], held[2]
+            held = time, number, frame
+        if held is None:
+            raise MediaError(f"{self.path}: holds no picture that can be decoded")
+        whole = held[0] + self._length(held[2])
+        if self.seconds is not None and whole < self.seconds - _EARLY_S:
+            self._warn(
+                f"its pictures end at {float(whole):.2f} s, but the file claims"
+                f" {self.seconds:.2f} s: cut off?"
+            )
+        end = whole - start - _END_S
+        yield _after(end), held[1], held[2]
+
+    def _length(self, frame: av.VideoFrame) -> Fraction:
+        if frame.duration and frame.time_base is not None:
+            return min(Fraction(1), Fraction(frame.duration) * frame.time_base)
+        return 1 / self.rate
+
+    def _timed(self) -> Iterator[tuple[Fraction, av.VideoFrame]]:
+        """Frames with seconds since the first one, always growing."""
+        last: Fraction | None = None
+        for frame in self._decoded():
+            if frame.pts is not None and frame.time_base is not None:
+                stamp = frame.pts * frame.time_base
+            else:
+                stamp = Fraction(0) if last is None else last + 1 / self.rate
+            if last is not None and stamp <= last:
+                self._warn("frames whose time goes backwards were left out")
+                continue
+            if self.begins is None:
+                self.begins = stamp
+                # Of the first frame alone: PyAV keeps frames whose side data were looked at until
+                # the garbage collector comes by, and pictures are large.
+                self._matrix = _display_matrix(frame)
+                a, b = self._matrix[:2]
+                self.rotation = round(math.degrees(math.atan2(-b, a))) % 360
+            last = stamp
+            yield stamp - self.begins, frame
+
+    def _decoded(self) -> Iterator[av.VideoFrame]:
+        size: tuple[int, int] | None = None
+        try:
+            for packet in self._container.demux(self._stream):
+                try:
+                    frames = packet.decode()
+                except (av.error.InvalidDataError, av.error.ArgumentError):
+                    self._warn("damaged pictures were left out")
+                    continue
+                for frame in frames:
+                    if not isinstance(frame, av.VideoFrame):
+                        continue
+                    if size is not None and (frame.width, frame.height) != size:
+                        raise MediaError(
+                            f"{self.path}: its pictures change from {size[0]} x {size[1]} to"
+                            f" {frame.width} x {frame.height}; convert it to one size first"
+                        )
+                    size = frame.width, frame.height
+                    if max(size) > LARGEST_SIDE:
+                        raise MediaError(f"{self.path}: {_wrong_size(*size)}")
+                    if frame.is_corrupt:
+                        self._warn("damaged pictures were mended by the decoder")
+                    yield frame
+        except av.error.FFmpegError as error:
+            if size is None:
+                raise MediaError(
+                    f"{self.path}: no picture can be decoded ({error.strerror})"
+                ) from None
+            self._warn(f"the file ends early ({error.strerror}); what decodes is used")
+
+    def _warn(self, text: str) -> None:
+        if text not in self.warnings:
+            self.warnings.append(text)
+
+    def _rgb(self, frame: av.VideoFrame, lines_of_hd: int = HD_LINES) -> NDArray[np.uint8]:
+        width, height = frame.width, frame.height
+        aspect = self._stream.sample_aspect_ratio
+        if aspect and aspect != 1:
+            wide = max(1, round(width * aspect))
+            if wide > LARGEST_SIDE:
+                width, height = width, max(1, round(height / aspect))
+            else:
+                width = wide
+        untagged = frame.colorspace == _UNSPECIFIED and frame.height >= lines_of_hd
+        made = frame.reformat(
+            width=width,
+            height=height,
+            format="rgb24",
+            src_colorspace=Colorspace.ITU709 if untagged else None,
+        )
+        turned = _shown(np.asarray(made.to_ndarray(), np.uint8), self._matrix)
+        sides = turned.shape[:2]
+        if min(sides) < SMALLEST_SIDE or max(sides) > LARGEST_SIDE:
+            raise MediaError(f"{self.path}: {_wrong_size(sides[1], sides[0])}")
+        return turned
+
+
+def _after(time: Fraction) -> int:
+    """The first 25th of a second behind ``time``."""
+    return max(0, time * FPS // 1 + 1)
+
+
+def _display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:
+    """a, b, c, d: a pixel at (x, y) is shown at (a x + c y, b x + d y)."""
+    stored: Any = frame.side_data
+    found = [bytes(data) for data in stored if data.type == Type.DISPLAYMATRIX]
+    if not found:
+        return _UPRIGHT
+    a, b, _, c, d = (int(v) for v in np.frombuffer(found[0], np.int32)[:5])
+    return a, b, c, d
+
+
+def _shown(rgb: NDArray[np.uint8], matrix: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+    """Turned and mirrored as the display matrix says (quarter turns only)."""
+    a, b, c, d = matrix
+    out = rgb
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        out = out.transpose(1, 0, 2)
+        across, down = c, b
+    else:
+        across, down = a, d
+    if across < 0:
+        out = out[:, ::-1]
+    if down < 0:
+        out = out[::-1]
+    return np.ascontiguousarray(out)
+
+
+def _wrong_size(width: int, height: int) -> str:
+    return (
+        f"pictures of {width} x {height} are not taken; from {SMALLEST_SIDE} to {LARGEST_SIDE}"
+        " pixels each side are"
+    )
+
+
+def _open(path: Path) -> av.container.InputContainer:
+    if not path.exists():
+        raise MediaError(f"{path}: no such file")
+    if not path.is_file():
+        raise MediaError(f"{path}: is {'a folder' if path.is_dir() else 'no file'}, not a video")
+    if path.stat().st_size == 0:
+        raise MediaError(f"{path}: is empty (0 bytes)")
+    try:
+        return av.open(
+            f"file:{path.absolute()}",
+            "r",
+            metadata_errors="replace",
+            options={"format_whitelist": FORMATS},
+            stream_options=_OF_ALL_STREAMS,  # pictures are decoded to find out about streams
+        )
+    except av.error.FFmpegError as error:
+        raise MediaError(
+            f"{path}: cannot be read as a video ({error.strerror}); not a video, cut off, or of a"
+            " kind that is not taken (playlists, lists of pictures)"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise MediaError(f"{path}: cannot be read ({error})") from None
+
+
+def _stream(container: av.container.InputContainer, path: Path) -> av.VideoStream:
+    """The first video stream that is no cover picture, set up to decode."""
+    covers = av.stream.Disposition.attached_pic
+    for stream in container.streams.video:
+        if stream.disposition & covers:
+            continue
+        context = stream.codec_context
+        if context is None or not context.is_decoder:
+            raise MediaError(f"{path}: its pictures are of a kind that cannot be decoded here")
+        sides = context.width, context.height
+        if min(sides) < SMALLEST_SIDE or max(sides) > LARGEST_SIDE:
+            raise MediaError(f"{path}: {_wrong_size(*sides)}")
+        context.thread_count = 1
+        context.options = _LIMITS
+        return stream
+    what = "only sound" if container.streams.audio else "no pictures"
+    raise MediaError(f"{path}: holds {what}; a video of the person is needed")

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is told of the server: to fronts (who can work, how many may speak) and to people."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lipsync_fast.config import Live, ServeConfig
+from lipsync_fast.ipc.control import EngineInfo
+from lipsync_fast.ipc.status import AvatarStatus, EngineStatus, FrontStatus, ServerStatus
+from lipsync_fast.machine import are_shared, processors
+from lipsync_fast.supervisor.avatars import AvatarsInUse
+from lipsync_fast.supervisor.children import Child
+from lipsync_fast.supervisor.versions import Version
+from lipsync_fast.timing import FPS
+from lipsync_fast.version import __version__
+
+FRONT_S = 0.001
+"""Processor time that a front needs for a frame of one of few sessions (bench/micro/front.py)."""
+RATE_S = 3.0
+"""Frames a second are counted over so long."""
+
+
+def speakers(config: ServeConfig, engines: list[Child]) -> int:
+    """How many sessions may speak at once: configured, or what the working engines can make."""
+    ready = [engine for engine in engines if engine.state == "ready"]
+    shared = are_shared() and all(engine.device == "cpu" for engine in ready)
+    return speakers_of(
+        config.live, sum(engine.capacity for engine in ready), processors() if shared else None
+    )
+
+
+def speakers_of(config: Live, capacity: float, shared: int | None) -> int:
+    """The same from numbers.
+
+    Args:
+        capacity: frames a second of all engines.
+        shared: processors that fronts and engines both use; None where they do not.
+    """
+    if config.speakers:
+        return config.speakers
+    if not capacity:
+        return 1
+    each = FPS / capacity
+    if shared is not None:
+        each += FPS * FRONT_S / shared
+    return max(1, math.floor(config.headroom / each))
+
+
+def engine_infos(engines: list[Child], avatars: AvatarsInUse) -> list[EngineInfo]:
+    """All engines that live, as fronts are told."""
+    return [
+        EngineInfo(
+            name=engine.name,
+            device=engine.device,
+            active=engine.state == "ready",
+            capacity=engine.capacity,
+            avatars=sorted(engine.avatars) if engine.works else [],
+            errors=avatars.errors_of(engine),
+            frames_per_s=engine.load.frames_per_s,
+            maker=engine.maker,
+        )
+        for engine in engines
+    ]
+
+
+@dataclass
+class Rates:
+    """Frames a second of each front, from the counts of its heartbeats."""
+
+    _seen: dict[str, deque[tuple[float, int]]] = field(default_factory=dict)
+
+    def look(self, fronts: list[Child]) -> None:
+        """Note the counts; once a second."""
+        now = time.monotonic()
+        self._seen = {f.name: self._seen.get(f.name, deque()) for f in fronts}
+        for front in fronts:
+            seen = self._seen[front.name]
+            seen.append((now, front.front_load.frames))
+            while len(seen) > 2 and now - seen[1][0] >= RATE_S:
+                seen.popleft()
+
+    def of(self, front: Child) -> float:
+        """Frames a second that a front sends."""
+        seen = self._seen.get(front.name)
+        if not seen or len(seen) < 2:
+            return 0.0
+        (begun, before), (now, after) = seen[0], seen[-1]
+        return max(0.0, (after - before) / (now - begun)) if now > begun else 0.0
+
+
+@dataclass(frozen=True)
+class About:
+    """What does not change while a server runs."""
+
+    config: ServeConfig
+    ports: list[int]
+    http_port: int
+    born: float
+
+
+def server_status(
+    about: About,
+    state: Literal["starting", "serving", "draining"],
+    children: list[Child],
+    rates: Rates,
+    ignored: int,
+) -> ServerStatus:
+    """The server as it is now.
+
+    Args:
+        children: of each slot, who fills it, or has filled it last.
+        ignored: control messages that could not be read.
+    """
+    now = time.monotonic()
+    engines = [c for c in children if c.role == "engine"]
+    fronts = [c for c in children if c.role == "front"]
+    return ServerStatus(
+        version=__version__,
+        pid=os.getpid(),
+        state=state,
+        uptime_s=now - about.born,
+        host=about.config.listen.host,
+        ports=about.ports,
+        http_port=about.http_port,
+        default_avatar=about.config.avatars.default,
+        engines=[_engine(e, now) for e in sorted(engines, key=lambda e: e.slot.number)],
+        fronts=[_front(f, now, rates) for f in sorted(fronts, key=lambda f: f.slot.number)],
+        capacity=sum(e.capacity for e in engines if e.state == "ready"),
+        speakers=speakers(about.config, engines),
+        frames_per_s=sum(rates.of(f) for f in fronts),
+        ignored=ignored,
+    )
+
+
+def _engine(engine: Child, now: float) -> EngineStatus:
+    return EngineStatus(
+        name=engine.name,
+        slot=engine.slot.number,
+        pid=engine.pid,
+        device=engine.device,
+        state=engine.state,
+        uptime_s=now - engine.born,
+        restarts=engine.slot.restarts,
+        avatars=sorted(engine.avatars),
+        capacity=engine.capacity,
+        silent_s=now - engine.heard,
+        load=engine.load,
+        reason=engine.slot.reason if engine.state == "gone" or engine.died_young else "",
+        retry_s=max(0.0, engine.slot.retry_at - now) if engine.state == "gone" else 0.0,
+    )
+
+
+def _front(front: Child, now: float, rates: Rates) -> FrontStatus:
+    return FrontStatus(
+        name=front.name,
+        pid=front.pid,
+        state="ready" if front.state == "spare" else front.state,
+        uptime_s=now - front.born,
+        restarts=front.slot.restarts,
+        load=front.front_load,
+        frames_per_s=rates.of(front),
+    )
+
+
+def avatar_statuses(
+    avatars: AvatarsInUse, engines: list[Child], fronts: list[Child]
+) -> list[AvatarStatus]:
+    """All versions that engines hold or are to hold, and what is unloaded; by name and version."""
+    there = [*avatars.versions.values(), *avatars.candidates.values()]
+    found = [_avatar_status(avatars, version, engines, fronts) for version in there]
+    unloaded = avatars.unloaded
+    found += [AvatarStatus(name=name, version=0, state="unloaded") for name in unloaded]
+    return sorted(found, key=lambda status: (status.name, status.version))
+
+
+def _avatar_status(
+    avatars: AvatarsInUse, version: Version, engines: list[Child], fronts: list[Child]
+) -> AvatarStatus:
+    key = version.key
+    state: Literal["current", "loading", "leaving"] = "leaving" if version.left else "current"
+    if key in avatars.candidates:
+        state = "loading"
+    loads = [engine.load for engine in engines]
+    return AvatarStatus(
+        name=version.name,
+        version=version.number,
+        state=state,
+        uses=sum(front.front_load.avatars.get(key, 0) for front in fronts),
+        engines=sorted(engine.name for engine in engines if key in engine.avatars),
+        loaded_s=time.monotonic() - version.since,
+        cached_bytes=sum(load.avatar_bytes.get(key, 0) for load in loads),
+        shared_bytes=max((load.avatar_shared.get(key, 0) for load in loads), default=0),
+    )
