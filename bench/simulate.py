@@ -16,9 +16,9 @@ instead, every two seconds, which have no deadline. A frame passes
     ─► the loop again ─► in the ring
 
 Ours places sessions on engines with the server's own rule (frontend/engines/placement.py), one
-front, and cuts batches with its own (engine/backends/cuda/graphs.py). The perfect scheduler has one queue for
-all devices, so that none idles while a frame waits anywhere; its loops, devices and batches are the
-same. A frame that cannot be in time is skipped by both.
+front, and cuts batches with its own (engine/backends/cuda/graphs.py). The perfect scheduler has one
+queue for all devices, so that none idles while a frame waits anywhere; its loops, devices and
+batches are the same. A frame that cannot be in time is skipped by both.
 
 Not in it: the fronts' own time, processors shared by engines, avatars that not every engine holds,
 caches that miss, an engine's second batch that is queued while the first one runs.
