@@ -13,7 +13,7 @@ from lipsync_fast.console import Progress, guarded, one_line, say
 
 if TYPE_CHECKING:
     from lipsync_fast.avatars.importing.build import Imported
-    from lipsync_fast.avatars.importing.report import Report
+    from lipsync_fast.cli.import_report import Report
 
 SAMPLE_S = 1.0
 LONGEST_SAMPLE_S = 60.0
@@ -119,7 +119,7 @@ def _reported(
     imported: Imported, sample_s: float, sheet: Path | None, force: bool, quiet: bool
 ) -> Report:
     """The report, with its contact sheet written."""
-    from lipsync_fast.avatars.importing.report import make_report
+    from lipsync_fast.cli.import_report import make_report
     from lipsync_fast.output.sheet import save_picture
     from lipsync_fast.provenance import xmp_packet
 
