@@ -61,6 +61,14 @@ class RingError(LipsyncError):
     """Shared memory between processes cannot be made, or is not what it should be."""
 
 
+class EngineLostError(LipsyncError):
+    """No engine could make a frame: they have died, or are too busy."""
+
+
+class OverloadedError(LipsyncError):
+    """The server has as much to do as it can; try again later."""
+
+
 class SessionError(LipsyncError):
     """A session with a server could not begin, or has ended as nobody wished.
 

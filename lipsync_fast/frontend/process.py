@@ -43,6 +43,7 @@ from lipsync_fast.ipc.control import (
 )
 from lipsync_fast.ipc.status import ServerStatus
 from lipsync_fast.logs import setup_logs
+from lipsync_fast.signals import WakeUp
 
 log = structlog.get_logger("lipsync.front")
 LATENCIES_S = 1.0
@@ -62,20 +63,19 @@ class Front:
         self.services = Services(spec.config, self.pool, self.tell)
         self.connections = Connections(self.services)
         self.stop = trio.Event()
-        self._link_used = trio.Event()
+        self._link_used = WakeUp()
 
     # ------------------------------------------------------------ control
     def tell(self, message: AnyMessage) -> None:
         """Send to the supervisor."""
         self.link.send(message)
-        self._link_used.set()  # sending may swallow the descriptor's edge
+        self._link_used.ring()  # sending may swallow the descriptor's edge
 
     async def listen(self) -> None:
         """Obey the supervisor."""
         while True:
             for message in self.link.received():
                 self._obey(message)
-            self._link_used = trio.Event()
             async with trio.open_nursery() as nursery:
 
                 async def readable() -> None:

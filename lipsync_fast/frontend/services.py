@@ -18,7 +18,13 @@ from lipsync_fast.avatars.library import AvatarLibrary
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.avatars.signing import trusted_keys
 from lipsync_fast.config import ServeConfig
-from lipsync_fast.errors import AvatarError, AvatarNotFoundError, LipsyncError
+from lipsync_fast.errors import (
+    AvatarError,
+    AvatarNotFoundError,
+    EngineLostError,
+    LipsyncError,
+    OverloadedError,
+)
 from lipsync_fast.frontend.avatars import Catalogue, Held
 from lipsync_fast.frontend.engines.latencies import Latencies
 from lipsync_fast.frontend.engines.pool import EnginePool, Pending
@@ -32,6 +38,7 @@ from lipsync_fast.ipc.control import AnyMessage, AvatarChanged, ChangeAvatar, En
 from lipsync_fast.ipc.messages import Answer, Job, Look, Speech, Status
 from lipsync_fast.ipc.status import FrontLoad, ServerStatus
 from lipsync_fast.machine import are_shared
+from lipsync_fast.signals import Changes
 from lipsync_fast.timing import NS_PER_S
 
 Result = TypeVar("Result")
@@ -49,14 +56,6 @@ NAMES_S = 2.0
 """How long a list of avatars is believed: looking for them opens each."""
 RETRY_S = 2.0
 """What a client that was refused is told to wait."""
-
-
-class EngineLostError(LipsyncError):
-    """No engine could make a frame: they have died, or are too busy."""
-
-
-class OverloadedError(LipsyncError):
-    """The server has as much to do as it can; try again later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +105,7 @@ class Services:
         self._library = AvatarLibrary(config.avatars.folders, keys)
         self.catalogue = Catalogue(keys)
         self._changes: dict[str, list[AvatarChanged]] = {}
-        self._changed = trio.Event()
+        self._changed = Changes()
         self._streams, self._sessions = itertools.count(1), itertools.count(1)
         self._requests = 0
         self._names: list[str] = []
@@ -244,8 +243,7 @@ class Services:
         """The supervisor has answered."""
         if told.request in self._changes:
             self._changes[told.request].append(told)
-            self._changed.set()
-            self._changed = trio.Event()
+            self._changed.notify()
 
     # ------------------------------------------------------------ numbers
     def new_stream(self) -> int:

@@ -32,6 +32,7 @@ from lipsync_fast.frontend.engines.placement import Placement
 from lipsync_fast.ipc.control import EngineInfo
 from lipsync_fast.ipc.messages import Answer, Job, MessageError, Status, read, try_send
 from lipsync_fast.ipc.ring import RingHandle, RingReader, RingWriter
+from lipsync_fast.signals import Changes
 
 log = structlog.get_logger("lipsync.front")
 Key = tuple[int, int, int]
@@ -103,7 +104,7 @@ class EnginePool:
         self._known: dict[str, EngineInfo] = {}
         self._waiting: deque[Pending] = deque()
         self._placement = Placement()
-        self._changed = trio.Event()
+        self._changed = Changes()
         self.redispatched = 0
         self.damaged = 0
         self.turnaround = Turnaround()
@@ -137,8 +138,7 @@ class EnginePool:
         for name in [n for n in self._engines if n not in self._known]:
             self.gone(name)
         self._retry_waiting()
-        self._changed.set()
-        self._changed = trio.Event()
+        self._changed.notify()
 
     def gone(self, name: str) -> None:
         """An engine has died: what it has answered is taken, what it owes goes to others."""

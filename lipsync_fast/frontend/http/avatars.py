@@ -11,12 +11,10 @@ from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
-from lipsync_fast.errors import AvatarError
+from lipsync_fast.errors import AvatarError, EngineLostError, OverloadedError
 from lipsync_fast.frontend.http.answers import as_json, problem
 from lipsync_fast.frontend.services import (
     RETRY_S,
-    EngineLostError,
-    OverloadedError,
     Services,
     retry_after,
 )

@@ -18,10 +18,15 @@ import trio
 
 from lipsync_fast.avatars.jpeg import encode_frame
 from lipsync_fast.avatars.package import AvatarPackage
-from lipsync_fast.errors import AvatarNotFoundError, LipsyncError
+from lipsync_fast.errors import (
+    AvatarNotFoundError,
+    EngineLostError,
+    LipsyncError,
+    OverloadedError,
+)
 from lipsync_fast.frontend.avatars import Held
 from lipsync_fast.frontend.legacy.stitch import NOTHING, SOUNDS, Heard
-from lipsync_fast.frontend.services import EngineLostError, OverloadedError, Services
+from lipsync_fast.frontend.services import Services
 from lipsync_fast.ipc.messages import Content, Look
 from lipsync_fast.provenance import jpeg_with_xmp, xmp_packet
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import trio
 
-from lipsync_fast.errors import AvatarError, LipsyncError
+from lipsync_fast.errors import AvatarError, EngineLostError, LipsyncError
 from lipsync_fast.frontend.access.socket import Socket
 from lipsync_fast.frontend.avatars import Held
-from lipsync_fast.frontend.services import EngineLostError, Services
+from lipsync_fast.frontend.services import Services
 from lipsync_fast.protocol import (
     ClientMessage,
     Error,

@@ -7,9 +7,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import trio
-
 from lipsync_fast.frontend.access.socket import Socket, SocketClosedError
+from lipsync_fast.signals import WakeUp
 
 MOST_MESSAGES = 1000
 """Text messages that may wait; a client that leaves more unread is cut off."""
@@ -57,7 +56,7 @@ class Outbox:
         self._items: deque[Item] = deque()
         self._frames = 0
         self._sending = False
-        self._filled = trio.Event()
+        self._filled = WakeUp()
         self.last_frame = -1
         """Sequence number of the last picture that was sent."""
         self.closing = False
@@ -79,7 +78,7 @@ class Outbox:
             self._is_begun(item)
             self._is_sent(item)
             if self._socket.unsent:
-                self._filled.set()
+                self._filled.ring()
             return
         self._items.append(item)
         if item.frame is not None:
@@ -88,7 +87,7 @@ class Outbox:
                 self._skipped(self._leave_out(newest=item))
         elif len(self._items) - self._frames > MOST_MESSAGES:
             raise SocketClosedError(f"{MOST_MESSAGES} messages are left unread")
-        self._filled.set()
+        self._filled.ring()
 
     def drop_media(self) -> None:
         """Leave out all media that waits."""
@@ -103,7 +102,7 @@ class Outbox:
     def close(self) -> None:
         """End ``run`` when all that waits is sent."""
         self.closing = True
-        self._filled.set()
+        self._filled.ring()
 
     @property
     def has_room(self) -> bool:
@@ -124,7 +123,7 @@ class Outbox:
                 self._sending = False
             if self.closing:
                 return
-            self._filled = trio.Event()
+            self._filled.clear()
             if not (self._items or self._socket.unsent):
                 await self._filled.wait()
 

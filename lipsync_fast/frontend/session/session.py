@@ -73,6 +73,7 @@ from lipsync_fast.protocol import (
     pack_media,
 )
 from lipsync_fast.provenance import jpeg_with_xmp, xmp_packet
+from lipsync_fast.signals import WakeUp
 from lipsync_fast.timing import SLOT_NS
 
 log = structlog.get_logger("lipsync.front")
@@ -101,20 +102,6 @@ async def serve_native(socket: Socket, services: Services, first: str | bytes | 
     await socket.close(code, reason)
 
 
-class _Signal:
-    """Wakes whoever waits for it; a ring while nobody waits is kept for the next one."""
-
-    def __init__(self) -> None:
-        self._event = trio.Event()
-
-    def ring(self) -> None:
-        self._event.set()
-
-    async def wait(self) -> None:
-        await self._event.wait()
-        self._event = trio.Event()
-
-
 class NativeSession:
     """A session that has been started."""
 
@@ -141,7 +128,7 @@ class NativeSession:
         """What went wrong outside of the session's own tasks."""
         self._waits_since: float | None = None
         """For the client to say something, trio's time; None while it does not."""
-        self._room = _Signal()
+        self._room = WakeUp()
         self._sequence = self._frames = self._skipped = self._errors = 0
         self._speaking = False
         self._refused_ns = 0
