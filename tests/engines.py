@@ -22,7 +22,7 @@ from lipsync_fast.audio.windows import AudioWindow, frame_count
 from lipsync_fast.frontend.playout.utterance import Utterance
 from lipsync_fast.ipc.children import EngineSpec
 from lipsync_fast.ipc.control import AnyMessage, Hub, Ready, RingSocket, private_folder
-from lipsync_fast.ipc.messages import Answer, Job, Look, read, try_send
+from lipsync_fast.ipc.messages import Answer, Job, Look, read_answer, try_send
 from lipsync_fast.ipc.ring import RingHandle, RingReader, RingWriter
 
 DEADLINE_S = 60.0
@@ -62,7 +62,7 @@ class Engine:
         """The next answer and its picture."""
         record = self.answers.wait(timeout_s)
         assert record is not None, "no answer"
-        answer, payload = read(record, Answer)
+        answer, payload = read_answer(record)
         jpeg = bytes(payload)
         del payload, record
         self.answers.release()
@@ -72,7 +72,7 @@ class Engine:
         """All answers that have come."""
         found = []
         while (record := self.answers.next()) is not None:
-            answer, payload = read(record, Answer)
+            answer, payload = read_answer(record)
             found.append((answer, bytes(payload)))
             self.answers.release()
         return found

@@ -27,7 +27,7 @@ import numpy as np
 from lipsync_fast.arrays import F32
 from lipsync_fast.avatars.manifest import Manifest
 from lipsync_fast.frontend.playout.utterance import Utterance
-from lipsync_fast.ipc.messages import Answer, Job, Look, Status, read, try_send
+from lipsync_fast.ipc.messages import Answer, Job, Look, Status, read_answer, try_send
 from lipsync_fast.ipc.ring import RingHandle, RingReader, RingWriter
 from lipsync_fast.timing import FRAME_SAMPLES
 
@@ -209,7 +209,7 @@ class Rig:
         record = self.answers.next() if timeout_s <= 0 else self.answers.wait(timeout_s)
         if record is None:
             return None
-        answer, payload = read(record, Answer)
+        answer, payload = read_answer(record)
         size, good = len(payload), bytes(payload[:2]) == b"\xff\xd8"
         del payload, record
         self.answers.release()
@@ -226,7 +226,7 @@ class Rig:
         record = self.answers.wait(PATIENCE_S)
         if record is None:
             raise RuntimeError("no answer")
-        answer, payload = read(record, Answer)
+        answer, payload = read_answer(record)
         jpeg = bytes(payload)
         del payload, record
         self.answers.release()

@@ -27,7 +27,7 @@ from lipsync_fast.benchmark.processes import keep
 from lipsync_fast.engine.scheduler import Engine
 from lipsync_fast.engine.splice import FrameEncoder
 from lipsync_fast.frontend.playout.utterance import Utterance
-from lipsync_fast.ipc.messages import Answer, Job, Look, Status, read, try_send
+from lipsync_fast.ipc.messages import Answer, Job, Look, Status, read_answer, read_job, try_send
 from lipsync_fast.ipc.ring import RingHandle, RingReader, RingWriter
 
 AT_A_TIME = (1, 8, 64)
@@ -56,7 +56,7 @@ class Rings:
         """Answers out; how many."""
         count = 0
         while (record := self.answers.next()) is not None:
-            read(record, Answer)
+            read_answer(record)
             self.answers.release()
             count += 1
         return count
@@ -109,7 +109,7 @@ def floor(path: Path, jobs: int, at_a_time: int) -> float:
     def turn() -> None:
         rings.put(some)
         while (record := reader.next()) is not None:
-            job, _ = read(record, Job)
+            job, _ = read_job(record)
             reader.release()
             box = (0, 0, 1280, 720)
             try_send(writer, Answer(job.session, job.epoch, job.number, Status.MADE, box), JPEG)

@@ -14,15 +14,13 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lipsync_fast.audio.windows import block_starts
 from lipsync_fast.avatars.jpeg import segment_offsets
 from lipsync_fast.config import Utterances
 from lipsync_fast.engine.backends.base import Backend, Coded
-from lipsync_fast.engine.picture_jobs import FURTHEST_FRAME, Box, Served, Waiting, variant_of
+from lipsync_fast.engine.picture_jobs import Box, Served, SpokenPicture, Waiting, variant_of
 from lipsync_fast.engine.splice import FrameEncoder, Place
-from lipsync_fast.ipc.messages import Content, Job
+from lipsync_fast.ipc.messages import Content, Job, Look
 from lipsync_fast.utterances.keys import content_of, maker_of, scope_of, sound_of
 from lipsync_fast.utterances.store import (
     Kept,
@@ -47,27 +45,23 @@ class Scopes:
     def __init__(self, maker: str) -> None:
         self._maker = maker
 
-    def of(self, served: Served, job: Job) -> bytes:
-        """The scope of a job."""
-        found = served.scopes.get(job.look)
+    def of(self, served: Served, look: Look) -> bytes:
+        """The scope of an avatar's frames in a look."""
+        found = served.scopes.get(look)
         if found is None:
             served.content = served.content or content_of(served.package)
-            found = scope_of(served.content, self._maker, served.package.manifest, job.look)
-            served.scopes[job.look] = found
+            found = scope_of(served.content, self._maker, served.package.manifest, look)
+            served.scopes[look] = found
         return found
 
-    def sound(self, served: Served, job: Job, pcm: NDArray[np.float32]) -> bytes:
-        """What a job with speech sees of its sound, hashed.
+    def sound(self, served: Served, look: Look, spoken: SpokenPicture) -> bytes:
+        """What a frame sees of its sound, hashed.
 
         Raises:
             ValueError: the frame's number cannot be.
         """
-        speech = job.speech
-        assert speech is not None
-        if speech.frame > FURTHEST_FRAME:
-            raise ValueError(f"frame {speech.frame}: there are no more than {FURTHEST_FRAME}")
-        starts = block_starts(speech.frame, served.package.manifest.audio, speech.samples)
-        return sound_of(self.of(served, job), starts, speech.first, pcm)
+        starts = served.starts(spoken)
+        return sound_of(self.of(served, look), starts, spoken.speech.first, spoken.pcm)
 
 
 class KnownFrames:
@@ -96,14 +90,12 @@ class KnownFrames:
         """Frames that were ``found`` and ``missed``, and what ``Keeper`` counts."""
         return {"found": self._found, "missed": self._missed, **self.keeper.counts}
 
-    def find(self, served: Served, job: Job, pcm: NDArray[np.float32]) -> Future[Made] | None:
+    def find(self, served: Served, job: Job, spoken: SpokenPicture) -> Future[Made] | None:
         """A frame that is kept, as its picture; None where it is to be made.
 
         Where the picture around it was not encoded before, that is done in a thread.
         """
-        speech = job.speech
-        assert speech is not None
-        kept = self._kept(served, job, pcm)
+        kept = self._kept(served, job, spoken)
         if kept is None:
             self._missed += 1
             return None
@@ -122,13 +114,13 @@ class KnownFrames:
             return _done(put_in())
         return self._aside.submit(put_in)
 
-    def _kept(self, served: Served, job: Job, pcm: NDArray[np.float32]) -> Kept | None:
-        speech, store = job.speech, self._ready()
-        if store is None or speech is None:
+    def _kept(self, served: Served, job: Job, spoken: SpokenPicture) -> Kept | None:
+        store = self._ready()
+        if store is None:
             return None
         try:
-            sound = self._scopes.sound(served, job, pcm)
-            kept = store.find(sound, job.picture, speech.share)
+            sound = self._scopes.sound(served, job.look, spoken)
+            kept = store.find(sound, job.picture, spoken.speech.share)
             if store.bad:
                 self.keeper.bad(store.bad)
                 store.bad = []
@@ -165,21 +157,19 @@ class KnownFrames:
                     log.warning("kept frames cannot be used: %s", error)
         return self._store
 
-    def keep(self, entry: Waiting, jpeg: bytes) -> None:
+    def keep(self, entry: Waiting, spoken: SpokenPicture, jpeg: bytes) -> None:
         """Keep a frame that was made, with its whole picture's JPEG."""
-        served, job, pcm = entry.avatar, entry.job, entry.pcm
-        assert job.speech is not None
-        assert pcm is not None
-        package, picture, share = served.package, job.picture, job.speech.share
+        served, job = entry.avatar, entry.job
+        package, picture, share = served.package, job.picture, spoken.speech.share
         place = None
         if job.look.content == Content.FRAME:
             place = self._encoder.place(package, picture, variant_of(job.look, package))
 
         def row() -> Row:
-            sound = self._scopes.sound(served, job, pcm)
+            sound = self._scopes.sound(served, job.look, spoken)
             return Row(sound, picture, share, jpeg if place is None else packed(jpeg, place))
 
-        stream = entry.lane.name, job.speech.stream
+        stream = entry.lane.name, spoken.speech.stream
         self.keeper.keep(Task(stream, len(jpeg), row))
 
     def close(self) -> None:

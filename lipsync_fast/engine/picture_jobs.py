@@ -79,30 +79,57 @@ class Served:
         """Prepare no more."""
         self.prepared = self.warmed = self.package.manifest.frame_count
 
-    def block(self, lane: str, job: Job, pcm: NDArray[np.float32]) -> NDArray[np.float32]:
+    def block(self, lane: str, spoken: SpokenPicture) -> NDArray[np.float32]:
         """The audio block of a job with speech.
 
         Raises:
             ValueError: the samples are not those that the frame sees.
         """
-        starts, speech = self._starts(job)
-        return self.blocks.block((lane, speech.stream), starts, pcm, speech.first)
+        speech, starts = spoken.speech, self.starts(spoken)
+        return self.blocks.block((lane, speech.stream), starts, spoken.pcm, speech.first)
 
-    def sound(self, lane: str, job: Job, pcm: NDArray[np.float32]) -> Sound:
+    def sound(self, lane: str, spoken: SpokenPicture) -> Sound:
         """The same for a backend that hears: that makes the block of it, and checks the samples.
 
         Raises:
             ValueError: the frame's number cannot be.
         """
-        starts, speech = self._starts(job)
-        return Sound((lane, speech.stream), tuple(starts), pcm, speech.first)
+        speech, starts = spoken.speech, self.starts(spoken)
+        return Sound((lane, speech.stream), tuple(starts), spoken.pcm, speech.first)
 
-    def _starts(self, job: Job) -> tuple[list[int], Speech]:
-        speech = job.speech
-        assert speech is not None
-        if speech.frame > FURTHEST_FRAME:
-            raise ValueError(f"frame {speech.frame}: there are no more than {FURTHEST_FRAME}")
-        return block_starts(speech.frame, self.package.manifest.audio, speech.samples), speech
+    def starts(self, spoken: SpokenPicture) -> list[int]:
+        """Where the mel windows that a frame sees begin (``audio.windows.block_starts``).
+
+        Raises:
+            ValueError: the frame's number cannot be.
+        """
+        frame = spoken.speech.frame
+        if frame > FURTHEST_FRAME:
+            raise ValueError(f"frame {frame}: there are no more than {FURTHEST_FRAME}")
+        return block_starts(frame, self.package.manifest.audio, spoken.speech.samples)
+
+
+@dataclass(frozen=True, slots=True)
+class OwnPicture:
+    """The avatar's own picture is wanted: nothing is to be generated."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpokenPicture:
+    """A picture with a generated mouth is wanted.
+
+    Attributes:
+        speech: where the frame lies in its sound.
+        pcm: what it sees of that sound, 16 kHz mono float32.
+    """
+
+    speech: Speech
+    pcm: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class CachedPicture:
+    """One with speech that was found among the frames that are kept: no network runs for it."""
 
 
 @dataclass(order=True, slots=True)
@@ -114,7 +141,7 @@ class Waiting:
     lane: FrontLink = field(compare=False)
     job: Job = field(compare=False)
     avatar: Served = field(compare=False)
-    pcm: NDArray[np.float32] | None = field(compare=False)
+    picture: OwnPicture | SpokenPicture | CachedPicture = field(compare=False)
     taken_ns: int = field(compare=False)
 
 
@@ -125,15 +152,21 @@ class Pictures:
         self.encoder = encoder
 
     def spoken(
-        self, entry: Waiting, heard: NDArray[np.float32] | Sound, encodes: bool = False
+        self,
+        avatar: Served,
+        job: Job,
+        share: float,
+        heard: NDArray[np.float32] | Sound,
+        encodes: bool = False,
     ) -> tuple[RegionJob, Callable[[NDArray[np.uint8] | Coded], tuple[bytes, Box]]]:
         """What the backend is to make of a job, and what to make of that (in its threads).
 
         Args:
+            share: how much of the generated mouth is shown, 0..1.
             heard: the frame's audio block, or its sound for a backend that hears.
             encodes: whether the backend does.
         """
-        package, job, variant = entry.avatar.package, entry.job, _variant(entry)
+        package, variant = avatar.package, variant_of(job.look, avatar.package)
         x1, y1, x2, y2 = package.rect(job.picture)
         face = x1, y1, x2 - x1, y2 - y1
         content, encode = job.look.content, None
@@ -152,10 +185,8 @@ class Pictures:
             jpeg = self.encoder.frame(package, job.picture, variant, image)
             return jpeg, (0, 0, *package.frame_size)
 
-        share = 1.0 if job.speech is None else job.speech.share
         block, sound = (None, heard) if isinstance(heard, Sound) else (heard, None)
-        loaded = entry.avatar.loaded
-        return RegionJob(loaded, job.picture, block, share, part, sound, encode), finish
+        return RegionJob(avatar.loaded, job.picture, block, share, part, sound, encode), finish
 
     def has_chore(self, served: Served) -> bool:
         """Whether ``chore`` would give something to do."""
@@ -187,20 +218,16 @@ class Pictures:
             return partial(warm, first, served.warmed)
         return None
 
-    def own(self, entry: Waiting) -> tuple[bytes, Box]:
+    def own(self, avatar: Served, job: Job) -> tuple[bytes, Box]:
         """The avatar's own picture (in any thread)."""
-        package, index, variant = entry.avatar.package, entry.job.picture, _variant(entry)
-        content = entry.job.look.content
+        package, index, content = avatar.package, job.picture, job.look.content
+        variant = variant_of(job.look, package)
         if content == Content.FRAME:
             jpeg = self.encoder.original(package, index, variant)
             return jpeg, (0, 0, *package.frame_size)
         x1, y1, x2, y2 = package.rect(index)
         make = self.encoder.own_mouth if content == Content.MOUTH else self.encoder.own_region
         return make(package, index, variant.quality), (x1, y1, x2 - x1, y2 - y1)
-
-
-def _variant(entry: Waiting) -> Variant:
-    return variant_of(entry.job.look, entry.avatar.package)
 
 
 def variant_of(look: Look, package: AvatarPackage) -> Variant:

@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +22,7 @@ from lipsync_fast.audio.windows import (
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.engine.backends.base import Backend, Coded
 from lipsync_fast.engine.frame_cache import Scopes, packed
-from lipsync_fast.engine.front_link import FrontLink
-from lipsync_fast.engine.picture_jobs import Pictures, Served, Waiting, variant_of
+from lipsync_fast.engine.picture_jobs import Pictures, Served, SpokenPicture, variant_of
 from lipsync_fast.engine.splice import FrameEncoder
 from lipsync_fast.ipc.messages import Content, Job, Look, Speech
 from lipsync_fast.utterances.keys import content_of, maker_of
@@ -87,18 +84,17 @@ class Prerendering:
         self._samples = len(pcm)
         silence = np.zeros(max(0, MIN_SAMPLES - len(pcm)), np.float32)
         self._pcm = np.concatenate([pcm, silence]).astype(np.float32)
-        self._arrivals = itertools.count()
 
     @property
     def content(self) -> bytes:
         """See ``keys.content_of``."""
         return content_of(self._package)
 
-    def _job(self, want: Wanted) -> tuple[Job, F32]:
+    def _spoken(self, want: Wanted) -> SpokenPicture:
         starts = block_starts(want.frame, self._package.manifest.audio, self._samples)
         first, end = samples_seen(starts)
         speech = Speech(1, want.frame, self._samples, first, want.share)
-        return Job(0, 0, 0, "x", want.picture, 0, self._look, speech), self._pcm[first:end]
+        return SpokenPicture(speech, self._pcm[first:end])
 
     def missing(self, wants: list[Wanted], name: int = 0) -> list[Wanted]:
         """Those that are not kept yet; others are pinned for a name where one is given.
@@ -108,8 +104,8 @@ class Prerendering:
         """
         sounds: dict[int, bytes] = {}
         for frame in {want.frame for want in wants}:
-            job, pcm = self._job(Wanted(frame, 0, 1.0))
-            sounds[frame] = self._scopes.sound(self._served, job, pcm)
+            spoken = self._spoken(Wanted(frame, 0, 1.0))
+            sounds[frame] = self._scopes.sound(self._served, self._look, spoken)
         out, there = [], []
         known: dict[bytes, set[tuple[int, float]]] = {}
         for group in _groups(sounds):
@@ -135,12 +131,13 @@ class Prerendering:
             yield flying.popleft().result()
 
     def _begin(self, want: Wanted) -> Future[Row]:
-        job, pcm = self._job(want)
-        entry = Waiting(0, next(self._arrivals), cast(FrontLink, None), job, self._served, pcm, 0)
-        hears = self._backend.hears
-        heard = (self._served.sound if hears else self._served.block)("prerender", job, pcm)
-        region, finish = self._pictures.spoken(entry, heard, self._backend.encodes)
-        sound = self._scopes.sound(self._served, job, pcm)
+        spoken, hears = self._spoken(want), self._backend.hears
+        heard = (self._served.sound if hears else self._served.block)("prerender", spoken)
+        job = Job(0, 0, 0, "x", want.picture, 0, self._look, spoken.speech)
+        region, finish = self._pictures.spoken(
+            self._served, job, want.share, heard, self._backend.encodes
+        )
+        sound = self._scopes.sound(self._served, self._look, spoken)
         package = self._package
         place = None
         if self._look.content == Content.FRAME:

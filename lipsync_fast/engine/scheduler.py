@@ -7,7 +7,7 @@
     answer rings ◄─ answer, as each is done ◄── network, compose, encode (the backend's threads)
 
 Every job that is taken gets one answer: made, skipped (its deadline has passed), or failed (with
-the reason); but for those that a later record made void. A front that does not read its answers
+the reason); but for those that a later record took back. A front that does not read its answers
 holds up the others for ``PATIENCE_S``, once; then its answers are dropped and counted until it
 reads again.
 
@@ -35,13 +35,30 @@ from lipsync_fast.engine.avatar_registry import SELDOM_S, Shelf
 from lipsync_fast.engine.backends.base import Backend, Coded, RegionJob, Sound
 from lipsync_fast.engine.frame_cache import KnownFrames
 from lipsync_fast.engine.front_link import FrontLink
-from lipsync_fast.engine.picture_jobs import Box, Pictures, Waiting
+from lipsync_fast.engine.picture_jobs import (
+    Box,
+    CachedPicture,
+    OwnPicture,
+    Pictures,
+    Served,
+    SpokenPicture,
+    Waiting,
+)
 from lipsync_fast.engine.splice import FrameEncoder
 from lipsync_fast.errors import DeviceLostError, LipsyncError, RingError
 from lipsync_fast.ipc.control import Load
-from lipsync_fast.ipc.messages import Answer, Job, MessageError, Status, read, samples_of, send
+from lipsync_fast.ipc.messages import (
+    Answer,
+    Cancel,
+    Job,
+    MessageError,
+    Status,
+    StoreMode,
+    read_job,
+    samples_of,
+    send,
+)
 from lipsync_fast.ipc.ring import RingHandle
-from lipsync_fast.utterances.keys import LOOKED_FOR, NOT_LOOKED_FOR
 
 PATIENCE_S = 0.1
 """How long a full answer ring is waited for."""
@@ -245,12 +262,11 @@ class Engine:
 
     def _admit(self, lane: FrontLink, record: memoryview) -> None:
         try:
-            job, payload = read(record, Job)
-            if job.void:
-                self._void(lane, job)
+            job, payload = read_job(record)
+            if isinstance(job, Cancel):
+                self._cancel(lane, job)
                 return
-            # A copy: the ring's room is for what has not been seen yet.
-            pcm = None if job.speech is None else samples_of(payload).copy()
+            picture = _wanted(job, payload)
         except MessageError as error:
             self.counts.damaged += 1
             log.warning("front %s: %s", lane.name, error)
@@ -264,39 +280,48 @@ class Engine:
         elif now > job.deadline_ns:
             self._skip(lane, job, now)
         else:
-            arrival = next(self._arrivals)
-            entry = Waiting(job.deadline_ns, arrival, lane, job, avatar, pcm, now)
-            self.shelf.hold(avatar)
-            if self._is_known(entry):
-                return
-            lane.waiting += 1
-            heapq.heappush(self._own if pcm is None else self._spoken, entry)
+            self._enqueue(lane, job, avatar, picture, now)
 
-    def _is_known(self, entry: Waiting) -> bool:
-        """Whether a job's frame is kept: then it is only put into its picture."""
-        job, pcm = entry.job, entry.pcm
-        if self.known is None or pcm is None or job.speech is None:
-            return False
-        if job.speech.store != LOOKED_FOR:
-            return False
-        found = self.known.find(entry.avatar, job, pcm)
-        if found is None:
-            return False
-        entry.pcm = None  # nothing is to be made of it
-        self._fetching += 1
-        self._follow(entry, found)
-        return True
+    def _enqueue(
+        self,
+        lane: FrontLink,
+        job: Job,
+        avatar: Served,
+        picture: OwnPicture | SpokenPicture,
+        now: int,
+    ) -> None:
+        arrival = next(self._arrivals)
+        self.shelf.hold(avatar)
+        found = self._look_up(job, avatar, picture)
+        if found is not None:  # it is only put into its picture
+            self._fetching += 1
+            entry = Waiting(job.deadline_ns, arrival, lane, job, avatar, CachedPicture(), now)
+            self._follow(entry, found)
+            return
+        lane.waiting += 1
+        heap = self._spoken if isinstance(picture, SpokenPicture) else self._own
+        heapq.heappush(heap, Waiting(job.deadline_ns, arrival, lane, job, avatar, picture, now))
 
-    def _void(self, lane: FrontLink, record: Job) -> None:
+    def _look_up(
+        self, job: Job, avatar: Served, picture: OwnPicture | SpokenPicture
+    ) -> Future[tuple[bytes, Box]] | None:
+        """A job's frame, where it is to be looked for and is kept."""
+        if self.known is None or isinstance(picture, OwnPicture):
+            return None
+        if picture.speech.store != StoreMode.LOOK_UP:
+            return None
+        return self.known.find(avatar, job, picture)
+
+    def _cancel(self, lane: FrontLink, record: Cancel) -> None:
         session, epoch = record.session, record.epoch
         self._drop(lambda e: e.lane is lane and e.job.session == session and e.job.epoch < epoch)
 
-    def _drop(self, void: Callable[[Waiting], bool]) -> None:
+    def _drop(self, unwanted: Callable[[Waiting], bool]) -> None:
         """Forget waiting jobs."""
         for heap in (self._spoken, self._own):
-            kept = [entry for entry in heap if not void(entry)]
+            kept = [entry for entry in heap if not unwanted(entry)]
             if len(kept) < len(heap):
-                for entry in filter(void, heap):
+                for entry in filter(unwanted, heap):
                     entry.lane.waiting -= 1
                     self.shelf.release(entry.avatar)
                 heap[:] = kept
@@ -323,19 +348,20 @@ class Engine:
             entry = self._pop(self._own)
             self._fetching += 1
             any_begun = True
-            self._follow(entry, self._fetchers.submit(self._pictures.own, entry))
+            self._follow(entry, self._fetchers.submit(self._pictures.own, entry.avatar, entry.job))
         return any_begun
 
     def _prepared(self, entry: Waiting) -> Prepared:
-        lane, job, pcm = entry.lane.name, entry.job, entry.pcm
-        assert pcm is not None
+        lane, avatar, picture = entry.lane.name, entry.avatar, entry.picture
+        assert isinstance(picture, SpokenPicture)
         heard: NDArray[np.float32] | Sound
         if self.backend.hears:
-            heard = entry.avatar.sound(lane, job, pcm)
+            heard = avatar.sound(lane, picture)
         else:
             with self.backend.spent.on("mel"):
-                heard = entry.avatar.block(lane, job, pcm)
-        return entry, *self._pictures.spoken(entry, heard, self.backend.encodes)
+                heard = avatar.block(lane, picture)
+        share, encodes = picture.speech.share, self.backend.encodes
+        return entry, *self._pictures.spoken(avatar, entry.job, share, heard, encodes)
 
     def _submit(self, batch: list[Prepared]) -> None:
         def finish(place: int, image: NDArray[np.uint8] | Coded) -> tuple[bytes, Box]:
@@ -380,7 +406,7 @@ class Engine:
         begun = time.monotonic_ns()
 
         def done(future: Future[tuple[bytes, Box]]) -> None:  # in the thread that made it
-            if entry.pcm is not None:
+            if isinstance(entry.picture, SpokenPicture):
                 self._took.append(time.monotonic_ns() - begun)
             self._finished.append((entry, future))
             self._wake()
@@ -398,10 +424,10 @@ class Engine:
         while self._finished:
             entry, future = self._finished.popleft()
             any_sent = True
-            if entry.pcm is None:
-                self._fetching -= 1
-            else:
+            if isinstance(entry.picture, SpokenPicture):
                 self._making -= 1
+            else:
+                self._fetching -= 1
             error = future.exception()
             if error is None:
                 self._made(entry, future.result()[0])
@@ -416,12 +442,12 @@ class Engine:
 
     def _made(self, entry: Waiting, jpeg: bytes) -> None:
         """Count what a network has made, and keep it if that is wanted."""
-        if entry.pcm is None:
+        picture = entry.picture
+        if not isinstance(picture, SpokenPicture):
             return
         self.counts.inferences += 1
-        speech = entry.job.speech
-        if self.known is not None and speech is not None and speech.store != NOT_LOOKED_FOR:
-            self.known.keep(entry, jpeg)
+        if self.known is not None and picture.speech.store != StoreMode.OFF:
+            self.known.keep(entry, picture, jpeg)
 
     def _end(
         self, entry: Waiting, jpeg: bytes = b"", box: Box = (0, 0, 0, 0), error: str = ""
@@ -432,7 +458,7 @@ class Engine:
             self._fail(entry.lane, entry.job, entry.taken_ns, error)
             return
         self.counts.made += 1
-        kept = entry.pcm is None and entry.job.speech is not None
+        kept = isinstance(entry.picture, CachedPicture)
         self._send(
             entry.lane, entry.job, Status.MADE, entry.taken_ns, box=box, jpeg=jpeg, kept=kept
         )
@@ -489,3 +515,15 @@ class Engine:
             lane.close()
         self.lanes.clear()
         os.close(self._bell)
+
+
+def _wanted(job: Job, payload: memoryview) -> OwnPicture | SpokenPicture:
+    """The picture that a job asks for.
+
+    Raises:
+        MessageError: its payload is no sound.
+    """
+    if job.speech is None:
+        return OwnPicture()
+    # A copy: the ring's room is for what has not been seen yet.
+    return SpokenPicture(job.speech, samples_of(payload).copy())

@@ -34,7 +34,7 @@ from msgspec import Meta
 from lipsync_fast.errors import LipsyncError
 from lipsync_fast.ipc.ring import RingHandle
 
-VERSION = 1
+VERSION = 2
 MOST_QUEUED = 1000
 """Messages to a peer that does not read; more are dropped."""
 LONGEST = 1 << 20

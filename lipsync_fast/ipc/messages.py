@@ -5,16 +5,19 @@ A record is a header (msgspec, MessagePack) and, behind it, bulk bytes that are 
 
     u16 header length | header | zeros up to a multiple of 8 | payload
 
+    front ─► engine    Job, Cancel
+    engine ─► front    Answer
+
 A job carries all that makes its picture, so any engine can take any job, and a job whose engine has
 died goes to another one unchanged. Each job gets exactly one answer from a living engine, unless a
-later record of its session makes it void. The ring says who may be trusted to write; still, a
+later ``Cancel`` of its session takes it back. The ring says who may be trusted to write; still, a
 record that cannot be read is refused (``MessageError``) and costs nothing but itself.
 """
 
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import msgspec
 import numpy as np
@@ -53,6 +56,17 @@ class Look(msgspec.Struct, frozen=True, array_like=True):
     max_width: Annotated[int, Meta(ge=16, le=8192)] | None = None
 
 
+class StoreMode(IntEnum):
+    """What the frames that are kept (``utterances``) have to do with a frame."""
+
+    OFF = 0
+    """Nothing: it is made, and not kept."""
+    LOOK_UP = 1
+    """It is looked for among them; where it is not there, it is made and kept."""
+    KEEP = 2
+    """It is made and kept."""
+
+
 class Speech(msgspec.Struct, frozen=True, array_like=True):
     """Where a frame lies in its sound; the record's payload is what it sees of that sound.
 
@@ -62,8 +76,7 @@ class Speech(msgspec.Struct, frozen=True, array_like=True):
         samples: of the whole sound at 16 kHz, once it is known.
         first: number of the payload's first sample; the payload is float32, 16 kHz.
         share: how much of the generated mouth is shown, 0..1.
-        store: whether it is looked for among the frames that are kept, and is to be kept
-            (``utterances.keys``).
+        store: whether it is looked for among the frames that are kept, and is to be kept.
     """
 
     stream: Count
@@ -71,10 +84,10 @@ class Speech(msgspec.Struct, frozen=True, array_like=True):
     samples: Count | None
     first: Count
     share: Annotated[float, Meta(ge=0.0, le=1.0)] = 1.0
-    store: Annotated[int, Meta(ge=0, le=2)] = 0
+    store: StoreMode = StoreMode.OFF
 
 
-class Job(msgspec.Struct, frozen=True, array_like=True):
+class Job(msgspec.Struct, frozen=True, array_like=True, tag=0):
     """One picture to make.
 
     Attributes:
@@ -86,8 +99,6 @@ class Job(msgspec.Struct, frozen=True, array_like=True):
         deadline_ns: on CLOCK_MONOTONIC; when it has passed, the answer is "skipped".
         look: how it is encoded.
         speech: what is said; None asks for the avatar's own picture.
-        void: this is no job: jobs of its session with a lower epoch that have not begun are
-            dropped without an answer, and it gets none itself.
     """
 
     session: Count
@@ -98,7 +109,18 @@ class Job(msgspec.Struct, frozen=True, array_like=True):
     deadline_ns: Count
     look: Look = Look()
     speech: Speech | None = None
-    void: bool = False
+
+
+class Cancel(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """Jobs of a session that have not begun are dropped without an answer; this gets none either.
+
+    Attributes:
+        session: whose.
+        epoch: jobs of lower ones are meant.
+    """
+
+    session: Count
+    epoch: Count
 
 
 class Status(IntEnum):
@@ -110,7 +132,7 @@ class Status(IntEnum):
     FAILED = 2
 
 
-class Answer(msgspec.Struct, frozen=True, array_like=True):
+class Answer(msgspec.Struct, frozen=True, array_like=True, tag=2):
     """What became of a job; the payload is the JPEG when it was made.
 
     Attributes:
@@ -133,9 +155,10 @@ class Answer(msgspec.Struct, frozen=True, array_like=True):
     kept: bool = False
 
 
-Header = TypeVar("Header", Job, Answer)
+Header = Job | Cancel | Answer
 _encoder = msgspec.msgpack.Encoder()
-_decoders = {kind: msgspec.msgpack.Decoder(kind) for kind in (Job, Answer)}
+_job_decoder = msgspec.msgpack.Decoder(Job | Cancel)
+_answer_decoder = msgspec.msgpack.Decoder(Answer)
 
 
 def _payload_at(header: int) -> int:
@@ -147,7 +170,7 @@ def record_size(header: bytes, payload: int) -> int:
     return _payload_at(len(header)) + payload
 
 
-def encode_header(header: Job | Answer) -> bytes:
+def encode_header(header: Header) -> bytes:
     """A header's bytes."""
     return _encoder.encode(header)
 
@@ -163,7 +186,7 @@ def fill(view: memoryview, header: bytes, payload: bytes | memoryview) -> None:
 
 def try_send(
     ring: RingWriter,
-    header: Job | Answer,
+    header: Header,
     payload: bytes | memoryview = b"",
 ) -> bool:
     """Put a record into a ring, or nothing when it is too full now.
@@ -176,7 +199,7 @@ def try_send(
 
 def send(
     ring: RingWriter,
-    header: Job | Answer,
+    header: Header,
     payload: bytes | memoryview,
     timeout_s: float,
 ) -> bool:
@@ -192,21 +215,39 @@ def send(
     return True
 
 
-def read(record: memoryview, kind: type[Header]) -> tuple[Header, memoryview]:
-    """Header and payload (in place) of a record.
+def read_job(record: memoryview) -> tuple[Job | Cancel, memoryview]:
+    """Header and payload (in place) of a record from a front.
 
     Raises:
-        MessageError: it holds no header of that kind.
+        MessageError: it holds no such header.
     """
+    header, payload = _split(record)
+    try:
+        return _job_decoder.decode(header), payload
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise MessageError(f"record that is no job: {error}") from None
+
+
+def read_answer(record: memoryview) -> tuple[Answer, memoryview]:
+    """Header and payload (in place) of a record from an engine.
+
+    Raises:
+        MessageError: it holds no such header.
+    """
+    header, payload = _split(record)
+    try:
+        return _answer_decoder.decode(header), payload
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise MessageError(f"record that is no answer: {error}") from None
+
+
+def _split(record: memoryview) -> tuple[memoryview, memoryview]:
+    """The encoded header and the payload of a record."""
     length = int.from_bytes(record[:_LENGTH], "little")
     start = _payload_at(length)
     if len(record) < start or length > _LONGEST_HEADER:
         raise MessageError(f"record of {len(record)} bytes with a header of {length}")
-    try:
-        header = _decoders[kind].decode(record[_LENGTH : _LENGTH + length])
-    except (msgspec.MsgspecError, RecursionError) as error:
-        raise MessageError(f"record that is no {kind.__name__}: {error}") from None
-    return header, record[start:]  # type: ignore[return-value]
+    return record[_LENGTH : _LENGTH + length], record[start:]
 
 
 def samples_of(payload: memoryview) -> NDArray[np.float32]:

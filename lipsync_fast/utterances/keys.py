@@ -27,9 +27,6 @@ from lipsync_fast.version import __version__
 FORM = b"lipsync-fast utterances 1"
 """Raised when what is kept is to be read otherwise: then nothing that was kept is found."""
 HOP = 200
-NOT_LOOKED_FOR, LOOKED_FOR, KEPT = 0, 1, 2
-"""``Speech.store``: nothing is kept of a frame; it is looked for, and kept where it was not there;
-it is made and kept."""
 
 
 class _SaysWhatItIs(Protocol):

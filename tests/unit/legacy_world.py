@@ -21,7 +21,7 @@ from lipsync_fast.frontend.engines.pool import EnginePool
 from lipsync_fast.frontend.legacy.connection import serve_legacy
 from lipsync_fast.frontend.services import Services
 from lipsync_fast.ipc.control import AvatarVersion, EngineInfo, Engines
-from lipsync_fast.ipc.messages import Answer, Job, Status, read, samples_of, try_send
+from lipsync_fast.ipc.messages import Answer, Cancel, Job, Status, read_job, samples_of, try_send
 from lipsync_fast.ipc.ring import RingHandle, RingReader, RingWriter
 
 Asked = tuple[Job, NDArray[np.float32]]
@@ -93,11 +93,12 @@ class PlayedEngine:
     async def run(self) -> None:
         while True:
             while (record := self._jobs.next()) is not None:
-                job, payload = read(record, Job)
+                job, payload = read_job(record)
+                if isinstance(job, Cancel):
+                    self._jobs.release()
+                    continue
                 asked = job, samples_of(payload).copy()
                 self._jobs.release()
-                if job.void:
-                    continue
                 self.seen.append(asked)
                 self.waiting.append(asked)
                 self._more.set()

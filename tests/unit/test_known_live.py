@@ -28,9 +28,9 @@ from lipsync_fast.frontend.playout.frame_cache import KnownSounds
 from lipsync_fast.frontend.playout.live import MARGIN_NS, LiveSession
 from lipsync_fast.frontend.playout.playout import Ended, Event, Flag, Picture
 from lipsync_fast.frontend.playout.utterance import Utterance
-from lipsync_fast.ipc.messages import Answer, Job, Look, Status
+from lipsync_fast.ipc.messages import Answer, Job, Look, Status, StoreMode
 from lipsync_fast.timing import SLOT_NS
-from lipsync_fast.utterances.keys import LOOKED_FOR, content_of, scope_of, sound_of
+from lipsync_fast.utterances.keys import content_of, scope_of, sound_of
 from lipsync_fast.utterances.likeness import period_of
 from lipsync_fast.utterances.store import Row, Store
 from lipsync_fast.utterances.transitions import LEAD, shown
@@ -85,7 +85,7 @@ class World:
         scope = scope_of(content_of(self.package), "test", m, job.look)
         starts = block_starts(speech.frame, m.audio, speech.samples)
         sound = sound_of(scope, starts, speech.first, pcm)
-        if speech.store == LOOKED_FOR and not self.blind:
+        if speech.store == StoreMode.LOOK_UP and not self.blind:
             kept = self.store.find(sound, job.picture, speech.share)
             if kept is not None:
                 self.found += 1
@@ -142,7 +142,7 @@ class World:
         index = self.package.manifest.picture_index
         for place in range(period_of(self.package.manifest)):
             for slot, frame, share in shown(sound.frames):
-                speech, seen = sound.speech(frame, share, LOOKED_FOR)
+                speech, seen = sound.speech(frame, share, StoreMode.LOOK_UP)
                 self.do(Job(1, 0, 0, "x", index(place + slot), 0, Look(), speech), seen)
         self.known._look_at = 0.0  # it looks only now and then, by the real clock
 

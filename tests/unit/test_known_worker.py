@@ -22,9 +22,10 @@ from lipsync_fast.engine.frame_cache import kept_frames
 from lipsync_fast.engine.prerender import Prerendering, wanted
 from lipsync_fast.engine.scheduler import Engine
 from lipsync_fast.engine.splice import FrameEncoder
-from lipsync_fast.ipc.messages import Content, Job, Look, Status
+from lipsync_fast.ipc.messages import Content, Job, Look, Status, StoreMode
 from lipsync_fast.utterances.store import Store
 
+OFF, LOOK_UP, KEEP = StoreMode
 SOUND = noise(0.4)
 LOOKS = [
     Look(),
@@ -63,7 +64,9 @@ def front(engine: Engine) -> Iterator[Front]:
     made.close()
 
 
-def asked(manifest: Manifest, store: int, look: Look, sound: F32 = SOUND) -> list[tuple[Job, F32]]:
+def asked(
+    manifest: Manifest, store: StoreMode, look: Look, sound: F32 = SOUND
+) -> list[tuple[Job, F32]]:
     jobs = jobs_of(sound, manifest.audio, lambda k: manifest.picture_index(k, 2), look=look)
     out = []
     for job, pcm in jobs:
@@ -92,16 +95,16 @@ def until_kept(engine: Engine, count: int) -> None:
 def test_what_was_made_is_found_with_the_same_bytes(
     engine: Engine, front: Front, manifest: Manifest, look: Look
 ) -> None:
-    first = answers(front, asked(manifest, 2, look))
+    first = answers(front, asked(manifest, KEEP, look))
     until_kept(engine, len(first))
     inferences = engine.load_now().inferences
     assert inferences == len(first)
-    again = answers(front, asked(manifest, 1, look))
+    again = answers(front, asked(manifest, LOOK_UP, look))
     for number, (jpeg, kept, box) in first.items():
         assert not kept
         assert again[number] == (jpeg, True, box)
     other = Look(look.content, 33, None)
-    assert not any(kept for _, kept, _ in answers(front, asked(manifest, 1, other)).values())
+    assert not any(kept for _, kept, _ in answers(front, asked(manifest, LOOK_UP, other)).values())
     load = engine.load_now()
     assert load.inferences == inferences + len(first)
     assert load.store["found"] == load.store["missed"] == len(first)
@@ -112,7 +115,7 @@ def test_nothing_is_looked_for_or_kept_unasked(
     engine: Engine, front: Front, manifest: Manifest
 ) -> None:
     for _ in range(2):
-        found = answers(front, asked(manifest, 0, Look()))
+        found = answers(front, asked(manifest, OFF, Look()))
         assert not any(kept for _, kept, _ in found.values())
     settle(engine)
     known = engine.known
@@ -126,18 +129,18 @@ def test_a_value_that_is_damaged_is_made_again(
 ) -> None:
     engine = engine_of(tiny_avatar, tmp_path)
     front = Front(engine)
-    first = answers(front, asked(manifest, 2, Look()))
+    first = answers(front, asked(manifest, KEEP, Look()))
     until_kept(engine, len(first))
     with sqlite3.connect(tmp_path / "utterances.sqlite") as raw:
         raw.execute("UPDATE frames SET value = zeroblob(length(value)) WHERE id % 2")
     raw.close()
-    again = answers(front, asked(manifest, 1, Look()))
+    again = answers(front, asked(manifest, LOOK_UP, Look()))
     assert {n: jpeg for n, (jpeg, _, _) in again.items()} == {
         n: jpeg for n, (jpeg, _, _) in first.items()
     }
     assert {kept for _, kept, _ in again.values()} == {True, False}
     until_kept(engine, len(first) + sum(not kept for _, kept, _ in again.values()))
-    assert all(kept for _, kept, _ in answers(front, asked(manifest, 1, Look())).values())
+    assert all(kept for _, kept, _ in answers(front, asked(manifest, LOOK_UP, Look())).values())
     front.close()
     engine.close()
 
@@ -149,7 +152,7 @@ def test_whatever_becomes_of_the_file_frames_are_made(
     engine = engine_of(tiny_avatar, tmp_path)
     front = Front(engine)
     path = tmp_path / "utterances.sqlite"
-    first = answers(front, asked(manifest, 2, Look()))
+    first = answers(front, asked(manifest, KEEP, Look()))
     until_kept(engine, len(first))
     holder = sqlite3.connect(path, isolation_level=None, timeout=5.0)
     holder.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -163,7 +166,7 @@ def test_whatever_becomes_of_the_file_frames_are_made(
     else:
         holder.execute("BEGIN EXCLUSIVE")
     for _ in range(2):
-        again = answers(front, asked(manifest, 1, Look()))
+        again = answers(front, asked(manifest, LOOK_UP, Look()))
         assert {n: jpeg for n, (jpeg, _, _) in again.items()} == {
             n: jpeg for n, (jpeg, _, _) in first.items()
         }
@@ -180,7 +183,7 @@ def test_the_file_is_full(tiny_avatar: Path, tmp_path: Path, manifest: Manifest)
     until = Store(tmp_path, 64_000_000, 1.0)
     until.close()
     front = Front(engine)
-    first = answers(front, asked(manifest, 2, Look()))
+    first = answers(front, asked(manifest, KEEP, Look()))
     until_kept(engine, len(first))
     store = known.keeper._store
     assert store is not None
@@ -188,10 +191,10 @@ def test_the_file_is_full(tiny_avatar: Path, tmp_path: Path, manifest: Manifest)
     store._connection.execute(f"PRAGMA max_page_count = {pages}")
     more = noise(0.4, seed=8)
     for _ in range(2):
-        found = answers(front, asked(manifest, 2, Look(), more))
+        found = answers(front, asked(manifest, KEEP, Look(), more))
         assert not any(kept for _, kept, _ in found.values())
         until_true(engine, lambda: known.counts["refused"] >= 10)
-    assert all(kept for _, kept, _ in answers(front, asked(manifest, 1, Look())).values())
+    assert all(kept for _, kept, _ in answers(front, asked(manifest, LOOK_UP, Look())).values())
     front.close()
     engine.close()
 
@@ -213,8 +216,8 @@ def test_pre_rendered_frames_are_those_that_an_engine_makes(
         work.run(missing, number, lambda: None)
         assert work.missing(wants) == []
         made.close()
-    plain = answers(front, asked(manifest, 0, Look()))
-    found = answers(front, asked(manifest, 1, Look()))
+    plain = answers(front, asked(manifest, OFF, Look()))
+    found = answers(front, asked(manifest, LOOK_UP, Look()))
     assert all(kept for _, kept, _ in found.values())
     if engine.backend.name == "cpu":
         assert {n: j for n, (j, _, _) in found.items()} == {n: j for n, (j, _, _) in plain.items()}

@@ -15,7 +15,17 @@ import trio
 from lipsync_fast.frontend.engines.placement import PAUSE_NS
 from lipsync_fast.frontend.engines.pool import EnginePool, Pending
 from lipsync_fast.ipc.control import EngineInfo
-from lipsync_fast.ipc.messages import Answer, Job, MessageError, Status, read, samples_of, try_send
+from lipsync_fast.ipc.messages import (
+    Answer,
+    Cancel,
+    Job,
+    MessageError,
+    Status,
+    read_answer,
+    read_job,
+    samples_of,
+    try_send,
+)
 from lipsync_fast.ipc.ring import RingHandle, RingReader, RingWriter
 
 FAR = 1 << 60
@@ -31,6 +41,7 @@ class PlayedEngine:
         self.jobs = RingReader(self.job_ring)
         self.answers = RingWriter(self.answer_ring)
         self.seen: list[Job] = []
+        self.cancels: list[Cancel] = []
 
     def copies(self) -> tuple[RingHandle, RingHandle]:
         """Handles whose descriptors belong to the pool."""
@@ -44,12 +55,15 @@ class PlayedEngine:
     def take(self) -> list[Job]:
         out = []
         while (record := self.jobs.next()) is not None:
-            job, payload = read(record, Job)
-            assert len(samples_of(payload)) == job.picture, "a job keeps its samples"
+            job, payload = read_job(record)
+            if isinstance(job, Cancel):
+                self.cancels.append(job)
+            else:
+                assert len(samples_of(payload)) == job.picture, "a job keeps its samples"
+                out.append(job)
             self.jobs.release()
-            out.append(job)
         self.seen += out
-        return [j for j in out if not j.void]
+        return out
 
     def answer(self, job: Job, status: Status = Status.MADE) -> None:
         about = Answer(job.session, job.epoch, job.number, status)
@@ -321,14 +335,14 @@ async def test_a_full_ring_holds_jobs_back_in_order(world: World) -> None:
 
 
 @played
-async def test_void_jobs_are_taken_back(world: World) -> None:
+async def test_cancelled_jobs_are_taken_back(world: World) -> None:
     world.start("e1")
     world.submit(1)
     world.submit(2, session=2)
-    world.pool.void(1, 5)
+    world.pool.cancel(1, 5)
     engine = world.engines["e1"]
     jobs = engine.take()
-    assert [(j.session, j.epoch) for j in engine.seen if j.void] == [(1, 5)]
+    assert engine.cancels == [Cancel(1, 5)]
     for job in jobs:
         engine.answer(job)
     await world.until(lambda: bool(world.got))
@@ -355,4 +369,4 @@ async def test_garbage_in_an_answer_ring_costs_only_itself(world: World) -> None
 
 def test_what_is_no_record_is_refused() -> None:
     with pytest.raises(MessageError):
-        read(memoryview(b"\xff\xff"), Answer)
+        read_answer(memoryview(b"\xff\xff"))

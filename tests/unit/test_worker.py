@@ -24,10 +24,21 @@ from lipsync_fast.avatars.manifest import Manifest
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.engine.avatar_registry import SELDOM_S
 from lipsync_fast.engine.backends import RegionJob, create_backend
+from lipsync_fast.engine.picture_jobs import SpokenPicture
 from lipsync_fast.engine.scheduler import MOST_WAITING, Engine
 from lipsync_fast.engine.splice import FrameEncoder
 from lipsync_fast.errors import AvatarNotFoundError, RingError
-from lipsync_fast.ipc.messages import Answer, Content, Job, Look, Speech, Status, read, try_send
+from lipsync_fast.ipc.messages import (
+    Answer,
+    Cancel,
+    Content,
+    Job,
+    Look,
+    Speech,
+    Status,
+    read_answer,
+    try_send,
+)
 from lipsync_fast.ipc.ring import RingHandle, RingReader, RingWriter
 from lipsync_fast.provenance import CREATOR_MARK, jpeg_with_xmp, xmp_packet
 
@@ -45,12 +56,12 @@ class Front:
         engine.attach(name, *(dup(handle) for handle in self.handles))
         self.got: list[tuple[Answer, bytes]] = []
 
-    def submit(self, job: Job, pcm: F32 | None = None) -> None:
+    def submit(self, job: Job | Cancel, pcm: F32 | None = None) -> None:
         assert try_send(self.jobs, job, b"" if pcm is None else memoryview(pcm).cast("B"))
 
     def read(self) -> None:
         while (record := self.answers.next()) is not None:
-            answer, payload = read(record, Answer)
+            answer, payload = read_answer(record)
             self.got.append((answer, bytes(payload)))
             self.answers.release()
 
@@ -154,7 +165,8 @@ def test_the_demo_avatar(engine: Engine, front: Front) -> None:
         for frame in avatar.render(noise(0.4), 16_000):
             assert got[frame.index] == frame.jpeg
         job, pcm = jobs[5]
-        block = served.block("another", job, pcm)
+        assert job.speech is not None
+        block = served.block("another", SpokenPicture(job.speech, pcm))
         window = avatar.backend.regions([RegionJob(avatar.loaded, job.picture, block)])[0]
         wanted = served.package.crop(job.picture)[4:-4, 4:-4].copy()
     w = m.window
@@ -197,7 +209,7 @@ def test_looks(front: Front, manifest: Manifest, tiny_avatar: Path) -> None:
         speech = job.speech
         assert speech is not None
         served = front.engine.shelf.served["tiny"]
-        audio = served.block("another", job, pcm)
+        audio = served.block("another", SpokenPicture(speech, pcm))
         region = block([RegionJob(avatar.loaded, job.picture, audio)])[0]
     x, y, w, h = RECT
     how = msgspec.structs.replace(manifest.jpeg, restart_interval=65_535)
@@ -346,14 +358,14 @@ def test_damaged_records_are_counted(front: Front, manifest: Manifest) -> None:
     assert front.engine.counts.damaged == 4
 
 
-def test_void_jobs_get_no_answer(engine: Engine, front: Front, manifest: Manifest) -> None:
+def test_cancelled_jobs_get_no_answer(engine: Engine, front: Front, manifest: Manifest) -> None:
     """Those of the session, of lower epochs, that have not begun."""
     other = Front(engine, "front-2")
     for number in range(10):
         front.submit(*speech_job(manifest, number, epoch=number % 2))
     front.submit(*speech_job(manifest, 20, session=2))
     other.submit(*speech_job(manifest, 30))
-    front.submit(Job(1, 1, 0, "tiny", 0, 0, void=True))
+    front.submit(Cancel(1, 1))
     settle(engine)
     front.read()
     other.read()

@@ -30,7 +30,15 @@ from lipsync_fast.errors import RingError
 from lipsync_fast.frontend.engines.latency_estimate import Turnaround
 from lipsync_fast.frontend.engines.placement import Placement
 from lipsync_fast.ipc.control import EngineInfo
-from lipsync_fast.ipc.messages import Answer, Job, MessageError, Status, read, try_send
+from lipsync_fast.ipc.messages import (
+    Answer,
+    Cancel,
+    Job,
+    MessageError,
+    Status,
+    read_answer,
+    try_send,
+)
 from lipsync_fast.ipc.ring import RingHandle, RingReader, RingWriter
 from lipsync_fast.signals import Changes
 
@@ -202,22 +210,21 @@ class EnginePool:
         else:
             self._send(engine, pending)
 
-    def void(self, session: int, epoch: int) -> None:
+    def cancel(self, session: int, epoch: int) -> None:
         """Take back a session's jobs of epochs before ``epoch``: they get no answer."""
         self._waiting = deque(p for p in self._waiting if not _older(p, session, epoch))
         for engine in self._engines.values():
             old = [k for k, p in engine.pending.items() if _older(p, session, epoch)]
             engine.unsent = deque(p for p in engine.unsent if not _older(p, session, epoch))
             if old:
-                about = engine.pending[old[0]].job
                 for key in old:
                     del engine.pending[key]
-                # So that it is not made for nothing; where the ring is full, it is.
-                try_send(engine.jobs, Job(session, epoch, 0, about.avatar, 0, 0, void=True))
+                # So that they are not made for nothing; where the ring is full, they are.
+                try_send(engine.jobs, Cancel(session, epoch))
 
     def forget(self, session: int) -> None:
         """A session has ended."""
-        self.void(session, 1 << 60)
+        self.cancel(session, 1 << 60)
         self._placement.forget(session)
 
     # ------------------------------------------------------------ how
@@ -289,7 +296,7 @@ class EnginePool:
         """Take what has been answered."""
         while (record := engine.answers.next()) is not None:
             try:
-                answer, jpeg = read(record, Answer)
+                answer, jpeg = read_answer(record)
                 key = (answer.session, answer.epoch, answer.number)
                 pending = engine.pending.pop(key, None)
                 if pending is not None:

@@ -20,9 +20,8 @@ from lipsync_fast.avatars.manifest import Manifest
 from lipsync_fast.frontend.playout.frame_cache import FIRST_FRAMES, Recall, told
 from lipsync_fast.frontend.playout.playout import Ended, Event, Flag, Picture, Speaker, Started
 from lipsync_fast.frontend.playout.utterance import Utterance
-from lipsync_fast.ipc.messages import Answer, Job, Look, Status
+from lipsync_fast.ipc.messages import Answer, Job, Look, Status, StoreMode
 from lipsync_fast.timing import SLOT_NS
-from lipsync_fast.utterances.keys import NOT_LOOKED_FOR
 
 IN_FLIGHT = 24
 PATIENCE_NS = 30_000_000_000
@@ -36,7 +35,7 @@ class _Spoken:
     next: int = 0
     shown: int = 0
     dropped: int = 0
-    store: int = NOT_LOOKED_FOR
+    store: StoreMode = StoreMode.OFF
     missed: int = 0
     """Frames in a row that were looked for in vain."""
 

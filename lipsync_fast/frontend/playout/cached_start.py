@@ -14,9 +14,8 @@ from lipsync_fast.arrays import F32
 from lipsync_fast.avatars.manifest import Manifest
 from lipsync_fast.frontend.playout.frame_cache import FIRST_FRAMES, Move, Recall
 from lipsync_fast.frontend.playout.plan import Planned, Spoken
-from lipsync_fast.ipc.messages import Job, Look, Speech
+from lipsync_fast.ipc.messages import Job, Look, Speech, StoreMode
 from lipsync_fast.timing import SLOT_NS
-from lipsync_fast.utterances.keys import LOOKED_FOR, NOT_LOOKED_FOR
 from lipsync_fast.utterances.transitions import LEAD, NO_SHARE, blended
 
 KNOWN_MARGIN_NS = 8_000_000
@@ -109,9 +108,11 @@ class Recalling:
 
     def _keep_blended(self, speech: Speech, samples: F32, slot: int, now_ns: int) -> None:
         """Have a first frame made as it leads in, too, for when this sound is said again."""
-        if speech.store == NOT_LOOKED_FOR or not self._lead or speech.frame >= LEAD:
+        if speech.store == StoreMode.OFF or not self._lead or speech.frame >= LEAD:
             return
-        wanted = msgspec.structs.replace(speech, share=blended(speech.frame), store=LOOKED_FOR)
+        wanted = msgspec.structs.replace(
+            speech, share=blended(speech.frame), store=StoreMode.LOOK_UP
+        )
         job = Job(
             self.number,
             self.epoch,

@@ -28,11 +28,8 @@ from lipsync_fast.audio.windows import block_starts
 from lipsync_fast.avatars.manifest import Manifest
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.config import Utterances
-from lipsync_fast.ipc.messages import Look, Speech
+from lipsync_fast.ipc.messages import Look, Speech, StoreMode
 from lipsync_fast.utterances.keys import (
-    KEPT,
-    LOOKED_FOR,
-    NOT_LOOKED_FOR,
     content_of,
     scope_of,
     sound_of,
@@ -66,7 +63,7 @@ class Beginning:
         at_once: its first frames are kept as they lead in: no engine has to make them.
     """
 
-    store: int
+    store: StoreMode
     place: int
     at_once: bool = False
 
@@ -79,22 +76,22 @@ class LookedFor(Protocol):
         missed: frames in a row that were looked for in vain.
     """
 
-    store: int
+    store: StoreMode
     missed: int
 
 
 def told(spoken: LookedFor, kept: bool) -> None:
     """A frame of an utterance was made, or was there: after a few in vain, none is looked for."""
     spoken.missed = 0 if kept else spoken.missed + 1
-    if spoken.store == LOOKED_FOR and spoken.missed >= MISSES:
-        spoken.store = KEPT
+    if spoken.store == StoreMode.LOOK_UP and spoken.missed >= MISSES:
+        spoken.store = StoreMode.KEEP
 
 
 class Recall(Protocol):
     """What a session asks."""
 
     @property
-    def lead(self) -> int:
+    def lead(self) -> StoreMode:
         """``Speech.store`` for frames that are shown before a sound is known."""
         ...
 
@@ -245,9 +242,9 @@ class KnownSounds:
 
     # ------------------------------------------------------------ utterances
     @property
-    def lead(self) -> int:
+    def lead(self) -> StoreMode:
         """``Speech.store`` for frames that are shown before a sound is known."""
-        return LOOKED_FOR if self.filled else NOT_LOOKED_FOR
+        return StoreMode.LOOK_UP if self.filled else StoreMode.OFF
 
     def begin(
         self,
@@ -265,13 +262,13 @@ class KnownSounds:
         scope = self._scope(content, manifest, look)
         store = self._opened() if scope is not None else None
         if store is None or scope is None:
-            return Beginning(NOT_LOOKED_FOR, place)
+            return Beginning(StoreMode.OFF, place)
         sounds = [_sound(scope, manifest, speech, pcm) for speech, pcm in seen]
         try:
             there = store.pictures(sounds)
         except StoreError as error:
             self._failed(error)
-            return Beginning(NOT_LOOKED_FOR, place)
+            return Beginning(StoreMode.OFF, place)
         frames = [there[sound] for sound in sounds]
         shares = [blended(k) if at_once and leads else 1.0 for k in range(len(frames))]
         whole = [
@@ -287,15 +284,15 @@ class KnownSounds:
         if found is not None:
             self.counts["hits"] += 1
             self.counts["at_once"] += at_once
-            return Beginning(LOOKED_FOR, place + found - due, at_once)
+            return Beginning(StoreMode.LOOK_UP, place + found - due, at_once)
         if at_once:
-            return Beginning(NOT_LOOKED_FOR, place)
+            return Beginning(StoreMode.OFF, place)
         self.counts["misses"] += 1
         if (manifest.picture_index(place), 1.0) in frames[0]:
-            return Beginning(LOOKED_FOR, place)  # some of it is there
+            return Beginning(StoreMode.LOOK_UP, place)  # some of it is there
         pictures = {picture for picture, share in frames[0] if share == 1.0}
         keep = self._config.keep and len(pictures) < MOST_PLACES
-        return Beginning(KEPT if keep else NOT_LOOKED_FOR, place)
+        return Beginning(StoreMode.KEEP if keep else StoreMode.OFF, place)
 
     def close(self) -> None:
         """Stop looking at pictures, and close the store."""

@@ -46,9 +46,8 @@ from lipsync_fast.frontend.playout.frame_cache import Recall, told
 from lipsync_fast.frontend.playout.plan import Change, Planned, Spoken
 from lipsync_fast.frontend.playout.playout import Ended, Event, Flag, Picture, Speaker, Started
 from lipsync_fast.frontend.playout.utterance import Utterance
-from lipsync_fast.ipc.messages import Answer, Job, Look, Speech, Status
+from lipsync_fast.ipc.messages import Answer, Job, Look, Speech, Status, StoreMode
 from lipsync_fast.timing import SLOT_NS
-from lipsync_fast.utterances.keys import NOT_LOOKED_FOR
 from lipsync_fast.utterances.transitions import LEAD, NO_SHARE, STEP_IN, STEP_OUT
 
 MARGIN_NS = 66_000_000
@@ -363,7 +362,7 @@ class LiveSession(Recalling, Speaker[Spoken]):
     def _unheard(self, spoken: Spoken) -> tuple[Speech, F32]:
         """What a mouth shows of an utterance before any of it is heard: vectors of zeros, or of
         silence where the networks never see zeros."""
-        store = NOT_LOOKED_FOR if self.recall is None else self.recall.lead
+        store = StoreMode.OFF if self.recall is None else self.recall.lead
         audio = self.manifest.audio
         if audio.padded:
             return Speech(spoken.sound.stream, -audio.after, None, 0, store=store), NOTHING

@@ -9,8 +9,7 @@ from lipsync_fast.avatars.manifest import Manifest
 from lipsync_fast.frontend.playout.frame_cache import FIRST_FRAMES
 from lipsync_fast.frontend.playout.playout import Flag
 from lipsync_fast.frontend.playout.utterance import Utterance
-from lipsync_fast.ipc.messages import Look
-from lipsync_fast.utterances.keys import NOT_LOOKED_FOR
+from lipsync_fast.ipc.messages import Look, StoreMode
 
 
 @dataclass(slots=True)
@@ -26,7 +25,7 @@ class Spoken:
     under_way: bool = False
     """Slots are given to its frames one after the other; else it waits for ``_begin``."""
     dropped: int = 0
-    store: int = NOT_LOOKED_FOR
+    store: StoreMode = StoreMode.OFF
     """``Speech.store`` of its frames."""
     shown: bool = False
     """Its first frame was."""

@@ -19,7 +19,7 @@ from lipsync_fast.audio.windows import (
     is_decided,
     samples_seen,
 )
-from lipsync_fast.ipc.messages import Speech
+from lipsync_fast.ipc.messages import Speech, StoreMode
 from lipsync_fast.timing import FRAME_SAMPLES
 
 LEAST_ROOM = 32_000
@@ -89,7 +89,9 @@ class Utterance:
         """Whether the samples have come that a frame before the first one (negative) sees."""
         return frame_sees(frame, self.window)[1] <= self.samples
 
-    def speech(self, frame: int, share: float = 1.0, store: int = 0) -> tuple[Speech, F32]:
+    def speech(
+        self, frame: int, share: float = 1.0, store: StoreMode = StoreMode.OFF
+    ) -> tuple[Speech, F32]:
         """What a decided frame sees. Before 0 and, once ended, behind the last frame are others.
 
         Raises:

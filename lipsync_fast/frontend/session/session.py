@@ -373,7 +373,7 @@ class NativeSession:
 
     def _interrupt(self, now: int) -> None:
         self._pace.interrupt(now)
-        self._services.pool.void(self.number, self._pace.epoch)
+        self._services.pool.cancel(self.number, self._pace.epoch)
         self._sound.reset()
         self._sound.silence()
         self._outbox.drop_media()
