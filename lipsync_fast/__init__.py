@@ -11,20 +11,51 @@
 ...     async for event in session:
 ...         ...
 
-Importing the package loads nothing heavy; ``open`` and ``connect`` do.
+Importing the package loads nothing heavy; ``open`` and ``connect`` do. What they raise is a
+``LipsyncError``; ``lipsync_fast.errors`` has the whole tree.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from lipsync_fast.version import __version__
 
 if TYPE_CHECKING:
+    from lipsync_fast import errors
     from lipsync_fast.api import Avatar, Frame, Rendering, open
     from lipsync_fast.client import connect
+    from lipsync_fast.errors import (
+        AudioFormatError,
+        AvatarError,
+        AvatarFormatError,
+        AvatarNotFoundError,
+        AvatarVersionError,
+        BackendError,
+        LipsyncError,
+        MediaError,
+        SessionError,
+    )
 
-__all__ = ["Avatar", "Frame", "Rendering", "__version__", "connect", "open"]
+__all__ = [
+    "AudioFormatError",
+    "Avatar",
+    "AvatarError",
+    "AvatarFormatError",
+    "AvatarNotFoundError",
+    "AvatarVersionError",
+    "BackendError",
+    "Frame",
+    "LipsyncError",
+    "MediaError",
+    "Rendering",
+    "SessionError",
+    "__version__",
+    "connect",
+    "errors",
+    "open",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -36,6 +67,9 @@ def __getattr__(name: str) -> Any:
         from lipsync_fast import client
 
         return client.connect
+    if name == "errors" or (name.endswith("Error") and name in __all__):
+        errors = import_module("lipsync_fast.errors")
+        return errors if name == "errors" else getattr(errors, name)
     raise AttributeError(f"module 'lipsync_fast' has no attribute {name!r}")
 
 

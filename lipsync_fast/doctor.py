@@ -183,7 +183,7 @@ def run_selftest() -> list[Check]:
 
 
 def _run_check(name: str, check: Callable[[], str]) -> Check:
-    from lipsync_fast.selftest import NotCheckedError
+    from lipsync_fast.errors import NotCheckedError
 
     try:
         return Check(name=name, result="ok", detail=check())

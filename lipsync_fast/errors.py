@@ -1,14 +1,96 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The exceptions of lipsync_fast: one small tree, whose messages say what to do next.
+"""The exceptions of lipsync_fast: one tree, whose messages say what to do next.
 
 The command line prints the message on one line and exits with status 2 for any ``LipsyncError``.
+Modules define no public exceptions of their own; one that never leaves its module is private there.
 """
+
+from typing import ClassVar, Literal, TypeAlias
+
+ErrorCode: TypeAlias = Literal[
+    "bad_request",
+    "unknown_avatar",
+    "unknown_utterance",
+    "unsupported_audio",
+    "too_large",
+    "overloaded",
+    "unauthorized",
+    "engine_lost",
+    "internal",
+]
+"""The words of lipsync.v1 for what went wrong."""
 
 
 class LipsyncError(Exception):
     """Base of every error that this package raises on purpose."""
 
 
+# ---------------------------------------------------------------- what a client of a server is told
+class ReportedError(LipsyncError):
+    """Base of what a server reports to its client by a word of the protocol; others are "internal".
+
+    Attributes:
+        code: the word.
+    """
+
+    code: ClassVar[ErrorCode]
+
+
+class ProtocolError(ReportedError):
+    """A peer sent what lipsync.v1 does not allow."""
+
+    code: ClassVar[ErrorCode] = "bad_request"
+
+
+class UnsupportedAudioError(ProtocolError):
+    """A client wants to send sound of a form that is not taken."""
+
+    code: ClassVar[ErrorCode] = "unsupported_audio"
+
+
+class UnknownUtteranceError(ReportedError):
+    """Nothing was pre-rendered for the avatar under that name."""
+
+    code: ClassVar[ErrorCode] = "unknown_utterance"
+
+
+class EngineLostError(ReportedError):
+    """No engine could make a frame: they have died, or are too busy."""
+
+    code: ClassVar[ErrorCode] = "engine_lost"
+
+
+class OverloadedError(ReportedError):
+    """The server has as much to do as it can; try again later."""
+
+    code: ClassVar[ErrorCode] = "overloaded"
+
+
+class LegacyRequestError(LipsyncError):
+    """A client of the old protocols sent what is no request; the message is one that clients know.
+
+    Attributes:
+        frame_id: the request's own where it could be read, else 0.
+    """
+
+    def __init__(self, message: str, frame_id: int = 0) -> None:
+        super().__init__(message)
+        self.frame_id = frame_id
+
+
+class UnsatisfiableRangeError(LipsyncError):
+    """A client asks for bytes of which there is none."""
+
+
+class SocketClosedError(Exception):
+    """The client has gone, or the connection was closed; no more comes and no more can be sent.
+
+    No ``LipsyncError``: nobody is left who could be told, so what reports mistakes must not take it
+    for one.
+    """
+
+
+# ---------------------------------------------------------------- sound, avatars, output
 class MediaError(LipsyncError):
     """A sound or video file is missing, unreadable, not media, or holds no sound."""
 
@@ -17,8 +99,10 @@ class AudioFormatError(LipsyncError, ValueError):
     """PCM given by a caller has a shape, type or rate that cannot be used."""
 
 
-class AvatarError(LipsyncError):
+class AvatarError(ReportedError):
     """An avatar cannot be used; base of the more exact ones below."""
+
+    code: ClassVar[ErrorCode] = "unknown_avatar"
 
 
 class AvatarNotFoundError(AvatarError):
@@ -45,10 +129,27 @@ class CheckpointError(AvatarError):
     """A checkpoint is hostile, of another family, or has missing or extra tensors."""
 
 
+class UnsafePickleError(LipsyncError):
+    """A pickle is more than a list of tensors, or none; the message says why."""
+
+
+class UnexpectedGraphError(LipsyncError):
+    """Bytes are no ONNX graph, or not one that is known; the message says why."""
+
+
+class PrepareError(AvatarError):
+    """A video cannot become an avatar as it is, or an option does not fit; says what to do."""
+
+
+class TrainingError(LipsyncError):
+    """A training cannot begin, go on or end well; the message says what to do."""
+
+
 class OutputError(LipsyncError):
     """An output cannot be written: missing folder, no rights, no space, already there."""
 
 
+# ---------------------------------------------------------------- engines and processes
 class BackendError(LipsyncError):
     """A backend cannot run here; the message says what is missing."""
 
@@ -61,21 +162,29 @@ class RingError(LipsyncError):
     """Shared memory between processes cannot be made, or is not what it should be."""
 
 
-class EngineLostError(LipsyncError):
-    """No engine could make a frame: they have died, or are too busy."""
+class MessageError(LipsyncError):
+    """A record of a ring cannot be read."""
 
 
-class OverloadedError(LipsyncError):
-    """The server has as much to do as it can; try again later."""
+class ControlError(LipsyncError):
+    """The control socket cannot be used, or a peer sent what cannot be read."""
 
 
+class StoreError(LipsyncError):
+    """What is kept of utterances cannot be read or written."""
+
+
+class StoreDamagedError(StoreError):
+    """The file is no store, or not whole."""
+
+
+# ---------------------------------------------------------------- servers, their users and clients
 class SessionError(LipsyncError):
     """A session with a server could not begin, or has ended as nobody wished.
 
     Attributes:
-        code: a word of the protocol's (bad_request, unknown_avatar, unknown_utterance,
-            unsupported_audio, too_large, overloaded, unauthorized, engine_lost, internal), or
-            "connection": the server could not be reached, or has gone.
+        code: a word of the protocol's (``ErrorCode``), or "connection": the server could not be
+            reached, or has gone.
         retry_after_s: when to try again, where the server said so.
     """
 
@@ -90,3 +199,15 @@ class ConfigError(LipsyncError):
 
 class ServerError(LipsyncError):
     """The server cannot start or go on; the message says why."""
+
+
+class PortInUseError(ServerError):
+    """Somebody else listens on a port that the server is to have."""
+
+
+class NotCheckedError(LipsyncError):
+    """A check of ``lipsync-fast doctor`` cannot be made here; the message says why."""
+
+
+class WrongResultError(LipsyncError):
+    """What a check of ``lipsync-fast doctor`` computed differs from the golden data."""

@@ -10,33 +10,16 @@ from __future__ import annotations
 
 import struct
 from enum import IntEnum, IntFlag
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
 
-from lipsync_fast.errors import LipsyncError
+from lipsync_fast.errors import ErrorCode, ProtocolError, UnsupportedAudioError
 
 SUBPROTOCOL = "lipsync.v1"
 MAGIC = b"LSF1"
 MIN_RATE, MAX_RATE = 8_000, 192_000
-
-
-class ProtocolError(LipsyncError):
-    """A peer sent what lipsync.v1 does not allow."""
-
-
-ErrorCode: TypeAlias = Literal[
-    "bad_request",
-    "unknown_avatar",
-    "unknown_utterance",
-    "unsupported_audio",
-    "too_large",
-    "overloaded",
-    "unauthorized",
-    "engine_lost",
-    "internal",
-]
 
 
 # ---------------------------------------------------------------- client to server
@@ -167,7 +150,7 @@ class SessionOverloaded(FromServer, tag="session.overloaded", kw_only=True, froz
     message: str = ""
 
 
-class Error(FromServer, tag="error", kw_only=True, frozen=True):
+class ErrorMessage(FromServer, tag="error", kw_only=True, frozen=True):
     """Something went wrong; when fatal, the server closes the connection."""
 
     code: ErrorCode
@@ -197,27 +180,27 @@ class Pong(FromServer, tag="pong", kw_only=True, frozen=True):
     id: str | int | None = None
 
 
-ClientMessage: TypeAlias = (
-    SessionStart
-    | UtteranceEnd
-    | UtteranceSay
-    | SessionInterrupt
-    | SessionUpdate
-    | SessionStop
-    | Ping
+class _StartOfAnyAudio(SessionStart, tag="session.start", kw_only=True, frozen=True):
+    audio: Any = None
+
+
+_BesidesStart: TypeAlias = (
+    UtteranceEnd | UtteranceSay | SessionInterrupt | SessionUpdate | SessionStop | Ping
 )
+ClientMessage: TypeAlias = SessionStart | _BesidesStart
 ServerMessage: TypeAlias = (
     SessionStarted
     | UtteranceStarted
     | UtteranceEnded
     | SessionInterrupted
     | SessionOverloaded
-    | Error
+    | ErrorMessage
     | Stats
     | Pong
 )
 _encoder = msgspec.json.Encoder()
 _from_client = msgspec.json.Decoder(ClientMessage)
+_from_client_of_any_audio = msgspec.json.Decoder(_StartOfAnyAudio | _BesidesStart)
 _from_server = msgspec.json.Decoder(ServerMessage)
 
 
@@ -241,13 +224,29 @@ def decode_client(text: str) -> ClientMessage:
     """What a client said.
 
     Raises:
+        UnsupportedAudioError: it is no message for its ``audio``.
         ProtocolError: it is no message of lipsync.v1; says what is wrong with it.
     """
     try:
         message: ClientMessage = _from_client.decode(text)
         return message
+    except msgspec.ValidationError as error:
+        of_audio = _fault_of_any_audio(text) != str(error)
+        raise (UnsupportedAudioError if of_audio else ProtocolError)(_words(error)) from None
     except (msgspec.MsgspecError, RecursionError, UnicodeEncodeError) as error:
         raise ProtocolError(_words(error)) from None
+
+
+def _fault_of_any_audio(text: str) -> str:
+    """What is wrong with a client's message besides its ``audio``; '' for nothing.
+
+    Only one fault of a message is told, the first: it is the audio's if it goes with the audio.
+    """
+    try:
+        _from_client_of_any_audio.decode(text)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        return str(error)
+    return ""
 
 
 def decode_server(text: str) -> ServerMessage:

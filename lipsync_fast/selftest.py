@@ -8,17 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from lipsync_fast.errors import NotCheckedError, WrongResultError
+
 MEL_TOLERANCE = 1e-4
 PICTURE_TOLERANCE = 2
 """Grey levels, at the worst."""
-
-
-class NotCheckedError(Exception):
-    """A check cannot be made here; the message says why."""
-
-
-class WrongResultError(Exception):
-    """What was computed differs from the golden data."""
 
 
 def data_folder() -> Path:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 import lipsync_fast
 from lipsync_fast.audio.windows import frame_count
 from lipsync_fast.benchmark.load import Sample
-from lipsync_fast.client import Error, Frame, Session, SessionOverloaded, UtteranceEnded
+from lipsync_fast.client import ErrorMessage, Frame, Session, SessionOverloaded, UtteranceEnded
 
 UNDER_WAY = 2
 """Utterances of a session that are sent and not ended."""
@@ -108,7 +108,7 @@ class Burst:
                     self._note(f"{came} frames came, {event} ended, not {frames}")
                 came = 0
                 room.release()
-            elif isinstance(event, Error | SessionOverloaded):
+            elif isinstance(event, ErrorMessage | SessionOverloaded):
                 self._note(repr(event))
 
     def _note(self, words: str) -> None:

@@ -21,7 +21,7 @@ import lipsync_fast
 from lipsync_fast.audio.windows import AudioWindow, frame_count
 from lipsync_fast.benchmark.speech import PIECE, frame_due_ns, piece_due_ns
 from lipsync_fast.client import (
-    Error,
+    ErrorMessage,
     Frame,
     Session,
     SessionError,
@@ -170,7 +170,7 @@ class Talker:
                 notes.overloaded += 1
                 if notes.utterances:
                     notes.utterances[-1].refused = True
-            elif isinstance(event, Error):
+            elif isinstance(event, ErrorMessage):
                 notes.errors.append(f"{event.code}: {event.message}")
 
     def _note(self, frame: Frame, now: int) -> None:

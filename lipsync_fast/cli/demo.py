@@ -78,13 +78,11 @@ What to try next:
 def _serve_page() -> None:
     """Serve on the usual ports, or on free ones where others have them, until Ctrl-C."""
     from lipsync_fast.cli.serve import serve_command
-    from lipsync_fast.errors import ServerError
+    from lipsync_fast.errors import PortInUseError
 
     typer.echo("Now live, in a browser on this machine (Ctrl-C ends it):")
     try:
         serve_command(None, {"log-level": "warning"}, print_config=False)
-    except ServerError as error:
-        if "in use" not in str(error):
-            raise
+    except PortInUseError:
         free = {"port": [0], "http-port": 0, "log-level": "warning"}
         serve_command(None, free, print_config=False)

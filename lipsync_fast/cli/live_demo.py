@@ -61,7 +61,7 @@ async def _frames(url: str, recording: Path) -> list[bytes]:
     """All frames of the recording, as JPEGs."""
     import trio
 
-    from lipsync_fast.client import Error, Frame, Session, UtteranceEnded, connect
+    from lipsync_fast.client import ErrorMessage, Frame, Session, UtteranceEnded, connect
 
     with wave.open(str(recording), "rb") as file:
         rate, pcm = file.getframerate(), file.readframes(file.getnframes())
@@ -80,7 +80,7 @@ async def _frames(url: str, recording: Path) -> list[bytes]:
         async for event in session:
             if isinstance(event, Frame):
                 frames.append(bytes(event.jpeg))
-            elif isinstance(event, Error):
+            elif isinstance(event, ErrorMessage):
                 raise LipsyncError(f"the server says: {event.message}")
             elif isinstance(event, UtteranceEnded):
                 if event.frames != len(frames):

@@ -157,7 +157,7 @@ def _say_outcome(outcomes: list[Result | Failure], made: list[Result], wall: flo
 
 
 def _names(videos: list[Path], given: str | None) -> list[str]:
-    from lipsync_fast.prepare.errors import PrepareError
+    from lipsync_fast.errors import PrepareError
     from lipsync_fast.prepare.request import name_for
 
     if given is not None and len(videos) > 1:
@@ -190,8 +190,8 @@ def _check_out(out: Path) -> None:
 def _detection(
     detector: str | None, options: list[str] | None, landmarks: Path | None, parsing: Path | None
 ) -> dict[str, Any]:
+    from lipsync_fast.errors import PrepareError
     from lipsync_fast.prepare.detectors import check_spec
-    from lipsync_fast.prepare.errors import PrepareError
 
     if (detector is None) == (landmarks is None):
         raise PrepareError(
@@ -229,7 +229,7 @@ def _statements(
     consent: str | None, licence: str | None, stated_by: str | None, synthetic: bool
 ) -> dict[str, str]:
     """Consent, licence and who states them: as given, or asked for on a terminal."""
-    from lipsync_fast.prepare.errors import PrepareError
+    from lipsync_fast.errors import PrepareError
     from lipsync_fast.prepare.request import statement
 
     if synthetic and consent is None:
@@ -311,8 +311,7 @@ class _Model:
         force: bool,
     ) -> None:
         from lipsync_fast.avatars.library import user_folder
-        from lipsync_fast.errors import AvatarImportError, OutputError
-        from lipsync_fast.prepare.errors import PrepareError
+        from lipsync_fast.errors import AvatarImportError, OutputError, PrepareError
 
         self._weights, self._encoder, self._force = weights, encoder, force
         if weights is None:

@@ -9,7 +9,7 @@ from lipsync_fast.client.events import Audio, Event, Frame
 from lipsync_fast.client.session import Session
 from lipsync_fast.errors import SessionError
 from lipsync_fast.protocol import (
-    Error,
+    ErrorMessage,
     Pong,
     SessionInterrupted,
     SessionOverloaded,
@@ -22,7 +22,7 @@ from lipsync_fast.protocol import (
 __all__ = [
     "Audio",
     "Connecting",
-    "Error",
+    "ErrorMessage",
     "Event",
     "Frame",
     "Pong",

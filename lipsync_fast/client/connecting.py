@@ -15,7 +15,7 @@ from lipsync_fast.errors import SessionError
 from lipsync_fast.protocol import (
     SUBPROTOCOL,
     AudioFormat,
-    Error,
+    ErrorMessage,
     SessionStart,
     SessionStarted,
     SessionStop,
@@ -124,7 +124,7 @@ class Connecting:
         async for event in session:
             if isinstance(event, SessionStarted):
                 return session
-            if isinstance(event, Error):
+            if isinstance(event, ErrorMessage):
                 raise SessionError(event.code, event.message)
         raise SessionError("connection", "the server has ended the session before it began")
 

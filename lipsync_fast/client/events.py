@@ -8,12 +8,12 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from lipsync_fast.errors import ProtocolError
 from lipsync_fast.protocol import (
-    Error,
+    ErrorMessage,
     MediaFlag,
     MediaType,
     Pong,
-    ProtocolError,
     SessionInterrupted,
     SessionOverloaded,
     SessionStarted,
@@ -101,7 +101,7 @@ Event: TypeAlias = (
     | UtteranceEnded
     | SessionInterrupted
     | SessionOverloaded
-    | Error
+    | ErrorMessage
     | Stats
     | Pong
 )

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from lipsync_fast.client.events import Event, media_event
 from lipsync_fast.client.running import Connection
-from lipsync_fast.errors import AudioFormatError, SessionError
+from lipsync_fast.errors import AudioFormatError, ProtocolError, SessionError
 from lipsync_fast.protocol import (
     AudioFormat,
     ClientMessage,
-    Error,
+    ErrorMessage,
     Ping,
-    ProtocolError,
     SessionInterrupt,
     SessionStarted,
     SessionUpdate,
@@ -78,7 +77,7 @@ class Session:
     async def say(self, name: str) -> None:
         """Have a pre-rendered utterance of the avatar said, as a whole; none may be open.
 
-        Where there is none of that name, an Error with code ``unknown_utterance`` comes.
+        Where there is none of that name, an ErrorMessage with code ``unknown_utterance`` comes.
         """
         await self._say(UtteranceSay(name=name))
 
@@ -170,7 +169,7 @@ class Session:
             ) from (error)
         if isinstance(event, SessionStarted):
             self._started = event
-        if isinstance(event, Error) and event.fatal:
+        if isinstance(event, ErrorMessage) and event.fatal:
             raise SessionError(event.code, event.message)
         return event
 

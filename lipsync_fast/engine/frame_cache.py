@@ -20,16 +20,10 @@ from lipsync_fast.config import Utterances
 from lipsync_fast.engine.backends.base import Backend, Coded
 from lipsync_fast.engine.picture_jobs import Box, Served, SpokenPicture, Waiting, variant_of
 from lipsync_fast.engine.splice import FrameEncoder, Place
+from lipsync_fast.errors import StoreDamagedError, StoreError
 from lipsync_fast.ipc.messages import Content, Job, Look
 from lipsync_fast.utterances.keys import content_of, maker_of, scope_of, sound_of
-from lipsync_fast.utterances.store import (
-    Kept,
-    Row,
-    Store,
-    StoreDamagedError,
-    StoreError,
-    store_folder,
-)
+from lipsync_fast.utterances.store import Kept, Row, Store, store_folder
 from lipsync_fast.utterances.write_behind import Keeper, Task
 
 Made = tuple[bytes, Box]

@@ -23,13 +23,12 @@ from typing import TYPE_CHECKING, NoReturn
 
 import zmq
 
-from lipsync_fast.errors import AvatarError, LipsyncError, RingError
+from lipsync_fast.errors import AvatarError, ControlError, LipsyncError, RingError
 from lipsync_fast.ipc.children import EngineSpec, read_spec
 from lipsync_fast.ipc.control import (
     AnyMessage,
     AvatarState,
     Bye,
-    ControlError,
     Drain,
     FramesOffered,
     Heartbeat,

@@ -45,13 +45,12 @@ from lipsync_fast.engine.picture_jobs import (
     Waiting,
 )
 from lipsync_fast.engine.splice import FrameEncoder
-from lipsync_fast.errors import DeviceLostError, LipsyncError, RingError
+from lipsync_fast.errors import DeviceLostError, LipsyncError, MessageError, RingError
 from lipsync_fast.ipc.control import Load
 from lipsync_fast.ipc.messages import (
     Answer,
     Cancel,
     Job,
-    MessageError,
     Status,
     StoreMode,
     read_job,

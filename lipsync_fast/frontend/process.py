@@ -19,6 +19,7 @@ import structlog
 import trio
 import zmq
 
+from lipsync_fast.errors import ControlError
 from lipsync_fast.frontend.engines.pool import EnginePool
 from lipsync_fast.frontend.listen.connections import Connections
 from lipsync_fast.frontend.listen.stream import serve_stream
@@ -28,7 +29,6 @@ from lipsync_fast.ipc.control import (
     AnyMessage,
     AvatarChanged,
     Bye,
-    ControlError,
     Drain,
     Engines,
     FrontHeartbeat,

@@ -31,7 +31,7 @@ import msgspec
 import zmq
 from msgspec import Meta
 
-from lipsync_fast.errors import LipsyncError
+from lipsync_fast.errors import ControlError
 from lipsync_fast.ipc.ring import RingHandle
 
 VERSION = 2
@@ -41,10 +41,6 @@ LONGEST = 1 << 20
 
 Name = Annotated[str, Meta(min_length=1, max_length=1000)]
 Amount = Annotated[int, Meta(ge=0)]
-
-
-class ControlError(LipsyncError):
-    """The control socket cannot be used, or a peer sent what cannot be read."""
 
 
 class Message(msgspec.Struct, tag=True, kw_only=True):

@@ -24,16 +24,12 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from lipsync_fast.errors import LipsyncError
+from lipsync_fast.errors import MessageError
 from lipsync_fast.ipc.ring import RingWriter
 
 Count = Annotated[int, Meta(ge=0, lt=1 << 62)]
 _LENGTH = 2
 _LONGEST_HEADER = 4096
-
-
-class MessageError(LipsyncError):
-    """A record of a ring cannot be read."""
 
 
 class Content(IntEnum):

@@ -19,13 +19,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from lipsync_fast.errors import CheckpointError
+from lipsync_fast.errors import CheckpointError, UnsafePickleError
 from lipsync_fast.families.wav2lip import ENCODERS, PUBLISHED_WIDTH
 from lipsync_fast.models.audio_encoder import AudioEncoder
 from lipsync_fast.models.unet import UNet
 from lipsync_fast.models.wav2lip import Wav2Lip
 from lipsync_fast.untrusted import limits
-from lipsync_fast.untrusted.pickles import RefusedError, check_checkpoint
+from lipsync_fast.untrusted.pickles import check_checkpoint
 
 _WRAPPERS = ("model_state_dict", "state_dict")
 _NAMED = 5
@@ -49,7 +49,7 @@ def load_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         check_checkpoint(path)
         with warnings.catch_warnings(action="ignore"):  # of odd files; those are refused below
             loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except RefusedError as reason:
+    except UnsafePickleError as reason:
         raise CheckpointError(f"{path}: refused as a checkpoint: {reason}") from None
     except Exception as error:  # a damaged pickle can raise anything; nothing of it has run
         raise CheckpointError(f"{path}: refused as a checkpoint: {_reason(error)}") from None

@@ -24,15 +24,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lipsync_fast.errors import AvatarImportError, CheckpointError
+from lipsync_fast.errors import AvatarImportError, CheckpointError, UnexpectedGraphError
 from lipsync_fast.models.checkpoints import fit
 from lipsync_fast.models.unet import AUDIO_CHANNELS, UNet
-from lipsync_fast.onnx_io.reader import (
-    Graph,
-    Node,
-    UnexpectedGraphError,
-    attribute_field,
-)
+from lipsync_fast.onnx_io.reader import Graph, Node, attribute_field
 from lipsync_fast.onnx_io.writer import EPSILON
 from lipsync_fast.untrusted import limits
 from lipsync_fast.untrusted.files import read_file

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsync_fast.errors import AvatarFormatError
-from lipsync_fast.onnx_io.reader import Graph, Node, UnexpectedGraphError
+from lipsync_fast.errors import AvatarFormatError, UnexpectedGraphError
+from lipsync_fast.onnx_io.reader import Graph, Node
 from lipsync_fast.untrusted import limits
 
 Shape = tuple[int, ...]

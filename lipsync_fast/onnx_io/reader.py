@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from lipsync_fast.errors import UnexpectedGraphError
+
 _GRAPH = 7
 _NODE, _INITIALIZER, _INPUT, _OUTPUT, _VALUE_INFO = 1, 5, 11, 12, 13
 _DTYPES: dict[int, np.dtype[np.generic]] = {
@@ -30,10 +32,6 @@ _OPSET = 8
 _MODEL_FIELDS = frozenset({*range(1, _OPSET + 1), 14})
 _GRAPH_FIELDS = frozenset({_NODE, 2, _INITIALIZER, 10, _INPUT, _OUTPUT, _VALUE_INFO, 16})
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-
-
-class UnexpectedGraphError(Exception):
-    """The bytes are no graph, or not one that is known; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,8 @@ from lipsync_fast.avatars.importer import keep_mask, read_picture
 from lipsync_fast.avatars.jpeg import decode
 from lipsync_fast.avatars.storage import write_array
 from lipsync_fast.avatars.writer import _thumbnail as thumbnail
-from lipsync_fast.errors import OutputError
+from lipsync_fast.errors import OutputError, PrepareError
 from lipsync_fast.prepare.detectors import corners_of
-from lipsync_fast.prepare.errors import PrepareError
 from lipsync_fast.prepare.folder import NAME, Prepared, PreparedAvatar, Source
 from lipsync_fast.prepare.loop import Loop, choose
 from lipsync_fast.prepare.members import write_faces, write_frames, write_head

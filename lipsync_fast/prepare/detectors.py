@@ -30,7 +30,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsync_fast.prepare.errors import PrepareError
+from lipsync_fast.errors import PrepareError
 
 GROUP = "lipsync_fast.detectors"
 MOST_POINTS = 1000

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lipsync_fast.prepare.errors import PrepareError
+from lipsync_fast.errors import PrepareError
 
 POINTS = 68
 SEARCH_SIDE = 640

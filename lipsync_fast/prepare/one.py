@@ -20,12 +20,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lipsync_fast.avatars.jpeg import encode_frame
-from lipsync_fast.errors import AvatarError, OutputError
+from lipsync_fast.errors import AvatarError, OutputError, PrepareError
 from lipsync_fast.media.video import Picture, Video
 from lipsync_fast.output.base import output_error
 from lipsync_fast.prepare.assemble import REPORT, assemble, put
 from lipsync_fast.prepare.detectors import Detector, found_points, open_detector
-from lipsync_fast.prepare.errors import PrepareError
 from lipsync_fast.prepare.folder import NAME, PreparedAvatar, Source, read_prepared
 from lipsync_fast.prepare.landmark_files import LandmarkFiles
 from lipsync_fast.prepare.parts import PART_FRAMES, Part, WorkFolder

@@ -26,7 +26,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsync_fast.prepare.errors import PrepareError
+from lipsync_fast.errors import PrepareError
 
 PART_FRAMES = 50
 _ENDING, _LAST, _STATE = ".part", ".last", "state.json"

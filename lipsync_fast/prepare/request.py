@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from lipsync_fast.avatars.manifest import FrameJpeg
-from lipsync_fast.prepare.errors import PrepareError
+from lipsync_fast.errors import PrepareError
 from lipsync_fast.prepare.stabilise import BRIDGE
 
 RESULT_VERSION = 1

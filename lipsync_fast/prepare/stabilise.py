@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsync_fast.prepare.errors import PrepareError
+from lipsync_fast.errors import PrepareError
 from lipsync_fast.timing import FPS
 
 BRIDGE = 12

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lipsync_fast.config import Listen
-from lipsync_fast.errors import ServerError
+from lipsync_fast.errors import PortInUseError, ServerError
 
 BACKLOG = 1024
 ORPHANS_S, _PAUSE_S = 3.0, 0.02
@@ -65,7 +65,7 @@ def bind_all(
                 except OSError as error:
                     waits = error.errno == errno.EADDRINUSE and time.monotonic() < until
                     if not waits or not orphans():
-                        raise ServerError(_why(listen.host, port, error)) from None
+                        raise _refusal(listen.host, port, error) from None
                 time.sleep(_PAUSE_S)
     except BaseException:
         for each in bound:
@@ -123,12 +123,14 @@ def _resolve(host: str) -> tuple[socket.AddressFamily, str]:
     return family, str(address[0])
 
 
-def _why(host: str, port: int, error: OSError) -> str:
+def _refusal(host: str, port: int, error: OSError) -> ServerError:
     where = f"cannot listen on {host} port {port}"
     if error.errno == errno.EADDRINUSE:
-        return f"{where}: the port is in use; stop who has it, or choose another one"
+        return PortInUseError(
+            f"{where}: the port is in use; stop who has it, or choose another one"
+        )
     if error.errno in (errno.EACCES, errno.EPERM):
-        return f"{where}: this user may not; choose a port from 1024 on"
+        return ServerError(f"{where}: this user may not; choose a port from 1024 on")
     if error.errno == errno.EADDRNOTAVAIL:
-        return f"{where}: this machine has no such address"
-    return f"{where}: {os.strerror(error.errno) if error.errno else error}"
+        return ServerError(f"{where}: this machine has no such address")
+    return ServerError(f"{where}: {os.strerror(error.errno) if error.errno else error}")

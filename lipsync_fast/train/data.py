@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from lipsync_fast import _native
 from lipsync_fast.arrays import F32
+from lipsync_fast.errors import TrainingError
 from lipsync_fast.families.synctalk2d import REGION_BORDER
-from lipsync_fast.train.errors import TrainingError
 
 MIN_FRAMES = 50
 """Two seconds: with fewer there is nothing to hold out and little to learn."""

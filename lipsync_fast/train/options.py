@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from lipsync_fast.audio.windows import AudioWindow
-from lipsync_fast.train.errors import TrainingError
+from lipsync_fast.errors import TrainingError
 
 WIDTHS = (32, 16, 8)
 EPOCHS = 100

@@ -12,11 +12,10 @@ from pathlib import Path
 import msgspec
 import torch
 
-from lipsync_fast.errors import CheckpointError, OutputError
+from lipsync_fast.errors import CheckpointError, OutputError, TrainingError
 from lipsync_fast.models.checkpoints import load_unet
 from lipsync_fast.prepare.folder import PreparedAvatar
 from lipsync_fast.train.data import Data, Order, split
-from lipsync_fast.train.errors import TrainingError
 from lipsync_fast.train.finish import pack, provenance_of
 from lipsync_fast.train.losses import Perceptual, file_hash, find_vgg, load_perceptual
 from lipsync_fast.train.options import EPOCHS, Device, Options, Precision, checked, differing

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import lipsync_fast
+from lipsync_fast.errors import TrainingError
 from lipsync_fast.timing import FRAME_SAMPLES, SAMPLE_RATE
-from lipsync_fast.train.errors import TrainingError
 from lipsync_fast.train.losses import mouth
 from lipsync_fast.train.run import TrainRequest, TrainResult, train
 from lipsync_fast.train.staged import Said, Staged, write_prepared

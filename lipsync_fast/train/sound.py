@@ -16,13 +16,12 @@ from lipsync_fast.audio.pcm import to_float
 from lipsync_fast.audio.windows import FEATURE_SIZE, WINDOW_ROWS, AudioWindow, block_starts
 from lipsync_fast.avatars.library import AvatarLibrary
 from lipsync_fast.avatars.package import AvatarPackage
-from lipsync_fast.errors import AvatarNotFoundError, CheckpointError
+from lipsync_fast.errors import AvatarNotFoundError, CheckpointError, TrainingError
 from lipsync_fast.families.synctalk2d import AUDIO_SHAPE
 from lipsync_fast.models.checkpoints import load_audio_encoder
 from lipsync_fast.models.export import export_audio_encoder
 from lipsync_fast.onnx_io.check import check_network
 from lipsync_fast.timing import FRAME_SAMPLES
-from lipsync_fast.train.errors import TrainingError
 
 MAX_ONNX = 1 << 30
 _BATCH = 64

@@ -28,8 +28,7 @@ from typing import Any
 import msgspec
 import torch
 
-from lipsync_fast.errors import CheckpointError, OutputError
-from lipsync_fast.train.errors import TrainingError
+from lipsync_fast.errors import CheckpointError, OutputError, TrainingError
 from lipsync_fast.train.options import Options
 from lipsync_fast.untrusted import limits
 from lipsync_fast.untrusted.pickles import check_checkpoint

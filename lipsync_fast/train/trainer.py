@@ -23,9 +23,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from lipsync_fast.errors import TrainingError
 from lipsync_fast.models.unet import UNet
 from lipsync_fast.train.data import Batch, Data, Feed, Order
-from lipsync_fast.train.errors import TrainingError
 from lipsync_fast.train.losses import PERCEPTUAL_WEIGHT, Perceptual, pixel_loss
 from lipsync_fast.train.options import Options
 from lipsync_fast.train.progress import StepProgress

@@ -15,6 +15,7 @@ import zipfile
 from pathlib import Path
 from typing import BinaryIO
 
+from lipsync_fast.errors import UnsafePickleError
 from lipsync_fast.untrusted import limits
 
 _REBUILDS = re.compile(r"torch\._utils\._rebuild_(tensor|tensor_v2|parameter|parameter_with_state)")
@@ -34,15 +35,11 @@ _LEGACY_PICKLES = 5
 """A file of the older form begins with so many: magic, version, machine, tensors, storages."""
 
 
-class RefusedError(Exception):
-    """The file is more than a list of tensors, or none; the message says why."""
-
-
 def check_checkpoint(path: Path) -> None:
     """Look at a file in either of torch's two forms.
 
     Raises:
-        RefusedError: see above.
+        UnsafePickleError: see above.
         OSError: it cannot be read.
     """
     # Not waiting: it may be a pipe that nobody fills.
@@ -61,18 +58,18 @@ def _check_zip(file: BinaryIO, size: int) -> None:
         with zipfile.ZipFile(file) as archive:
             infos = archive.infolist()
             if any(info.filename.split("/")[-1] == "constants.pkl" for info in infos):
-                raise RefusedError("it is a TorchScript archive, expected a state dict")
+                raise UnsafePickleError("it is a TorchScript archive, expected a state dict")
             if any(info.compress_type != zipfile.ZIP_STORED for info in infos):
-                raise RefusedError("its members are compressed, which torch never does")
+                raise UnsafePickleError("its members are compressed, which torch never does")
             if sum(info.file_size for info in infos) > size:
-                raise RefusedError("its members are larger than the file that they are in")
+                raise UnsafePickleError("its members are larger than the file that they are in")
             lists = [info for info in infos if info.filename.split("/")[-1] == "data.pkl"]
             if len(lists) != 1:
-                raise RefusedError("it is damaged, or no checkpoint at all")
+                raise UnsafePickleError("it is damaged, or no checkpoint at all")
             with archive.open(lists[0]) as data:
                 _check_pickle(data)  # type: ignore[arg-type]
     except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError, RuntimeError):
-        raise RefusedError("it is damaged, or no checkpoint at all") from None
+        raise UnsafePickleError("it is damaged, or no checkpoint at all") from None
 
 
 class _Bounded:
@@ -87,7 +84,9 @@ class _Bounded:
 
     def _allowed(self, size: int) -> int:
         if size > self._left or self._left <= 0:
-            raise RefusedError(f"its list of tensors is longer than {limits.PICKLE_BYTES} bytes")
+            raise UnsafePickleError(
+                f"its list of tensors is longer than {limits.PICKLE_BYTES} bytes"
+            )
         return self._left if size < 0 else size
 
     def read(self, size: int = -1) -> bytes:
@@ -104,7 +103,7 @@ def _check_pickle(file: BinaryIO) -> None:
         for operation, argument, _ in pickletools.genops(_Bounded(file)):  # type: ignore[arg-type]
             _step(operation.name, argument, stack, kept)
     except (ValueError, IndexError, KeyError, TypeError, OverflowError):  # of genops, or of a stack
-        raise RefusedError("it is damaged, or no checkpoint at all") from None
+        raise UnsafePickleError("it is damaged, or no checkpoint at all") from None
 
 
 def _step(name: str, argument: object, stack: list[str], kept: dict[int, str]) -> None:
@@ -131,14 +130,18 @@ def _step(name: str, argument: object, stack: list[str], kept: dict[int, str]) -
         arguments, function = stack.pop(), stack.pop()
         plain = _REBUILDS.fullmatch(function) or function == _DEVICE
         if not plain and (function, arguments) != (_ORDERED, _NOTHING):
-            raise RefusedError(f"it calls {function[:100] or 'a value'}, more than tensors need")
+            raise UnsafePickleError(
+                f"it calls {function[:100] or 'a value'}, more than tensors need"
+            )
         stack.append(_VALUE)
     elif name not in ("PROTO", "STOP"):
-        raise RefusedError(f"its list of tensors has the operation {name}, more than tensors need")
+        raise UnsafePickleError(
+            f"its list of tensors has the operation {name}, more than tensors need"
+        )
 
 
 def _allowed(name: str) -> str:
     if name in (_ORDERED, _DEVICE) or _REBUILDS.fullmatch(name) or _TYPES.fullmatch(name):
         return name
     plain = "".join(c if c.isprintable() else "?" for c in name.removeprefix("builtins."))
-    raise RefusedError(f"it holds {plain[:100]}, more than tensors (nothing of it has run)")
+    raise UnsafePickleError(f"it holds {plain[:100]}, more than tensors (nothing of it has run)")

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
-from lipsync_fast.errors import LipsyncError
+from lipsync_fast.errors import StoreDamagedError, StoreError
 
 log = logging.getLogger("lipsync.utterances")
 FILE = "utterances.sqlite"
@@ -39,14 +39,6 @@ CREATE TABLE names (
 CREATE TABLE pins (
     name INTEGER NOT NULL, frame INTEGER NOT NULL, PRIMARY KEY (name, frame)) WITHOUT ROWID;
 """
-
-
-class StoreError(LipsyncError):
-    """What is kept of utterances cannot be read or written."""
-
-
-class StoreDamagedError(StoreError):
-    """The file is no store, or not whole."""
 
 
 def store_folder(configured: str = "") -> Path:

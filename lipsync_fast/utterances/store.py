@@ -18,19 +18,10 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
-from lipsync_fast.utterances.database import (
-    FILE,
-    PAGE,
-    Database,
-    StoreDamagedError,
-    StoreError,
-    store_folder,
-    told,
-)
+from lipsync_fast.errors import StoreError
+from lipsync_fast.utterances.database import FILE, PAGE, Database, store_folder, told
 
-__all__ = [
-    "FILE", "Kept", "Named", "Row", "Store", "StoreDamagedError", "StoreError", "store_folder",
-]  # fmt: skip
+__all__ = ["FILE", "Kept", "Named", "Row", "Store", "store_folder"]
 ROW_BYTES = 200
 """Of a frame besides its value, in tables and indexes."""
 GIVEN_UP_AT_A_TIME = 256

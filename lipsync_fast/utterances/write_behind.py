@@ -20,7 +20,8 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lipsync_fast.utterances.store import Row, Store, StoreDamagedError, StoreError
+from lipsync_fast.errors import StoreDamagedError, StoreError
+from lipsync_fast.utterances.store import Row, Store
 
 log = logging.getLogger("lipsync.utterances")
 GATHER_S = 0.3

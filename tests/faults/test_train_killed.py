@@ -18,8 +18,7 @@ import torch
 from training import file_limit, lines, prepared, request, start
 
 from lipsync_fast.avatars.package import AvatarPackage
-from lipsync_fast.errors import OutputError
-from lipsync_fast.train.errors import TrainingError
+from lipsync_fast.errors import OutputError, TrainingError
 from lipsync_fast.train.run import TrainRequest, train
 from lipsync_fast.train.state import LOG, STATE, VALIDATION
 

@@ -15,7 +15,8 @@ from lipsync_fast.utterances.store import Row, Store
 WRITER = """
 import sys
 from pathlib import Path
-from lipsync_fast.utterances.store import Row, Store, StoreError
+from lipsync_fast.errors import StoreError
+from lipsync_fast.utterances.store import Row, Store
 folder, seed = Path(sys.argv[1]), int(sys.argv[2])
 store = Store(folder, 3_000_000, 5.0)
 name = store.begin_name("anna", f"name {seed}", b"v", bytes(400)) if seed == 0 else 0

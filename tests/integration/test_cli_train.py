@@ -17,9 +17,14 @@ from typer.testing import CliRunner
 import lipsync_fast
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.cli.main import app
-from lipsync_fast.errors import AvatarFormatError, AvatarNotFoundError, CheckpointError, OutputError
+from lipsync_fast.errors import (
+    AvatarFormatError,
+    AvatarNotFoundError,
+    CheckpointError,
+    OutputError,
+    TrainingError,
+)
 from lipsync_fast.models.unet import UNet
-from lipsync_fast.train.errors import TrainingError
 from lipsync_fast.train.losses import Perceptual
 from lipsync_fast.train.run import train
 

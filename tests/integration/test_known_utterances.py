@@ -27,7 +27,7 @@ from variants import put
 import lipsync_fast
 from lipsync_fast.cli.main import app
 from lipsync_fast.cli.status import Asker
-from lipsync_fast.client import Audio, Error, Frame, SessionInterrupted
+from lipsync_fast.client import Audio, ErrorMessage, Frame, SessionInterrupted
 from lipsync_fast.client.local import LocalServer
 from lipsync_fast.ipc.status import ServerStatus
 from lipsync_fast.utterances.store import Store
@@ -204,12 +204,12 @@ async def test_a_name_that_is_not_there_is_an_error_and_the_session_goes_on(
 ) -> None:
     async with lipsync_fast.connect(server.url, sample_rate=24_000, echo_audio=True) as session:
         await session.say("farewell")
-        error, _ = await until(session, Error)
+        error, _ = await until(session, ErrorMessage)
         assert (error.code, error.fatal) == ("unknown_utterance", False)
         assert "'farewell'" in error.message
         await session.send(speech(0.2))
         await session.say("greeting")
-        error, _ = await until(session, Error)
+        error, _ = await until(session, ErrorMessage)
         assert error.code == "bad_request"
         assert "open" in error.message
         await session.end_utterance()

@@ -35,7 +35,7 @@ import lipsync_fast
 from lipsync_fast.avatars.library import shipped_folder
 from lipsync_fast.client import (
     Audio,
-    Error,
+    ErrorMessage,
     Frame,
     Pong,
     SessionError,
@@ -195,7 +195,7 @@ async def test_update_changes_avatar_and_pictures_behind_what_is_spoken(
         assert (started.avatar, started.width, started.height) == ("twin", 320, 180)
         await utterance(session, 1)
         await session.update(avatar="nobody")
-        error, _ = await until(session, Error)
+        error, _ = await until(session, ErrorMessage)
         assert (error.code, error.fatal) == ("unknown_avatar", False)
         frames, number = list[Frame](), 1
         while not frames:  # until the first picture of a look is made, none stands in
@@ -463,7 +463,7 @@ async def test_who_reads_a_burst_slowly_gets_all_of_it(server: LocalServer) -> N
 async def test_a_second_start_is_a_mistake_that_hurts_nobody(server: LocalServer) -> None:
     async with lipsync_fast.connect(server.url) as session:
         await session._put(encode(SessionStart(audio=AudioFormat(sample_rate=8000))))
-        error, _ = await until(session, Error)
+        error, _ = await until(session, ErrorMessage)
         assert (error.code, error.fatal) == ("bad_request", False)
         await say(session, speech(0.4))
         ended, _ = await utterance(session, 1)
@@ -491,7 +491,7 @@ def test_a_start_may_be_tried_again(server: LocalServer, offered: bool) -> None:
             ):
                 await connection.send(text)
                 error = decode_server(str(await connection.recv()))
-                assert isinstance(error, Error)
+                assert isinstance(error, ErrorMessage)
                 assert (error.code, error.fatal) == (code, False)
                 assert error.message
             await connection.send('{"type": "ping", "id": 3}')
@@ -510,9 +510,9 @@ async def test_a_hundred_mistakes_are_fatal(server: LocalServer) -> None:
         for _ in range(100):
             await session._put("nonsense")
         for _ in range(99):
-            await until(session, Error)
+            await until(session, ErrorMessage)
         with pytest.raises(SessionError) as caught:
-            await until(session, Error)
+            await until(session, ErrorMessage)
     assert caught.value.code == "bad_request"
 
 

@@ -16,7 +16,7 @@ import trio
 from numpy.typing import NDArray
 
 from lipsync_fast.config import Avatars, Limits, ServeConfig
-from lipsync_fast.frontend.access.socket import SocketClosedError
+from lipsync_fast.errors import SocketClosedError
 from lipsync_fast.frontend.engines.pool import EnginePool
 from lipsync_fast.frontend.legacy.connection import serve_legacy
 from lipsync_fast.frontend.services import Services

@@ -24,7 +24,7 @@ from websockets.sync.server import ServerConnection, serve
 import lipsync_fast
 from lipsync_fast.client import (
     Audio,
-    Error,
+    ErrorMessage,
     Event,
     Frame,
     Pong,
@@ -177,7 +177,7 @@ def test_what_comes(library: str) -> None:
     messages: list[ServerMessage] = [
         SessionOverloaded(retry_after_ms=2000),
         SessionInterrupted(last_frame=3),
-        Error(code="bad_request", message="never mind", fatal=False),
+        ErrorMessage(code="bad_request", message="never mind", fatal=False),
         UtteranceEnded(utterance=1, frames=5, dropped=1),
         Pong(id="x"),
     ]
@@ -215,7 +215,7 @@ def test_what_comes(library: str) -> None:
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_a_refused_start_is_an_error_with_its_code(library: str) -> None:
     def script(connection: ServerConnection, heard: list[Any]) -> None:
-        say(connection, Error(code="unknown_avatar", message="no such avatar", fatal=False))
+        say(connection, ErrorMessage(code="unknown_avatar", message="no such avatar", fatal=False))
         until_stop(connection, heard)
 
     async def client() -> None:
@@ -266,7 +266,7 @@ def test_the_end_of_a_session_that_nobody_wished_for(library: str, how: str) -> 
     def script(connection: ServerConnection, heard: list[Any]) -> None:
         say(connection, STARTED)
         if how == "fatal":
-            say(connection, Error(code="bad_request", message="100 mistakes", fatal=True))
+            say(connection, ErrorMessage(code="bad_request", message="100 mistakes", fatal=True))
         elif how == "going away":
             connection.close(1001, "the server is going away")
         else:

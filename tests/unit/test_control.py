@@ -14,10 +14,10 @@ import zmq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lipsync_fast.errors import ControlError
 from lipsync_fast.ipc.control import (
     AnyMessage,
     AvatarState,
-    ControlError,
     Heartbeat,
     Hello,
     Hub,

@@ -32,12 +32,12 @@ from lipsync_fast.engine.backends.decoder import (
     choose_kernel,
     split_decoder,
 )
-from lipsync_fast.errors import BackendError
+from lipsync_fast.errors import BackendError, UnexpectedGraphError
 from lipsync_fast.families.synctalk2d import AUDIO_SHAPE, level_shapes
 from lipsync_fast.geometry import Rect
 from lipsync_fast.models.export import export_unet
 from lipsync_fast.models.unet import UNet
-from lipsync_fast.onnx_io.reader import Graph, UnexpectedGraphError
+from lipsync_fast.onnx_io.reader import Graph
 
 KERNELS = _native.up_kernels()
 FLOAT_TOLERANCE = 1e-5

@@ -20,11 +20,11 @@ from onnx import TensorProto, helper, numpy_helper
 from lipsync_fast.arrays import F32
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.engine.backends.cuda.graph_net import GraphNet
+from lipsync_fast.errors import UnexpectedGraphError
 from lipsync_fast.geometry import Rect
 from lipsync_fast.models.audio_encoder import AudioEncoder
 from lipsync_fast.models.export import export_audio_encoder, export_unet
 from lipsync_fast.models.unet import UNet
-from lipsync_fast.onnx_io.reader import UnexpectedGraphError
 
 WINDOW = Rect(40, 96, 130, 100)
 

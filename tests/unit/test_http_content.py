@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.requests import Request
 
-from lipsync_fast.frontend.http.content import Content, UnsatisfiableError, answer, parse_range
+from lipsync_fast.errors import UnsatisfiableRangeError
+from lipsync_fast.frontend.http.content import Content, answer, parse_range
 
 DATA = bytes(range(256)) * 600  # more than two pieces
 
@@ -95,7 +96,7 @@ def test_head_has_no_body() -> None:
 def test_any_range_header(value: str, size: int) -> None:
     try:
         span = parse_range(value, size)
-    except UnsatisfiableError:
+    except UnsatisfiableRangeError:
         return
     if span is not None:
         assert 0 <= span[0] < span[1] <= size

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lipsync_fast.errors import LegacyRequestError
 from lipsync_fast.frontend.legacy.json_messages import (
     MOST_BATCH,
     Asked,
-    InferenceError,
+    InferenceFailure,
     Metadata,
-    NotJsonError,
-    UnknownTypeError,
+    UnknownType,
     encode,
     parse,
 )
@@ -105,7 +105,7 @@ def test_a_frame_id_in_other_words(value: str, frame_id: int) -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_object(text: str) -> None:
-    with pytest.raises(NotJsonError):
+    with pytest.raises(LegacyRequestError):
         parse(text)
 
 
@@ -116,7 +116,7 @@ def test_nested_deeply(levels: int) -> None:
     for field in ("x", *FIELDS):
         try:
             asked = parse(f'{{"{field}":{nested}}}')
-        except NotJsonError:
+        except LegacyRequestError:
             continue
         assert field == "x" or asked.problem
 
@@ -125,7 +125,7 @@ def test_nested_deeply(levels: int) -> None:
 def test_any_values(fields: dict[str, object]) -> None:
     try:
         asked = parse(json.dumps(fields))
-    except NotJsonError:  # NaN and Infinity are none of JSON's
+    except LegacyRequestError:  # NaN and Infinity are none of JSON's
         return
     assert isinstance(asked.type, str)
     assert isinstance(asked.frame_id, int)
@@ -135,12 +135,12 @@ def test_any_values(fields: dict[str, object]) -> None:
 
 @given(st.text(max_size=200))
 def test_any_text(text: str) -> None:
-    with contextlib.suppress(NotJsonError):
+    with contextlib.suppress(LegacyRequestError):
         parse(text)
 
 
 def test_replies_have_the_names_that_clients_read() -> None:
-    assert json.loads(encode(UnknownTypeError(error="Unknown message type: x"))) == {
+    assert json.loads(encode(UnknownType(error="Unknown message type: x"))) == {
         "type": "error",
         "error": "Unknown message type: x",
     }
@@ -159,7 +159,7 @@ def test_replies_have_the_names_that_clients_read() -> None:
         "audio_path": "",
         "bounds": [1.5, 2.0, 3.0, 4.0],
     }
-    error = InferenceError(error="no", processing_time_ms=3, request_id="r", frame_id=9)
+    error = InferenceFailure(error="no", processing_time_ms=3, request_id="r", frame_id=9)
     assert json.loads(encode(error)) == {
         "success": False,
         "error": "no",

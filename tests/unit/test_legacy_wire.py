@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lipsync_fast.errors import LegacyRequestError
 from lipsync_fast.frontend.legacy.wire import (
     FrameRequest,
     PlainRequest,
-    WireError,
     pack_avatar_frame,
     pack_error,
     pack_picture,
@@ -56,9 +56,9 @@ def test_any_request(name: str, frame_id: int, audio: bytes, behind: bytes) -> N
     ],
 )
 def test_what_is_no_request(data: bytes, text: str, frame_id: int) -> None:
-    with pytest.raises(WireError) as caught:
+    with pytest.raises(LegacyRequestError) as caught:
         parse(data)
-    assert (caught.value.text, caught.value.frame_id) == (text, frame_id)
+    assert (str(caught.value), caught.value.frame_id) == (text, frame_id)
 
 
 @pytest.mark.parametrize(
@@ -87,10 +87,10 @@ def test_any_bytes(data: bytes) -> None:
     outcome: object
     try:
         outcome = parse(data)
-    except WireError as error:
+    except LegacyRequestError as error:
         outcome = error
-    if isinstance(outcome, WireError):
-        assert outcome.text
+    if isinstance(outcome, LegacyRequestError):
+        assert str(outcome)
         assert 0 <= outcome.frame_id < 2**32
     else:
         assert isinstance(outcome, FrameRequest | PlainRequest)

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lipsync_fast.errors import MessageError
 from lipsync_fast.ipc.messages import (
     Answer,
     Cancel,
     Content,
     Job,
     Look,
-    MessageError,
     Speech,
     Status,
     StoreMode,

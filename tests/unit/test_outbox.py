@@ -8,7 +8,7 @@ import math
 import pytest
 import trio
 
-from lipsync_fast.frontend.access.socket import SocketClosedError
+from lipsync_fast.errors import SocketClosedError
 from lipsync_fast.frontend.session.outbox import MOST_MESSAGES, Item, Outbox
 
 

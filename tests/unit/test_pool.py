@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import trio
 
+from lipsync_fast.errors import MessageError
 from lipsync_fast.frontend.engines.placement import PAUSE_NS
 from lipsync_fast.frontend.engines.pool import EnginePool, Pending
 from lipsync_fast.ipc.control import EngineInfo
@@ -19,7 +20,6 @@ from lipsync_fast.ipc.messages import (
     Answer,
     Cancel,
     Job,
-    MessageError,
     Status,
     read_answer,
     read_job,

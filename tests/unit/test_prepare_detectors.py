@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from lipsync_fast.errors import AvatarImportError
+from lipsync_fast.errors import AvatarImportError, PrepareError
 from lipsync_fast.prepare import landmark_files
 from lipsync_fast.prepare.detectors import (
     check_spec,
@@ -21,7 +21,6 @@ from lipsync_fast.prepare.detectors import (
     found_points,
     open_detector,
 )
-from lipsync_fast.prepare.errors import PrepareError
 from lipsync_fast.prepare.landmark_files import LandmarkFiles, find_landmarks
 
 PICTURES = [np.zeros((64, 64, 3), np.uint8)] * 4

@@ -13,8 +13,12 @@ import pytest
 from videos import demo_landmarks, demo_pictures, demo_rects, tone, write_video
 
 from lipsync_fast.avatars.package import AvatarPackage
-from lipsync_fast.errors import AvatarFormatError, AvatarNotFoundError, AvatarVersionError
-from lipsync_fast.prepare.errors import PrepareError
+from lipsync_fast.errors import (
+    AvatarFormatError,
+    AvatarNotFoundError,
+    AvatarVersionError,
+    PrepareError,
+)
 from lipsync_fast.prepare.folder import PreparedAvatar, pack_prepared
 from lipsync_fast.prepare.one import prepare_one
 from lipsync_fast.prepare.request import Request, Told, name_for, statement

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from lipsync_fast.prepare.errors import PrepareError
+from lipsync_fast.errors import PrepareError
 from lipsync_fast.prepare.stabilise import frames_text, runs, savitzky_golay, track
 
 SIZE = 640, 480

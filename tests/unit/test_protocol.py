@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lipsync_fast.errors import ProtocolError
 from lipsync_fast.protocol import (
     HEADER_SIZE,
     AudioFormat,
@@ -19,7 +20,6 @@ from lipsync_fast.protocol import (
     MediaHeader,
     MediaType,
     Ping,
-    ProtocolError,
     ServerMessage,
     SessionStart,
     VideoFormat,
@@ -135,8 +135,28 @@ def test_texts_that_are_none(text: str) -> None:
     ],
 )
 def test_values_out_of_their_range_are_named(field: str, value: object) -> None:
-    with pytest.raises(ProtocolError, match=rf"\$\.{field}"):
+    with pytest.raises(ProtocolError, match=rf"\$\.{field}") as caught:
         decode_client(json.dumps({"type": "session.start", field: value}))
+    assert caught.value.code == ("unsupported_audio" if field == "audio" else "bad_request")
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ('{"type": "session.start", "audio": {"channels": 3}, "pace": "x"}', "unsupported_audio"),
+        ('{"type": "session.start", "pace": "x", "audio": {"channels": 3}}', "bad_request"),
+        ('{"audio": 7, "type": "session.start"}', "unsupported_audio"),
+        ('{"type": "session.start", "audio": {"channels": 3}, ', "unsupported_audio"),
+        ('{"type": "session.start", "audio": {"channels": ', "bad_request"),
+        ('{"type": "session.start", "pace": "$.audio"}', "bad_request"),
+        ('{"type": "session.update", "audio": 7, "avatar": 7}', "bad_request"),
+        ('{"type": "utterance.say", "audio": 7}', "bad_request"),
+    ],
+)
+def test_the_code_is_that_of_the_fault_that_is_told(text: str, code: str) -> None:
+    with pytest.raises(ProtocolError) as caught:
+        decode_client(text)
+    assert caught.value.code == code
 
 
 def test_unknown_fields_are_ignored() -> None:

@@ -13,7 +13,8 @@ import msgspec
 import pytest
 
 from lipsync_fast import protocol
-from lipsync_fast.protocol import ClientMessage, ErrorCode, MediaFlag, MediaType, ServerMessage
+from lipsync_fast.errors import ErrorCode
+from lipsync_fast.protocol import ClientMessage, MediaFlag, MediaType, ServerMessage
 
 ROOT = Path(__file__).parent.parent.parent
 CLIENT = {t.__struct_config__.tag: t for t in get_args(ClientMessage)}

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from lipsync_fast.config import Listen, Live
-from lipsync_fast.errors import ServerError
-from lipsync_fast.ipc.control import ControlError
+from lipsync_fast.errors import ControlError, ServerError
 from lipsync_fast.notify import Notifier
 from lipsync_fast.supervisor import run_folder as place
 from lipsync_fast.supervisor.devices import cpu_threads

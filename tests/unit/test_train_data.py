@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from lipsync_fast.errors import TrainingError
 from lipsync_fast.train.data import Data, Feed, Order, looked_at, split
-from lipsync_fast.train.errors import TrainingError
 
 REGION, SIDE = 224, 232
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from lipsync_fast.train.errors import TrainingError
+from lipsync_fast.errors import TrainingError
 from lipsync_fast.train.options import Options, checked, differing
 
 

@@ -15,10 +15,9 @@ from onnx import TensorProto, helper
 from training import sound
 
 from lipsync_fast.audio.windows import AudioWindow, BlockStream
-from lipsync_fast.errors import AvatarFormatError, CheckpointError
+from lipsync_fast.errors import AvatarFormatError, CheckpointError, TrainingError
 from lipsync_fast.models.audio_encoder import AudioEncoder
 from lipsync_fast.models.unet import UNet
-from lipsync_fast.train.errors import TrainingError
 from lipsync_fast.train.sound import Encoder, find_encoder, hear
 
 FRAMES = 10

@@ -9,8 +9,7 @@ import pytest
 import torch
 from training import file_limit, lines
 
-from lipsync_fast.errors import CheckpointError, OutputError
-from lipsync_fast.train.errors import TrainingError
+from lipsync_fast.errors import CheckpointError, OutputError, TrainingError
 from lipsync_fast.train.options import Options
 from lipsync_fast.train.state import LOG, STATE, Best, Log, State, Work
 

@@ -17,10 +17,11 @@ from variants import put
 
 from lipsync_fast.avatars.manifest import Manifest
 from lipsync_fast.avatars.package import AvatarPackage
+from lipsync_fast.errors import StoreDamagedError, StoreError
 from lipsync_fast.ipc.messages import Content, Look
 from lipsync_fast.utterances.keys import content_of, scope_of, sound_of
 from lipsync_fast.utterances.likeness import Likeness, period_of, places_of, thumbnails
-from lipsync_fast.utterances.store import FILE, Row, Store, StoreDamagedError, StoreError
+from lipsync_fast.utterances.store import FILE, Row, Store
 from lipsync_fast.utterances.transitions import LEAD, LEAD_OUT, shown
 from lipsync_fast.utterances.write_behind import Admission, Keeper, Task
 

@@ -36,10 +36,9 @@ from lipsync_fast.engine.backends.decoder import SplitDecoder, choose_kernel, sp
 from lipsync_fast.engine.backends.sessions import Sessions
 from lipsync_fast.engine.caches import AHEAD_SHARE, ByteLru, within_memory
 from lipsync_fast.engine.cpu_time import Spent
-from lipsync_fast.errors import AvatarFormatError, BackendError
+from lipsync_fast.errors import AvatarFormatError, BackendError, UnexpectedGraphError
 from lipsync_fast.families import CropRule
 from lipsync_fast.ipc.frame_store import FrameStore
-from lipsync_fast.onnx_io.reader import UnexpectedGraphError
 
 log = logging.getLogger("lipsync.engine")
 IMAGE_CACHE_BYTES = 512 << 20

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipsync_fast import _native
-from lipsync_fast.errors import BackendError
+from lipsync_fast.errors import BackendError, UnexpectedGraphError
 from lipsync_fast.families.synctalk2d import HALO
 from lipsync_fast.geometry import Rect
-from lipsync_fast.onnx_io.reader import Graph, Node, UnexpectedGraphError
+from lipsync_fast.onnx_io.reader import Graph, Node
 
 KERNELS = ("auto", "onnxruntime", "avx512", "avx2", "portable")
 NATIVE_STAGES = 2

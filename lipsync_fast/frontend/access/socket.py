@@ -6,10 +6,6 @@ from __future__ import annotations
 from typing import Literal, Protocol
 
 
-class SocketClosedError(Exception):
-    """The client has gone, or the connection was closed; no more comes and no more can be sent."""
-
-
 class Socket(Protocol):
     """A WebSocket connection. One task receives, one sends; closing may be done by any."""
 

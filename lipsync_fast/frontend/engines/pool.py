@@ -26,19 +26,11 @@ import trio
 from numpy import float32
 from numpy.typing import NDArray
 
-from lipsync_fast.errors import RingError
+from lipsync_fast.errors import MessageError, RingError
 from lipsync_fast.frontend.engines.latency_estimate import Turnaround
 from lipsync_fast.frontend.engines.placement import Placement
 from lipsync_fast.ipc.control import EngineInfo
-from lipsync_fast.ipc.messages import (
-    Answer,
-    Cancel,
-    Job,
-    MessageError,
-    Status,
-    read_answer,
-    try_send,
-)
+from lipsync_fast.ipc.messages import Answer, Cancel, Job, Status, read_answer, try_send
 from lipsync_fast.ipc.ring import RingHandle, RingReader, RingWriter
 from lipsync_fast.signals import Changes
 

@@ -11,6 +11,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from lipsync_fast.errors import UnsatisfiableRangeError
+
 PIECE = 64 << 10
 _RANGE = re.compile(r"bytes=\s*(\d{0,18})-(\d{0,18})\s*\Z", re.ASCII)
 
@@ -37,17 +39,13 @@ def etag_of(data: memoryview | bytes) -> str:
     return f'"{hashlib.sha256(data).hexdigest()[:32]}"'
 
 
-class UnsatisfiableError(Exception):
-    """The range lies outside."""
-
-
 def parse_range(value: str, size: int) -> tuple[int, int] | None:
     """A Range header's first byte and the one behind its last; None where all are to be sent.
 
     Several ranges, other units and what cannot be read are answered with the whole, as allowed.
 
     Raises:
-        UnsatisfiableError: no byte lies in it.
+        UnsatisfiableRangeError: no byte lies in it.
     """
     match = _RANGE.match(value.strip())
     if match is None or match[1] == match[2] == "":
@@ -55,13 +53,13 @@ def parse_range(value: str, size: int) -> tuple[int, int] | None:
     if match[1] == "":
         last = int(match[2])
         if last == 0 or size == 0:
-            raise UnsatisfiableError
+            raise UnsatisfiableRangeError
         return max(0, size - last), size
     first = int(match[1])
     if match[2] and int(match[2]) < first:
         return None
     if first >= size:
-        raise UnsatisfiableError
+        raise UnsatisfiableRangeError
     return first, min(int(match[2]) + 1, size) if match[2] else size
 
 
@@ -76,7 +74,7 @@ def answer(request: Request, content: Content) -> Response:
     if wanted is not None and request.headers.get("If-Range", content.etag) == content.etag:
         try:
             span = parse_range(wanted, size)
-        except UnsatisfiableError:
+        except UnsatisfiableRangeError:
             headers["Content-Range"] = f"bytes */{size}"
             return Response(status_code=416, headers=headers)
         if span is not None:

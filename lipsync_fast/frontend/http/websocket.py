@@ -7,7 +7,7 @@ from typing import Literal
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketDisconnected
 
-from lipsync_fast.frontend.access.socket import SocketClosedError
+from lipsync_fast.errors import SocketClosedError
 
 LONGEST_REASON = 123
 """Bytes, of a close frame's reason."""

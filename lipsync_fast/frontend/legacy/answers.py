@@ -16,7 +16,7 @@ from functools import partial
 import msgspec
 import trio
 
-from lipsync_fast.errors import LipsyncError
+from lipsync_fast.errors import LegacyRequestError, LipsyncError
 from lipsync_fast.frontend.access.socket import Socket
 from lipsync_fast.frontend.legacy import json_messages as said
 from lipsync_fast.frontend.legacy import wire
@@ -103,9 +103,8 @@ class Answers:
 
         try:
             request = wire.parse(data)
-        except wire.WireError as error:
-            reason = LipsyncError(error.text)
-            return Work(partial(_fail, reason), partial(refuse, frame_id=error.frame_id))
+        except LegacyRequestError as error:
+            return Work(partial(_fail, error), partial(refuse, frame_id=error.frame_id))
         name, frame_id = self._pictures.name(request.name), request.frame_id
         refused = partial(refuse, frame_id=frame_id)
         if isinstance(request, wire.PlainRequest):
@@ -130,8 +129,8 @@ class Answers:
         began = time.monotonic_ns()
         try:
             asked = said.parse(text)
-        except said.NotJsonError as error:
-            return self._words(said.UnknownTypeError(error=f"Invalid JSON: {error}"))
+        except LegacyRequestError as error:
+            return self._words(said.UnknownType(error=f"Invalid JSON: {error}"))
         if asked.type in (said.INFERENCE, said.BATCH):
             return self._read_inference(asked, began)
         if asked.problem is not None and asked.type in ASKED_OF_MODELS:
@@ -158,7 +157,7 @@ class Answers:
             return said.ProtocolAck()
         if asked.type == "switch_to_binary":
             return said.ProtocolAck() if self._http else said.ProtocolInfo()
-        return said.UnknownTypeError(error=f"Unknown message type: {asked.type}")
+        return said.UnknownType(error=f"Unknown message type: {asked.type}")
 
     async def _models(self, asked: Asked) -> str:
         names = await self._pictures.names()
@@ -206,7 +205,7 @@ class Answers:
             asked.request_id = f"request-{self._asked}"
 
         def refuse(text: str) -> str:
-            error = said.InferenceError(
+            error = said.InferenceFailure(
                 error=text,
                 processing_time_ms=_milliseconds(began),
                 request_id=_id(asked),
@@ -294,10 +293,10 @@ def _refusal(asked: Asked) -> Callable[[str], str]:
     def refuse(text: str) -> str:
         name = asked.model_name
         if asked.type == "get_metadata":
-            return said.encode(said.MetadataError(model_name=name, error=text))
+            return said.encode(said.MetadataFailure(model_name=name, error=text))
         if asked.type == "get_model_stats":
-            return said.encode(said.ModelStatsError(error=text, model_name=name))
-        error = said.VideoFrameError(
+            return said.encode(said.ModelStatsFailure(error=text, model_name=name))
+        error = said.VideoFrameFailure(
             error=text, model_name=name, frame_id=asked.frame_id, video_type=asked.video_type
         )
         return said.encode(error)
@@ -306,7 +305,7 @@ def _refusal(asked: Asked) -> Callable[[str], str]:
 
 
 def _internal(text: str) -> str:
-    return said.encode(said.UnknownTypeError(error=text))
+    return said.encode(said.UnknownType(error=text))
 
 
 async def _fail(error: LipsyncError) -> Reply:

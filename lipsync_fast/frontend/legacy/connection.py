@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 import structlog
 import trio
 
-from lipsync_fast.errors import LipsyncError
-from lipsync_fast.frontend.access.socket import Socket, SocketClosedError
+from lipsync_fast.errors import LipsyncError, SocketClosedError
+from lipsync_fast.frontend.access.socket import Socket
 from lipsync_fast.frontend.legacy.answers import Answers, Reply, Work, tells_stats
 from lipsync_fast.frontend.services import Services
 

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from lipsync_fast.errors import LegacyRequestError
+
 Bounds = tuple[float, float, float, float]
 RequestId = str | int | float
 MOST_BATCH = 100
@@ -63,22 +65,18 @@ class Asked:
     problem: str | None = None
 
 
-class NotJsonError(Exception):
-    """A text message is no JSON object."""
-
-
 def parse(text: str) -> Asked:
     """A text message of a client, as far as it can be read.
 
     Raises:
-        NotJsonError: it is no JSON object at all.
+        LegacyRequestError: it is no JSON object at all.
     """
     try:
         fields = msgspec.json.decode(text, type=_Fields)
     except RecursionError:
-        raise NotJsonError("nested too deeply") from None
+        raise LegacyRequestError("nested too deeply") from None
     except (msgspec.MsgspecError, UnicodeEncodeError) as error:
-        raise NotJsonError(str(error)) from None
+        raise LegacyRequestError(str(error)) from None
     asked = Asked()
     read = _Reader(fields, asked)
     asked.request_id = read.field("request_id", RequestId, None)
@@ -203,7 +201,7 @@ class ModelStats(_Typed, tag="model_stats", kw_only=True, frozen=True):
     stats: ModelNumbers
 
 
-class ModelStatsError(_Typed, tag="model_stats", kw_only=True, frozen=True):
+class ModelStatsFailure(_Typed, tag="model_stats", kw_only=True, frozen=True):
     """get_model_stats of an avatar that cannot be used."""
 
     error: str
@@ -221,7 +219,7 @@ class Metadata(_Typed, tag="metadata", kw_only=True, frozen=True):
     bounds: Bounds
 
 
-class MetadataError(_Typed, tag="metadata", kw_only=True, frozen=True):
+class MetadataFailure(_Typed, tag="metadata", kw_only=True, frozen=True):
     """get_metadata of an avatar that cannot be used."""
 
     success: bool = False
@@ -233,7 +231,7 @@ class MetadataError(_Typed, tag="metadata", kw_only=True, frozen=True):
     error: str
 
 
-class VideoFrameError(_Typed, tag="video_frame", kw_only=True, frozen=True):
+class VideoFrameFailure(_Typed, tag="video_frame", kw_only=True, frozen=True):
     """get_video_frame that failed."""
 
     error: str
@@ -242,7 +240,7 @@ class VideoFrameError(_Typed, tag="video_frame", kw_only=True, frozen=True):
     video_type: str
 
 
-class UnknownTypeError(_Typed, tag="error", kw_only=True, frozen=True):
+class UnknownType(_Typed, tag="error", kw_only=True, frozen=True):
     """What was said is no request."""
 
     error: str
@@ -269,7 +267,7 @@ class Inference(msgspec.Struct, kw_only=True, frozen=True):
     protocol: str = "json_fallback"
 
 
-class InferenceError(msgspec.Struct, kw_only=True, frozen=True):
+class InferenceFailure(msgspec.Struct, kw_only=True, frozen=True):
     """No picture, or no batch of pictures."""
 
     success: bool = False

@@ -15,6 +15,8 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
+from lipsync_fast.errors import LegacyRequestError
+
 _U32 = struct.Struct("<I")
 _I32 = struct.Struct("<i")
 _REPLY = struct.Struct("<BIII")
@@ -23,19 +25,6 @@ _FRAME = struct.Struct("<BIB")
 _MASK = 0xFFFF_FFFF
 ERROR, PICTURE, AVATAR_FRAME = 0, 1, 2
 Bounds = tuple[float, float, float, float]
-
-
-class WireError(Exception):
-    """A binary message is no request.
-
-    Attributes:
-        text: one of those that clients know.
-        frame_id: the request's own where it could be read, else 0.
-    """
-
-    def __init__(self, text: str, frame_id: int = 0) -> None:
-        super().__init__(text)
-        self.text, self.frame_id = text, frame_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +51,11 @@ def parse(data: bytes) -> FrameRequest | PlainRequest:
     valid message of version 1.
 
     Raises:
-        WireError: it is no request.
+        LegacyRequestError: it is no request.
     """
     try:
         return _version_1(data)
-    except WireError:
+    except LegacyRequestError:
         if len(data) >= 5 and len(data) == 5 + data[0]:
             name = data[1:-4].decode("utf-8", "replace")
             return PlainRequest(name, _I32.unpack_from(data, len(data) - 4)[0])
@@ -76,18 +65,18 @@ def parse(data: bytes) -> FrameRequest | PlainRequest:
 def _version_1(data: bytes) -> FrameRequest:
     view = memoryview(data)
     if len(view) < 4:
-        raise WireError("Binary message too short")
+        raise LegacyRequestError("Binary message too short")
     at = 4 + _U32.unpack_from(view)[0]
     if at > len(view):
-        raise WireError("Invalid model name length")
+        raise LegacyRequestError("Invalid model name length")
     if at + 4 > len(view):
-        raise WireError("Missing frame ID")
+        raise LegacyRequestError("Missing frame ID")
     frame_id = _U32.unpack_from(view, at)[0]
     if at + 8 > len(view):
-        raise WireError("Missing audio length", frame_id)
+        raise LegacyRequestError("Missing audio length", frame_id)
     size = _U32.unpack_from(view, at + 4)[0]
     if at + 8 + size > len(view):
-        raise WireError("Invalid audio data length", frame_id)
+        raise LegacyRequestError("Invalid audio data length", frame_id)
     name = bytes(view[4:at]).decode("utf-8", "replace")
     return FrameRequest(name, frame_id, view[at + 8 : at + 8 + size])
 

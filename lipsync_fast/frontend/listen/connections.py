@@ -9,7 +9,8 @@ import msgspec
 import structlog
 import trio
 
-from lipsync_fast.frontend.access.socket import Socket, SocketClosedError
+from lipsync_fast.errors import SocketClosedError
+from lipsync_fast.frontend.access.socket import Socket
 from lipsync_fast.frontend.legacy.connection import serve_legacy
 from lipsync_fast.frontend.services import Services
 from lipsync_fast.frontend.session.session import serve_native

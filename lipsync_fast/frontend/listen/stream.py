@@ -15,8 +15,8 @@ from websockets.trio.server import Server, ServerConnection, serve
 from websockets.typing import Subprotocol
 
 from lipsync_fast.duplex import DuplexServerConnection
+from lipsync_fast.errors import SocketClosedError
 from lipsync_fast.frontend.access.clients import Refusal, refusal
-from lipsync_fast.frontend.access.socket import SocketClosedError
 from lipsync_fast.frontend.listen.connections import Connections
 from lipsync_fast.frontend.services import RETRY_S, Services, retry_after
 from lipsync_fast.protocol import SUBPROTOCOL

@@ -28,6 +28,7 @@ from lipsync_fast.audio.windows import block_starts
 from lipsync_fast.avatars.manifest import Manifest
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.config import Utterances
+from lipsync_fast.errors import StoreDamagedError, StoreError
 from lipsync_fast.ipc.messages import Look, Speech, StoreMode
 from lipsync_fast.utterances.keys import (
     content_of,
@@ -35,7 +36,7 @@ from lipsync_fast.utterances.keys import (
     sound_of,
 )
 from lipsync_fast.utterances.likeness import Likeness, places_of, thumbnails
-from lipsync_fast.utterances.store import Store, StoreDamagedError, StoreError, store_folder
+from lipsync_fast.utterances.store import Store, store_folder
 from lipsync_fast.utterances.transitions import blended
 
 log = structlog.get_logger("lipsync.front")

@@ -5,17 +5,22 @@ from __future__ import annotations
 
 import trio
 
-from lipsync_fast.errors import AvatarError, EngineLostError, LipsyncError
+from lipsync_fast.errors import (
+    AvatarError,
+    EngineLostError,
+    ErrorCode,
+    LipsyncError,
+    ProtocolError,
+    UnknownUtteranceError,
+)
 from lipsync_fast.frontend.access.socket import Socket
 from lipsync_fast.frontend.avatars import Held
 from lipsync_fast.frontend.services import Services
 from lipsync_fast.protocol import (
     ClientMessage,
-    Error,
-    ErrorCode,
+    ErrorMessage,
     Ping,
     Pong,
-    ProtocolError,
     SessionStart,
     SessionStop,
     decode_client,
@@ -25,10 +30,6 @@ from lipsync_fast.protocol import (
 MOST_ERRORS = 100
 """Mistakes that a client may make in one connection."""
 NORMAL, GOING_AWAY, POLICY = 1000, 1001, 1008
-
-
-class UnknownUtteranceError(LipsyncError):
-    """Nothing was pre-rendered for the avatar under that name."""
 
 
 class EndError(Exception):
@@ -63,7 +64,7 @@ async def begin(
         except LipsyncError as error:
             code = code_of(error)
             count_error(services, code)
-            await socket.send(encode(Error(code=code, message=str(error), fatal=False)))
+            await socket.send(encode(ErrorMessage(code=code, message=str(error), fatal=False)))
     raise EndError(POLICY, f"{MOST_ERRORS} mistakes before session.start")
 
 

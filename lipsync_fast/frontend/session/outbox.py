@@ -7,7 +7,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lipsync_fast.frontend.access.socket import Socket, SocketClosedError
+from lipsync_fast.errors import SocketClosedError
+from lipsync_fast.frontend.access.socket import Socket
 from lipsync_fast.signals import WakeUp
 
 MOST_MESSAGES = 1000

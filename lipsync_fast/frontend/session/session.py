@@ -21,8 +21,13 @@ import structlog
 import trio
 
 from lipsync_fast.arrays import F32
-from lipsync_fast.errors import LipsyncError
-from lipsync_fast.frontend.access.socket import Socket, SocketClosedError
+from lipsync_fast.errors import (
+    LipsyncError,
+    ProtocolError,
+    SocketClosedError,
+    UnknownUtteranceError,
+)
+from lipsync_fast.frontend.access.socket import Socket
 from lipsync_fast.frontend.avatars import Held
 from lipsync_fast.frontend.engines.latency_estimate import urgent_before
 from lipsync_fast.frontend.engines.pool import Pending
@@ -38,7 +43,6 @@ from lipsync_fast.frontend.session.handshake import (
     NORMAL,
     POLICY,
     EndError,
-    UnknownUtteranceError,
     begin,
     code_of,
     count_error,
@@ -48,12 +52,11 @@ from lipsync_fast.frontend.session.outbox import Item, Outbox
 from lipsync_fast.ipc.messages import Answer, Content, Job, Look, scaled_size
 from lipsync_fast.protocol import (
     ClientMessage,
-    Error,
+    ErrorMessage,
     MediaHeader,
     MediaType,
     Ping,
     Pong,
-    ProtocolError,
     ServerMessage,
     SessionInterrupt,
     SessionInterrupted,
@@ -248,7 +251,7 @@ class NativeSession:
         fatal = self._errors >= MOST_ERRORS
         code = code_of(error)
         count_error(self._services, code)
-        self._say(Error(code=code, message=str(error), fatal=fatal))
+        self._say(ErrorMessage(code=code, message=str(error), fatal=fatal))
         if fatal:
             raise EndError(POLICY, f"{MOST_ERRORS} mistakes")
 
@@ -473,7 +476,7 @@ class NativeSession:
         if event.dropped == event.frames and self._services.pool.capacity == 0:
             count_error(self._services, "engine_lost")
             message = "no engine could make the frames; it will be replaced"
-            self._say(Error(code="engine_lost", message=message, fatal=False))
+            self._say(ErrorMessage(code="engine_lost", message=message, fatal=False))
         self._say(
             UtteranceEnded(utterance=event.utterance, frames=event.frames, dropped=event.dropped)
         )

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lipsync_fast.onnx_io.reader import Graph, Node, UnexpectedGraphError
+from lipsync_fast.errors import UnexpectedGraphError
+from lipsync_fast.onnx_io.reader import Graph, Node
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

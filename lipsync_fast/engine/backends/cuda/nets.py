@@ -18,8 +18,7 @@ from torch import Tensor
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.engine.backends.cuda.device import Device
 from lipsync_fast.engine.backends.cuda.graph_net import GraphNet, Shape
-from lipsync_fast.errors import AvatarFormatError
-from lipsync_fast.onnx_io.reader import UnexpectedGraphError
+from lipsync_fast.errors import AvatarFormatError, UnexpectedGraphError
 
 log = logging.getLogger("lipsync.engine")
 MEL_SHAPE: Shape = (1, 80, 16)
