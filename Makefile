@@ -10,10 +10,11 @@ CPP := $(wildcard csrc/*.hpp csrc/*.cpp csrc/cuda/*.hpp csrc/cuda/*.cpp csrc/cud
 	csrc/tests/*.cpp)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: help demo test guard lint format native-test wheel clean
+.PHONY: help demo quick test guard lint format native-test wheel clean
 
 help:
 	@echo "make demo    install and render the shipped recording with the demo avatar"
+	@echo "make quick   the tests that tell most, in a minute or so"
 	@echo "make test    install the test extra and run all tests"
 	@echo "make guard   check that it is as many times faster than ONNX Runtime as it should be"
 	@echo "make lint    ruff, mypy --strict, clang-format"
@@ -44,8 +45,24 @@ $(VENV)/.dev: $(VENV)/.test
 demo: $(VENV)/.core
 	$(BIN)/lipsync-fast demo --out demo
 
-test: $(VENV)/.test native-test
-	$(BIN)/pytest
+# Tests without a clock share the processors, beside the native code's; those that play in real time
+# have the machine to themselves after that.
+WORKERS ?= $(shell nproc)
+TOGETHER := $(BIN)/pytest -n $(WORKERS) --dist loadfile
+# Under a name of its own, so that `make -n test` runs nothing.
+BESIDE := $(MAKE) --no-print-directory native-test
+
+quick: $(VENV)/.test
+	$(TOGETHER) -m "not clock and not slow" tests/unit
+
+test: $(VENV)/.test
+	@mkdir -p build
+	@failed=0; \
+	$(BESIDE) > build/native-test.log 2>&1 & native=$$!; \
+	$(TOGETHER) -m "not clock" || failed=1; \
+	wait $$native || failed=1; cat build/native-test.log; \
+	$(BIN)/pytest -m clock || failed=1; \
+	exit $$failed
 
 guard: $(VENV)/.test
 	$(BIN)/python bench/guard.py
@@ -55,16 +72,17 @@ guard: $(VENV)/.test
 NATIVE := $(CXX) -std=c++20 -O1 -g -Wall -Wextra -Werror -ffp-contract=off -pthread \
 	-fno-sanitize-recover=all -Icsrc
 X86 := $(findstring x86_64,$(shell uname -m))
-SANITIZED := $(addprefix build/,test_up test_native test_ring test_cuda test_image_kernels)
+SANITIZED := $(addprefix build/,test_up test_native test_ring test_cuda test_image_kernels) \
+	build/test_ring_threads
 SAFE := -fsanitize=address,undefined
 native-test:
-	@$(MAKE) --no-print-directory -j$$(nproc) $(SANITIZED) build/test_ring_threads
-	build/test_up
-	build/test_native
-	build/test_ring
-	build/test_ring_threads
-	build/test_cuda
-	build/test_image_kernels
+	@$(MAKE) --no-print-directory -j$$(nproc) $(SANITIZED:=.passed)
+	@echo "the native code's tests have passed"
+
+# Not run again until something in csrc/ changes.
+build/%.passed: build/%
+	$<
+	@touch $@
 
 HEADERS := $(wildcard csrc/*.hpp csrc/cuda/*.hpp)
 build/test_%: csrc/tests/test_%.cpp $(HEADERS)

@@ -7,10 +7,23 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # before numpy and torch are loaded: they count cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
+from hypothesis import HealthCheck, settings
 from tiny import write_tiny_avatar
 
 from lipsync_fast.client.local import LocalServer
+
+# On a machine that is busy an example takes as long as it takes: that is no failure.
+settings.register_profile(
+    "tests",
+    parent=settings(),
+    deadline=None,
+    suppress_health_check=[*settings().suppress_health_check, HealthCheck.too_slow],
+)
+settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session", autouse=True)

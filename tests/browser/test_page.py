@@ -19,6 +19,8 @@ from websockets.typing import Subprotocol
 import lipsync_fast
 from lipsync_fast.client.local import LocalServer
 
+pytestmark = pytest.mark.clock
+
 CONFIG = {"live": {"margin_ms": 400.0, "speakers": 2}}
 """Time enough for the frames, also where tests of other kinds keep the machine busy."""
 ATTEMPTS = 4

@@ -31,6 +31,8 @@ import lipsync_fast
 from lipsync_fast.client import SessionError
 from lipsync_fast.client.local import LocalServer
 
+pytestmark = pytest.mark.clock
+
 START = '{"type": "session.start", "idle": false}'
 HANDSHAKE_S = 1.0
 

@@ -15,10 +15,11 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from sounds import RATE, render_command, tone, write_media, write_wav
+from sounds import render_command, tone, write_media, write_wav
 
 from lipsync_fast.avatars.writer import pack
 from lipsync_fast.cli.main import app
+from lipsync_fast.timing import SAMPLE_RATE
 
 DEADLINE_S = 60
 
@@ -151,9 +152,9 @@ def test_truncated_sound_gives_what_decodes(
     assert "warning: " in done.err
     assert "Traceback" not in done.err
     with av.open(str(tmp_path / "o.mp4")) as container:
-        sound = sum(f.samples for f in container.decode(audio=0)) / RATE
+        sound = sum(f.samples for f in container.decode(audio=0)) / SAMPLE_RATE
     assert frames / 25 - 0.04 <= sound + 1e-9, "sound and pictures end together"
-    assert sound <= frames / 25 + 1024 / RATE
+    assert sound <= frames / 25 + 1024 / SAMPLE_RATE
 
 
 def test_a_truncated_index_is_an_error(render: Cli, tmp_path: Path) -> None:

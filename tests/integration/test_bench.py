@@ -13,6 +13,8 @@ import pytest
 from lipsync_fast.benchmark.hops import NAMES
 from lipsync_fast.benchmark.rows import Report
 
+pytestmark = pytest.mark.clock
+
 
 def bench(*args: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-P", "-m", "lipsync_fast", "bench", *args]

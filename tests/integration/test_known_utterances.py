@@ -32,6 +32,8 @@ from lipsync_fast.client.local import LocalServer
 from lipsync_fast.ipc.status import ServerStatus
 from lipsync_fast.utterances.store import Store
 
+pytestmark = pytest.mark.clock
+
 GREETING = speech(0.9)
 PATIENCE_S = 60.0
 

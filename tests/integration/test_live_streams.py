@@ -57,6 +57,8 @@ from lipsync_fast.protocol import (
     encode,
 )
 
+pytestmark = pytest.mark.clock
+
 DOCUMENT = Path(__file__).parent.parent.parent / "docs" / "protocol.md"
 
 

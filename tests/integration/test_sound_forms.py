@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from sounds import RATE, tone, write_media, write_wav
+from sounds import tone, write_media, write_wav
 
 import lipsync_fast
+from lipsync_fast.timing import SAMPLE_RATE
 
 Images = NDArray[np.uint8]
 SECONDS = 0.6
@@ -43,8 +44,8 @@ def apart(a: Images, b: Images) -> float:
 @pytest.fixture(scope="module")
 def plain(avatar: lipsync_fast.Avatar) -> Images:
     """The video of the sound at 16 kHz, mono; silence's is far from it."""
-    wanted = images(avatar, tone(SECONDS), RATE)
-    silence = images(avatar, np.zeros_like(tone(SECONDS)), RATE)
+    wanted = images(avatar, tone(SECONDS), SAMPLE_RATE)
+    silence = images(avatar, np.zeros_like(tone(SECONDS)), SAMPLE_RATE)
     assert apart(wanted, silence) > 0.4
     return wanted
 
@@ -81,20 +82,23 @@ def test_what_is_no_sample_counts_as_silence(avatar: lipsync_fast.Avatar, tmp_pa
     odd[5000:5100], mended[5000:5100] = 7, 1
     odd[6000:6100], mended[6000:6100] = -7, -1
     path = write_media(tmp_path / "s.wav", odd, "pcm_f32le")
-    assert np.array_equal(images(avatar, path), images(avatar, mended, RATE))
+    assert np.array_equal(images(avatar, path), images(avatar, mended, SAMPLE_RATE))
 
 
 def test_a_constant_level_is_not_speech(avatar: lipsync_fast.Avatar, tmp_path: Path) -> None:
     """Away from its ends, where the level steps, the picture rests as it does in silence."""
-    path = write_wav(tmp_path / "s.wav", np.full((2 * RATE, 1), 0.5, np.float32))
-    level, silence = images(avatar, path), images(avatar, np.zeros(2 * RATE, np.int16), RATE)
+    path = write_wav(tmp_path / "s.wav", np.full((2 * SAMPLE_RATE, 1), 0.5, np.float32))
+    level, silence = (
+        images(avatar, path),
+        images(avatar, np.zeros(2 * SAMPLE_RATE, np.int16), SAMPLE_RATE),
+    )
     middle = slice(20, 40)
     assert np.array_equal(level[middle], silence[middle])
 
 
 @settings(max_examples=20, deadline=None)
 @given(
-    rate=st.sampled_from([8_000, RATE, 44_100]),
+    rate=st.sampled_from([8_000, SAMPLE_RATE, 44_100]),
     length=st.integers(1, 5_000),
     sizes=st.lists(st.integers(1, 4_000), max_size=40),
 )

@@ -17,6 +17,8 @@ from lipsync_fast.api import Avatar
 from lipsync_fast.client import Frame
 from lipsync_fast.client.local import LocalServer
 
+pytestmark = pytest.mark.clock
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[LocalServer]:

@@ -16,6 +16,8 @@ import lipsync_fast
 from lipsync_fast.client import Frame
 from lipsync_fast.client.local import LocalServer
 
+pytestmark = pytest.mark.clock
+
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:

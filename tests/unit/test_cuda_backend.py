@@ -43,6 +43,8 @@ from lipsync_fast.engine.splice import FrameEncoder
 from lipsync_fast.errors import BackendError, DeviceLostError
 from lipsync_fast.ipc.messages import Content, Look, Status
 
+pytestmark = pytest.mark.slow
+
 F32, U8 = NDArray[np.float32], NDArray[np.uint8]
 PART = (16, 32, 160, 160)
 

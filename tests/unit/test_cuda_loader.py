@@ -28,6 +28,8 @@ from lipsync_fast.errors import AvatarFormatError
 torch = pytest.importorskip("torch", reason="the extra train is not installed")
 from lipsync_fast.engine.backends.cuda import loader  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 Rect = tuple[int, int, int, int]
 WIDTH, HEIGHT = 331, 257
 COUNT = loader.WORTH_A_PIPELINE + 3
