@@ -164,7 +164,8 @@ class Stats(FromServer, tag="stats", kw_only=True, frozen=True):
     Attributes:
         frames: sent; late: not ready in time; skipped: not sent, since the client reads slowly.
         queued_ms: sound that waits to be spoken.
-        latency_ms: from a frame's last needed sample to its bytes being sent; median of the last.
+        latency_ms: from a spoken frame's last needed sample to its bytes being sent, of the last
+            one; null before there was one.
     """
 
     frames: int

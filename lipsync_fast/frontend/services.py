@@ -33,6 +33,7 @@ from lipsync_fast.frontend.legacy.counts import LegacyCounts
 from lipsync_fast.frontend.legacy.video import AvatarVideos
 from lipsync_fast.frontend.playout.frame_cache import KnownSounds
 from lipsync_fast.frontend.playout.idle_rate import ALONE, SHARED, RestRate
+from lipsync_fast.frontend.playout.playout import Pace
 from lipsync_fast.frontend.playout.timer import Clock
 from lipsync_fast.ipc.control import AnyMessage, AvatarChanged, ChangeAvatar, Engines, WantAvatar
 from lipsync_fast.ipc.messages import Answer, Job, Look, Speech, Status
@@ -83,6 +84,8 @@ class Services:
         self.config, self.pool = config, pool
         self.clock = Clock()
         self.load = FrontLoad()
+        self.playouts: dict[int, Pace] = {}
+        """Of all sessions, by their numbers: they know how much sound waits."""
         self.rest = RestRate(
             SHARED if are_shared() else ALONE,
             lambda: pool.turnaround.ns,
@@ -129,6 +132,7 @@ class Services:
         """What this front does, with which avatars it uses."""
         self.load.avatars, self.load.catalogue = dict(self.catalogue.uses), self.catalogue.number
         self.load.utterances = dict(self.known.counts)
+        self.load.queued_s = sum(playout.queued_s for playout in self.playouts.values())
         return self.load
 
     def avatar_names(self) -> list[str]:

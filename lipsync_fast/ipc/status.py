@@ -44,15 +44,19 @@ class FrontLoad(msgspec.Struct, kw_only=True):
     """What a front has done since it began; counts only grow.
 
     Attributes:
-        connections, sessions, speaking: now.
+        connections, sessions, speaking: now; opened: connections, ever.
         refused: connections, sessions and utterances, by reason.
         requests: of the old protocols, answered with a picture; request_errors: with an error.
-        frames: sent; idle_frames: of these, without speech; late: spoken, not ready in time, and
-            skipped; skipped: not sent to slow readers.
-        errors: told to clients, by code.
+        frames: sent, of lipsync.v1; idle_frames: of these, without speech; late: slots of speech
+            whose frame was not ready, and which showed the last one again; skipped: left out for
+            slow readers.
+        bytes: of the pictures that were sent.
+        errors: of clients and of the server, by code; ``engine_lost`` of an old client, which is
+            not told of it: it got the avatar's own picture.
         latency_ms: from a spoken frame's last needed sample to its bytes on the socket, over the
-            last minute: p50, p95, p99, most.
-        queued_s: sound that waits, in all.
+            last minute or the last 20,000 frames: p50, p95, p99, most.
+        queued_s: sound of all sessions that has come and has no slot yet.
+        redispatched: jobs of lost engines that were given to another.
         rest_stride: sessions that rest are shown one slot in so many.
         avatars: sessions, old clients and requests that use a version of an avatar, by its key.
         catalogue: number of the newest one that this front has heard of.
@@ -86,12 +90,13 @@ class AvatarStatus(msgspec.Struct, kw_only=True):
     """A version of an avatar that engines hold, or are to; or a name that was unloaded.
 
     Attributes:
-        version: 1 is the first one of that name; 0 where it was unloaded and nothing is left.
+        version: 1 is the first one of that name; 0 before it came into use, and where it was
+            unloaded and nothing is left.
         state: current: sessions that begin get it; loading: into engines, for the first time;
             leaving: sessions that began with it go on; unloaded: nobody gets it.
         uses: sessions, old clients and requests that use it, in all fronts.
         engines: that hold it.
-        loaded_s: since it came into use.
+        loaded_s: since it came into use; before that, since it was asked for.
         cached_bytes: what engines' caches hold of it, in all; shared_bytes: what they hold in
             common.
     """
@@ -107,7 +112,7 @@ class AvatarStatus(msgspec.Struct, kw_only=True):
 
 
 class FrontStatus(msgspec.Struct, kw_only=True):
-    """A front process; ``frames_per_s``: sent, over the last seconds."""
+    """A front process; ``frames_per_s``: sent, of lipsync.v1, over the last three seconds."""
 
     name: str
     pid: int
@@ -124,6 +129,7 @@ class ServerStatus(msgspec.Struct, kw_only=True):
     Attributes:
         ports: of the stream protocols; http_port: of HTTP.
         capacity: frames a second of all ready engines; speakers: how many may speak at once.
+        frames_per_s: sent by all fronts.
         ignored: control messages that could not be read.
         avatars: in use, leaving or unloaded; others that lie in the folders are loaded when wanted.
     """

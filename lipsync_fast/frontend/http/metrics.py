@@ -50,7 +50,9 @@ class StatusCollector(Collector):
         yield _gauge("draining", "Whether it is about to go.", float(status.state == "draining"))
         yield _gauge("capacity_fps", "Frames a second that all engines can make.", status.capacity)
         yield _gauge("speakers_limit", "Sessions that may speak at once.", status.speakers)
-        yield _gauge("frames_per_second", "Frames being made a second.", status.frames_per_s)
+        yield _gauge(
+            "frames_per_second", "Frames sent a second, of lipsync.v1.", status.frames_per_s
+        )
         yield _counter(
             "control_ignored", "Control messages that could not be read.", status.ignored
         )
@@ -174,9 +176,9 @@ def _fronts(fronts: Sequence[FrontStatus]) -> Iterator[Metric]:
         "connections_opened": "Connections of clients, ever.",
         "requests": "Requests of the old protocols, answered with a picture.",
         "request_errors": "The same, answered with an error.",
-        "frames_sent": "Frames sent.",
+        "frames_sent": "Frames sent, of lipsync.v1.",
         "idle_frames_sent": "Of these, without speech.",
-        "frames_late": "Spoken frames that were not ready in time.",
+        "frames_late": "Slots of speech that showed the last frame again.",
         "frames_skipped": "Frames not sent to clients that read slowly.",
         "sent_bytes": "Of pictures.",
         "jobs_redispatched": "Jobs given to another engine when theirs had died.",
@@ -185,7 +187,7 @@ def _fronts(fronts: Sequence[FrontStatus]) -> Iterator[Metric]:
         "connections": "Clients connected.",
         "sessions": "Sessions of lipsync.v1.",
         "speaking": "Sessions that speak.",
-        "queued_seconds": "Sound that waits, in all.",
+        "queued_seconds": "Sound of all sessions that has no slot yet.",
         "rest_stride": "Sessions that rest are shown one slot in so many.",
     }
     counters = {
@@ -193,7 +195,9 @@ def _fronts(fronts: Sequence[FrontStatus]) -> Iterator[Metric]:
     }
     gauges = {n: GaugeMetricFamily(P + n, told, labels=["front"]) for n, told in now.items()}
     refused = CounterMetricFamily(P + "refused", "Refused, by reason.", labels=["front", "reason"])
-    errors = CounterMetricFamily(P + "errors", "Told to clients.", labels=["front", "code"])
+    errors = CounterMetricFamily(
+        P + "errors", "Of clients and of the server, by code.", labels=["front", "code"]
+    )
     utterances = CounterMetricFamily(
         P + "utterances",
         "Utterances: whose beginning was kept (hits) or not (misses), begun at once, said by name.",

@@ -209,6 +209,7 @@ class NativeSession:
         """
         load = self._services.load
         load.sessions += 1
+        self._services.playouts[self.number] = self._pace
         ended: list[EndError | SocketClosedError] = []
         try:
             async with trio.open_nursery() as nursery:
@@ -235,6 +236,7 @@ class NativeSession:
                     nursery.start_soon(until_end, task)
         finally:
             load.sessions -= 1
+            del self._services.playouts[self.number]
             self._alarm.close()
             self._set_speaking(False)
             self._services.pool.forget(self.number)
@@ -495,14 +497,14 @@ class NativeSession:
         box = picture.box if mouth and picture.box is not None else (0, 0, *self._size)
         kind = MediaType.MOUTH if mouth else MediaType.FRAME
         load = self._services.load
-        load.frames += 1
         load.late += bool(picture.frame is not None and picture.flags & Flag.REPEATED)
-        load.idle_frames += picture.frame is None
-        self._frames += 1
         timed = picture.frame is not None and not picture.flags & Flag.REPEATED
         traced = None if self._trace is None else self._trace.shown(picture)
 
         def sent() -> None:
+            self._frames += 1
+            load.frames += 1
+            load.idle_frames += picture.frame is None
             load.bytes += len(jpeg)
             if traced is not None:
                 traced()
