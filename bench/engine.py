@@ -114,7 +114,7 @@ def starts(path: Path, count: int) -> None:
                 with AvatarPackage.open(path) as package:
                     m = package.manifest
                 sent = time.perf_counter()
-                job = jobs_of(noise(0.5), m.audio, m.picture_index, avatar="demo")[8]
+                job = jobs_of(noise(0.5), m.audio, m.avatar_frame, avatar="demo")[8]
                 engine.submit(*job)
                 engine.answer()
                 seen["first frame"].append(time.perf_counter() - born)

@@ -48,7 +48,7 @@ class Maker:
         assert speech is not None
         starts = block_starts(speech.frame, window, speech.samples)
         block = self._blocks.block(speech.stream, starts, pcm, speech.first)
-        wanted = RegionJob(self._loaded, job.picture, block, speech.share)
+        wanted = RegionJob(self._loaded, job.avatar_frame, block, speech.share)
         return self._backend.submit([wanted], lambda _, image: image)[0].result()
 
 

@@ -37,13 +37,13 @@ class Frame:
         index: its number from 0.
         pts: when it is shown, in seconds.
         image: H x W x 3 uint8 RGB; yours to change.
-        picture_index: which of the avatar's frames lies under it.
+        avatar_frame: which of the avatar's frames lies under it.
     """
 
     index: int
     pts: Fraction
     image: NDArray[np.uint8]
-    picture_index: int
+    avatar_frame: int
     _jpeg: FrameJpeg = field(repr=False)
     _xmp: bytes = field(repr=False)
 
@@ -104,7 +104,7 @@ class Rendering:
         loaded, backend = self._avatar.loaded, self._avatar.backend
         try:
             for p in pictures(backend, loaded, self._pcm, self._start):
-                yield Frame(p.index, Fraction(p.index, 25), p.image, p.picture_index, jpeg, xmp)
+                yield Frame(p.index, Fraction(p.index, 25), p.image, p.avatar_frame, jpeg, xmp)
         finally:
             self.close()
 

@@ -266,7 +266,7 @@ class Speaker:
         """Of the frames that are decided and not yet asked for."""
         while self.made < self.utterance.decided:
             speech, pcm = self.utterance.speech(self.made)
-            picture = self._manifest.picture_index(self.made, self._start)
+            picture = self._manifest.avatar_frame(self.made, self._start)
             job = Job(self.number, 0, self.made, self.avatar, picture, FAR_NS, Look(), speech)
             yield job, pcm
             self.made += 1

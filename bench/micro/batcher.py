@@ -85,7 +85,7 @@ def loop(path: Path, jobs: int, at_a_time: int) -> float:
     package = engine.shelf.served["demo"].package
     some = records(package, at_a_time)
     for job, _ in some:  # as it is after some seconds
-        engine.encoder.prepare(package, job.picture)
+        engine.encoder.prepare(package, job.avatar_frame)
 
     def turn() -> None:
         rings.put(some)

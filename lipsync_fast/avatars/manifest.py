@@ -131,12 +131,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         """Channels, height and width of what the decoder makes."""
         return self.rules.output(self.region, self.box)
 
-    def picture_index(self, position: int, start: int = 0) -> int:
-        """The avatar frame played at ``position`` (frames since the start), beginning at ``start``.
+    def avatar_frame(self, loop_position: int, start: int = 0) -> int:
+        """Index of the avatar's frame at a position of its loop, which begins at ``start``.
 
         There and back without repeating the ends: 0 1 … n-1 n-2 … 1 0 1 … for ``pingpong``.
         """
-        n, p = self.frame_count, position + start
+        n, p = self.frame_count, loop_position + start
         if self.loop == "cycle" or n == 1:
             return p % n
         p %= 2 * n - 2

@@ -83,7 +83,7 @@ class Scene:
 
     def crop(self, frame: int) -> tuple[int, U8]:
         """The avatar's frame under a frame, and its face as the network wants it."""
-        index = self.manifest.picture_index(frame)
+        index = self.manifest.avatar_frame(frame)
         x1, y1, x2, y2 = self.rects[index]
         side = self.manifest.crop
         return index, _native.resize_cubic(self.pictures[index][y1:y2, x1:x2], side, side)

@@ -157,7 +157,7 @@ def _sample(
     tiles: list[tuple[Rgb, str, Rect]] = []
     with lipsync_fast.open(path, backend="cpu") as avatar:
         for frame in avatar.render(pcm, SAMPLE_RATE):
-            x1, y1, x2, y2 = rect = avatar.package.rect(frame.picture_index)
+            x1, y1, x2, y2 = rect = avatar.package.rect(frame.avatar_frame)
             edge = (x2 - x1) // 8  # there lies what the network does not make
             flat += float(frame.image[y1 + edge : y2 - edge, x1 + edge : x2 - edge].std()) < FLAT
             if frame.index in shown:

@@ -97,14 +97,14 @@ class KnownFrames:
         self.keeper.used(kept.id, kept.used)
         package, variant = served.package, variant_of(job.look, served.package)
         if job.look.content != Content.FRAME:
-            x1, y1, x2, y2 = package.rect(job.picture)
+            x1, y1, x2, y2 = package.rect(job.avatar_frame)
             return _done((kept.value, (x1, y1, x2 - x1, y2 - y1)))
 
         def put_in() -> Made:
-            jpeg = self._encoder.frame(package, job.picture, variant, unpacked(kept.value))
+            jpeg = self._encoder.frame(package, job.avatar_frame, variant, unpacked(kept.value))
             return jpeg, (0, 0, *package.frame_size)
 
-        if self._encoder.has(package, job.picture, variant):
+        if self._encoder.has(package, job.avatar_frame, variant):
             return _done(put_in())
         return self._aside.submit(put_in)
 
@@ -114,7 +114,7 @@ class KnownFrames:
             return None
         try:
             sound = self._scopes.sound(served, job.look, spoken)
-            kept = store.find(sound, job.picture, spoken.speech.share)
+            kept = store.find(sound, job.avatar_frame, spoken.speech.share)
             if store.bad:
                 self.keeper.bad(store.bad)
                 store.bad = []
@@ -126,7 +126,7 @@ class KnownFrames:
             return None
         if kept is not None and job.look.content == Content.FRAME:
             place = self._encoder.place(
-                served.package, job.picture, variant_of(job.look, served.package)
+                served.package, job.avatar_frame, variant_of(job.look, served.package)
             )
             if not fits(kept.value, place):
                 self.keeper.bad([kept.id])
@@ -154,7 +154,7 @@ class KnownFrames:
     def keep(self, entry: Waiting, spoken: SpokenPicture, jpeg: bytes) -> None:
         """Keep a frame that was made, with its whole picture's JPEG."""
         served, job = entry.avatar, entry.job
-        package, picture, share = served.package, job.picture, spoken.speech.share
+        package, picture, share = served.package, job.avatar_frame, spoken.speech.share
         place = None
         if job.look.content == Content.FRAME:
             place = self._encoder.place(package, picture, variant_of(job.look, package))

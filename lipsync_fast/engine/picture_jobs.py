@@ -167,11 +167,11 @@ class Pictures:
             encodes: whether the backend does.
         """
         package, variant = avatar.package, variant_of(job.look, avatar.package)
-        x1, y1, x2, y2 = package.rect(job.picture)
+        x1, y1, x2, y2 = package.rect(job.avatar_frame)
         face = x1, y1, x2 - x1, y2 - y1
         content, encode = job.look.content, None
         if content == Content.FRAME:
-            place = self.encoder.place(package, job.picture, variant)
+            place = self.encoder.place(package, job.avatar_frame, variant)
             part = place.part
             if encodes:
                 encode = place.encode(how_coded(package.manifest, variant.quality))
@@ -182,11 +182,11 @@ class Pictures:
             if content != Content.FRAME:
                 assert not isinstance(image, Coded)
                 return self.encoder.alone(package, image, variant.quality), face
-            jpeg = self.encoder.frame(package, job.picture, variant, image)
+            jpeg = self.encoder.frame(package, job.avatar_frame, variant, image)
             return jpeg, (0, 0, *package.frame_size)
 
         block, sound = (None, heard) if isinstance(heard, Sound) else (heard, None)
-        return RegionJob(avatar.loaded, job.picture, block, share, part, sound, encode), finish
+        return RegionJob(avatar.loaded, job.avatar_frame, block, share, part, sound, encode), finish
 
     def has_chore(self, served: Served) -> bool:
         """Whether ``chore`` would give something to do."""
@@ -220,7 +220,7 @@ class Pictures:
 
     def own(self, avatar: Served, job: Job) -> tuple[bytes, Box]:
         """The avatar's own picture (in any thread)."""
-        package, index, content = avatar.package, job.picture, job.look.content
+        package, index, content = avatar.package, job.avatar_frame, job.look.content
         variant = variant_of(job.look, package)
         if content == Content.FRAME:
             jpeg = self.encoder.original(package, index, variant)

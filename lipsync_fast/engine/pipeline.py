@@ -33,7 +33,7 @@ class Picture:
     """A composed frame: its number, the avatar frame under it, and H x W x 3 uint8 RGB."""
 
     index: int
-    picture_index: int
+    avatar_frame: int
     image: NDArray[np.uint8]
 
 
@@ -104,7 +104,7 @@ def pictures(
 
     def begin(heard: F32 | Sound) -> None:
         nonlocal count
-        index = manifest.picture_index(count, start_frame)
+        index = manifest.avatar_frame(count, start_frame)
         block, sound = (None, heard) if isinstance(heard, Sound) else (heard, None)
         job = RegionJob(avatar, index, block, sound=sound)
         begun.append((count, index, backend.submit([job], as_it_is)[0]))

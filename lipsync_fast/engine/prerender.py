@@ -42,7 +42,7 @@ class Wanted:
     """
 
     frame: int
-    picture: int
+    avatar_frame: int
     share: float
 
 
@@ -52,7 +52,7 @@ def wanted(package: AvatarPackage, samples: int, places: list[int]) -> list[Want
     Args:
         samples: of its sound, 16 kHz.
     """
-    around, index = shown(frame_count(samples)), package.manifest.picture_index
+    around, index = shown(frame_count(samples)), package.manifest.avatar_frame
     every = (Wanted(f, index(p + slot), share) for p in places for slot, f, share in around)
     return list(dict.fromkeys(every))
 
@@ -112,8 +112,8 @@ class Prerendering:
             known |= self._store.pictures(group)
         for want in wants:
             sound = sounds[want.frame]
-            if (want.picture, want.share) in known[sound]:
-                there.append((sound, want.picture, want.share))
+            if (want.avatar_frame, want.share) in known[sound]:
+                there.append((sound, want.avatar_frame, want.share))
             else:
                 out.append(want)
         if name and there:
@@ -133,7 +133,7 @@ class Prerendering:
     def _begin(self, want: Wanted) -> Future[Row]:
         spoken, hears = self._spoken(want), self._backend.hears
         heard = (self._served.sound if hears else self._served.block)("prerender", spoken)
-        job = Job(0, 0, 0, "x", want.picture, 0, self._look, spoken.speech)
+        job = Job(0, 0, 0, "x", want.avatar_frame, 0, self._look, spoken.speech)
         region, finish = self._pictures.spoken(
             self._served, job, want.share, heard, self._backend.encodes
         )
@@ -141,12 +141,12 @@ class Prerendering:
         package = self._package
         place = None
         if self._look.content == Content.FRAME:
-            place = self._encoder.place(package, want.picture, variant_of(self._look, package))
+            place = self._encoder.place(package, want.avatar_frame, variant_of(self._look, package))
 
         def done(_: int, image: NDArray[np.uint8] | Coded) -> Row:
             jpeg, _box = finish(image)
             value = jpeg if place is None else packed(jpeg, place)
-            return Row(sound, want.picture, want.share, value)
+            return Row(sound, want.avatar_frame, want.share, value)
 
         return self._backend.submit([region], done)[0]
 

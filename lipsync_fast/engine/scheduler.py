@@ -274,8 +274,8 @@ class Engine:
         avatar = self.shelf.served.get(job.avatar)
         if avatar is None:
             self._fail(lane, job, now, f"avatar {job.avatar!r} is not loaded")
-        elif job.picture >= (count := avatar.package.manifest.frame_count):
-            self._fail(lane, job, now, f"picture {job.picture} of {count}")
+        elif job.avatar_frame >= (count := avatar.package.manifest.frame_count):
+            self._fail(lane, job, now, f"picture {job.avatar_frame} of {count}")
         elif now > job.deadline_ns:
             self._skip(lane, job, now)
         else:
@@ -435,7 +435,7 @@ class Engine:
             if isinstance(error, DeviceLostError):
                 raise error
             if not isinstance(error, LipsyncError):
-                log.error("frame %s failed", entry.job.picture, exc_info=error)
+                log.error("frame %s failed", entry.job.avatar_frame, exc_info=error)
             self._end(entry, error=str(error) or repr(error))
         return any_sent
 

@@ -91,7 +91,7 @@ class Job(msgspec.Struct, frozen=True, array_like=True, tag=0):
         epoch: raised when a session is interrupted; answers to older ones are dropped.
         number: the picture's number in the session.
         avatar: the name under which the engine was told to load it.
-        picture: which of the avatar's frames lies under it.
+        avatar_frame: which of the avatar's frames lies under it.
         deadline_ns: on CLOCK_MONOTONIC; when it has passed, the answer is "skipped".
         look: how it is encoded.
         speech: what is said; None asks for the avatar's own picture.
@@ -101,7 +101,7 @@ class Job(msgspec.Struct, frozen=True, array_like=True, tag=0):
     epoch: Count
     number: Count
     avatar: Annotated[str, Meta(min_length=1, max_length=1000)]
-    picture: Count
+    avatar_frame: Count
     deadline_ns: Count
     look: Look = Look()
     speech: Speech | None = None

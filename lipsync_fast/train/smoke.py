@@ -117,7 +117,7 @@ def _speaking() -> Iterator[Staged]:
     with lipsync_fast.open("demo", backend="cpu") as avatar:
         package = avatar.package
         for frame in avatar.render(_recording()[: FRAMES * FRAME_SAMPLES], rate=SAMPLE_RATE):
-            yield Staged(frame.image, package.rect(frame.picture_index))
+            yield Staged(frame.image, package.rect(frame.avatar_frame))
 
 
 def _recording() -> NDArray[np.int16]:
@@ -141,7 +141,7 @@ def _judged(result: TrainResult) -> SmokeReport:
             if frame.image.shape != (m.frame_height, m.frame_width, 3):
                 raise TrainingError(f"a frame of {frame.image.shape} was rendered")
             off = np.abs(frame.image.astype(np.int16) - quiet.image)
-            x1, y1, x2, y2 = package.rect(frame.picture_index)
+            x1, y1, x2, y2 = package.rect(frame.avatar_frame)
             top, bottom, left, right = (v * (x2 - x1) // REGION for v in mouth(REGION))
             differences.append(off[y1 + top : y1 + bottom, x1 + left : x1 + right].mean())
             off[y1:y2, x1:x2] = 0

@@ -93,14 +93,14 @@ class Likeness:
         self.period = period_of(manifest)
         self._bound = 0.0
         if small is not None:
-            order = [manifest.picture_index(place) for place in range(self.period + NEAR)]
+            order = [manifest.avatar_frame(place) for place in range(self.period + NEAR)]
             moved = small[order[NEAR:]] - small[order[: self.period]]
             self._bound = float(np.median(np.sqrt(np.mean(moved**2, axis=1))))
 
     def _apart(self, one: int, others: list[int]) -> F32:
         """How far pictures at places differ from the one at a place, in grey levels."""
         assert self._small is not None
-        index = self._manifest.picture_index
+        index = self._manifest.avatar_frame
         moved = self._small[[index(place) for place in others]] - self._small[index(one)]
         apart: F32 = np.sqrt(np.mean(moved**2, axis=1))
         return apart

@@ -33,7 +33,7 @@ class Row:
     """A frame to keep; see ``keys`` for what it is known by."""
 
     sound: bytes
-    picture: int
+    avatar_frame: int
     share: float
     value: bytes
 
@@ -159,7 +159,7 @@ class Store(Database):
         with self._writing() as to:
             dropped = self._make_room(sum(row.size for row in rows))
             for row in rows:
-                where = row.sound, row.picture, row.share
+                where = row.sound, row.avatar_frame, row.share
                 done = to.execute(
                     "INSERT OR IGNORE INTO frames (sound, picture, share, used, size, mark, value)"
                     " VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -167,7 +167,7 @@ class Store(Database):
                 )
                 added += done.rowcount
             if name:
-                self._pin(name, [(row.sound, row.picture, row.share) for row in rows])
+                self._pin(name, [(row.sound, row.avatar_frame, row.share) for row in rows])
         return added, dropped
 
     def _make_room(self, needed: int) -> int:

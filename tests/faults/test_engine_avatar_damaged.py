@@ -45,7 +45,7 @@ def test_deleted_it_goes_on_from_what_is_mapped(
     host: Host, engine: Engine, doomed: Path, tiny_avatar: Path, manifest: Manifest
 ) -> None:
     shutil.rmtree(doomed)
-    jobs = jobs_of(noise(0.4), manifest.audio, manifest.picture_index, avatar="doomed")
+    jobs = jobs_of(noise(0.4), manifest.audio, manifest.avatar_frame, avatar="doomed")
     for job, pcm in jobs:
         engine.submit(job, pcm)
     got = {}
@@ -66,7 +66,7 @@ def test_overwritten_its_jobs_fail_and_others_do_not(
         data = (doomed / name).stat().st_size
         with open(doomed / name, "r+b") as file:  # in place: what is mapped changes
             file.write(b"\xa5" * data)
-    speech, pcm = jobs_of(noise(0.4), manifest.audio, manifest.picture_index, avatar="doomed")[1]
+    speech, pcm = jobs_of(noise(0.4), manifest.audio, manifest.avatar_frame, avatar="doomed")[1]
     for number in range(6):
         engine.submit(own(4, number, "doomed"))
         engine.submit(Job(2, 0, number, "doomed", 4, speech.deadline_ns, speech=speech.speech), pcm)

@@ -44,7 +44,7 @@ def rendered(tiny_avatar: Path) -> tuple[list[bytes], Manifest]:
 
 
 def work(manifest: Manifest) -> Work:
-    return dict(enumerate(jobs_of(noise(5.0), manifest.audio, manifest.picture_index)))
+    return dict(enumerate(jobs_of(noise(5.0), manifest.audio, manifest.avatar_frame)))
 
 
 def collect(engine: Engine, left: Work, got: dict[int, bytes], count: int) -> None:

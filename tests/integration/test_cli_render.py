@@ -85,7 +85,7 @@ def test_folder_holds_what_the_api_gives(
     assert names == [f"{i:06d}.png" for i in range(26)]
     with lipsync_fast.open(tiny_avatar) as avatar:
         frames = list(avatar.render(speech, start_frame=1))
-    assert frames[0].picture_index == 1
+    assert frames[0].avatar_frame == 1
     for name, frame in zip(names, frames, strict=True):
         with Image.open(tmp_path / "frames" / name) as picture:
             assert np.array_equal(np.asarray(picture), frame.image)

@@ -49,12 +49,12 @@ def test_speaks(demo: lipsync_fast.Avatar) -> None:
     assert len(frames) == len(silent) == 75
     changes = []
     for a, b in zip(frames, silent, strict=True):
-        assert a.picture_index == b.picture_index
-        x1, y1, x2, y2 = demo.package.rect(a.picture_index)
+        assert a.avatar_frame == b.avatar_frame
+        x1, y1, x2, y2 = demo.package.rect(a.avatar_frame)
         difference = np.abs(a.image.astype(np.int16) - b.image).max(axis=2)
         inside = difference[y1:y2, x1:x2]
         changes.append(int((inside > 25).sum()))
-        keep = demo.package.mask(a.picture_index)
+        keep = demo.package.mask(a.avatar_frame)
         assert keep is not None
         assert not inside[keep != 0].any()
         difference[y1:y2, x1:x2] = 0

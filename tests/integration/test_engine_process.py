@@ -65,7 +65,7 @@ def test_from_birth_to_frames(host: Host, tiny_avatar: Path) -> None:
     with lipsync_fast.open(tiny_avatar, backend="cpu", threads=1) as avatar:
         wanted = [frame.jpeg for frame in avatar.render(noise(1.0), 16_000)]
         m = avatar.manifest
-    for job, pcm in jobs_of(noise(1.0), m.audio, m.picture_index):
+    for job, pcm in jobs_of(noise(1.0), m.audio, m.avatar_frame):
         engine.submit(job, pcm)
     got = all_answers(engine, len(wanted))
     assert [got[k][1] for k in range(len(wanted))] == wanted
@@ -120,7 +120,7 @@ def test_several_fronts_at_once(host: Host, engine: Engine) -> None:
 def test_drained_it_answers_all_and_leaves(host: Host, engine: Engine, tiny_avatar: Path) -> None:
     with AvatarPackage.open(tiny_avatar) as package:
         m = package.manifest
-    jobs = jobs_of(noise(1.0), m.audio, m.picture_index)
+    jobs = jobs_of(noise(1.0), m.audio, m.avatar_frame)
     for job, pcm in jobs:
         engine.submit(job, pcm)
     host.hub.send(engine.name, Drain())
@@ -202,7 +202,7 @@ def test_a_task_that_is_none(host: Host, tmp_path: Path) -> None:
 def work(tiny_avatar: Path) -> list[tuple[Job, NDArray[np.float32]]]:
     with AvatarPackage.open(tiny_avatar) as package:
         m = package.manifest
-    return jobs_of(noise(0.6), m.audio, m.picture_index)
+    return jobs_of(noise(0.6), m.audio, m.avatar_frame)
 
 
 def test_engines_share_what_they_have_prepared(host: Host, tiny_avatar: Path) -> None:

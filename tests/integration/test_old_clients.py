@@ -157,7 +157,7 @@ def rendered() -> Rendered:
             return np.asarray(Image.open(out))
 
         for at in range(COUNT):
-            for picture in {manifest.picture_index(at), 7}:
+            for picture in {manifest.avatar_frame(at), 7}:
                 job = RegionJob(avatar, picture, stream[at + 8], part=SQUARE)
                 out[at, picture] = backend.submit([job], shown)[0].result()
         backend.close()
@@ -289,7 +289,7 @@ def test_the_one_byte_form(client: OldClient) -> None:
         jpeg = client.reply()
         assert isinstance(jpeg, bytes)
         with AvatarPackage.open(DEMO) as package:
-            index = package.manifest.picture_index(frame_id)
+            index = package.manifest.avatar_frame(frame_id)
             want = np.asarray(Image.open(io.BytesIO(package.frame_jpeg(index))))
         assert np.array_equal(np.asarray(Image.open(io.BytesIO(jpeg))), want)
 

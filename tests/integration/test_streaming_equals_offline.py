@@ -83,7 +83,7 @@ def test_burst_equals_render(
     stream()
     wanted = list(avatar.render(pcm, rate))
     assert len(got) == len(wanted) >= 12
-    assert [f.index for f in got] == [w.picture_index for w in wanted]
+    assert [f.index for f in got] == [w.avatar_frame for w in wanted]
     assert [f.pts for f in got] == [w.pts for w in wanted]
     assert [f.jpeg for f in got] == [w.jpeg for w in wanted]
 
@@ -172,7 +172,7 @@ def test_live_frames_are_render_s_over_the_same_pictures(
     start = next(
         s
         for s in range(2 * avatar.manifest.frame_count)
-        if all(avatar.manifest.picture_index(k, s) == frame.index for k, frame in fresh)
+        if all(avatar.manifest.avatar_frame(k, s) == frame.index for k, frame in fresh)
     )
     wanted = list(avatar.render(sound, 16_000, start_frame=start))
     assert [frame.jpeg for _, frame in fresh] == [wanted[k].jpeg for k, _ in fresh]

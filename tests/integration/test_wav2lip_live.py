@@ -96,7 +96,7 @@ def test_live_frames_are_render_s(server: LocalServer, package: Path) -> None:
         starts = [
             s
             for s in range(4)
-            if all(avatar.manifest.picture_index(k, s) == frame.index for k, frame in fresh)
+            if all(avatar.manifest.avatar_frame(k, s) == frame.index for k, frame in fresh)
         ]
         wanted = list(avatar.render(sound, 16_000, start_frame=starts[0]))
     assert [frame.jpeg for _, frame in fresh] == [wanted[k].jpeg for k, _ in fresh]

@@ -237,11 +237,11 @@ def test_a_missing_member_is_named(tmp_path: Path) -> None:
 @given(count=st.integers(1, 9), start=st.integers(0, 30))
 def test_pictures_are_played_there_and_back(count: int, start: int) -> None:
     made = msgspec.structs.replace(source(16, 16, 1, 0).manifest, frame_count=count)
-    played = [made.picture_index(p, start) for p in range(4 * count)]
+    played = [made.avatar_frame(p, start) for p in range(4 * count)]
     there_and_back = [*range(count), *range(count - 2, 0, -1)] * 40
     assert played == there_and_back[start : start + 4 * count]
     cycle = msgspec.structs.replace(made, loop="cycle")
-    assert cycle.picture_index(3 * count + 1) == 1 % count
+    assert cycle.avatar_frame(3 * count + 1) == 1 % count
 
 
 def test_a_file_that_shrinks_while_in_use_is_an_error(tiny_avatar: Path, tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_submitted_frames_are_composed_regions(
         assert place == k
         assert frame.shape == (192, 160, 3)
         assert frame.flags.writeable
-        assert difference(frame, backend.compose(avatar, job.frame_index, region)) <= apart
+        assert difference(frame, backend.compose(avatar, job.avatar_frame, region)) <= apart
 
 
 def test_a_batch_gives_what_single_jobs_give(
@@ -130,7 +130,7 @@ def test_wrong_jobs_are_refused(backend: Backend, avatar: LoadedAvatar) -> None:
     with pytest.raises(ValueError, match="audio block"):
         backend.submit([replace(job, audio_block=job.audio_block[:15])], keep)
     with pytest.raises(IndexError):
-        backend.submit([replace(job, frame_index=5)], keep)[0].result(60)
+        backend.submit([replace(job, avatar_frame=5)], keep)[0].result(60)
     with pytest.raises(TypeError, match="another backend"):
         backend.regions([replace(job, avatar=object())])  # type: ignore[arg-type]
 

@@ -72,7 +72,7 @@ def test_every_frame_once_in_order(seed: int) -> None:
     shown = [e for e in log if isinstance(e, Picture)]
     assert [(p.utterance, p.frame) for p in shown] == expected
     assert [p.number for p in shown] == list(range(len(expected)))
-    assert [p.index for p in shown] == [MANIFEST.picture_index(k) for k in range(len(expected))]
+    assert [p.index for p in shown] == [MANIFEST.avatar_frame(k) for k in range(len(expected))]
     ends = [e for e in log if not isinstance(e, Picture)]
     assert [e.utterance for e in ends] == [1, 1, 2, 2, 3, 3]
     assert all(isinstance(e, Started) for e in ends[::2])
@@ -120,7 +120,7 @@ def test_another_avatar_begins_at_its_first_picture() -> None:
     burst.tick(0)
     say(burst, 0.04)
     job, _ = burst.jobs.popleft()
-    assert (job.avatar, job.picture) == ("y", 0)
+    assert (job.avatar, job.avatar_frame) == ("y", 0)
 
 
 def test_an_utterance_without_sound_is_none() -> None:

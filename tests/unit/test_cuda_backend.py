@@ -187,7 +187,7 @@ def test_rendering_is_the_cpus(backend: CudaBackend, avatar: Any, package: Avata
         pieces = [pcm[at : at + 700] for at in range(0, len(pcm), 700)]
         wanted = list(pictures(plain, loaded, pieces, 2))
         made = list(pictures(backend, avatar, pieces, 2))
-        assert [p.picture_index for p in made] == [p.picture_index for p in wanted]
+        assert [p.avatar_frame for p in made] == [p.avatar_frame for p in wanted]
         for one, other in zip(made, wanted, strict=True):
             assert difference(one.image, other.image) <= 2
     plain.close()
@@ -371,7 +371,7 @@ def made_by(
     front = Front(engine)
     count = 0
     for look in looks:
-        jobs = jobs_of(noise(seconds), m.audio, m.picture_index, avatar="a", look=look)
+        jobs = jobs_of(noise(seconds), m.audio, m.avatar_frame, avatar="a", look=look)
         for job, pcm in jobs:
             front.submit(msgspec.structs.replace(job, number=count), pcm)
             count += 1
@@ -448,7 +448,7 @@ def test_a_lost_device_ends_the_loop_and_answers_nothing(tiny_avatar: Path) -> N
     m = engine.shelf.served["a"].package.manifest
     front = Front(engine)
     gate.lost = True
-    for job, pcm in jobs_of(noise(0.4), m.audio, m.picture_index, avatar="a"):
+    for job, pcm in jobs_of(noise(0.4), m.audio, m.avatar_frame, avatar="a"):
         front.submit(job, pcm)
     with pytest.raises(DeviceLostError, match="emulated has failed: CUDA error: an illegal"):
         until(lambda: engine.step() and False)

@@ -305,11 +305,11 @@ def test_a_frame_is_region_and_opencv_s_paste(
     whole = [future.result(60) for future in backend.submit(jobs, keep)]
     for job, region, frame in zip(jobs, regions, whole, strict=True):
         assert region.shape == (96, 96, 3)
-        x1, y1, x2, y2 = package.rect(job.frame_index)
-        wanted = package.picture(job.frame_index).copy()
+        x1, y1, x2, y2 = package.rect(job.avatar_frame)
+        wanted = package.picture(job.avatar_frame).copy()
         wanted[y1:y2, x1:x2] = cv2.resize(region, (x2 - x1, y2 - y1))
         assert np.array_equal(frame, wanted)
-        assert np.array_equal(backend.compose(avatar, job.frame_index, region), wanted)
+        assert np.array_equal(backend.compose(avatar, job.avatar_frame, region), wanted)
     assert np.any(regions[0] != regions[3]), "the sound changes the face"
     (square,) = backend.submit([RegionJob(avatar, 0, blocks()[0], part=SQUARE)], keep)
     assert np.array_equal(square.result(60), regions[0])

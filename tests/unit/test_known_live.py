@@ -86,14 +86,15 @@ class World:
         starts = block_starts(speech.frame, m.audio, speech.samples)
         sound = sound_of(scope, starts, speech.first, pcm)
         if speech.store == StoreMode.LOOK_UP and not self.blind:
-            kept = self.store.find(sound, job.picture, speech.share)
+            kept = self.store.find(sound, job.avatar_frame, speech.share)
             if kept is not None:
                 self.found += 1
                 return kept.value, True, 1 * MS
         self.made += 1
-        jpeg = msgspec.msgpack.encode((job.picture, speech.frame, speech.share, bytes(pcm.data)))
+        about = job.avatar_frame, speech.frame, speech.share, bytes(pcm.data)
+        jpeg = msgspec.msgpack.encode(about)
         if speech.store:
-            self.store.add([Row(sound, job.picture, speech.share, jpeg)])
+            self.store.add([Row(sound, job.avatar_frame, speech.share, jpeg)])
         return jpeg, False, 30 * MS
 
     def run(self, milliseconds: float) -> None:
@@ -139,7 +140,7 @@ class World:
         sound.push(pcm)
         sound.end()
         assert sound.frames is not None
-        index = self.package.manifest.picture_index
+        index = self.package.manifest.avatar_frame
         for place in range(period_of(self.package.manifest)):
             for slot, frame, share in shown(sound.frames):
                 speech, seen = sound.speech(frame, share, StoreMode.LOOK_UP)
@@ -268,7 +269,7 @@ def test_where_nothing_alike_is_kept_the_loop_goes_on(world: World) -> None:
         world.say(SOUND)
         world.run(2_500)
         world.check()
-        index = world.package.manifest.picture_index
+        index = world.package.manifest.avatar_frame
         assert all(p.index == index(p.number) for _, p in world.log if isinstance(p, Picture))
         assert len(world.spoken()) == 25
         world.run(40)

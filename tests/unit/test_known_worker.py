@@ -67,7 +67,7 @@ def front(engine: Engine) -> Iterator[Front]:
 def asked(
     manifest: Manifest, store: StoreMode, look: Look, sound: F32 = SOUND
 ) -> list[tuple[Job, F32]]:
-    jobs = jobs_of(sound, manifest.audio, lambda k: manifest.picture_index(k, 2), look=look)
+    jobs = jobs_of(sound, manifest.audio, lambda k: manifest.avatar_frame(k, 2), look=look)
     out = []
     for job, pcm in jobs:
         assert job.speech is not None

@@ -173,7 +173,7 @@ def test_the_picture_and_its_place(run: Callable[..., None], frame_id: int, pict
         job, pcm = w.engine.seen[0]
         assert reply.frame_id == frame_id
         assert reply.job == job
-        assert job.picture == picture
+        assert job.avatar_frame == picture
         assert job.speech is not None
         assert len(pcm) > 9_000
         # The face rectangle 32, 40, 128, 136 is a crop of 232 pixels with a border of 4.
@@ -215,7 +215,7 @@ def test_the_one_byte_form_gets_the_whole_frame(run: Callable[..., None]) -> Non
         reply = await ask(w, b"\4tiny" + (-1).to_bytes(4, "little", signed=True))
         job, _ = w.engine.seen[0]
         assert reply == description(job)
-        assert (job.look.content, job.speech, job.picture) == (Content.FRAME, None, 1)
+        assert (job.look.content, job.speech, job.avatar_frame) == (Content.FRAME, None, 1)
         unknown = got(await ask(w, b"\4none" + b"\7\0\0\0"))
         assert (unknown.kind, unknown.frame_id) == (0, 7)
 
@@ -456,7 +456,7 @@ def test_a_batch(run: Callable[..., None], chunks: int, frames: Any) -> None:
         jobs = {base64.b64encode(description(j)).decode(): j for j, _ in w.engine.seen}
         made = [jobs[f["prediction_data"]] for f in reply["frames"]]
         assert [j.speech.frame for j in made if j.speech] == list(frames)
-        assert [j.picture for j in made] == [
+        assert [j.avatar_frame for j in made] == [
             f["metadata"]["picture_index"] for f in reply["frames"]
         ]
         assert reply["batch_fps"] > 0

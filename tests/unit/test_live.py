@@ -122,7 +122,7 @@ class World:
                 assert picture.jpeg is not None
                 job = msgspec.msgpack.decode(picture.jpeg, type=Job)
                 assert job.speech is not None
-                assert job.picture == picture.index
+                assert job.avatar_frame == picture.index
                 out.append((t, picture, job.speech))
         return out
 
@@ -134,7 +134,7 @@ def check_clock(world: World) -> None:
     for t, picture in shown:
         assert 0 <= t - (world.begun + picture.pts_ns) <= GRACE_NS + 2 * MS
         if not picture.flags & Flag.REPEATED:
-            assert picture.index == MANIFEST.picture_index(picture.number)
+            assert picture.index == MANIFEST.avatar_frame(picture.number)
     times = [p.pts_ns for _, p in shown]
     assert all(SLOT_NS <= b - a < 2 * SLOT_NS for a, b in itertools.pairwise(times))
 

@@ -35,7 +35,7 @@ JOBS = st.builds(
     epoch=COUNTS,
     number=COUNTS,
     avatar=st.text(min_size=1, max_size=50),
-    picture=COUNTS,
+    avatar_frame=COUNTS,
     deadline_ns=COUNTS,
     look=st.builds(
         Look,

@@ -59,7 +59,7 @@ class PlayedEngine:
             if isinstance(job, Cancel):
                 self.cancels.append(job)
             else:
-                assert len(samples_of(payload)) == job.picture, "a job keeps its samples"
+                assert len(samples_of(payload)) == job.avatar_frame, "a job keeps its samples"
                 out.append(job)
             self.jobs.release()
         self.seen += out

@@ -269,7 +269,7 @@ def test_utterances_are_kept_as_a_whole_and_no_faster_than_the_rate() -> None:
 def test_places_of_the_loop() -> None:
     assert period_of(MANIFEST) == 78
     for place in range(78):
-        assert place in places_of(MANIFEST, MANIFEST.picture_index(place))
+        assert place in places_of(MANIFEST, MANIFEST.avatar_frame(place))
     assert places_of(MANIFEST, 0) == [0]
     assert places_of(MANIFEST, 39) == [39]
 

@@ -123,7 +123,7 @@ def pixels(jpeg: bytes) -> NDArray[np.uint8]:
 
 def speech_job(manifest: Manifest, number: int = 0, **more: object) -> tuple[Job, F32]:
     """One frame of a sound of its own."""
-    job, pcm = jobs_of(noise(0.2), manifest.audio, manifest.picture_index, stream=number + 7)[1]
+    job, pcm = jobs_of(noise(0.2), manifest.audio, manifest.avatar_frame, stream=number + 7)[1]
     return msgspec.structs.replace(job, number=number, **more), pcm
 
 
@@ -134,7 +134,7 @@ def test_frames_are_those_of_a_rendering(
 ) -> None:
     """Byte for byte; the sound came in pieces, the jobs are answered in any order."""
     sound = noise(seconds)
-    jobs = jobs_of(sound, manifest.audio, lambda k: manifest.picture_index(k, 3))
+    jobs = jobs_of(sound, manifest.audio, lambda k: manifest.avatar_frame(k, 3))
     for job, pcm in jobs:
         front.submit(job, pcm)
     got = {answer.number: (answer, jpeg) for answer, jpeg in front.run(len(jobs))}
@@ -155,7 +155,7 @@ def test_the_demo_avatar(engine: Engine, front: Front) -> None:
     engine.shelf.load("demo", path)
     served = engine.shelf.served["demo"]
     m = served.package.manifest
-    jobs = jobs_of(noise(0.4), m.audio, m.picture_index, avatar="demo")
+    jobs = jobs_of(noise(0.4), m.audio, m.avatar_frame, avatar="demo")
     for job, pcm in jobs:
         front.submit(job, pcm)
         square = msgspec.structs.replace(job, number=100 + job.number, look=Look(Content.REGION))
@@ -167,8 +167,8 @@ def test_the_demo_avatar(engine: Engine, front: Front) -> None:
         job, pcm = jobs[5]
         assert job.speech is not None
         block = served.block("another", SpokenPicture(job.speech, pcm))
-        window = avatar.backend.regions([RegionJob(avatar.loaded, job.picture, block)])[0]
-        wanted = served.package.crop(job.picture)[4:-4, 4:-4].copy()
+        window = avatar.backend.regions([RegionJob(avatar.loaded, job.avatar_frame, block)])[0]
+        wanted = served.package.crop(job.avatar_frame)[4:-4, 4:-4].copy()
     w = m.window
     assert w is not None
     wanted[w.y : w.y + w.height, w.x : w.x + w.width] = window
@@ -180,7 +180,7 @@ def test_lost_in_the_middle_the_rest_is_the_same(
     front: Front, manifest: Manifest, tiny_avatar: Path
 ) -> None:
     """What an engine makes that takes over in the middle of a sound."""
-    jobs = jobs_of(noise(1.0), manifest.audio, manifest.picture_index)
+    jobs = jobs_of(noise(1.0), manifest.audio, manifest.avatar_frame)
     front.submit(*jobs[20])
     (_, jpeg), *_ = front.run(1)
     with lipsync_fast.open(tiny_avatar, backend="cpu", threads=1) as avatar:
@@ -189,7 +189,7 @@ def test_lost_in_the_middle_the_rest_is_the_same(
 
 def test_looks(front: Front, manifest: Manifest, tiny_avatar: Path) -> None:
     """The same frame as the whole, the mouth, the generated square, and at other qualities."""
-    job, pcm = jobs_of(noise(0.4), manifest.audio, manifest.picture_index)[4]
+    job, pcm = jobs_of(noise(0.4), manifest.audio, manifest.avatar_frame)[4]
     looks = [
         Look(),
         Look(Content.MOUTH),
@@ -210,7 +210,7 @@ def test_looks(front: Front, manifest: Manifest, tiny_avatar: Path) -> None:
         assert speech is not None
         served = front.engine.shelf.served["tiny"]
         audio = served.block("another", SpokenPicture(speech, pcm))
-        region = block([RegionJob(avatar.loaded, job.picture, audio)])[0]
+        region = block([RegionJob(avatar.loaded, job.avatar_frame, audio)])[0]
     x, y, w, h = RECT
     how = msgspec.structs.replace(manifest.jpeg, restart_interval=65_535)
     packet = xmp_packet(True)
@@ -327,7 +327,7 @@ def test_jobs_that_cannot_be_done_say_why(front: Front, manifest: Manifest) -> N
     for number, (job, payload) in enumerate(
         [
             (msgspec.structs.replace(good, avatar="nobody"), pcm),
-            (msgspec.structs.replace(good, picture=5), pcm),
+            (msgspec.structs.replace(good, avatar_frame=5), pcm),
             (msgspec.structs.replace(good, speech=too_late), pcm),
             (msgspec.structs.replace(good, speech=Speech(9, (1 << 62) - 1, None, 0)), pcm),
         ]
@@ -532,7 +532,7 @@ def test_frames_are_prepared_when_there_is_time(
     full = engine.load_now().cache_bytes
     assert full["image halves"] > 0
     for number in range(10):
-        front.submit(*speech_job(manifest, number, picture=number % 5))
+        front.submit(*speech_job(manifest, number, avatar_frame=number % 5))
     front.run(10)
     assert engine.load_now().cache_bytes == full
     front.submit(*speech_job(manifest))

@@ -155,7 +155,7 @@ def play_avatar(
 ) -> Iterator[tuple[int, U8]]:
     """Frames of the public API, with the number of the avatar's frame under each."""
     for frame in avatar.render(recording.pcm, RATE, start_frame=start):
-        yield frame.picture_index, frame.image
+        yield frame.avatar_frame, frame.image
 
 
 def generated_area(package: AvatarPackage, index: int) -> NDArray[np.bool_]:

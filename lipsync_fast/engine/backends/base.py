@@ -85,7 +85,7 @@ class RegionJob:
 
     Attributes:
         avatar: as ``Backend.load`` gave it.
-        frame_index: which of the avatar's frames, 0 <= index < frame_count.
+        avatar_frame: which of the avatar's frames, 0 <= index < frame_count.
         audio_block: vectors x 512 float32 (``manifest.audio.vectors``), what the frame sees, oldest
             first; None where ``sound`` is given.
         share: how much of the generated mouth is shown, 0..1; the rest is the avatar's own. For
@@ -98,7 +98,7 @@ class RegionJob:
     """
 
     avatar: LoadedAvatar
-    frame_index: int
+    avatar_frame: int
     audio_block: NDArray[np.float32] | None
     share: float = 1.0
     part: Part | None = None
@@ -235,7 +235,7 @@ class Backend(Protocol):
         ...
 
     def compose(
-        self, avatar: LoadedAvatar, frame_index: int, region: NDArray[np.uint8]
+        self, avatar: LoadedAvatar, avatar_frame: int, region: NDArray[np.uint8]
     ) -> NDArray[np.uint8]:
         """The whole frame H x W x 3 uint8 RGB with ``region`` pasted in; the caller owns it."""
         ...

@@ -345,14 +345,14 @@ class CpuBackend:
 
     def _region(self, job: RegionJob, face: Face | None = None) -> NDArray[np.uint8]:
         avatar = self._own(job.avatar)
-        levels = self._image_half(avatar, job.frame_index, face)
+        levels = self._image_half(avatar, job.avatar_frame, face)
         assert job.audio_block is not None
         audio = np.ascontiguousarray(job.audio_block, np.float32).reshape(1, *avatar.audio_shape)
         with self.spent.on("decoder"):
             made = avatar.decode(levels, audio)
         if job.share == 1:
             return made
-        crop = (face or self._face(avatar, job.frame_index, None)).crop
+        crop = (face or self._face(avatar, job.avatar_frame, None)).crop
         (left, top), (height, width) = avatar.corner, made.shape[:2]
         own = crop[top : top + height, left : left + width].astype(np.float32)
         return np.rint(own + np.float32(job.share) * (made - own)).astype(np.uint8)
@@ -361,7 +361,7 @@ class CpuBackend:
         avatar = self._own(job.avatar)
         if job.part == SQUARE:
             return self._square(avatar, job)
-        face = self._face(avatar, job.frame_index, job.part)
+        face = self._face(avatar, job.avatar_frame, job.part)
         made = self._region(job, face)
         with self.spent.on("compose"):
             return face.composed(made, avatar.corner)
@@ -369,7 +369,7 @@ class CpuBackend:
     def _square(self, avatar: CpuAvatar, job: RegionJob) -> NDArray[np.uint8]:
         if avatar.package.manifest.window is None and job.share == 1:
             return self._region(job)
-        face = self._face(avatar, job.frame_index, avatar.package.rect(job.frame_index))
+        face = self._face(avatar, job.avatar_frame, avatar.package.rect(job.avatar_frame))
         made = self._region(job, face)
         (left, top), (height, width) = avatar.corner, made.shape[:2]
         crop = face.crop.copy()
@@ -377,11 +377,11 @@ class CpuBackend:
         return face.rule.inner(crop)
 
     def compose(
-        self, avatar: LoadedAvatar, frame_index: int, region: NDArray[np.uint8]
+        self, avatar: LoadedAvatar, avatar_frame: int, region: NDArray[np.uint8]
     ) -> NDArray[np.uint8]:
         """The whole frame H x W x 3 uint8 RGB with ``region`` pasted in; the caller owns it."""
         mine = self._own(avatar)
-        return self._face(mine, frame_index, None).composed(region, mine.corner)
+        return self._face(mine, avatar_frame, None).composed(region, mine.corner)
 
     def close(self) -> None:
         """Stop the threads and free the caches; loaded avatars become unusable."""

@@ -172,7 +172,7 @@ class Pictures:
         """
         async with self.using(name, heard) as held:
             package, manifest = held.package, held.package.manifest
-            index = manifest.picture_index(frame_id)
+            index = manifest.avatar_frame(frame_id)
             speech, pcm = heard.speech(manifest.audio, ahead) if heard else (None, NOTHING)
             make = self._services.make
             try:
@@ -191,7 +191,7 @@ class Pictures:
         """
         async with self.using(name) as held:
             package, make = held.package, self._services.make
-            index = package.manifest.picture_index(frame_id)
+            index = package.manifest.avatar_frame(frame_id)
             try:
                 made = await make(held.key, index, WHOLE, None, NOTHING, self._session)
             except OverloadedError:
@@ -213,7 +213,7 @@ class Pictures:
         if kind == FULL_BODY:
             return await self.whole(name, frame_id)
         async with self.using(name) as held:
-            index = held.package.manifest.picture_index(frame_id)
+            index = held.package.manifest.avatar_frame(frame_id)
             return await self._own(held.package, index, kind)
 
     async def _own(self, package: AvatarPackage, index: int, kind: str) -> bytes:

@@ -211,7 +211,7 @@ class BurstSession(Speaker[_Spoken]):
 
     def _ask(self, spoken: _Spoken, now_ns: int) -> None:
         number, self._pictures = self._pictures, self._pictures + 1
-        index = self.manifest.picture_index(number - self._first)
+        index = self.manifest.avatar_frame(number - self._first)
         if spoken.next == 0 and self.recall is not None:
             seen, place = spoken.sound.seen(FIRST_FRAMES), number - self._first
             found = self.recall.begin(

@@ -59,7 +59,7 @@ class Recalling:
 
     def _index(self, slot: int) -> int:
         """The avatar's picture that a slot is shown over."""
-        return self.manifest.picture_index(slot + self._offset)
+        return self.manifest.avatar_frame(slot + self._offset)
 
     @property
     def _may_move(self) -> Move:

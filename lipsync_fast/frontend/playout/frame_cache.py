@@ -289,7 +289,7 @@ class KnownSounds:
         if at_once:
             return Beginning(StoreMode.OFF, place)
         self.counts["misses"] += 1
-        if (manifest.picture_index(place), 1.0) in frames[0]:
+        if (manifest.avatar_frame(place), 1.0) in frames[0]:
             return Beginning(StoreMode.LOOK_UP, place)  # some of it is there
         pictures = {picture for picture, share in frames[0] if share == 1.0}
         keep = self._config.keep and len(pictures) < MOST_PLACES
@@ -325,6 +325,6 @@ def _all(
 ) -> bool:
     """Whether all frames are there from a place on."""
     return all(
-        (manifest.picture_index(place + k), share) in there
+        (manifest.avatar_frame(place + k), share) in there
         for k, (there, share) in enumerate(zip(frames, shares, strict=True))
     )

@@ -307,14 +307,14 @@ class CudaBackend:
         return [future.result() for future in futures]
 
     def compose(
-        self, avatar: LoadedAvatar, frame_index: int, region: NDArray[np.uint8]
+        self, avatar: LoadedAvatar, avatar_frame: int, region: NDArray[np.uint8]
     ) -> NDArray[np.uint8]:
         """The whole frame H x W x 3 uint8 RGB with ``region`` pasted in, on the host."""
         mine = self._own(avatar)
         package = mine.package
-        frame = self._picture(mine, frame_index).copy()
-        crop = package.crop(frame_index, frame)
-        rect, mask = package.rect(frame_index), package.mask(frame_index)
+        frame = self._picture(mine, avatar_frame).copy()
+        crop = package.crop(avatar_frame, frame)
+        rect, mask = package.rect(avatar_frame), package.mask(avatar_frame)
         mine.rule.compose(crop, region, mine.corner, frame, rect, mask)
         return frame
 
@@ -350,7 +350,7 @@ class CudaBackend:
             except Exception as error:  # of this frame alone: not there, or its sound cannot be
                 future.set_exception(error)
                 continue
-            task.face = self._faces.find((task.avatar, job.frame_index, task.part))
+            task.face = self._faces.find((task.avatar, job.avatar_frame, task.part))
             if task.face is not None:
                 ready.append(task)
             else:
@@ -371,7 +371,7 @@ class CudaBackend:
         if job.sound is not None:
             sounds.check(job.sound, avatar.vectors)
         self._count += 1
-        rect = avatar.package.rect(job.frame_index)
+        rect = avatar.package.rect(job.avatar_frame)
         if kind is None:
             kind = Kind.SQUARE if job.part == SQUARE else Kind.PART
         whole = job.part is None and kind == Kind.PART
@@ -380,7 +380,7 @@ class CudaBackend:
         def done(made: NDArray[np.uint8] | Coded) -> Any:
             if whole:  # only the face was made: the rest of the frame is the host's
                 assert not isinstance(made, Coded)
-                frame = self._picture(avatar, job.frame_index).copy()
+                frame = self._picture(avatar, job.avatar_frame).copy()
                 x1, y1, x2, y2 = rect
                 frame[y1:y2, x1:x2] = made
                 made = frame
@@ -391,7 +391,7 @@ class CudaBackend:
         return Task(self._count, job, avatar, part, kind, done, future)
 
     def _load_face(self, task: Task) -> None:  # in a loader's thread
-        key = (task.avatar, task.job.frame_index, task.part)
+        key = (task.avatar, task.job.avatar_frame, task.part)
         try:
             with self.spent.on("avatar's frame"):
                 load = lambda: self._faces.load(key, task.avatar.package, key[1], key[2])  # noqa: E731

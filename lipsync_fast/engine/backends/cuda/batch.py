@@ -89,7 +89,7 @@ class Batch:
         avatar = self.tasks[0].avatar
         wanted = [(avatar, t.job.sound) for t in self.tasks]
         heard = sounds.plan(wanted, self.number, ended, avatar.vectors)
-        frames = [t.job.frame_index for t in self.tasks[: len(heard.index)]]
+        frames = [t.job.avatar_frame for t in self.tasks[: len(heard.index)]]
         halves = avatar.images.plan(frames, self.number, ended)
         del self.tasks[len(halves.index) :]
         return heard, halves
@@ -219,7 +219,7 @@ class Batch:
         if heard.slots:
             self._hear(device, compute.cuda_stream, avatar, sounds, there)
         if halves.slots:
-            faces = {t.job.frame_index: t.face for t in self.tasks}
+            faces = {t.job.avatar_frame: t.face for t in self.tasks}
             crops = [face.crop for frame in halves.made if (face := faces[frame]) is not None]
             compute_halves(device, compute.cuda_stream, avatar, crops, there["halves"])
         self._decode(avatar, sounds, there)
