@@ -4,6 +4,11 @@
     text   2026-01-31T12:00:00.123Z warning engine-2 answers are dropped front=front-1
     json   {"time":"2026-01-31T12:00:00.123Z","level":"warning","process":"engine-2", …}
 
+An event is a few words that never vary; what varies are its fields. All services write them in one
+way, ``get_logger(…).warning("answers are dropped", front=name)``, over the standard ``logging``, to
+which libraries write as well: structlog says it alike, and takes more than half as long to import
+as all that a supervisor or an engine needs before it starts.
+
 Processes write to one standard error, each line at once. What comes from outside cannot begin a
 line of its own: control characters are escaped.
 """
@@ -13,57 +18,63 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import MutableMapping
-from typing import Any
 
 import msgspec
 
 from lipsync_fast.config import Log
 
 
-class _Lines(logging.Formatter):
-    """Records to lines; ``fields`` of a record are a dict of what belongs to the event."""
+class EventLogger:
+    """Writes events; any thread. A field that is called ``reason`` says why, in words."""
 
-    def __init__(self, process: str, *, json: bool) -> None:
-        super().__init__()
-        self._process, self._json = process, json
+    __slots__ = ("_logger",)
 
-    def format(self, record: logging.LogRecord) -> str:
-        message = record.getMessage()
-        fields: dict[str, object] = getattr(record, "fields", {})
-        trace = self.formatException(record.exc_info) if record.exc_info else ""
-        level = record.levelname.lower()
-        at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-        at = f"{at}.{int(record.msecs):03d}Z"
-        if self._json:
-            event: dict[str, object] = {
-                "time": at,
-                "level": level,
-                "process": self._process,
-                "message": message,
-            }
-            event |= {
-                k: v if isinstance(v, (int, float, bool)) else str(v) for k, v in fields.items()
-            }
-            if trace:
-                event["trace"] = trace
-            return msgspec.json.encode(event).decode()
-        told = "".join(f" {k}={_plain(v)}" for k, v in fields.items())
-        line = f"{at} {level} {self._process} {_escaped(message)}{told}"
-        return f"{line}\n{trace}" if trace else line
+    def __init__(self, name: str) -> None:
+        self._logger = logging.getLogger(name)
+
+    def debug(self, event: str, /, **fields: object) -> None:
+        """For who looks for a defect."""
+        self._write(logging.DEBUG, event, fields)
+
+    def info(self, event: str, /, **fields: object) -> None:
+        """Something has happened as it should."""
+        self._write(logging.INFO, event, fields)
+
+    def warning(self, event: str, /, **fields: object) -> None:
+        """Something is not as it should be, and was coped with."""
+        self._write(logging.WARNING, event, fields)
+
+    def error(
+        self, event: str, /, *, exc_info: BaseException | None = None, **fields: object
+    ) -> None:
+        """Something was lost, or somebody has to do something.
+
+        Args:
+            exc_info: a defect, whose trace is written, too.
+        """
+        self._write(logging.ERROR, event, fields, exc_info)
+
+    def exception(self, event: str, /, **fields: object) -> None:
+        """An error, with the trace of the exception that is being handled."""
+        self._write(logging.ERROR, event, fields, sys.exception())
+
+    def _write(
+        self,
+        level: int,
+        event: str,
+        fields: dict[str, object],
+        error: BaseException | None = None,
+    ) -> None:
+        self._logger.log(level, _Event(event, fields), exc_info=error, stacklevel=3)
 
 
-def _escaped(text: str) -> str:
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+def get_logger(name: str) -> EventLogger:
+    """The logger of a service, such as "lipsync.front"."""
+    return EventLogger(name)
 
 
-def _plain(value: object) -> str:
-    text = str(value)
-    return text if text and text.isprintable() and " " not in text else ascii(text)
-
-
-def setup_plain_logs(log: Log, process: str) -> None:
-    """Set up ``logging`` alone; for engines, which start faster without structlog.
+def setup_logs(log: Log, process: str) -> None:
+    """Have all that this process logs written as lines.
 
     Args:
         log: level and format.
@@ -76,27 +87,57 @@ def setup_plain_logs(log: Log, process: str) -> None:
     root.setLevel(log.level.upper())
 
 
-def setup_logs(log: Log, process: str) -> None:
-    """Set up ``logging``, and structlog to go through it: an event's keys are its fields."""
-    import structlog
+class _Event:
+    """An event as the message of a record: whoever formats that, as text, has all of it."""
 
-    setup_plain_logs(log, process)
-    structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            structlog.contextvars.merge_contextvars,
-            _hand_over,
-        ],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=True,
-    )
+    __slots__ = ("fields", "name")
+
+    def __init__(self, name: str, fields: dict[str, object]) -> None:
+        self.name, self.fields = name, fields
+
+    def __str__(self) -> str:
+        return _escaped(self.name) + "".join(f" {k}={_plain(v)}" for k, v in self.fields.items())
 
 
-def _hand_over(
-    logger: object, method: str, event: MutableMapping[str, Any]
-) -> tuple[tuple[str], dict[str, Any]]:
-    """An event of structlog as what ``logging`` is called with."""
-    told = {"exc_info": event.pop("exc_info")} if "exc_info" in event else {}
-    message = str(event.pop("event", ""))
-    return (message,), {"extra": {"fields": dict(event)}, **told}
+class _Lines(logging.Formatter):
+    """Records to lines."""
+
+    def __init__(self, process: str, *, json: bool) -> None:
+        super().__init__()
+        self._process, self._json = process, json
+
+    def format(self, record: logging.LogRecord) -> str:
+        event = record.msg
+        if not isinstance(event, _Event):  # a library's
+            event = _Event(record.getMessage(), {})
+        trace = self.formatException(record.exc_info) if record.exc_info else ""
+        level = record.levelname.lower()
+        at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        at = f"{at}.{int(record.msecs):03d}Z"
+        if self._json:
+            return self._json_line(at, level, event, trace)
+        line = f"{at} {level} {self._process} {event}"
+        return f"{line}\n{trace}" if trace else line
+
+    def _json_line(self, at: str, level: str, event: _Event, trace: str) -> str:
+        line: dict[str, object] = {
+            "time": at,
+            "level": level,
+            "process": self._process,
+            "message": event.name,
+        }
+        line |= {
+            k: v if isinstance(v, (int, float, bool)) else str(v) for k, v in event.fields.items()
+        }
+        if trace:
+            line["trace"] = trace
+        return msgspec.json.encode(line).decode()
+
+
+def _escaped(text: str) -> str:
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def _plain(value: object) -> str:
+    text = str(value)
+    return text if text and text.isprintable() and " " not in text else ascii(text)

@@ -17,7 +17,7 @@ from lipsync_fast.config_load import load
 from lipsync_fast.engine import process
 from lipsync_fast.engine.scheduler import Engine
 from lipsync_fast.ipc.children import EngineSpec
-from lipsync_fast.logs import setup_plain_logs
+from lipsync_fast.logs import setup_logs
 from lipsync_fast.supervisor import launch
 from lipsync_fast.supervisor.children import Role, own_command
 from lipsync_fast.supervisor.gpus import Found, Gpu
@@ -40,6 +40,6 @@ if __name__ == "__main__":
         process.create_engine = create_engine
         process.main()
     config = load(Path(sys.argv[2]), {}).config
-    setup_plain_logs(config.log, "supervisor")
+    setup_logs(config.log, "supervisor")
     gpus = [Gpu(number, str(number)) for number in range(int(sys.argv[3]))]
     sys.exit(launch.serve(config, command=command, found=Found(gpus)))

@@ -28,7 +28,7 @@ from lipsync_fast.ipc import control as c
 from lipsync_fast.ipc.children import EngineSpec, FrontSpec, read_spec
 from lipsync_fast.ipc.ring import RingReader, RingWriter
 from lipsync_fast.ipc.status import FrontLoad
-from lipsync_fast.logs import setup_plain_logs
+from lipsync_fast.logs import setup_logs
 from lipsync_fast.supervisor import launch
 from lipsync_fast.supervisor.gpus import Found, Gpu
 
@@ -202,7 +202,7 @@ def command(role: str) -> list[str]:
 def serve(file: Path) -> None:
     """Run the real supervisor with stand-ins as its children."""
     config = load(file, {}).config
-    setup_plain_logs(config.log, "supervisor")
+    setup_logs(config.log, "supervisor")
     options = msgspec.json.decode(os.environ["STAND_IN"], type=Options)
     gpus = [Gpu(number, str(number), tuple(options.near)) for number in range(options.gpus)]
     try:

@@ -21,7 +21,7 @@ LEAST = "name,driver_version,memory.total"
 TOOLS = ("nvcc", "cuobjdump", "compute-sanitizer", "ncu", "cmake", "ninja", "git")
 TOLD = """
     torch numpy onnx onnxruntime pillow safetensors prometheus-client rich typer msgspec trio
-    pyzmq websockets soxr av structlog starlette hypercorn pybind11 scikit-build-core cmake
+    pyzmq websockets soxr av starlette hypercorn pybind11 scikit-build-core cmake
     ninja pytest matplotlib nvidia-dali-cuda130 nvidia-dali-cuda120 nvidia-ml-py
 """
 

@@ -19,7 +19,6 @@ NEEDED = (
     "websockets",
     "starlette",
     "hypercorn",
-    "structlog",
     "soxr",
     "av",
 )

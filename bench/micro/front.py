@@ -39,7 +39,7 @@ def engine() -> None:
 def serve(config: Path) -> int:
     """The server, with such engines."""
     from lipsync_fast.config_load import load
-    from lipsync_fast.logs import setup_plain_logs
+    from lipsync_fast.logs import setup_logs
     from lipsync_fast.supervisor.children import Role, own_command
     from lipsync_fast.supervisor.launch import serve as run
 
@@ -47,7 +47,7 @@ def serve(config: Path) -> int:
         return own_command(role) if role == "front" else [sys.executable, __file__, "engine"]
 
     loaded = load(config).config
-    setup_plain_logs(loaded.log, "supervisor")
+    setup_logs(loaded.log, "supervisor")
     return run(loaded, command=command)
 
 

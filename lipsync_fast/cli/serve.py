@@ -12,7 +12,7 @@ import typer
 from lipsync_fast.config import ServeConfig
 from lipsync_fast.config_load import as_toml, load
 from lipsync_fast.console import say
-from lipsync_fast.logs import setup_plain_logs
+from lipsync_fast.logs import setup_logs
 from lipsync_fast.supervisor.ports import Bound
 
 FLAGS = {
@@ -59,7 +59,7 @@ def serve_command(file: Path | None, given: Mapping[str, object], *, print_confi
         typer.echo(as_toml(loaded), nl=False)
         return
     config = loaded.config
-    setup_plain_logs(config.log, "supervisor")
+    setup_logs(config.log, "supervisor")
     from lipsync_fast.supervisor.launch import serve
 
     sys.stdout.flush()

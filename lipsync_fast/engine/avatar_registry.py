@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import time
@@ -15,8 +14,9 @@ from lipsync_fast.avatars.signing import TrustedKeys
 from lipsync_fast.engine.backends.base import Backend
 from lipsync_fast.engine.picture_jobs import Pictures, Served
 from lipsync_fast.errors import AvatarError, RingError
+from lipsync_fast.logs import get_logger
 
-log = logging.getLogger("lipsync.engine")
+log = get_logger("lipsync.engine")
 SELDOM_S = 1.0
 SWITCH_S = 0.0005
 """How long a thread may keep the interpreter from others, where frames of theirs wait: while an
@@ -112,7 +112,7 @@ class Shelf:
         try:
             self._backend.share(served.loaded, fd)
         except RingError as error:
-            log.warning("avatar %s: %s; this engine keeps its own", name, error)
+            log.warning("keeps frames of its own", avatar=name, reason=str(error))
         finally:
             os.close(fd)
 
@@ -154,7 +154,7 @@ class Shelf:
             self._rested_at = now + RESTS * (now - begun)
             error = future.exception()
             if error is not None:  # it comes up again in the jobs that meet it
-                log.warning("avatar %s: %s", served.package.path, error)
+                log.warning("cannot prepare a frame", avatar=served.package.path, reason=str(error))
                 served.done_chores()
             self.release(served)
 
@@ -223,7 +223,7 @@ class Shelf:
             else:
                 self._forget_shared(name)
                 if not isinstance(error, AvatarError):
-                    log.error("avatar %s cannot be loaded", name, exc_info=error)
+                    log.error("cannot load an avatar", avatar=name, exc_info=error)
             done(name, "" if error is None else str(error) or repr(error))
         elif error is None:
             self._retire(future.result())

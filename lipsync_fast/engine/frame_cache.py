@@ -8,7 +8,6 @@ made, and costs a hash, a look into the store, and the splice.
 
 from __future__ import annotations
 
-import logging
 import struct
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,12 +21,13 @@ from lipsync_fast.engine.picture_jobs import Box, Served, SpokenPicture, Waiting
 from lipsync_fast.engine.splice import FrameEncoder, Place
 from lipsync_fast.errors import StoreDamagedError, StoreError
 from lipsync_fast.ipc.messages import Content, Job, Look
+from lipsync_fast.logs import get_logger
 from lipsync_fast.utterances.keys import content_of, maker_of, scope_of, sound_of
 from lipsync_fast.utterances.store import Kept, Row, Store, store_folder
 from lipsync_fast.utterances.write_behind import Keeper, Task
 
 Made = tuple[bytes, Box]
-log = logging.getLogger("lipsync.engine")
+log = get_logger("lipsync.engine")
 RETRY_S = 5.0
 """Before a store that could not be opened is tried again."""
 _COUNT = struct.Struct("<I")
@@ -148,7 +148,7 @@ class KnownFrames:
                 self._retry_at = now + RETRY_S
                 if str(error) != self._told:
                     self._told = str(error)
-                    log.warning("kept frames cannot be used: %s", error)
+                    log.warning("kept frames cannot be used", reason=str(error))
         return self._store
 
     def keep(self, entry: Waiting, spoken: SpokenPicture, jpeg: bytes) -> None:

@@ -11,7 +11,6 @@ Signals do not end it: a Ctrl-C goes to the whole group, and the supervisor is w
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
 import select
 import signal
@@ -41,13 +40,13 @@ from lipsync_fast.ipc.control import (
     Stop,
     UnloadAvatar,
 )
-from lipsync_fast.logs import setup_plain_logs
+from lipsync_fast.logs import get_logger, setup_logs
 from lipsync_fast.priority import GENTLE, in_background, lower_session, restore_session
 
 if TYPE_CHECKING:
     from lipsync_fast.engine.scheduler import Engine
 
-log = logging.getLogger("lipsync.engine")
+log = get_logger("lipsync.engine")
 _PR_SET_PDEATHSIG = 1
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 RESTED_S = 2.0
@@ -125,7 +124,7 @@ class Process:
             try:
                 engine.shelf.load(name, path)
             except AvatarError as error:
-                log.error("avatar %s cannot be loaded: %s", name, error)
+                log.error("cannot load an avatar", avatar=name, reason=str(error))
                 loaded.append(AvatarState(name=name, error=str(error)))
             else:
                 loaded.append(AvatarState(name=name))
@@ -145,7 +144,7 @@ class Process:
             measured = measure(engine.backend, engine.encoder, first, seconds)
             capacity = capacity or measured
             first.used = True  # the default avatar will be: prepare all of it, in spares too
-        log.info("ready: %.1f frames/s", capacity)
+        log.info("ready", frames_per_s=round(capacity, 1))
         self.link.send(Ready(capacity=capacity, maker=maker_of(engine.backend)))
 
     def run(self) -> None:
@@ -198,7 +197,7 @@ class Process:
             try:
                 self.engine.attach(offer.peer, offer.jobs, offer.answers)
             except RingError as error:
-                log.error("front %s: %s", offer.peer, error)
+                log.error("cannot take the rings of a front", front=offer.peer, reason=str(error))
 
     def _beat(self) -> None:
         now = time.monotonic_ns()
@@ -228,9 +227,9 @@ class Process:
 
     def _loaded(self, name: str, error: str) -> None:
         if error:
-            log.error("avatar %s cannot be loaded: %s", name, error)
+            log.error("cannot load an avatar", avatar=name, reason=error)
         else:
-            log.info("avatar %s loaded", name)
+            log.info("loaded an avatar", avatar=name)
         self.link.send(AvatarState(name=name, error=error))
 
 
@@ -271,7 +270,7 @@ def main() -> NoReturn:
     spec = read_spec(EngineSpec)
     if spec.processors:
         os.sched_setaffinity(0, spec.processors)
-    setup_plain_logs(spec.log, spec.name)
+    setup_logs(spec.log, spec.name)
     context = zmq.Context[zmq.Socket[bytes]]()
     end = socket.socket(fileno=spec.rings_fd)
     end.setblocking(False)
@@ -284,9 +283,9 @@ def main() -> NoReturn:
         process.link.close()
         context.term()  # waits until Bye has left, 100 ms at most
     except ControlError as error:
-        log.warning("leaving: %s", error)
+        log.warning("leaving", reason=str(error))
     except LipsyncError as error:
-        log.error("leaving: %s", error)
+        log.error("leaving", reason=str(error))
         status, reason = 1, str(error)
     except BaseException as error:
         log.exception("leaving")

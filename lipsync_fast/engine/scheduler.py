@@ -20,7 +20,6 @@ from __future__ import annotations
 import contextlib
 import heapq
 import itertools
-import logging
 import os
 import select
 import time
@@ -58,6 +57,7 @@ from lipsync_fast.ipc.messages import (
     send,
 )
 from lipsync_fast.ipc.ring import RingHandle
+from lipsync_fast.logs import get_logger
 
 PATIENCE_S = 0.1
 """How long a full answer ring is waited for."""
@@ -73,7 +73,7 @@ SPREAD, ON_THE_WAY_NS = 1.5, 2_000_000
 and so long to their front, would be late."""
 FORGET, MOST_TAKES_NS = 0.95, 1_000_000_000
 
-log = logging.getLogger("lipsync.engine")
+log = get_logger("lipsync.engine")
 Prepared = tuple[Waiting, RegionJob, Callable[[NDArray[np.uint8] | Coded], tuple[bytes, Box]]]
 Finished = tuple[Waiting, "Future[tuple[bytes, Box]]"]
 
@@ -239,7 +239,7 @@ class Engine:
                 try:
                     took = self._is_served(lane) and self._take_one(lane)
                 except RingError as error:
-                    log.error("front %s: %s; its rings are given up", lane.name, error)
+                    log.error("rings are given up", front=lane.name, reason=str(error))
                     self.detach(lane.name)
                     took = False
                 any_taken |= took
@@ -268,7 +268,7 @@ class Engine:
             picture = _wanted(job, payload)
         except MessageError as error:
             self.counts.damaged += 1
-            log.warning("front %s: %s", lane.name, error)
+            log.warning("damaged job", front=lane.name, reason=str(error))
             return
         now = time.monotonic_ns()
         avatar = self.shelf.served.get(job.avatar)
@@ -435,7 +435,7 @@ class Engine:
             if isinstance(error, DeviceLostError):
                 raise error
             if not isinstance(error, LipsyncError):
-                log.error("frame %s failed", entry.job.avatar_frame, exc_info=error)
+                log.error("a frame has failed", avatar_frame=entry.job.avatar_frame, exc_info=error)
             self._end(entry, error=str(error) or repr(error))
         return any_sent
 
@@ -491,7 +491,7 @@ class Engine:
         try:
             sent = send(lane.answers, answer, jpeg, 0.0 if lane.stuck else PATIENCE_S)
         except RingError as error:
-            log.error("front %s: %s; its rings are given up", lane.name, error)
+            log.error("rings are given up", front=lane.name, reason=str(error))
             self.detach(lane.name)
             return
         except ValueError:
@@ -499,7 +499,7 @@ class Engine:
             return
         if not sent:
             if not lane.stuck:
-                log.error("front %s does not read its answers; they are dropped", lane.name)
+                log.error("answers are not read; they are dropped", front=lane.name)
             self.counts.dropped += 1
         lane.stuck = not sent
 

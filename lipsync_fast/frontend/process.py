@@ -15,7 +15,6 @@ import socket as sockets
 import sys
 
 import msgspec
-import structlog
 import trio
 import zmq
 
@@ -42,10 +41,10 @@ from lipsync_fast.ipc.control import (
     Stop,
 )
 from lipsync_fast.ipc.status import ServerStatus
-from lipsync_fast.logs import setup_logs
+from lipsync_fast.logs import get_logger, setup_logs
 from lipsync_fast.signals import WakeUp
 
-log = structlog.get_logger("lipsync.front")
+log = get_logger("lipsync.front")
 LATENCIES_S = 1.0
 """Between two looks at how long frames take."""
 _status = msgspec.msgpack.Decoder(ServerStatus)

@@ -13,7 +13,6 @@ Changes of one name come one after the other; at most ``MOST_VERSIONS`` of it ar
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -23,6 +22,7 @@ import trio
 from lipsync_fast.avatars.identity import Identity, identity_of
 from lipsync_fast.errors import AvatarError, AvatarNotFoundError
 from lipsync_fast.ipc.control import AvatarChanged, Change, ChangeAvatar
+from lipsync_fast.logs import get_logger
 from lipsync_fast.supervisor import replicas
 from lipsync_fast.supervisor.avatars import DEADLY, AvatarsInUse
 from lipsync_fast.supervisor.children import Child
@@ -41,7 +41,7 @@ HEARD_S = 3.0
 MOST_CHANGES = 100
 """That are under way or wait; more are refused."""
 
-log = logging.getLogger("lipsync.supervisor")
+log = get_logger("lipsync.supervisor")
 Seen = dict[str, tuple[Path, Identity]]
 
 
@@ -58,7 +58,7 @@ class Changes:
         """Something about children has changed: go on where that was waited for."""
         for version in self._avatars.ended(self._roster.fronts):
             self._talk.unload(version.key)
-            _say("avatar version has ended", version)
+            log.info("avatar version has ended", avatar=version.name, version=version.number)
         self._news.set()
         self._news = trio.Event()
 
@@ -70,10 +70,7 @@ class Changes:
         else:
             done = await self.unload(wanted.name)
         done.request = wanted.request
-        fields = {"avatar": done.name, "state": done.state, "version": done.version}
-        if done.reason:
-            fields["why"] = done.reason
-        log.info(f"asked to {wanted.action} an avatar", extra={"fields": fields})
+        log.info("asked to change an avatar", action=wanted.action, **_logged(done))
         self._talk.tell_status()
         self._talk.reply(asker, done)
 
@@ -241,17 +238,14 @@ class Changes:
                 settled = {n: at for n, at in settled.items() if n != name}
                 if name in self._avatars.current and name != self._avatars.default:
                     await self.unload(name, refused=False)
-                    log.info("a watched avatar is gone", extra={"fields": {"avatar": name}})
+                    log.info("a watched avatar is gone", avatar=name)
             before = now
 
     async def _found(self, name: str) -> bool:
         """Load what a look has found; False where that is to be tried again."""
         done = await self.load(name)
-        level = logging.INFO if done.state in ("loaded", "unchanged") else logging.WARNING
-        fields = {"avatar": name, "state": done.state, "version": done.version}
-        if done.reason:
-            fields["why"] = done.reason
-        log.log(level, "a watched avatar has changed", extra={"fields": fields})
+        write = log.info if done.state in ("loaded", "unchanged") else log.warning
+        write("a watched avatar has changed", **_logged(done))
         return done.state != "late"
 
     def _seen(self) -> Seen:
@@ -268,6 +262,7 @@ def _error(engine: Child, key: str) -> str:
     return engine.errors.get(key, ("no engine has loaded it", 0.0))[0]
 
 
-def _say(message: str, version: Version) -> None:
-    fields = {"avatar": version.name, "version": version.number}
-    log.info(message, extra={"fields": fields})
+def _logged(done: AvatarChanged) -> dict[str, object]:
+    """What became of a change, as fields of an event."""
+    reason = {"reason": done.reason} if done.reason else {}
+    return {"avatar": done.name, "state": done.state, "version": done.version, **reason}

@@ -6,7 +6,6 @@ Nothing here waits for a child: what one does not read is lost, and its silence 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
 import msgspec
@@ -25,6 +24,7 @@ from lipsync_fast.ipc.control import (
     UnloadAvatar,
 )
 from lipsync_fast.ipc.status import ServerStatus
+from lipsync_fast.logs import get_logger
 from lipsync_fast.supervisor import replicas
 from lipsync_fast.supervisor.avatars import AvatarsInUse
 from lipsync_fast.supervisor.children import Child
@@ -41,7 +41,7 @@ from lipsync_fast.supervisor.status import (
 MOST_MESSAGES = 100
 """Taken before other tasks get their turn; also avatars that are looked for at a time."""
 
-log = logging.getLogger("lipsync.supervisor")
+log = get_logger("lipsync.supervisor")
 Heard = Callable[[Child, AnyMessage], None]
 ToChange = Callable[[str, ChangeAvatar], None]
 
@@ -226,7 +226,6 @@ class Talk:
             error = version.told(error)
         self._avatars.answered(engine, key, error, others)
         if error:
-            fields = {"child": engine.name, "avatar": key, "why": error}
-            log.error("cannot load an avatar", extra={"fields": fields})
+            log.error("cannot load an avatar", child=engine.name, avatar=key, reason=error)
         self.forget_gone(engine)
         self.tell_engines()

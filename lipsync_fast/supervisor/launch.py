@@ -8,7 +8,6 @@ which takes as long as a tenth of what they need to be ready.
 from __future__ import annotations
 
 import contextlib
-import logging
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from types import FrameType
 from lipsync_fast.config import ServeConfig
 from lipsync_fast.errors import ConfigError, ServerError
 from lipsync_fast.ipc.control import address
+from lipsync_fast.logs import get_logger
 from lipsync_fast.notify import Notifier
 from lipsync_fast.supervisor import run_folder as place
 from lipsync_fast.supervisor.avatars import AvatarsInUse
@@ -28,7 +28,7 @@ from lipsync_fast.supervisor.mps import Mps
 from lipsync_fast.supervisor.ports import Bound, bind_all
 from lipsync_fast.supervisor.spawner import Births, places
 
-log = logging.getLogger("lipsync.supervisor")
+log = get_logger("lipsync.supervisor")
 SIGNALS = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
 
 
@@ -64,12 +64,13 @@ def serve(
         for each in bound:
             stack.callback(each.close)
         for path in place.remove_crashed():
-            log.info("removed what a crashed server left", extra={"fields": {"folder": path}})
+            log.info("removed what a crashed server left", folder=path)
         folder = place.RunFolder.take(_folder(config, bound[0].port))
         stack.callback(folder.remove)
         address(folder.path)  # that can be used
         if chosen.remark:
-            log.log(logging.WARNING if chosen.alarming else logging.INFO, chosen.remark)
+            write = log.warning if chosen.alarming else log.info
+            write("devices are chosen", remark=chosen.remark)
         environ = stack.enter_context(_mps(config, chosen, folder.path))
         births = Births(config, folder.path, chosen.threads, avatars, command, chosen.gpus, environ)
         slots = places(chosen, bound, config.fronts)

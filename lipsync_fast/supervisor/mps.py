@@ -14,7 +14,6 @@ process does, the shell tells the daemon to quit, and then ends all of its proce
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import shutil
 import signal
@@ -25,9 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lipsync_fast.errors import ServerError
+from lipsync_fast.logs import get_logger
 from lipsync_fast.supervisor.gpus import ORDER, VISIBLE
 
-log = logging.getLogger("lipsync.supervisor")
+log = get_logger("lipsync.supervisor")
 CONTROL = "nvidia-cuda-mps-control"
 PIPES, LOGS = "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY"
 USUAL = "/tmp/nvidia-mps"
@@ -79,7 +79,7 @@ class Mps:
             )
         pipes = environ.get(PIPES, USUAL)
         if os.path.isdir(pipes) and _answers(program, {**environ, PIPES: pipes}):
-            log.info(f"uses the MPS daemon that runs in {pipes}, and leaves it running")
+            log.info("uses the MPS daemon that runs, and leaves it running", folder=pipes)
             return cls({PIPES: pipes})
         return cls._start(program, folder / FOLDER, environ)
 
@@ -109,7 +109,7 @@ class Mps:
                 made.close()
                 raise ServerError(f"engines.mps: {CONTROL} does not start: {said or 'no reason'}")
             time.sleep(0.05)
-        log.info(f"started an MPS daemon in {folder}; it ends with this server")
+        log.info("started an MPS daemon, which ends with this server", folder=folder)
         return made
 
     def close(self) -> None:
@@ -127,7 +127,7 @@ class Mps:
             keeper.wait()
         if self.folder is not None:
             remove(self.folder)
-        log.info("ended its MPS daemon")
+        log.info("ended the MPS daemon")
 
 
 def remove(folder: Path) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import logging
 import os
 import select
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ import trio
 
 from lipsync_fast.errors import RingError
 from lipsync_fast.ipc.ring import RingHandle
+from lipsync_fast.logs import get_logger
 from lipsync_fast.supervisor.children import Child
 
 JOB_RING = 8 << 20
@@ -27,7 +27,7 @@ ANSWER_RING, GPU_ANSWER_RING = 16 << 20, 64 << 20
 its fronts share. Larger ones cost: making, taking and dropping them takes 2 ms for each MB."""
 RETRY_S = 1.0
 
-log = logging.getLogger("lipsync.supervisor")
+log = get_logger("lipsync.supervisor")
 Key = tuple[str, str]
 Couple = tuple[RingHandle, RingHandle]
 
@@ -113,8 +113,9 @@ class Pairs:
                 _create, generation, size, engine.slot.processors
             )
         except RingError as error:
-            fields = {"front": front.name, "engine": engine.name, "why": str(error)}
-            log.error("no rings; trying again", extra={"fields": fields})
+            log.error(
+                "no rings; trying again", front=front.name, engine=engine.name, reason=str(error)
+            )
             self._on_failed(str(error))
             return False
         if "gone" in (front.state, engine.state):

@@ -3,15 +3,15 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterable
 
 from lipsync_fast.errors import RingError
 from lipsync_fast.ipc.frame_store import FrameStore
+from lipsync_fast.logs import get_logger
 from lipsync_fast.supervisor.children import Child
 
-log = logging.getLogger("lipsync.supervisor")
+log = get_logger("lipsync.supervisor")
 
 
 class SharedFrames:
@@ -33,7 +33,9 @@ class SharedFrames:
                 try:
                     fd = self._fds[name] = FrameStore.create()
                 except RingError as error:
-                    log.warning(str(error))
+                    log.warning(
+                        "no memory to share an avatar's frames", avatar=name, reason=str(error)
+                    )
                     continue
             engine.rings.offer_frames(name, fd)
 

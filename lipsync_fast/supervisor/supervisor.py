@@ -13,7 +13,6 @@ them rings; this says when.
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import signal
 import time
@@ -42,6 +41,7 @@ from lipsync_fast.ipc.control import (
     WantAvatar,
 )
 from lipsync_fast.ipc.status import FrontLoad
+from lipsync_fast.logs import get_logger
 from lipsync_fast.notify import Notifier
 from lipsync_fast.supervisor.avatar_rollout import Changes
 from lipsync_fast.supervisor.children import Child, Slot
@@ -62,11 +62,7 @@ ENGINE_FAILURES, FRONT_FAILURES = 3, 5
 """Young deaths in a row in a slot that end the server: of engines, only until it has served."""
 REPORT_S = 1.0
 
-log = logging.getLogger("lipsync.supervisor")
-
-
-def _say(level: int, message: str, **fields: object) -> None:
-    log.log(level, message, extra={"fields": fields})
+log = get_logger("lipsync.supervisor")
 
 
 @dataclass
@@ -180,15 +176,14 @@ class Supervisor:
             self._roster.state = "draining"
             self._nursery.start_soon(self._drain)
             return
-        _say(logging.WARNING, "stopping at once")
+        log.warning("stopping at once")
         self._grace.cancel()
         self._exit = 130 if number == signal.SIGINT else 0
         self._end.set()
 
     async def _drain(self) -> None:
         """Let fronts end what they have begun, for ``drain_seconds`` at most; then end."""
-        _say(
-            logging.INFO,
+        log.info(
             "draining: no new clients; once more to stop at once",
             seconds=self._config.drain_seconds,
             sessions=sum(front.front_load.sessions for front in self._roster.fronts),
@@ -202,7 +197,7 @@ class Supervisor:
             while any(front.state != "draining" for front in self._roster.fronts):
                 await self._changed.wait()
         if scope.cancelled_caught:
-            _say(logging.WARNING, "sessions were cut off: drain_seconds are over")
+            log.warning("sessions were cut off: drain_seconds are over")
         self._end.set()
 
     async def _feed_watchdog(self, every_s: float) -> None:
@@ -234,11 +229,11 @@ class Supervisor:
             capacity = self._roster.known_capacity(slot.device)
             return self._parts.births.start(slot, capacity, modest=self._roster.enough)
         except OSError as error:
-            _say(logging.ERROR, f"cannot start a process: {error.strerror}", role=slot.role)
+            log.error("cannot start a process", role=slot.role, reason=error.strerror)
             return None
 
     def _born(self, child: Child) -> None:
-        _say(logging.INFO, "started", child=child.name, pid=child.pid, slot=child.slot.number)
+        log.info("started", child=child.name, pid=child.pid, slot=child.slot.number)
         self._pairs.look()
         if child.role == "engine":
             self._avatars.shared.offer(child, child.born_with)
@@ -270,10 +265,9 @@ class Supervisor:
         slot, how = child.slot, child.ending()
         slot.reason = how
         if self._ending or (self._roster.state == "draining" and child.role == "front"):
-            _say(logging.INFO, "ended", child=child.name, how=how)
+            log.info("ended", child=child.name, how=how)
             return
-        _say(
-            logging.WARNING,
+        log.warning(
             "died; to be replaced",
             child=child.name,
             how=how,
@@ -282,7 +276,7 @@ class Supervisor:
         )
         if child.role == "engine":
             for name in self._avatars.died(child):
-                _say(logging.ERROR, "an avatar kills engines; no longer in use", avatar=name)
+                log.error("an avatar kills engines; no longer in use", avatar=name)
             if self._none_starts() and not self._serving.is_set():
                 self._fail(f"engines do not start ({how}); the lines above say why")
         elif slot.failures >= FRONT_FAILURES:
@@ -341,7 +335,7 @@ class Supervisor:
     def _greet(self, child: Child, hello: Hello) -> None:
         child.greeted = True
         if hello.version != VERSION:
-            _say(logging.ERROR, "speaks another version", child=child.name, its=hello.version)
+            log.error("speaks another version", child=child.name, its=hello.version)
             self._talk.send(child, Stop())
             return
         child.device = hello.device or child.device
@@ -367,8 +361,7 @@ class Supervisor:
             self._talk.tell_engines()
         else:
             child.state = "ready"
-        _say(
-            logging.INFO,
+        log.info(
             "ready",
             child=child.name,
             after_s=round(child.ready_at - child.born, 3),
@@ -399,7 +392,7 @@ class Supervisor:
             about = self._parts.about
             after = round(time.monotonic() - about.born, 3)
             ports = ",".join(map(str, about.ports))
-            _say(logging.INFO, "serving", ports=ports, http_port=about.http_port, after_s=after)
+            log.info("serving", ports=ports, http_port=about.http_port, after_s=after)
             self._parts.on_ready()
 
     def _to_change(self, asker: str, wanted: ChangeAvatar) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import logging
 import os
 import sqlite3
 import time
@@ -19,8 +18,9 @@ from pathlib import Path
 from typing import Self
 
 from lipsync_fast.errors import StoreDamagedError, StoreError
+from lipsync_fast.logs import get_logger
 
-log = logging.getLogger("lipsync.utterances")
+log = get_logger("lipsync.utterances")
 FILE = "utterances.sqlite"
 APPLICATION, FORMAT = 0x4C534655, 1
 PAGE = 4096
@@ -130,7 +130,7 @@ class Database:
     def _put_aside(self, reason: str) -> None:
         """Give the file and what belongs to it another name."""
         aside = self.path.with_name(f"{FILE}.damaged-{time.time_ns() // 1_000_000}")
-        log.warning("%s; it is put aside as %s, and begun anew", reason, aside.name)
+        log.warning("the store is put aside, and begun anew", aside=aside.name, reason=reason)
         for ending in ("", "-wal", "-shm"):
             with contextlib.suppress(FileNotFoundError):
                 os.rename(f"{self.path}{ending}", f"{aside}{ending}")

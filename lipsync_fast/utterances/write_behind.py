@@ -11,7 +11,6 @@ kept, and nothing else; the log says so once a minute at most.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import threading
 import time
@@ -21,9 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lipsync_fast.errors import StoreDamagedError, StoreError
+from lipsync_fast.logs import get_logger
 from lipsync_fast.utterances.store import Row, Store
 
-log = logging.getLogger("lipsync.utterances")
+log = get_logger("lipsync.utterances")
 GATHER_S = 0.3
 WAIT_S = 2.0
 """For other writers."""
@@ -214,4 +214,4 @@ class Keeper:
         now = time.monotonic()
         if now - self._warned >= WARN_S:
             self._warned = now
-            log.warning("frames are not kept: %s", what)
+            log.warning("frames are not kept", reason=what)

@@ -361,7 +361,7 @@ def test_a_daemon_of_our_own_is_started_and_ended(
     assert all(map(lives, pids))
     assert told == [daemon.environ[PIPES], daemon.environ[LOGS], "PCI_BUS_ID", "all"]
     assert Path(daemon.environ[PIPES]).parent == folder
-    assert f"started an MPS daemon in {folder}; it ends with this server" in caplog.text
+    assert f"started an MPS daemon, which ends with this server folder={folder}" in caplog.text
     daemon.close()
     assert not any(map(lives, pids)), "the daemon and its servers have ended"
     assert not folder.exists()
@@ -376,7 +376,7 @@ def test_a_daemon_that_runs_is_used_and_left(
     environ[PIPES] = others.environ[PIPES]
     mine = Mps.use(tmp_path / "mine", environ)
     assert mine.environ == {PIPES: others.environ[PIPES]}
-    assert f"that runs in {environ[PIPES]}, and leaves it running" in caplog.text
+    assert f"that runs, and leaves it running folder={environ[PIPES]}" in caplog.text
     assert not (tmp_path / "mine").exists()
     mine.close()
     pids, _ = noted(environ)

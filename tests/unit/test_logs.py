@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lines of the log: one for each event, in text and JSON, from logging and structlog alike."""
+"""Lines of the log: one for each event, in text and JSON, ours and those of libraries alike."""
 
 from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
-import structlog
 
 from lipsync_fast.config import Log
-from lipsync_fast.logs import setup_logs, setup_plain_logs
+from lipsync_fast.logs import get_logger, setup_logs
 
 
 @pytest.fixture(autouse=True)
@@ -21,12 +22,11 @@ def untouched() -> Iterator[None]:
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
-    structlog.reset_defaults()
 
 
 def test_text(capsys: pytest.CaptureFixture[str]) -> None:
     setup_logs(Log(), "front-1")
-    log = structlog.get_logger("lipsync.test")
+    log = get_logger("lipsync.test")
     log.info("100% done", count=3, path="a b", empty="", name="x")
     log.debug("not at this level")
     logging.getLogger("other").warning("plain %s", "words")
@@ -41,7 +41,7 @@ def test_text(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     setup_logs(Log(format="json", level="debug"), "front-1")
-    log = structlog.get_logger("lipsync.test")
+    log = get_logger("lipsync.test")
     log.debug("event", count=3, ratio=0.5, good=True, what=ValueError("no"))
     try:
         raise RuntimeError("here")
@@ -67,15 +67,34 @@ def test_nobody_begins_a_line_of_his_own(capsys: pytest.CaptureFixture[str], kin
     """What a client sends may be logged, and cannot pass for another event."""
     setup_logs(Log(format=kind), "front-1")
     evil = "x\n2026-01-01T00:00:00.000Z error supervisor all is lost\x1b[2J"
-    structlog.get_logger("lipsync.test").info(evil, name=evil)
+    get_logger("lipsync.test").info(evil, name=evil)
     logging.getLogger("other").error(evil)
     err = capsys.readouterr().err
     assert len(err.splitlines()) == 2
     assert "\x1b" not in err
 
 
-def test_plain_logs_need_no_structlog(capsys: pytest.CaptureFixture[str]) -> None:
-    setup_plain_logs(Log(level="error"), "engine-1")
-    logging.getLogger("lipsync.engine").warning("quiet")
-    logging.getLogger("lipsync.engine").error("loud")
-    assert capsys.readouterr().err.rstrip().endswith("error engine-1 loud")
+def test_who_sets_nothing_up_gets_the_fields_too(caplog: pytest.LogCaptureFixture) -> None:
+    """As in a program of somebody else's, which imports the package and logs in its own way."""
+    get_logger("lipsync.engine").warning("no graph", size=4, reason="no room")
+    assert caplog.messages == ["no graph size=4 reason='no room'"]
+
+
+def test_an_error_that_is_given_is_traced(capsys: pytest.CaptureFixture[str]) -> None:
+    setup_logs(Log(level="error"), "engine-1")
+    log = get_logger("lipsync.engine")
+    log.warning("quiet")
+    log.error("loud", exc_info=RuntimeError("given"))
+    first, *trace = capsys.readouterr().err.splitlines()
+    assert first.endswith("error engine-1 loud")
+    assert trace == ["RuntimeError: given"]
+
+
+def test_no_service_imports_structlog() -> None:
+    """It takes as long as half of what else an engine needs before it starts."""
+    code = (
+        "import sys, lipsync_fast.supervisor.launch, lipsync_fast.engine.process\n"
+        "import lipsync_fast.frontend.process\n"
+        "assert 'structlog' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-P", "-c", code], check=True)

@@ -9,7 +9,6 @@ picture's bits depend neither on the number of threads nor on what else is being
 from __future__ import annotations
 
 import hashlib
-import logging
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -39,8 +38,9 @@ from lipsync_fast.engine.cpu_time import Spent
 from lipsync_fast.errors import AvatarFormatError, BackendError, UnexpectedGraphError
 from lipsync_fast.families import CropRule
 from lipsync_fast.ipc.frame_store import FrameStore
+from lipsync_fast.logs import get_logger
 
-log = logging.getLogger("lipsync.engine")
+log = get_logger("lipsync.engine")
 IMAGE_CACHE_BYTES = 512 << 20
 PICTURE_CACHE_BYTES = 256 << 20
 FACE_CACHE_BYTES = 512 << 20
@@ -151,11 +151,11 @@ def _split(package: AvatarPackage, kernel: str) -> SplitDecoder | None:
     try:
         split = split_decoder(_model(package, "decoder"), m.region, m.box, kernel)
     except UnexpectedGraphError as reason:
-        log.info("avatar %s: the decoder runs in ONNX Runtime alone: %s", m.name, reason)
+        log.info("the decoder runs in ONNX Runtime alone", avatar=m.name, reason=str(reason))
         return None
     for stage in split.stages:
         if stage.native.skip_shape != m.levels.get(stage.skip):
-            log.info("avatar %s: the decoder does not fit its manifest", m.name)
+            log.info("the decoder does not fit its manifest", avatar=m.name)
             return None
     return split
 

@@ -21,7 +21,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-import structlog
 import trio
 from numpy import float32
 from numpy.typing import NDArray
@@ -32,9 +31,10 @@ from lipsync_fast.frontend.engines.placement import Placement
 from lipsync_fast.ipc.control import EngineInfo
 from lipsync_fast.ipc.messages import Answer, Cancel, Job, Status, read_answer, try_send
 from lipsync_fast.ipc.ring import RingHandle, RingReader, RingWriter
+from lipsync_fast.logs import get_logger
 from lipsync_fast.signals import Changes
 
-log = structlog.get_logger("lipsync.front")
+log = get_logger("lipsync.front")
 Key = tuple[int, int, int]
 """Session, epoch and number of a job: unlike all others of this front."""
 ANSWERS_IN_A_ROW = 32

@@ -13,13 +13,13 @@ import time
 from collections.abc import Callable
 
 import msgspec
-import structlog
 
 from lipsync_fast.frontend.engines.pool import Pending
 from lipsync_fast.frontend.playout.playout import Picture
 from lipsync_fast.ipc.messages import Answer
+from lipsync_fast.logs import get_logger
 
-log = structlog.get_logger("lipsync.front")
+log = get_logger("lipsync.front")
 MOST_ASKED = 1000
 """Jobs of a session that are remembered; older ones were given up."""
 

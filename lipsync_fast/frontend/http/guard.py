@@ -9,7 +9,6 @@ lets it. Who may load and unload avatars is another question (``frontend.admin``
 
 from __future__ import annotations
 
-import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -17,8 +16,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lipsync_fast.frontend.access.admin import admin_refusal
 from lipsync_fast.frontend.access.clients import Refusal, host_allowed, origin_allowed, refusal
 from lipsync_fast.frontend.services import RETRY_S, Services, retry_after
+from lipsync_fast.logs import get_logger
 
-log = structlog.get_logger("lipsync.front")
+log = get_logger("lipsync.front")
 OPEN = ("/", "/health", "/openapi.json", "/favicon.ico")
 ASSETS = "/assets/"
 CHANGED, CHANGES = "/v1/avatars/", ("POST", "DELETE")

@@ -17,7 +17,6 @@ import socket as sockets
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
-import structlog
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
@@ -28,8 +27,9 @@ from hypercorn.typing import ConnectionState
 from lipsync_fast.frontend.access.socket import Socket
 from lipsync_fast.frontend.http.app import CLOSE_S, create_app
 from lipsync_fast.frontend.services import Services
+from lipsync_fast.logs import get_logger
 
-log = structlog.get_logger("lipsync.front")
+log = get_logger("lipsync.front")
 SEND_BUFFER = 256 << 10
 """Of the kernel, a connection: what a slow reader has not read beyond it is noticed."""
 SEND_S = 20.0

@@ -14,15 +14,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import structlog
 import trio
 
 from lipsync_fast.errors import LipsyncError, SocketClosedError
 from lipsync_fast.frontend.access.socket import Socket
 from lipsync_fast.frontend.legacy.answers import Answers, Reply, Work, tells_stats
 from lipsync_fast.frontend.services import Services
+from lipsync_fast.logs import get_logger
 
-log = structlog.get_logger("lipsync.old_clients")
+log = get_logger("lipsync.old_clients")
 STATS_S = 5.0
 """How often statistics are sent unasked."""
 GOING_AWAY, POLICY = 1001, 1008

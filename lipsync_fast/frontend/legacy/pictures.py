@@ -13,7 +13,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
-import structlog
 import trio
 
 from lipsync_fast.avatars.jpeg import encode_frame
@@ -28,9 +27,10 @@ from lipsync_fast.frontend.avatars import Held
 from lipsync_fast.frontend.legacy.stitch import NOTHING, SOUNDS, Heard
 from lipsync_fast.frontend.services import Services
 from lipsync_fast.ipc.messages import Content, Look
+from lipsync_fast.logs import get_logger
 from lipsync_fast.provenance import jpeg_with_xmp, xmp_packet
 
-log = structlog.get_logger("lipsync.old_clients")
+log = get_logger("lipsync.old_clients")
 Bounds = tuple[float, float, float, float]
 REGION, WHOLE = Look(Content.REGION), Look(Content.FRAME)
 DEFAULT_NAMES = ("", "default_model")

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections import Counter
 
 import msgspec
-import structlog
 import trio
 
 from lipsync_fast.errors import SocketClosedError
@@ -14,9 +13,10 @@ from lipsync_fast.frontend.access.socket import Socket
 from lipsync_fast.frontend.legacy.connection import serve_legacy
 from lipsync_fast.frontend.services import Services
 from lipsync_fast.frontend.session.session import serve_native
+from lipsync_fast.logs import get_logger
 from lipsync_fast.protocol import SUBPROTOCOL
 
-log = structlog.get_logger("lipsync.front")
+log = get_logger("lipsync.front")
 GOING_AWAY, POLICY, INTERNAL_ERROR, TRY_AGAIN_LATER = 1001, 1008, 1011, 1013
 
 

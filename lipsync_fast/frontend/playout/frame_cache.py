@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
-import structlog
 
 from lipsync_fast.arrays import F32
 from lipsync_fast.audio.windows import block_starts
@@ -30,6 +29,7 @@ from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.config import Utterances
 from lipsync_fast.errors import StoreDamagedError, StoreError
 from lipsync_fast.ipc.messages import Look, Speech, StoreMode
+from lipsync_fast.logs import get_logger
 from lipsync_fast.utterances.keys import (
     content_of,
     scope_of,
@@ -39,7 +39,7 @@ from lipsync_fast.utterances.likeness import Likeness, places_of, thumbnails
 from lipsync_fast.utterances.store import Store, store_folder
 from lipsync_fast.utterances.transitions import blended
 
-log = structlog.get_logger("lipsync.front")
+log = get_logger("lipsync.front")
 Move = Literal["never", "alike", "anywhere"]
 """Whether an utterance may begin over another picture than the one that is due."""
 FIRST_FRAMES = 8

@@ -15,12 +15,12 @@ import os
 import time
 from collections.abc import Callable
 
-import structlog
 import trio
 
+from lipsync_fast.logs import get_logger
 from lipsync_fast.timing import NS_PER_S
 
-log = structlog.get_logger("lipsync.front")
+log = get_logger("lipsync.front")
 _CLOCK_MONOTONIC, _ABSOLUTE = 1, 1
 _CLOSE_ON_EXEC, _NONBLOCK = os.O_CLOEXEC, os.O_NONBLOCK
 

@@ -17,7 +17,6 @@ import time
 from collections.abc import Awaitable, Callable
 
 import numpy as np
-import structlog
 import trio
 
 from lipsync_fast.arrays import F32
@@ -79,7 +78,6 @@ from lipsync_fast.provenance import jpeg_with_xmp, xmp_packet
 from lipsync_fast.signals import WakeUp
 from lipsync_fast.timing import SLOT_NS
 
-log = structlog.get_logger("lipsync.front")
 STATS_S = 5.0
 SLACK_NS = GRACE_NS + SLOT_NS // 2
 FAREWELL_S = 2.0

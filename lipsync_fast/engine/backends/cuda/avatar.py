@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,8 +26,9 @@ from lipsync_fast.engine.backends.cuda.nets import (
     rows_of,
 )
 from lipsync_fast.families import FAMILIES
+from lipsync_fast.logs import get_logger
 
-log = logging.getLogger("lipsync.engine")
+log = get_logger("lipsync.engine")
 
 
 @dataclass(frozen=True)
@@ -167,5 +167,5 @@ class CudaAvatar:
             except RuntimeError as error:
                 if network.device.fault(error) is not Fault.OTHER:
                     raise
-                log.warning("%s: no graph of size %d: %s", self.package.path, size, error)
+                log.warning("no graph", avatar=self.package.path, size=size, reason=str(error))
                 network.graphs[size] = partial(network.eager, size)

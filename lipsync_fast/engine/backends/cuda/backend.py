@@ -10,7 +10,6 @@ Pictures' bits depend on the batch by no more than what the convolutions' algori
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -41,7 +40,6 @@ from lipsync_fast.engine.caches import AHEAD_SHARE, ByteLru, Key, within_memory
 from lipsync_fast.engine.cpu_time import Spent
 from lipsync_fast.errors import AvatarError, BackendError, DeviceLostError
 
-log = logging.getLogger("lipsync.engine")
 LOADERS = 4
 """Threads that bring avatars' frames onto the device."""
 FINISHERS = 4

@@ -11,14 +11,14 @@ tried once more. Numbers only; whoever owns a cache says how it is shed.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import TypeVar
 
 from lipsync_fast.engine.backends.cuda.device import Device, Fault
 from lipsync_fast.errors import BackendError, DeviceLostError
+from lipsync_fast.logs import get_logger
 
-log = logging.getLogger("lipsync.engine")
+log = get_logger("lipsync.engine")
 IMAGE_SHARE, FACE_SHARE, BATCH_SHARE = 0.5, 0.125, 0.25
 Result = TypeVar("Result")
 
@@ -53,7 +53,9 @@ class Budget:
         self.shed_count += 1
         freed = sum(shed() for shed in self._shedders)
         self._device.release_unused()
-        log.warning("%s: out of memory; %d MB of caches given up", self._device.name, freed >> 20)
+        log.warning(
+            "out of memory; caches are given up", device=self._device.name, megabytes=freed >> 20
+        )
         return freed
 
     def with_room(self, act: Callable[[], Result], what: str) -> Result:

@@ -9,7 +9,6 @@ faces          pixels, crop and mask for composing; bounded by bytes, loaded bes
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,8 +24,9 @@ from lipsync_fast.engine.backends.cuda.loader import DeviceFace, load_frames
 from lipsync_fast.engine.backends.cuda.nets import row_memory, rows_of
 from lipsync_fast.engine.backends.cuda.slots import Slots
 from lipsync_fast.engine.caches import ByteLru, Key
+from lipsync_fast.logs import get_logger
 
-log = logging.getLogger("lipsync.engine")
+log = get_logger("lipsync.engine")
 FIRST_COUNT = 16
 """Slots that an avatar has at the least."""
 
@@ -154,7 +154,7 @@ class Images:
         except Exception as error:
             if self._device.fault(error) is not Fault.MEMORY:
                 raise
-            log.info("%s: no room for more image halves", self._device.name)
+            log.info("no room for more image halves", device=self._device.name)
             self._share.limit = self._share.used
 
     def _resize(self, count: int) -> None:

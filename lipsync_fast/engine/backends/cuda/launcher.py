@@ -12,7 +12,6 @@ alone plans, and owns all that is planned with; others give it calls to make bet
 
 from __future__ import annotations
 
-import logging
 import queue
 import threading
 from collections import deque
@@ -32,8 +31,9 @@ from lipsync_fast.engine.backends.cuda.sounds import Sounds
 from lipsync_fast.engine.backends.cuda.tasks import Task
 from lipsync_fast.engine.cpu_time import Spent
 from lipsync_fast.errors import BackendError, DeviceLostError, LipsyncError
+from lipsync_fast.logs import get_logger
 
-log = logging.getLogger("lipsync.engine")
+log = get_logger("lipsync.engine")
 Result = TypeVar("Result")
 
 
@@ -233,7 +233,7 @@ class Launcher:
             if self._device.fault(error) is Fault.LOST:
                 error = lost(self._device, error)
             else:
-                log.error("a batch of %d failed", len(tasks), exc_info=error)
+                log.error("a batch has failed", frames=len(tasks), exc_info=error)
                 error = BackendError(f"a batch failed: {error}")
         if isinstance(error, DeviceLostError):
             self.lose(error)
@@ -270,4 +270,4 @@ def fail(tasks: list[Task], error: Exception) -> None:
 def _note(future: Future[Any]) -> None:
     error = future.exception()
     if error is not None:
-        log.error("the launcher failed", exc_info=error)
+        log.error("the launcher has failed", exc_info=error)

@@ -27,7 +27,6 @@ worth its start, go through Pillow. A frame that DALI refuses is given to Pillow
 from __future__ import annotations
 
 import importlib.util
-import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -42,8 +41,9 @@ from torch.utils.dlpack import from_dlpack
 from lipsync_fast.avatars.jpeg import check_header
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.engine.backends.base import Part
+from lipsync_fast.logs import get_logger
 
-log = logging.getLogger("lipsync.engine")
+log = get_logger("lipsync.engine")
 BATCH = 16
 """Frames that are decoded at a time."""
 WORTH_A_PIPELINE = 8
@@ -266,7 +266,8 @@ class _Dali:
             return self._decoded(coded, np.array(parts, np.int32))
         except RuntimeError as error:  # its words name an operator, not a frame
             self._pipeline = None
-            log.warning("%s: DALI: %s", package.path, str(error).splitlines()[0][:200])
+            reason = str(error).splitlines()[0][:200]
+            log.warning("DALI cannot decode frames", avatar=package.path, reason=reason)
             return self._pillow.parts(package, indexes, parts)
 
     def _decoded(

@@ -7,7 +7,6 @@ and for all avatars of one shape; batches go through it one after the other, on 
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +19,6 @@ from lipsync_fast.engine.backends.cuda.device import Device
 from lipsync_fast.engine.backends.cuda.graph_net import GraphNet, Shape
 from lipsync_fast.errors import AvatarFormatError, UnexpectedGraphError
 
-log = logging.getLogger("lipsync.engine")
 MEL_SHAPE: Shape = (1, 80, 16)
 IMAGE_SIZES = (1, 4)
 """Batches of the image half: each frame of an avatar goes through it once."""

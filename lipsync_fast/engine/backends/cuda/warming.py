@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import logging
 import threading
 
 from lipsync_fast.engine.backends.cuda.avatar import CudaAvatar
@@ -13,8 +12,9 @@ from lipsync_fast.engine.backends.cuda.budget import Budget
 from lipsync_fast.engine.backends.cuda.device import Fault
 from lipsync_fast.engine.backends.cuda.graphs import warming_order
 from lipsync_fast.engine.backends.cuda.nets import Sized
+from lipsync_fast.logs import get_logger
 
-log = logging.getLogger("lipsync.engine")
+log = get_logger("lipsync.engine")
 
 
 class Warming:
@@ -80,7 +80,7 @@ class Warming:
             del avatar, network  # nothing is held of what may be unloaded while this thread sleeps
 
     def _refused(self, size: int, avatar: CudaAvatar, network: Sized, error: Exception) -> None:
-        log.warning("%s: no graph of size %d: %s", avatar.package.path, size, error)
+        log.warning("no graph", avatar=avatar.package.path, size=size, reason=str(error))
         if network.device.fault(error) is Fault.MEMORY:
             with self._changed:
                 self._todo = [entry for entry in self._todo if entry[3] is not network]
