@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every figure of the status is shown where it is said to be, and described."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import pytest
+from figures import COUNTED, FIGURES, changed
+from prometheus_client.parser import text_string_to_metric_families
+from rich.console import Console
+
+from lipsync_fast.cli.status import as_tables
+from lipsync_fast.frontend.http.metrics import metrics_text
+from lipsync_fast.ipc.control import Load
+from lipsync_fast.ipc.status import (
+    AvatarStatus,
+    EngineStatus,
+    FrontLoad,
+    FrontStatus,
+    ServerStatus,
+)
+
+OPERATIONS = Path(__file__).resolve().parents[2] / "docs" / "operations.md"
+
+LOAD = Load(
+    waiting=1, in_flight=2, made=3, skipped=4, failed=5, dropped=6, damaged=7, inferences=8,
+    store=dict.fromkeys(COUNTED["engines.load.store"], 9), store_bytes=10**6, frames_per_s=10.0,
+    oldest_ms=11.0, cache_bytes={"image halves": 12 * 10**6}, spent_s={"encode": 13.0},
+    device_memory_used=14 * 10**9, device_memory_total=15 * 10**9, avatar_bytes={"a": 16},
+    avatar_shared={"a": 17},
+)  # fmt: skip
+FRONT = FrontLoad(
+    connections=1, sessions=2, speaking=3, opened=4, refused={"utterance": 5}, requests=6,
+    request_errors=7, frames=8, idle_frames=9, late=10, skipped=11, bytes=12,
+    errors={"internal": 13}, latency_ms=dict.fromkeys(COUNTED["fronts.load.latency_ms"], 14.0),
+    queued_s=15.0, redispatched=16, rest_stride=1, avatars={"a": 17}, catalogue=18,
+    utterances=dict.fromkeys(COUNTED["fronts.load.utterances"], 19),
+)  # fmt: skip
+STATUS = ServerStatus(
+    version="1.2", pid=1, state="serving", uptime_s=2.0, host="here", ports=[3], http_port=4,
+    default_avatar="demo", capacity=5.0, speakers=6, frames_per_s=7.0, ignored=8,
+    engines=[
+        EngineStatus(
+            name="engine-1", slot=1, pid=2, device="cuda:0", state="gone", uptime_s=3.0,
+            restarts=4, avatars=["a"], capacity=5.0, silent_s=6.0, load=LOAD,
+            reason="signal 9", retry_s=7.0,
+        )
+    ],
+    fronts=[
+        FrontStatus(
+            name="front-1", pid=1, state="ready", uptime_s=2.0, restarts=3, load=FRONT,
+            frames_per_s=4.0,
+        )
+    ],
+    avatars=[
+        AvatarStatus(
+            name="demo", version=2, state="current", uses=3, engines=["engine-1"], loaded_s=4.0,
+            cached_bytes=5 * 10**6, shared_bytes=6 * 10**6,
+        )
+    ],
+)  # fmt: skip
+
+NOT_METRICS = {
+    "pid": "names a process", "host": "where it listens", "ports": "where it listens",
+    "http_port": "where it listens", "default_avatar": "of the configuration",
+    "engines.pid": "names a process", "engines.reason": "words", "engines.retry_s": "passes",
+    "engines.uptime_s": "engine_restarts says it", "engines.avatars": "avatar_engines says it",
+    "engines.load.in_flight": "what waits says it",
+    "engines.load.store.mended": "warned of in the log",
+    "engines.load.avatar_bytes": "avatar_cache_bytes says it",
+    "engines.load.avatar_shared": "avatar_cache_bytes says it",
+    "fronts.pid": "names a process", "fronts.state": "one that is not ready tells nothing",
+    "fronts.uptime_s": "a name is never used again", "fronts.restarts": "names count them",
+    "fronts.frames_per_s": "the rate of frames_sent",
+    "fronts.load.avatars": "avatar_uses says it",
+    "fronts.load.catalogue": "for the supervisor alone",
+}  # fmt: skip
+"""Figures that /metrics leaves out, and why; /stats has all."""
+
+NOT_TABLES = {
+    "engines.slot", "engines.silent_s", "engines.load.store.kept_bytes",
+    "engines.load.store.mended", "engines.load.spent_s", "engines.load.avatar_bytes",
+    "engines.load.avatar_shared", "fronts.load.opened", "fronts.load.requests",
+    "fronts.load.request_errors", "fronts.load.frames", "fronts.load.idle_frames",
+    "fronts.load.bytes", "fronts.load.queued_s", "fronts.load.rest_stride",
+    "fronts.load.avatars", "fronts.load.catalogue", "fronts.load.utterances.at_once",
+    "fronts.load.utterances.named",
+}  # fmt: skip
+"""Figures that the tables for people leave out: ``--json`` has all."""
+
+
+def metrics(status: ServerStatus) -> dict[str, list[object]]:
+    families = text_string_to_metric_families(metrics_text(status)[0].decode())
+    return {family.name: list(family.samples) for family in families}
+
+
+def tables(status: ServerStatus) -> str:
+    out = io.StringIO()
+    Console(file=out, width=400).print(as_tables(status))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_metrics_have_it(figure: str) -> None:
+    moved = metrics(changed(STATUS, figure)) != metrics(STATUS)
+    assert moved == (figure not in NOT_METRICS)
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_the_tables_have_it(figure: str) -> None:
+    moved = tables(changed(STATUS, figure)) != tables(STATUS)
+    assert moved == (figure not in NOT_TABLES)
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_it_is_described(figure: str) -> None:
+    status = OPERATIONS.read_text().split("\n## Status\n", 1)[1].split("\n## ", 1)[0]
+    name = figure.rpartition(".")[2]
+    assert re.search(rf"`([\w\[\].]*\.)?{name}`", status), f"docs/operations.md: no {name}"
+
+
+def test_no_metric_stands_still() -> None:
+    before, moved = metrics(STATUS), {"lipsync_fast_up"}
+    for figure in FIGURES:
+        after = metrics(changed(STATUS, figure))
+        moved |= {name for name in {*before, *after} if before.get(name) != after.get(name)}
+    assert moved == set(before)
+    assert metrics_text(None)[0] != metrics_text(STATUS)[0], "up"
