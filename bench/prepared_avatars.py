@@ -80,7 +80,8 @@ def _seen(demo: AvatarPackage, number: int) -> tuple[list[Rgb], NDArray[np.float
     width = 704 + 12 * number
     height = width * SIZE[1] // SIZE[0]
     place = np.random.default_rng(number)
-    rects = np.array([demo.rect((number + k) % demo.manifest.frame_count) for k in range(FRAMES)])
+    seen = [demo.rect((number + k) % demo.manifest.frame_count) for k in range(FRAMES)]
+    rects = np.array([rect.corners for rect in seen])
     left = int(place.integers(max(0, rects[:, 2].max() + 20 - width), rects[:, 0].min() - 20))
     low, high = max(0, rects[:, 3].max() + 20 - height), rects[:, 1].min() - 20
     top = int(place.integers(low, high))

@@ -80,7 +80,7 @@ def play(package: AvatarPackage, maker: Maker, pcm: NDArray[np.float32]) -> list
                 image = package.picture(event.index) if own else made.pop(int(event.jpeg or b""))
                 rows.append({"slot": event.number, "own": own, "frame": event.frame})
                 assert not event.flags & Flag.REPEATED
-                x1, y1, x2, y2 = package.rect(event.index)
+                x1, y1, x2, y2 = package.rect(event.index).corners
                 if before is not None:
                     change = np.abs(image.astype(np.int16) - before)[y1:y2, x1:x2]
                     rows[-1]["change"] = float(change.mean())

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from lipsync_fast.geometry import Corners
+
 class MelStream:
     def __init__(self) -> None: ...
     def push(self, pcm: NDArray[np.float32]) -> NDArray[np.float32]: ...
@@ -77,7 +79,7 @@ def compose(
     region: NDArray[np.uint8],
     corner: tuple[int, int],
     frame: NDArray[np.uint8],
-    rect: tuple[int, int, int, int],
+    rect: Corners,
     keep: NDArray[np.uint8] | None = None,
     linear: bool = False,
 ) -> None: ...

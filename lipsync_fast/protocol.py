@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from lipsync_fast.errors import ErrorCode, ProtocolError, UnsupportedAudioError
+from lipsync_fast.geometry import EMPTY, Rect
 
 SUBPROTOCOL = "lipsync.v1"
 MAGIC = b"LSF1"
@@ -110,7 +111,7 @@ class SessionStarted(FromServer, tag="session.started", kw_only=True, frozen=Tru
     Attributes:
         session: a name for logs.
         width, height: of the pictures' full frame, as scaled for the client.
-        bounds: x, y, width and height of the face rectangle in the first frame.
+        bounds: the face rectangle in the first frame: x, y, width and height.
         latency_ms: from a sound to the picture that shows it, as planned.
     """
 
@@ -119,7 +120,7 @@ class SessionStarted(FromServer, tag="session.started", kw_only=True, frozen=Tru
     width: int
     height: int
     fps: int
-    bounds: tuple[int, int, int, int]
+    bounds: Rect
     latency_ms: float
 
 
@@ -292,7 +293,7 @@ class MediaHeader(msgspec.Struct, frozen=True, kw_only=True):
         utterance: whose sound it shows; 0 for none.
         pts_us: presentation time, microseconds from the session's start.
         index: of the avatar's frame under the picture.
-        box: x, y, width and height of the picture in the full frame.
+        box: where the picture lies in the full frame: x, y, width and height.
         size: bytes of payload.
     """
 
@@ -302,7 +303,7 @@ class MediaHeader(msgspec.Struct, frozen=True, kw_only=True):
     utterance: int = 0
     pts_us: int = 0
     index: int = 0
-    box: tuple[int, int, int, int] = (0, 0, 0, 0)
+    box: Rect = EMPTY
     size: int = 0
 
 
@@ -313,6 +314,7 @@ assert HEADER_SIZE == 40
 
 def pack_media(header: MediaHeader) -> bytes:
     """The header's 40 bytes; numbers wrap at their width."""
+    box = header.box
     return _LAYOUT.pack(
         MAGIC,
         header.type,
@@ -322,7 +324,10 @@ def pack_media(header: MediaHeader) -> bytes:
         header.utterance & 0xFFFF_FFFF,
         header.pts_us,
         header.index,
-        *header.box,
+        box.x,
+        box.y,
+        box.width,
+        box.height,
         header.size,
     )
 
@@ -352,7 +357,7 @@ def unpack_media(data: bytes | memoryview) -> tuple[MediaHeader, memoryview]:
         utterance=utterance,
         pts_us=pts,
         index=index,
-        box=(x, y, w, h),
+        box=Rect(x, y, w, h),
         size=size,
     )
     return header, view[length:]

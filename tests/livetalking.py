@@ -14,10 +14,10 @@ from golden import recipe
 from numpy.typing import NDArray
 from PIL import Image
 
+from lipsync_fast.geometry import Rect
+
 Rgb = NDArray[np.uint8]
-Rect = tuple[int, int, int, int]
-"""x1, y1, x2, y2."""
-RECTS: tuple[Rect, ...] = ((30, 20, 137, 148), (33, 22, 140, 151), (31, 19, 141, 150))
+RECTS = Rect(30, 20, 107, 128), Rect(33, 22, 107, 129), Rect(31, 19, 110, 131)
 """Boxes of three frames of 160 x 176: not square, and each of another size."""
 
 
@@ -61,12 +61,12 @@ def folder(
     """
     for name in ("full_imgs", "face_imgs"):
         (path / name).mkdir(parents=True)
-    for i, (picture, (x1, y1, x2, y2)) in enumerate(zip(pictures, rects, strict=True)):
+    for i, (picture, rect) in enumerate(zip(pictures, rects, strict=True)):
         Image.fromarray(picture).save(path / "full_imgs" / f"{i:08d}.png")
-        face = cv2.resize(picture[y1:y2, x1:x2], (region, region))
+        face = cv2.resize(picture[rect.slices], (region, region))
         Image.fromarray(face).save(path / "face_imgs" / f"{i:08d}.png")
     if boxes is None:
-        boxes = [tuple(np.array([y1, y2, x1, x2])) for x1, y1, x2, y2 in rects]
+        boxes = [tuple(np.array([r.y, r.bottom, r.x, r.right])) for r in rects]
     (path / "coords.pkl").write_bytes(pickle.dumps(boxes, protocol))
     return path
 

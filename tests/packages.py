@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipsync_fast import _native
+from lipsync_fast.geometry import Rect
 
 Rgb = NDArray[np.uint8]
-Rects = Sequence[tuple[int, int, int, int]]
+Rects = Sequence[Rect]
 
 
 def lossless(path: Path, pictures: Sequence[Rgb]) -> Path:
@@ -33,8 +34,8 @@ def lossless(path: Path, pictures: Sequence[Rgb]) -> Path:
 def crops(pictures: Sequence[Rgb], rects: Rects) -> list[Rgb]:
     """The rectangles' contents, 328 x 328."""
     return [
-        _native.resize_cubic(picture[y1:y2, x1:x2], 328, 328)
-        for picture, (x1, y1, x2, y2) in zip(pictures, rects, strict=True)
+        _native.resize_cubic(picture[rect.slices], 328, 328)
+        for picture, rect in zip(pictures, rects, strict=True)
     ]
 
 
@@ -55,7 +56,7 @@ def sanders(folder: Path, pictures: Sequence[Rgb], rects: Rects) -> Path:
     lossless(folder / "crops_328_video.mp4", cut)
     lossless(folder / "rois_320_video.mp4", [crop[4:324, 4:324] for crop in cut])
     lossless(folder / "model_inputs_video.mp4", masked(cut))
-    entries = {str(i): {"rect": list(rect)} for i, rect in enumerate(rects)}
+    entries = {str(i): {"rect": list(rect.corners)} for i, rect in enumerate(rects)}
     (folder / "cache" / "crop_rectangles.json").write_text(json.dumps(entries, indent=1))
     (folder / "package_info.json").write_text(json.dumps({"frames": len(pictures)}))
     np.save(folder / "aud_ave.npy", np.zeros((len(pictures), 512), np.float32))
@@ -70,8 +71,8 @@ def default_model(folder: Path, pictures: Sequence[Rgb], rects: Rects) -> Path:
     lossless(folder / "video.mp4", pictures)
     lossless(folder / "face_regions_320.mp4", [crop[4:324, 4:324] for crop in cut])
     lossless(folder / "masked_regions_320.mp4", masked(cut))
-    for i, (x1, y1, x2, y2) in enumerate(rects):
-        numbers = [x1, y1, x2, y2, x2 - x1, y2 - y1][: 5 + i % 2]
+    for i, rect in enumerate(rects):
+        numbers = [*rect.corners, *rect.size][: 5 + i % 2]
         np.save(folder / "face_bounds" / f"{i}.npy", np.array(numbers, np.float64))
     np.save(folder / "aud_ave.npy", np.zeros((len(pictures), 512), np.float32))
     return folder

@@ -14,6 +14,7 @@ def write_tiny_avatar(dest: Path) -> Path:
 
     from lipsync_fast.avatars.manifest import Manifest
     from lipsync_fast.avatars.writer import AvatarWriter
+    from lipsync_fast.geometry import Rect
     from lipsync_fast.models.audio_encoder import AudioEncoder
     from lipsync_fast.models.export import export_audio_encoder, export_unet
     from lipsync_fast.models.unet import UNet
@@ -34,7 +35,7 @@ def write_tiny_avatar(dest: Path) -> Path:
         for index in range(5):
             picture = np.full((192, 160, 3), 60 + 30 * index, np.uint8)
             picture[20:150, 20:140] = rng.integers(0, 255, (130, 120, 3), np.uint8) // 4 + 90
-            writer.add_frame(picture, (32, 40, 128, 136))
+            writer.add_frame(picture, Rect(32, 40, 96, 96))
         writer.add_model("audio_encoder", export_audio_encoder(AudioEncoder().eval()))
         image, decoder = export_unet(UNet(width=2, region=224).eval())
         writer.add_model("image", image)

@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lipsync_fast.geometry import Rect
 from lipsync_fast.train.run import TrainRequest
 from lipsync_fast.train.staged import Said, Staged, write_prepared
 
 FRAMES = 50
-RECT = (32, 40, 128, 136)
+RECT = Rect(32, 40, 96, 96)
 SAID = Said(
     name="small",
     source="small.mp4",

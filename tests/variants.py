@@ -11,6 +11,7 @@ import numpy as np
 
 from lipsync_fast.avatars.package import MODELS, AvatarPackage
 from lipsync_fast.avatars.writer import AvatarWriter, pack
+from lipsync_fast.geometry import Rect
 
 
 def put(tiny: Path, dest: Path, height: int = 192, frames: int = 5) -> Path:
@@ -32,7 +33,7 @@ def _write(tiny: Path, folder: Path, height: int, frames: int) -> None:
         with AvatarWriter(folder, manifest) as writer:
             for index in range(frames):
                 picture = np.resize(package.picture(index % 5), (height, 160, 3))
-                writer.add_frame(np.ascontiguousarray(picture), (32, 40, 128, 136))
+                writer.add_frame(np.ascontiguousarray(picture), Rect(32, 40, 96, 96))
             for name in MODELS:
                 writer.add_model(name, bytes(package.model(name)))
             writer.finish()

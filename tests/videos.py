@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from lipsync_fast.avatars.library import shipped_folder
 from lipsync_fast.avatars.package import AvatarPackage
+from lipsync_fast.geometry import Rect
 
 Pictures = Sequence[NDArray[np.uint8]]
 
@@ -66,7 +67,7 @@ def write_video(
 
 
 @lru_cache(maxsize=4)
-def _shipped(scale: int) -> list[tuple[NDArray[np.uint8], tuple[int, int, int, int]]]:
+def _shipped(scale: int) -> list[tuple[NDArray[np.uint8], Rect]]:
     with AvatarPackage.open(shipped_folder() / "demo.lsa") as package:
         count = package.manifest.frame_count
         return [
@@ -88,10 +89,10 @@ def demo_pictures(count: int, first: int = 0, scale: int = 4) -> list[NDArray[np
 
 
 def demo_rects(count: int, first: int = 0, scale: int = 4) -> NDArray[np.float64]:
-    """Their face crops, N x 4."""
+    """The corners of their face crops, N x 4."""
     shipped = _shipped(scale)
     places = _played(count, first, len(shipped))
-    return np.array([shipped[i][1] for i in places], np.float64) / scale
+    return np.array([shipped[i][1].corners for i in places], np.float64) / scale
 
 
 def demo_landmarks(count: int, first: int = 0, scale: int = 4) -> NDArray[np.float32]:

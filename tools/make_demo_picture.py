@@ -31,7 +31,7 @@ def main(out: Path) -> None:
     cuts = []
     with lipsync_fast.open("demo", backend="cpu") as avatar:
         synthetic = avatar.manifest.synthetic
-        x1, y1, x2, _ = avatar.package.rect(0)
+        x1, y1, x2, _ = avatar.package.rect(0).corners
         middle, top = (x1 + x2) // 2, y1
         for frame in avatar.render(demo_recording()):
             if frame.index in FRAMES:

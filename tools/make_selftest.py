@@ -31,7 +31,7 @@ def main(golden: Path) -> None:
     np.savez_compressed(out / "mel.npz", pcm16k=whole[:SAMPLES], mel=mel[:MEL_ROWS])
     pcm = (whole[:SAMPLES] / 32768).astype(np.float32)
     with lipsync_fast.open("demo", backend="cpu") as avatar:
-        x1, y1, x2, y2 = avatar.package.rect(0)
+        x1, y1, x2, y2 = avatar.package.rect(0).corners
         side = min(96, x2 - x1, y2 - y1)
         left, top = (x1 + x2 - side) // 2, y1 + (y2 - y1) // 3 - side // 2
         frames = {f.index: f.image for f in avatar.render(pcm, 16_000) if f.index in FRAMES}

@@ -73,7 +73,7 @@ def coded(context: Context, target: Target) -> None:
             pixels, code = (f.result() for f in backend.submit(wanted, lambda _, made: made))
             assert isinstance(code, Coded)
             frame = package.picture(index).copy()
-            x1, y1, x2, y2 = place.part
+            x1, y1, x2, y2 = place.part.corners
             frame[y1:y2, x1:x2] = pixels
             ours = encoder.frame(package, index, variant, code)
             same = ours == encoder.frame(package, index, variant, pixels)

@@ -28,6 +28,7 @@ from gpu_check.samples import (
 from gpu_check.target import Target
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.families.synctalk2d import REGION_BORDER
+from lipsync_fast.geometry import Rect
 
 BATCHES = (1, 16, 64)
 SETS = 4
@@ -101,7 +102,7 @@ def composing(target: Target, batch: int) -> Bound:
         crop = rng.integers(0, 256, (SIDE, SIDE, 3), np.uint8)
         pixels = rng.integers(0, 256, (PART, PART, 3), np.uint8)
         keep = (rng.random((SIDE, SIDE)) < 0.2).astype(np.uint8)
-        rect = (8, 8, 8 + SIDE, 8 + SIDE)
+        rect = Rect(8, 8, SIDE, SIDE)
         corner = (REGION_BORDER, REGION_BORDER)
         jobs.append(Composition(planes, crop, corner, pixels, rect, keep, 1.0, "fp32", 0))
     table = np.array([job.row(target) for job in jobs], np.int64)

@@ -19,6 +19,7 @@ from lipsync_fast.arrays import F32, U8
 from lipsync_fast.avatars.jpeg import encode_frame, segment_offsets
 from lipsync_fast.avatars.manifest import FrameJpeg
 from lipsync_fast.families.synctalk2d import REGION_BORDER
+from lipsync_fast.geometry import Rect
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 ROW, WINDOW = 200, 3800
@@ -94,7 +95,7 @@ class Composition:
     crop: U8
     corner: tuple[int, int]
     pixels: U8
-    rect: tuple[int, int, int, int]
+    rect: Rect
     keep: U8 | None
     share: float
     kind: str
@@ -116,7 +117,7 @@ class Composition:
             rng.integers(0, 256, (side, side, 3), np.uint8),
             (left, top),
             rng.integers(0, 256, (part, part, 3), np.uint8),
-            (x, y, x + face, y + face),
+            Rect(x, y, face, face),
             None if rng.random() < 0.5 else keep,
             1.0 if rng.random() < 0.7 else float(np.float32(rng.random())),
             str(rng.choice(list(DTYPES))),
@@ -131,12 +132,12 @@ class Composition:
         size = len(self.crop) - 2 * REGION_BORDER if self.mode == SQUARE else len(self.pixels)
         self.out = torch.full((size, size, 3), POISON, dtype=torch.uint8, device=target.where)
         self._held = [planes, crop, pixels, *([] if keep is None else [keep])]
-        x1, y1, x2, y2 = self.rect
         return [
             planes.data_ptr(), list(DTYPES).index(self.kind), *planes.stride(), *planes.shape[1:],
             *self.corner, crop.data_ptr(), len(self.crop),
             int(np.float32(self.share).view(np.uint32)), pixels.data_ptr(), size, size,
-            x1 | y1 << 32, (x2 - x1) | (y2 - y1) << 32, 0 if keep is None else keep.data_ptr(),
+            self.rect.x | self.rect.y << 32, self.rect.width | self.rect.height << 32,
+            0 if keep is None else keep.data_ptr(),
             self.out.data_ptr(), self.mode,
         ]  # fmt: skip
 
@@ -155,7 +156,7 @@ class Composition:
             return crop[inner, inner]
         frame = self.pixels.copy()
         linear = self.mode == BILINEAR
-        _native.compose(self.crop, made, self.corner, frame, self.rect, self.keep, linear)
+        _native.compose(self.crop, made, self.corner, frame, self.rect.corners, self.keep, linear)
         return frame
 
 

@@ -27,6 +27,7 @@ from lipsync_fast.benchmark.processes import keep
 from lipsync_fast.engine.scheduler import Engine
 from lipsync_fast.engine.splice import FrameEncoder
 from lipsync_fast.frontend.playout.utterance import Utterance
+from lipsync_fast.geometry import Rect
 from lipsync_fast.ipc.messages import Answer, Job, Look, Status, read_answer, read_job, try_send
 from lipsync_fast.ipc.ring import RingHandle, RingReader, RingWriter
 
@@ -111,7 +112,7 @@ def floor(path: Path, jobs: int, at_a_time: int) -> float:
         while (record := reader.next()) is not None:
             job, _ = read_job(record)
             reader.release()
-            box = (0, 0, 1280, 720)
+            box = Rect(0, 0, 1280, 720)
             try_send(writer, Answer(job.session, job.epoch, job.number, Status.MADE, box), JPEG)
         if rings.take() != at_a_time:
             raise SystemExit("answers are missing")

@@ -62,7 +62,6 @@ def network(name: str) -> Network:
     if name == "demo":
         with AvatarPackage.open(AvatarLibrary().find("demo")) as package:
             m = package.manifest
-            w = m.window
             image = ort.InferenceSession(
                 bytes(package.model("image")), providers=["CPUExecutionProvider"]
             )
@@ -72,9 +71,8 @@ def network(name: str) -> Network:
                 crop = package.crop(k, package.picture(k), package.rect(k))
                 made = image.run(names, {"image": _native.region_input(crop, 4)[None]})
                 frames.append({**dict(zip(names, made, strict=True)), "audio": audio()})
-            window = Rect(w.x, w.y, w.width, w.height) if w else None
             model = bytes(package.model("decoder"))
-            return Network(name, model, m.width, m.region, window, frames)
+            return Network(name, model, m.width, m.region, m.window_rect, frames)
     import torch
 
     from lipsync_fast.models.export import export_unet

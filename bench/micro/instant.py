@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from lipsync_fast.audio.windows import FEATURE_SIZE
 from lipsync_fast.avatars.package import AvatarPackage
-from lipsync_fast.engine.backends.base import LoadedAvatar, Part, RegionJob
+from lipsync_fast.engine.backends.base import LoadedAvatar, RegionJob
 from lipsync_fast.engine.cpu_time import Spent
+from lipsync_fast.geometry import Rect
 
 JPEG = os.urandom(60_000)
 
@@ -43,7 +44,7 @@ class Instant:
     def unload(self, avatar: LoadedAvatar) -> None:
         pass
 
-    def warm(self, avatar: LoadedAvatar, frames: Sequence[tuple[int, Part]]) -> int:
+    def warm(self, avatar: LoadedAvatar, frames: Sequence[tuple[int, Rect]]) -> int:
         return 0
 
     def settle(self, timeout_s: float) -> bool:
@@ -70,7 +71,7 @@ class Instant:
         made: list[Future[Any]] = []
         for _ in jobs:
             future: Future[Any] = Future()
-            future.set_result((JPEG, (0, 0, 1280, 720)))
+            future.set_result((JPEG, Rect(0, 0, 1280, 720)))
             made.append(future)
         return made
 

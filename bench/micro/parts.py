@@ -70,10 +70,10 @@ def jpeg(served: Served) -> tuple[Pair, str]:
     """A frame's JPEG: the pieces that the mouth touches spliced in, against the whole picture."""
     package, encoder = served.package, FrameEncoder()
     variant = Variant(package.manifest.jpeg.quality)
-    x1, y1, x2, y2 = part = encoder.part(package, 0, variant)
+    part = encoder.part(package, 0, variant)
     picture = package.picture(0)
-    piece = picture[y1:y2, x1:x2].copy()
-    share = (part[2] - part[0]) * (part[3] - part[1]) / (picture.shape[0] * picture.shape[1])
+    piece = picture[part.slices].copy()
+    share = part.width * part.height / (picture.shape[0] * picture.shape[1])
     return {
         "spliced": lambda: encoder.frame(package, 0, variant, piece),
         "whole": lambda: encode_frame(picture, package.manifest.jpeg),

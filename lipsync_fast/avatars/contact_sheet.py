@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from lipsync_fast.avatars.package import AvatarPackage
+from lipsync_fast.geometry import Rect
 
 TILE_WIDTH = 320
 
@@ -17,7 +18,7 @@ TILE_WIDTH = 320
 def contact_sheet(
     pictures: Sequence[NDArray[np.uint8]],
     captions: Sequence[str],
-    rects: Sequence[tuple[int, int, int, int]] = (),
+    rects: Sequence[Rect] = (),
     columns: int = 4,
 ) -> Image.Image:
     """Tiles of 320 pixels' width with captions and, where given, rectangles outlined.
@@ -25,7 +26,7 @@ def contact_sheet(
     Args:
         pictures: each H x W x 3 uint8 RGB, all of one size, at least one.
         captions: one for each picture.
-        rects: x1, y1, x2, y2 in each picture's pixels; empty for none.
+        rects: in each picture's pixels; empty for none.
         columns: tiles in a row.
     """
     height, width = pictures[0].shape[:2]
@@ -40,7 +41,7 @@ def contact_sheet(
         tile = Image.fromarray(picture).resize((TILE_WIDTH, tile_height), Image.Resampling.LANCZOS)
         sheet.paste(tile, (x, y))
         if rects:
-            x1, y1, x2, y2 = (v * scale for v in rects[i])
+            x1, y1, x2, y2 = (v * scale for v in rects[i].corners)
             draw.rectangle((x + x1, y + y1, x + x2 - 1, y + y2 - 1), outline=(80, 220, 120))
         draw.text((x + 6, y + tile_height + 3), caption, fill=(220, 220, 220))
     return sheet

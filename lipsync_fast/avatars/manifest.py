@@ -80,7 +80,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     files: Annotated[dict[str, FileEntry], msgspec.Meta(max_length=limits.MEMBERS)] = {}
 
     def __post_init__(self) -> None:
-        self.rules.check(self.width, self.region, self.box, self.audio)
+        self.rules.check(self.width, self.region, self.window_rect, self.audio)
         w = self.window
         if w is not None and max(w.x + w.width, w.y + w.height) > self.region:
             raise ValueError(f"window {w.x},{w.y},{w.width},{w.height} leaves the region")
@@ -110,7 +110,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         return self.region + 2 * self.crop_rule.border
 
     @property
-    def box(self) -> Rect | None:
+    def window_rect(self) -> Rect | None:
         """``window``, for arithmetic."""
         w = self.window
         return None if w is None else Rect(w.x, w.y, w.width, w.height)
@@ -124,12 +124,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def levels(self) -> dict[str, tuple[int, ...]]:
         """The image half's outputs: channels, height and width by name."""
-        return self.rules.levels(self.width, self.region, self.box)
+        return self.rules.levels(self.width, self.region, self.window_rect)
 
     @property
     def made(self) -> tuple[int, ...]:
         """Channels, height and width of what the decoder makes."""
-        return self.rules.output(self.region, self.box)
+        return self.rules.output(self.region, self.window_rect)
 
     def avatar_frame(self, loop_position: int, start: int = 0) -> int:
         """Index of the avatar's frame at a position of its loop, which begins at ``start``.

@@ -40,6 +40,7 @@ from lipsync_fast.avatars.storage import (
     unpacked_mask,
 )
 from lipsync_fast.errors import AvatarError, AvatarFormatError, AvatarVersionError
+from lipsync_fast.geometry import Rect
 from lipsync_fast.untrusted import limits
 
 MODELS = ("audio_encoder", "image", "decoder")
@@ -235,17 +236,16 @@ class AvatarPackage:
         """The JPEG or PNG that ``picture`` decodes."""
         return self._blob(self._pictures or self._frames, index)
 
-    def rect(self, index: int) -> tuple[int, int, int, int]:
-        """The face crop in the frame: x1, y1, x2, y2 in pixels, inside the frame."""
+    def rect(self, index: int) -> Rect:
+        """The face crop, inside the frame."""
         self._check(index)
-        x1, y1, x2, y2 = (int(v) for v in self._rects[index])
-        return x1, y1, x2, y2
+        return Rect.from_corners(*self._rects[index].tolist())
 
     def crop(
         self,
         index: int,
         picture: NDArray[np.uint8] | None = None,
-        rect: tuple[int, int, int, int] | None = None,
+        rect: Rect | None = None,
     ) -> NDArray[np.uint8]:
         """The face crop resized to C x C x 3, from ``regions.npy`` or from the picture.
 
@@ -257,10 +257,10 @@ class AvatarPackage:
         stored = self.stored_crop(index)
         if stored is not None:
             return stored
-        x1, y1, x2, y2 = rect or self.rect(index)
+        where = rect or self.rect(index)
         whole = self.picture(index) if picture is None else picture
         side = self.manifest.crop
-        return self.manifest.crop_rule.resized(whole[y1:y2, x1:x2], side, side)
+        return self.manifest.crop_rule.resized(whole[where.slices], side, side)
 
     def stored_crop(self, index: int) -> NDArray[np.uint8] | None:
         """The face crop where ``regions.npy`` holds it."""
@@ -277,8 +277,7 @@ class AvatarPackage:
         packed = self._blob(self._masks, index)
         if len(packed) == 0:
             return None
-        x1, y1, x2, y2 = self.rect(index)
-        return unpacked_mask(packed, x2 - x1, y2 - y1, f"{self.path}: mask {index}")
+        return unpacked_mask(packed, self.rect(index).size, f"{self.path}: mask {index}")
 
     def model(self, name: str) -> memoryview:
         """The ONNX bytes of ``audio_encoder``, ``image`` or ``decoder``."""

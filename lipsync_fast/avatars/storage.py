@@ -277,20 +277,22 @@ def check_rects(rects: NDArray[np.int64], size: tuple[int, int], where: str) -> 
         raise AvatarFormatError(f"{where}: a face rectangle lies outside its frame")
 
 
-def unpacked_mask(packed: memoryview, width: int, height: int, where: str) -> NDArray[np.uint8]:
+def unpacked_mask(packed: memoryview, size: tuple[int, int], where: str) -> NDArray[np.uint8]:
     """A mask, height x width of 0 and 1, from its bits (zlib).
 
     Args:
+        size: width and height.
         where: which mask, for messages.
 
     Raises:
         AvatarFormatError: it is damaged, or of another size; no more is unpacked than it may have.
     """
-    size = -(-width * height // 8)
+    width, height = size
+    whole = -(-width * height // 8)
     try:
         unpack = zlib.decompressobj()
-        bits = unpack.decompress(packed, size)
-        if len(bits) != size or unpack.decompress(unpack.unconsumed_tail, 1) or not unpack.eof:
+        bits = unpack.decompress(packed, whole)
+        if len(bits) != whole or unpack.decompress(unpack.unconsumed_tail, 1) or not unpack.eof:
             raise zlib.error("wrong size")
     except zlib.error as error:
         raise AvatarFormatError(f"{where} is damaged ({error})") from None

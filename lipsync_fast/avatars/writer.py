@@ -26,6 +26,7 @@ from lipsync_fast.avatars.manifest import FileEntry, Manifest
 from lipsync_fast.avatars.package import MODELS, AvatarPackage
 from lipsync_fast.avatars.storage import ALIGNMENT, write_array
 from lipsync_fast.errors import AvatarFormatError, OutputError
+from lipsync_fast.geometry import Rect
 
 THUMBNAIL_SIDE = 256
 _CHUNK = 1 << 20
@@ -85,7 +86,7 @@ class AvatarWriter:
             shutil.rmtree(self._temporary, ignore_errors=True)
             raise OutputError(f"{dest}: cannot be written ({error.strerror})") from None
         self._segments: list[NDArray[np.uint32]] = []
-        self._rects: list[tuple[int, int, int, int]] = []
+        self._rects: list[Rect] = []
         self._regions: list[NDArray[np.uint8]] = []
         self._thumbnail = b""
 
@@ -111,7 +112,7 @@ class AvatarWriter:
     def add_frame(
         self,
         picture: NDArray[np.uint8],
-        rect: tuple[int, int, int, int],
+        rect: Rect,
         mask: NDArray[np.bool_] | None = None,
         source: bytes | None = None,
         jpeg: bytes | None = None,
@@ -120,7 +121,7 @@ class AvatarWriter:
 
         Args:
             picture: H x W x 3 uint8 RGB, every frame of one size.
-            rect: face crop x1, y1, x2, y2; it must lie inside the frame.
+            rect: the face crop; it must lie inside the frame, and not be empty.
             mask: rectangle-sized, True where the original pixel stays.
             source: the file it was read from (JPEG or PNG); a PNG is made where there is none.
             jpeg: the picture as the manifest has it coded, where that was done before.
@@ -131,13 +132,14 @@ class AvatarWriter:
                 f"frame {len(self._rects)} has shape {picture.shape}, expected"
                 f" {(m.frame_height, m.frame_width, 3)}"
             )
-        x1, y1, x2, y2 = rect
-        if not (0 <= x1 < x2 <= m.frame_width and 0 <= y1 < y2 <= m.frame_height):
-            raise AvatarFormatError(f"frame {len(self._rects)}: crop {rect} leaves the frame")
-        if mask is not None and mask.shape != (y2 - y1, x2 - x1):
+        if not (min(rect.size) > 0 and rect in Rect(0, 0, m.frame_width, m.frame_height)):
+            raise AvatarFormatError(
+                f"frame {len(self._rects)}: crop {tuple(rect.corners)} leaves the frame"
+            )
+        if mask is not None and mask.shape != (rect.height, rect.width):
             raise AvatarFormatError(
                 f"frame {len(self._rects)}: mask of shape {mask.shape}, expected"
-                f" {(y2 - y1, x2 - x1)}, the crop's"
+                f" {(rect.height, rect.width)}, the crop's"
             )
         if jpeg is None:
             jpeg = encode_frame(picture, m.jpeg)
@@ -153,9 +155,9 @@ class AvatarWriter:
                 source = out.getvalue()
             self._pictures.add(source)
         if self._keep_regions:
-            self._regions.append(m.crop_rule.resized(picture[y1:y2, x1:x2], m.crop, m.crop))
+            self._regions.append(m.crop_rule.resized(picture[rect.slices], m.crop, m.crop))
         if not self._thumbnail:
-            self._thumbnail = _thumbnail(picture, rect)
+            self._thumbnail = thumbnail(picture, rect)
 
     def add_model(self, name: str, data: bytes) -> None:
         """Add the ONNX bytes of ``audio_encoder``, ``image`` or ``decoder``."""
@@ -178,7 +180,7 @@ class AvatarWriter:
             "segments.npy": np.stack(self._segments)
             if self._segments
             else np.zeros((0, 2), np.uint32),
-            "rects.npy": np.array(self._rects, np.int32).reshape(-1, 4),
+            "rects.npy": np.array([rect.corners for rect in self._rects], np.int32).reshape(-1, 4),
         }
         if self._masks.offsets[-1]:
             arrays["masks.npy"] = np.array(self._masks.offsets, np.uint64)
@@ -219,10 +221,10 @@ class AvatarWriter:
         return self.dest
 
 
-def _thumbnail(picture: NDArray[np.uint8], rect: tuple[int, int, int, int]) -> bytes:
+def thumbnail(picture: NDArray[np.uint8], rect: Rect) -> bytes:
     """A square around the face as a small JPEG."""
-    x1, y1, x2, y2 = rect
-    side = min(picture.shape[0], picture.shape[1], int(1.8 * max(x2 - x1, y2 - y1)))
+    x1, y1, x2, y2 = rect.corners
+    side = min(picture.shape[0], picture.shape[1], int(1.8 * max(rect.size)))
     left = min(max(0, (x1 + x2 - side) // 2), picture.shape[1] - side)
     top = min(max(0, (y1 + y2 - side) // 2 - side // 10), picture.shape[0] - side)
     image = Image.fromarray(picture[top : top + side, left : left + side])

@@ -84,16 +84,16 @@ class Scene:
     def crop(self, frame: int) -> tuple[int, U8]:
         """The avatar's frame under a frame, and its face as the network wants it."""
         index = self.manifest.avatar_frame(frame)
-        x1, y1, x2, y2 = self.rects[index]
         side = self.manifest.crop
-        return index, _native.resize_cubic(self.pictures[index][y1:y2, x1:x2], side, side)
+        rect = self.rects[index]
+        return index, _native.resize_cubic(self.pictures[index][rect.slices], side, side)
 
     def composed(self, index: int, crop: U8, region: F32) -> U8:
         """The whole picture with a generated region in it."""
         frame = self.pictures[index].copy()
         made = _native.region_output(region)
         corner = (REGION_BORDER, REGION_BORDER)
-        _native.compose(crop, made, corner, frame, self.rects[index], None)
+        _native.compose(crop, made, corner, frame, self.rects[index].corners, None)
         return frame
 
 

@@ -16,8 +16,8 @@ from PIL import Image
 import lipsync_fast
 from lipsync_fast.avatars.contact_sheet import contact_sheet
 from lipsync_fast.avatars.importing.build import Imported
-from lipsync_fast.avatars.importing.rectangles import Rect
 from lipsync_fast.avatars.package import AvatarPackage
+from lipsync_fast.geometry import Rect
 from lipsync_fast.timing import FRAME_SAMPLES, SAMPLE_RATE
 
 FLAT = 1.0
@@ -114,7 +114,7 @@ def make_report(
     source = imported.source
     with AvatarPackage.open(imported.path) as package:
         m, track = package.manifest, source.track
-        sides = [max(x2 - x1, y2 - y1) for x1, y1, x2, y2 in track.rects]
+        sides = [max(rect.size) for rect in track.rects]
         report = Report(
             name=m.name,
             path=str(imported.path),
@@ -157,9 +157,10 @@ def _sample(
     tiles: list[tuple[Rgb, str, Rect]] = []
     with lipsync_fast.open(path, backend="cpu") as avatar:
         for frame in avatar.render(pcm, SAMPLE_RATE):
-            x1, y1, x2, y2 = rect = avatar.package.rect(frame.avatar_frame)
-            edge = (x2 - x1) // 8  # there lies what the network does not make
-            flat += float(frame.image[y1 + edge : y2 - edge, x1 + edge : x2 - edge].std()) < FLAT
+            rect = avatar.package.rect(frame.avatar_frame)
+            edge = rect.width // 8  # there lies what the network does not make
+            inner = frame.image[rect.slices][edge : rect.height - edge, edge : rect.width - edge]
+            flat += float(inner.std()) < FLAT
             if frame.index in shown:
                 tiles.append((frame.image, f"sample, {float(frame.pts):.2f} s", rect))
             made += 1

@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from lipsync_fast.errors import ProtocolError
+from lipsync_fast.geometry import Rect
 from lipsync_fast.protocol import (
     ErrorMessage,
     MediaFlag,
@@ -30,7 +31,7 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         jpeg: the picture, encoded.
         content: the whole frame, or the face rectangle alone.
-        box: x, y, width and height of the picture in the full frame, pixels.
+        box: where the picture lies in the full frame.
         pts_us: when to show it, microseconds from the session's start.
         index: of the avatar's frame under it.
         utterance: whose sound it shows; 0 for none.
@@ -40,7 +41,7 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True):
 
     jpeg: bytes
     content: Literal["frame", "mouth"]
-    box: tuple[int, int, int, int]
+    box: Rect
     pts_us: int
     index: int
     utterance: int

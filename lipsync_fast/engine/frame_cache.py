@@ -17,16 +17,16 @@ import numpy as np
 from lipsync_fast.avatars.jpeg import segment_offsets
 from lipsync_fast.config import Utterances
 from lipsync_fast.engine.backends.base import Backend, Coded
-from lipsync_fast.engine.picture_jobs import Box, Served, SpokenPicture, Waiting, variant_of
+from lipsync_fast.engine.picture_jobs import Made, Served, SpokenPicture, Waiting, variant_of
 from lipsync_fast.engine.splice import FrameEncoder, Place
 from lipsync_fast.errors import StoreDamagedError, StoreError
+from lipsync_fast.geometry import Rect
 from lipsync_fast.ipc.messages import Content, Job, Look
 from lipsync_fast.logs import get_logger
 from lipsync_fast.utterances.keys import content_of, maker_of, scope_of, sound_of
 from lipsync_fast.utterances.store import Kept, Row, Store, store_folder
 from lipsync_fast.utterances.write_behind import Keeper, Task
 
-Made = tuple[bytes, Box]
 log = get_logger("lipsync.engine")
 RETRY_S = 5.0
 """Before a store that could not be opened is tried again."""
@@ -97,12 +97,11 @@ class KnownFrames:
         self.keeper.used(kept.id, kept.used)
         package, variant = served.package, variant_of(job.look, served.package)
         if job.look.content != Content.FRAME:
-            x1, y1, x2, y2 = package.rect(job.avatar_frame)
-            return _done((kept.value, (x1, y1, x2 - x1, y2 - y1)))
+            return _done((kept.value, package.rect(job.avatar_frame)))
 
         def put_in() -> Made:
             jpeg = self._encoder.frame(package, job.avatar_frame, variant, unpacked(kept.value))
-            return jpeg, (0, 0, *package.frame_size)
+            return jpeg, Rect.of_size(package.frame_size)
 
         if self._encoder.has(package, job.avatar_frame, variant):
             return _done(put_in())

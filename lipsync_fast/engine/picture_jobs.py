@@ -25,12 +25,11 @@ from lipsync_fast.engine.backends.base import (
 )
 from lipsync_fast.engine.front_link import FrontLink
 from lipsync_fast.engine.splice import FrameEncoder, Variant, how_coded
+from lipsync_fast.geometry import Rect
 from lipsync_fast.ipc.messages import Content, Job, Look, Speech
 
-Box = tuple[int, int, int, int]
-"""x, y, width and height in the avatar's frame."""
-
-
+Made = tuple[bytes, Rect]
+"""A picture's JPEG, and where it lies in the avatar's frame."""
 FURTHEST_FRAME = 1 << 40
 """Some 1,400 years of speech."""
 
@@ -158,7 +157,7 @@ class Pictures:
         share: float,
         heard: NDArray[np.float32] | Sound,
         encodes: bool = False,
-    ) -> tuple[RegionJob, Callable[[NDArray[np.uint8] | Coded], tuple[bytes, Box]]]:
+    ) -> tuple[RegionJob, Callable[[NDArray[np.uint8] | Coded], Made]]:
         """What the backend is to make of a job, and what to make of that (in its threads).
 
         Args:
@@ -167,8 +166,7 @@ class Pictures:
             encodes: whether the backend does.
         """
         package, variant = avatar.package, variant_of(job.look, avatar.package)
-        x1, y1, x2, y2 = package.rect(job.avatar_frame)
-        face = x1, y1, x2 - x1, y2 - y1
+        face = package.rect(job.avatar_frame)
         content, encode = job.look.content, None
         if content == Content.FRAME:
             place = self.encoder.place(package, job.avatar_frame, variant)
@@ -176,14 +174,14 @@ class Pictures:
             if encodes:
                 encode = place.encode(how_coded(package.manifest, variant.quality))
         else:
-            part = SQUARE if content == Content.REGION else (x1, y1, x2, y2)
+            part = SQUARE if content == Content.REGION else face
 
-        def finish(image: NDArray[np.uint8] | Coded) -> tuple[bytes, Box]:
+        def finish(image: NDArray[np.uint8] | Coded) -> Made:
             if content != Content.FRAME:
                 assert not isinstance(image, Coded)
                 return self.encoder.alone(package, image, variant.quality), face
             jpeg = self.encoder.frame(package, job.avatar_frame, variant, image)
-            return jpeg, (0, 0, *package.frame_size)
+            return jpeg, Rect.of_size(package.frame_size)
 
         block, sound = (None, heard) if isinstance(heard, Sound) else (heard, None)
         return RegionJob(avatar.loaded, job.avatar_frame, block, share, part, sound, encode), finish
@@ -218,16 +216,15 @@ class Pictures:
             return partial(warm, first, served.warmed)
         return None
 
-    def own(self, avatar: Served, job: Job) -> tuple[bytes, Box]:
+    def own(self, avatar: Served, job: Job) -> Made:
         """The avatar's own picture (in any thread)."""
         package, index, content = avatar.package, job.avatar_frame, job.look.content
         variant = variant_of(job.look, package)
         if content == Content.FRAME:
             jpeg = self.encoder.original(package, index, variant)
-            return jpeg, (0, 0, *package.frame_size)
-        x1, y1, x2, y2 = package.rect(index)
+            return jpeg, Rect.of_size(package.frame_size)
         make = self.encoder.own_mouth if content == Content.MOUTH else self.encoder.own_region
-        return make(package, index, variant.quality), (x1, y1, x2 - x1, y2 - y1)
+        return make(package, index, variant.quality), package.rect(index)
 
 
 def variant_of(look: Look, package: AvatarPackage) -> Variant:

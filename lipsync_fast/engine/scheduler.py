@@ -35,8 +35,8 @@ from lipsync_fast.engine.backends.base import Backend, Coded, RegionJob, Sound
 from lipsync_fast.engine.frame_cache import KnownFrames
 from lipsync_fast.engine.front_link import FrontLink
 from lipsync_fast.engine.picture_jobs import (
-    Box,
     CachedPicture,
+    Made,
     OwnPicture,
     Pictures,
     Served,
@@ -45,6 +45,7 @@ from lipsync_fast.engine.picture_jobs import (
 )
 from lipsync_fast.engine.splice import FrameEncoder
 from lipsync_fast.errors import DeviceLostError, LipsyncError, MessageError, RingError
+from lipsync_fast.geometry import EMPTY, Rect
 from lipsync_fast.ipc.control import Load
 from lipsync_fast.ipc.messages import (
     Answer,
@@ -74,8 +75,8 @@ and so long to their front, would be late."""
 FORGET, MOST_TAKES_NS = 0.95, 1_000_000_000
 
 log = get_logger("lipsync.engine")
-Prepared = tuple[Waiting, RegionJob, Callable[[NDArray[np.uint8] | Coded], tuple[bytes, Box]]]
-Finished = tuple[Waiting, "Future[tuple[bytes, Box]]"]
+Prepared = tuple[Waiting, RegionJob, Callable[[NDArray[np.uint8] | Coded], Made]]
+Finished = tuple[Waiting, "Future[Made]"]
 
 
 class Engine:
@@ -303,7 +304,7 @@ class Engine:
 
     def _look_up(
         self, job: Job, avatar: Served, picture: OwnPicture | SpokenPicture
-    ) -> Future[tuple[bytes, Box]] | None:
+    ) -> Future[Made] | None:
         """A job's frame, where it is to be looked for and is kept."""
         if self.known is None or isinstance(picture, OwnPicture):
             return None
@@ -363,7 +364,7 @@ class Engine:
         return entry, *self._pictures.spoken(avatar, entry.job, share, heard, encodes)
 
     def _submit(self, batch: list[Prepared]) -> None:
-        def finish(place: int, image: NDArray[np.uint8] | Coded) -> tuple[bytes, Box]:
+        def finish(place: int, image: NDArray[np.uint8] | Coded) -> Made:
             with self.backend.spent.on("JPEG"):
                 return batch[place][2](image)
 
@@ -401,10 +402,10 @@ class Engine:
         entry.lane.waiting -= 1
         return entry
 
-    def _follow(self, entry: Waiting, future: Future[tuple[bytes, Box]]) -> None:
+    def _follow(self, entry: Waiting, future: Future[Made]) -> None:
         begun = time.monotonic_ns()
 
-        def done(future: Future[tuple[bytes, Box]]) -> None:  # in the thread that made it
+        def done(future: Future[Made]) -> None:  # in the thread that made it
             if isinstance(entry.picture, SpokenPicture):
                 self._took.append(time.monotonic_ns() - begun)
             self._finished.append((entry, future))
@@ -448,9 +449,7 @@ class Engine:
         if self.known is not None and picture.speech.store != StoreMode.OFF:
             self.known.keep(entry, picture, jpeg)
 
-    def _end(
-        self, entry: Waiting, jpeg: bytes = b"", box: Box = (0, 0, 0, 0), error: str = ""
-    ) -> None:
+    def _end(self, entry: Waiting, jpeg: bytes = b"", box: Rect = EMPTY, error: str = "") -> None:
         """Answer a job that had begun."""
         self.shelf.release(entry.avatar)
         if error:
@@ -477,7 +476,7 @@ class Engine:
         status: Status,
         taken_ns: int,
         *,
-        box: Box = (0, 0, 0, 0),
+        box: Rect = EMPTY,
         reason: str = "",
         jpeg: bytes = b"",
         kept: bool = False,

@@ -30,6 +30,7 @@ from lipsync_fast.avatars.manifest import FrameJpeg, Manifest
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.engine.backends.base import Coded, Encode
 from lipsync_fast.engine.caches import AHEAD_SHARE, ByteLru, Key
+from lipsync_fast.geometry import Rect
 from lipsync_fast.ipc.messages import scaled_size
 from lipsync_fast.provenance import jpeg_with_xmp, xmp_packet
 
@@ -38,8 +39,6 @@ NO_MARKERS = 65_535
 """A restart interval that small pictures do not reach."""
 UNIT = 16
 """Side of a minimum coded unit in pixels, with 4:2:0."""
-Box = tuple[int, int, int, int]
-"""x1, y1, x2, y2 in pixels."""
 _MARKERS = [bytes([0xFF, 0xD0 + k]) for k in range(8)]
 
 
@@ -68,13 +67,13 @@ def reached(first: int, end: int, source: int, target: int, reach: int = 2) -> t
     return (int(seen[0]), int(seen[-1]) + 1) if len(seen) else (0, 0)
 
 
-def changing(package: AvatarPackage, index: int) -> Box | None:
+def changing(package: AvatarPackage, index: int) -> Rect | None:
     """The part of a frame that what is said can change; None when nothing can."""
     m = package.manifest
-    x1, y1, x2, y2 = package.rect(index)
+    rect = package.rect(index)
     (left, top), (_, height, width), reach = m.corner, m.made, m.crop_rule.reach
-    a, b = reached(left, left + width, m.crop, x2 - x1, reach)
-    c, d = reached(top, top + height, m.crop, y2 - y1, reach)
+    a, b = reached(left, left + width, m.crop, rect.width, reach)
+    c, d = reached(top, top + height, m.crop, rect.height, reach)
     if a == b or c == d:  # a face so small that no pixel of it sees the window
         return None
     keep = package.mask(index)
@@ -84,7 +83,7 @@ def changing(package: AvatarPackage, index: int) -> Box | None:
             return None
         c, d = c + int(rows.min()), c + int(rows.max()) + 1
         a, b = a + int(columns.min()), a + int(columns.max()) + 1
-    return x1 + a, y1 + c, x1 + b, y1 + d
+    return Rect(rect.x + a, rect.y + c, b - a, d - c)
 
 
 def silent(package: AvatarPackage, index: int) -> U8:
@@ -107,20 +106,20 @@ class Cut:
         count: segments of the frame.
     """
 
-    box: Box
+    box: Rect
     firsts: tuple[int, ...]
     run: int
     count: int
 
 
-def cut(size: tuple[int, int], interval: int, box: Box) -> Cut:
+def cut(size: tuple[int, int], interval: int, box: Rect) -> Cut:
     """The smallest cut around a box of a frame of that size.
 
     Where the segments do not end with the rows, it takes rows of units as a whole, as many as it
     needs to begin and end with a segment; all of the frame, if it must be.
     """
     across, down = (math.ceil(side / UNIT) for side in size)
-    x1, y1, x2, y2 = box
+    x1, y1, x2, y2 = box.corners
     top, bottom = y1 // UNIT, math.ceil(y2 / UNIT)
     count = math.ceil(across * down / interval)
     if across % interval == 0:
@@ -135,7 +134,8 @@ def cut(size: tuple[int, int], interval: int, box: Box) -> Cut:
         left, right = 0, size[0]
         firsts = (top * across // interval,)
         run = math.ceil((bottom - top) * across / interval)
-    return Cut((left, top * UNIT, right, min(bottom * UNIT, size[1])), firsts, run, count)
+    around = Rect.from_corners(left, top * UNIT, right, min(bottom * UNIT, size[1]))
+    return Cut(around, firsts, run, count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,14 +145,14 @@ class Place:
     Attributes:
         part: the pixels of the composed frame that are needed; they hold the face rectangle.
         cut: what is encoded, in the picture that is sent; None when nothing ever changes.
-        box: of ``cut`` in ``part``, in pixels (whole ones, unless the picture is scaled).
-        scaled: whether the picture is smaller than the frame.
+        inside: where ``cut`` lies in ``part``, when the picture is as large as the frame.
+        scaled_from: the same when it is smaller: x1, y1, x2, y2 in pixels and their parts.
     """
 
-    part: Box
-    cut: Cut | None
-    box: tuple[float, float, float, float]
-    scaled: bool
+    part: Rect
+    cut: Cut | None = None
+    inside: Rect | None = None
+    scaled_from: tuple[float, float, float, float] | None = None
 
     @classmethod
     def of(cls, package: AvatarPackage, index: int, size: tuple[int, int]) -> Place:
@@ -161,39 +161,39 @@ class Place:
         full, interval = package.frame_size, package.manifest.jpeg.restart_interval
         scaled = size != full
         if changes is None:
-            return cls(rect, None, (0, 0, 0, 0), scaled)
+            return cls(rect)
         across, down = full[0] / size[0], full[1] / size[1]
-        x1, y1, x2, y2 = changes
+        x1, y1, x2, y2 = changes.corners
         if scaled:  # an output sees as far as the next one's middle; one more is counted
             x1, x2 = _shrunk(x1, x2, across, size[0])
             y1, y2 = _shrunk(y1, y2, down, size[1])
-        where = cut(size, interval, (x1, y1, x2, y2))
-        x1, y1, x2, y2 = where.box
+        where = cut(size, interval, Rect.from_corners(x1, y1, x2, y2))
+        x1, y1, x2, y2 = where.box.corners
         a, b, c, d = x1 * across, y1 * down, x2 * across, y2 * down
         beyond = (2 * across + 1, 2 * down + 1) if scaled else (0, 0)
-        left, top = min(rect[0], int(a - beyond[0])), min(rect[1], int(b - beyond[1]))
-        right = max(rect[2], math.ceil(c + beyond[0]))
-        bottom = max(rect[3], math.ceil(d + beyond[1]))
+        left, top = min(rect.x, int(a - beyond[0])), min(rect.y, int(b - beyond[1]))
+        right = max(rect.right, math.ceil(c + beyond[0]))
+        bottom = max(rect.bottom, math.ceil(d + beyond[1]))
         left, top = max(0, left), max(0, top)
         right, bottom = min(full[0], right), min(full[1], bottom)
-        box = a - left, b - top, min(c, right) - left, min(d, bottom) - top
-        return cls((left, top, right, bottom), where, box, scaled)
+        part = Rect.from_corners(left, top, right, bottom)
+        if not scaled:
+            return cls(part, where, inside=where.box.seen_from(part))
+        seen = a - left, b - top, min(c, right) - left, min(d, bottom) - top
+        return cls(part, where, scaled_from=seen)
 
     def encode(self, how: FrameJpeg) -> Encode | None:
         """What a backend that encodes is to make of ``part``; None where it cannot."""
-        if self.cut is None or self.scaled:
+        if self.inside is None:
             return None
-        x1, y1, x2, y2 = (int(v) for v in self.box)
-        return Encode((x1, y1, x2, y2), how.quality, how.restart_interval)
+        return Encode(self.inside, how.quality, how.restart_interval)
 
     def pixels(self, image: U8) -> U8:
         """What is encoded, given the pixels of ``part``."""
+        if self.inside is not None:
+            return image[self.inside.slices]
         assert self.cut is not None
-        if not self.scaled:
-            x1, y1, x2, y2 = (int(v) for v in self.box)
-            return image[y1:y2, x1:x2]
-        x1, y1, x2, y2 = self.cut.box
-        return _resized(image, (x2 - x1, y2 - y1), self.box)
+        return _resized(image, self.cut.box.size, self.scaled_from)
 
 
 def _shrunk(first: int, end: int, scale: float, size: int) -> tuple[int, int]:
@@ -304,7 +304,7 @@ class FrameEncoder:
         """Bytes held, by what they are."""
         return {"encoded frames": self._spoken.used, "encoded own pictures": self._own.used}
 
-    def part(self, package: AvatarPackage, index: int, variant: Variant) -> Box:
+    def part(self, package: AvatarPackage, index: int, variant: Variant) -> Rect:
         """The part of a composed frame that ``frame`` wants."""
         return self.place(package, index, variant).part
 
@@ -376,11 +376,12 @@ class FrameEncoder:
 
     def own_mouth(self, package: AvatarPackage, index: int, quality: int) -> bytes:
         """The face rectangle of the avatar's own frame."""
-        x1, y1, x2, y2 = package.rect(index)
-        key = (package, index, "mouth", quality)
-        return self._once(
-            key, lambda: self.alone(package, package.picture(index)[y1:y2, x1:x2], quality)
-        )
+
+        def make() -> bytes:
+            face = package.picture(index)[package.rect(index).slices]
+            return self.alone(package, face, quality)
+
+        return self._once((package, index, "mouth", quality), make)
 
     def own_region(self, package: AvatarPackage, index: int, quality: int) -> bytes:
         """What the avatar's own frame has in place of the generated square."""

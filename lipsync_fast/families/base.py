@@ -70,7 +70,7 @@ class CropRule:
         region: U8,
         corner: tuple[int, int],
         frame: U8,
-        rect: tuple[int, int, int, int],
+        rect: Rect,
         keep: U8 | None,
     ) -> None:
         """Put ``region`` into ``crop`` at ``corner``, and that into ``rect`` of ``frame``.
@@ -78,13 +78,13 @@ class CropRule:
         Args:
             crop, region, frame: H x W x 3 uint8 RGB; ``frame`` is written.
             corner: left and top.
-            rect: x1, y1, x2, y2.
+            rect: where the face lies in ``frame``.
             keep: rectangle sized, 1 where the frame's pixel stays; None for nowhere.
 
         Raises:
             ValueError: one does not lie within the other.
         """
-        _native.compose(crop, region, corner, frame, rect, keep, self.linear)
+        _native.compose(crop, region, corner, frame, rect.corners, keep, self.linear)
 
     @property
     def reach(self) -> int:

@@ -35,6 +35,7 @@ from lipsync_fast.frontend.playout.frame_cache import KnownSounds
 from lipsync_fast.frontend.playout.idle_rate import ALONE, SHARED, RestRate
 from lipsync_fast.frontend.playout.playout import Pace
 from lipsync_fast.frontend.playout.timer import Clock
+from lipsync_fast.geometry import Rect
 from lipsync_fast.ipc.control import AnyMessage, AvatarChanged, ChangeAvatar, Engines, WantAvatar
 from lipsync_fast.ipc.messages import Answer, Job, Look, Speech, Status
 from lipsync_fast.ipc.status import FrontLoad, ServerStatus
@@ -65,12 +66,12 @@ class Made:
 
     Attributes:
         jpeg: the picture.
-        box: x, y, width and height of it in the avatar's frame.
+        box: where it lies in the avatar's frame.
         taken_ns, made_ns: when the engine took the job up and was done, CLOCK_MONOTONIC.
     """
 
     jpeg: bytes
-    box: tuple[int, int, int, int]
+    box: Rect
     taken_ns: int
     made_ns: int
 

@@ -25,6 +25,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from lipsync_fast.errors import MessageError
+from lipsync_fast.geometry import EMPTY, Rect
 from lipsync_fast.ipc.ring import RingWriter
 
 Count = Annotated[int, Meta(ge=0, lt=1 << 62)]
@@ -134,7 +135,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, tag=2):
     Attributes:
         session, epoch, number: the job's own.
         status: made, skipped or failed.
-        box: x, y, width and height of the picture in the avatar's frame.
+        box: where the picture lies in the avatar's frame.
         reason: why it failed, for a person.
         taken_ns, made_ns: when the engine took the job up and when it was done, CLOCK_MONOTONIC.
         kept: it was among the frames that are kept: no network ran.
@@ -144,7 +145,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, tag=2):
     epoch: Count
     number: Count
     status: Status
-    box: tuple[int, int, int, int] = (0, 0, 0, 0)
+    box: Rect = EMPTY
     reason: Annotated[str, Meta(max_length=500)] = ""
     taken_ns: Count = 0
     made_ns: Count = 0

@@ -18,8 +18,9 @@ from PIL import Image
 from lipsync_fast.avatars.importer import keep_mask, read_picture
 from lipsync_fast.avatars.jpeg import decode
 from lipsync_fast.avatars.storage import write_array
-from lipsync_fast.avatars.writer import _thumbnail as thumbnail
+from lipsync_fast.avatars.writer import thumbnail
 from lipsync_fast.errors import OutputError, PrepareError
+from lipsync_fast.geometry import Rect
 from lipsync_fast.prepare.detectors import corners_of
 from lipsync_fast.prepare.folder import NAME, Prepared, PreparedAvatar, Source
 from lipsync_fast.prepare.loop import Loop, choose
@@ -128,10 +129,11 @@ def _features(greys: NDArray[np.uint8], tracked: Track, width: int) -> NDArray[n
     around = _AROUND * float(np.median(r[:, 2] - r[:, 0]))
     x1, y1 = (max(0, int((v - around) * scale)) for v in np.percentile(r[:, :2], 5, axis=0))
     x2, y2 = (int(np.ceil((v + around) * scale)) for v in np.percentile(r[:, 2:], 95, axis=0))
-    box = x1, y1, max(x1 + 2, min(x2, greys.shape[2])), max(y1 + 2, min(y2, height))
+    right, bottom = max(x1 + 2, min(x2, greys.shape[2])), max(y1 + 2, min(y2, height))
+    seen = Rect.from_corners(x1, y1, right, bottom)
     out = np.empty((len(greys), FEATURE_SIDE * FEATURE_SIDE), np.float32)
     for i, grey in enumerate(greys):
-        cut = Image.fromarray(grey[box[1] : box[3], box[0] : box[2]])
+        cut = Image.fromarray(grey[seen.slices])
         small = cut.convert("F").resize((FEATURE_SIDE, FEATURE_SIDE), Image.Resampling.BOX)
         out[i] = np.asarray(small).ravel()
     return out
@@ -171,10 +173,10 @@ def _finish(folder: Path, draft: Prepared, tracked: Track, request: Request) -> 
     chosen = sorted({int(i) for i in np.linspace(0, draft.frame_count - 1, 12)})
     pictures, rects = [], []
     for i in chosen:  # one at a time: twelve large pictures are much memory
-        small, rect = sheet_tile(frames(i), tracked.rects[i])
+        small, rect = sheet_tile(frames(i), tracked.rect(i))
         pictures.append(small)
         rects.append(rect)
-    (folder / "thumbnail.jpg").write_bytes(thumbnail(frames(loop.first), _rect(tracked, loop)))
+    (folder / "thumbnail.jpg").write_bytes(thumbnail(frames(loop.first), tracked.rect(loop.first)))
     (folder / "sheet.jpg").write_bytes(sheet_bytes(pictures, chosen, rects, loop))
     result = Result(
         name=draft.name,
@@ -204,11 +206,6 @@ def _finish(folder: Path, draft: Prepared, tracked: Track, request: Request) -> 
     sync_folder(folder)
     PreparedAvatar.open(folder).close()  # what we write, we can read
     return msgspec.structs.replace(result, path=str(request.dest), video=request.video)
-
-
-def _rect(tracked: Track, loop: Loop) -> tuple[int, int, int, int]:
-    x1, y1, x2, y2 = (int(v) for v in tracked.rects[loop.first])
-    return x1, y1, x2, y2
 
 
 class _Coded:

@@ -44,6 +44,7 @@ from lipsync_fast.errors import (
     AvatarNotFoundError,
     AvatarVersionError,
 )
+from lipsync_fast.geometry import Rect
 from lipsync_fast.prepare.loop import Loop
 from lipsync_fast.prepare.sound import FRAME_SAMPLES
 
@@ -239,15 +240,13 @@ class PreparedAvatar:
         size = self.manifest.frame_width, self.manifest.frame_height
         return decode(self.frame_jpeg(index), size, f"{self.path}: frame {index}")
 
-    def rect(self, index: int) -> tuple[int, int, int, int]:
-        """The face crop x1, y1, x2, y2 in pixels, inside the frame."""
-        x1, y1, x2, y2 = (int(v) for v in self._rects[index])
-        return x1, y1, x2, y2
+    def rect(self, index: int) -> Rect:
+        """The face crop, inside the frame."""
+        return Rect.from_corners(*self._rects[index].tolist())
 
     def crop(self, index: int, side: int) -> NDArray[np.uint8]:
         """The face crop as a network of region ``side - 8`` sees it: side x side x 3 uint8."""
-        x1, y1, x2, y2 = self.rect(index)
-        return _native.resize_cubic(self.picture(index)[y1:y2, x1:x2], side, side)
+        return _native.resize_cubic(self.picture(index)[self.rect(index).slices], side, side)
 
     def mask(self, index: int) -> NDArray[np.bool_] | None:
         """Rectangle-sized, True where the original stays; None: the network makes all of it."""
@@ -256,8 +255,8 @@ class PreparedAvatar:
         packed = self._blob(self._masks, index)
         if not len(packed):
             return None
-        x1, y1, x2, y2 = self.rect(index)
-        return unpacked_mask(packed, x2 - x1, y2 - y1, f"{self.path}: mask {index}").astype(bool)
+        size = self.rect(index).size
+        return unpacked_mask(packed, size, f"{self.path}: mask {index}").astype(bool)
 
     def sound(self) -> NDArray[np.int16] | None:
         """640 samples for each frame, 16 kHz mono, or None if the video had no sound."""

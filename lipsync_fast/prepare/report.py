@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lipsync_fast.avatars.contact_sheet import TILE_WIDTH, contact_sheet
+from lipsync_fast.geometry import Rect
 from lipsync_fast.prepare.loop import Loop
 from lipsync_fast.prepare.request import Failure, Result
 
@@ -71,21 +72,19 @@ def summary_lines(outcomes: Sequence[Result | Failure]) -> list[str]:
     return lines
 
 
-def sheet_tile(
-    picture: NDArray[np.uint8], rect: NDArray[np.int32]
-) -> tuple[NDArray[np.uint8], tuple[int, int, int, int]]:
+def sheet_tile(picture: NDArray[np.uint8], rect: Rect) -> tuple[NDArray[np.uint8], Rect]:
     """A frame and its crop, as small as the sheet shows them."""
     scale = TILE_WIDTH / picture.shape[1]
     size = TILE_WIDTH, max(1, round(picture.shape[0] * scale))
     small = Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS)
-    x1, y1, x2, y2 = (round(float(v) * scale) for v in rect)
-    return np.asarray(small), (x1, y1, x2, y2)
+    corners = (round(v * scale) for v in rect.corners)
+    return np.asarray(small), Rect.from_corners(*corners)
 
 
 def sheet_bytes(
     pictures: Sequence[NDArray[np.uint8]],
     frames: Sequence[int],
-    rects: Sequence[tuple[int, int, int, int]],
+    rects: Sequence[Rect],
     loop: Loop,
 ) -> bytes:
     """Frames with their crops as a JPEG; those that the avatar plays are said to be."""

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipsync_fast.errors import PrepareError
+from lipsync_fast.geometry import Rect
 from lipsync_fast.timing import FPS
 
 BRIDGE = 12
@@ -53,6 +54,10 @@ class Track:
     bridged: int
     cuts: list[int] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+
+    def rect(self, index: int) -> Rect:
+        """The crop of a frame."""
+        return Rect.from_corners(*self.rects[index].tolist())
 
 
 def track(corners: Series, width: int, height: int, *, bridge: int = BRIDGE) -> Track:

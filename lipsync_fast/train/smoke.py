@@ -141,10 +141,11 @@ def _judged(result: TrainResult) -> SmokeReport:
             if frame.image.shape != (m.frame_height, m.frame_width, 3):
                 raise TrainingError(f"a frame of {frame.image.shape} was rendered")
             off = np.abs(frame.image.astype(np.int16) - quiet.image)
-            x1, y1, x2, y2 = package.rect(frame.avatar_frame)
-            top, bottom, left, right = (v * (x2 - x1) // REGION for v in mouth(REGION))
-            differences.append(off[y1 + top : y1 + bottom, x1 + left : x1 + right].mean())
-            off[y1:y2, x1:x2] = 0
+            rect = package.rect(frame.avatar_frame)
+            top, bottom, left, right = (v * rect.width // REGION for v in mouth(REGION))
+            face = off[rect.slices]
+            differences.append(face[top:bottom, left:right].mean())
+            face[:] = 0
             elsewhere.append(off.max())
     report = SmokeReport(
         path=result.path,

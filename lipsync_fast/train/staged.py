@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from lipsync_fast.avatars.jpeg import encode_frame
 from lipsync_fast.avatars.manifest import FrameJpeg
+from lipsync_fast.geometry import Corners, Rect
 from lipsync_fast.prepare.folder import Prepared, Source
 from lipsync_fast.prepare.loop import Loop
 from lipsync_fast.prepare.members import entry, write_faces, write_frames, write_head
@@ -22,10 +23,10 @@ from lipsync_fast.timing import SAMPLE_RATE
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """One frame: H x W x 3 uint8 RGB, and the face crop x1, y1, x2, y2 in it."""
+    """One frame: H x W x 3 uint8 RGB, and the face crop in it."""
 
     picture: NDArray[np.uint8]
-    rect: tuple[int, int, int, int]
+    rect: Rect
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,14 +64,14 @@ def _write(
     folder: Path, frames: Iterable[Staged], pcm: NDArray[np.int16] | None, said: Said
 ) -> None:
     how = FrameJpeg()
-    rects: list[tuple[int, int, int, int]] = []
+    rects: list[Corners] = []
     height = width = 0
 
     def coded() -> Iterator[bytes]:
         nonlocal height, width
         for frame in frames:
             height, width = frame.picture.shape[:2]
-            rects.append(frame.rect)
+            rects.append(frame.rect.corners)
             yield encode_frame(frame.picture, how)
 
     write_frames(folder, coded())

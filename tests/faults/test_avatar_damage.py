@@ -30,6 +30,7 @@ from lipsync_fast.avatars.storage import write_array
 from lipsync_fast.avatars.writer import AvatarWriter, pack
 from lipsync_fast.engine.backends import create_backend
 from lipsync_fast.errors import AvatarError, AvatarFormatError, AvatarVersionError
+from lipsync_fast.geometry import Rect
 
 COUNT = 3
 Damage = Callable[[Path], None]
@@ -50,7 +51,9 @@ def build(dest: Path) -> Path:
     with AvatarWriter(dest, manifest, keep_regions=False) as writer:
         for _ in range(COUNT):
             picture = np.kron(rng.integers(0, 256, (4, 6, 3)), np.ones((8, 8, 1)))
-            writer.add_frame(picture.astype(np.uint8), (8, 4, 40, 30), rng.random((26, 32)) < 0.3)
+            writer.add_frame(
+                picture.astype(np.uint8), Rect(8, 4, 32, 26), rng.random((26, 32)) < 0.3
+            )
         for name in MODELS:
             writer.add_model(name, name.encode() * 4)
         return writer.finish()

@@ -20,6 +20,8 @@ from golden import load, synctalk_dataset
 from numpy.typing import NDArray
 from PIL import Image
 
+from lipsync_fast.geometry import Rect
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 WORST, ON_AVERAGE = 2, 0.1
 """Grey levels by which a frame may differ from the reference's (shared/golden/README.md)."""
@@ -134,7 +136,7 @@ def golden_frames() -> tuple[list[packages.Rgb], packages.Rects]:
     rects = []
     for points in golden["landmarks"].astype(np.float32).astype(int):
         x1, y1, x2 = points[1, 0], points[52, 1], points[31, 0]
-        rects.append((int(x1), int(y1), int(x2), min(480, int(y1 + x2 - x1))))
+        rects.append(Rect.from_corners(int(x1), int(y1), int(x2), min(480, int(y1 + x2 - x1))))
     return [np.ascontiguousarray(p[..., ::-1]) for p in golden["frames"]], rects
 
 
@@ -201,7 +203,7 @@ def test_the_report(place: Path) -> None:
         tile = sheet[k // 4 * 258 :, k % 4 * 320 :][:240, :320]
         y, x = np.nonzero((tile == (80, 220, 120)).all(axis=2))
         drawn = np.array([x.min(), y.min(), x.max() + 1, y.max() + 1])
-        assert np.abs(drawn - np.array(rect) / 2).max() <= 1
+        assert np.abs(drawn - np.array(rect.corners) / 2).max() <= 1
 
 
 def test_list(run: Run, place: Path) -> None:

@@ -48,6 +48,7 @@ from lipsync_fast.client import (
 )
 from lipsync_fast.client.local import LocalServer
 from lipsync_fast.duplex import DuplexClientConnection
+from lipsync_fast.geometry import Rect
 from lipsync_fast.protocol import (
     SUBPROTOCOL,
     AudioFormat,
@@ -106,9 +107,9 @@ async def test_a_whole_conversation(server: LocalServer) -> None:
         assert (started.avatar, started.width, started.height) == ("demo", 1280, 720)
         assert started.fps == 25
         assert started.latency_ms > 200
-        x, y, w, h = started.bounds
-        assert 0 < x < x + w < 1280
-        assert 0 < y < y + h < 720
+        x1, y1, x2, y2 = started.bounds.corners
+        assert 0 < x1 < x2 < 1280
+        assert 0 < y1 < y2 < 720
         idle = [await anext(session) for _ in range(5)]
         await session.ping("é 1")
         pong, more = await until(session, Pong)
@@ -121,7 +122,7 @@ async def test_a_whole_conversation(server: LocalServer) -> None:
     for frame in [*idle, *before, *after]:
         assert isinstance(frame, Frame)
         assert (frame.kind, frame.utterance, frame.content) == ("idle", 0, "frame")
-        assert frame.box == (0, 0, 1280, 720)
+        assert frame.box == Rect(0, 0, 1280, 720)
     assert begun == UtteranceStarted(utterance=1)
     frames = spoken(during)
     assert_whole(ended, frames, 25)
@@ -176,11 +177,11 @@ def test_the_look_of_pictures(server: LocalServer, pace: str) -> None:
         for frame in [*small, *mouths]:
             with Image.open(io.BytesIO(frame.jpeg)) as picture:
                 picture.load()
-                assert picture.size == frame.box[2:]
-        assert {f.box for f in small} == {(0, 0, 640, 360)}
+                assert picture.size == frame.box.size
+        assert {f.box for f in small} == {Rect(0, 0, 640, 360)}
         assert {f.content for f in mouths} == {"mouth"}
-        assert mouths[0].box[2:] == bounds[2:]
-        assert all(m.box[0] > 0 and m.box[1] > 0 for m in mouths)
+        assert mouths[0].box.size == bounds.size
+        assert all(m.box.x > 0 and m.box.y > 0 for m in mouths)
 
     stream()
 

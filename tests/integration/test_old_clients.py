@@ -228,7 +228,7 @@ def test_ids_without_bound(client: OldClient) -> None:
         count = package.manifest.frame_count
         inner = {}
         for index in range(count):
-            x1, y1, x2, y2 = package.rect(index)
+            x1, y1, x2, y2 = package.rect(index).corners
             across = (x2 - x1) * 4 / package.manifest.crop
             down = (y2 - y1) * 4 / package.manifest.crop
             inner[index] = (x1 + across, y1 + down, x2 - across, y2 - down)

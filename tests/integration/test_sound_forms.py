@@ -31,7 +31,7 @@ def images(avatar: lipsync_fast.Avatar, audio: object, rate: int | None = None) 
     """The face squares of a whole video."""
     squares = []
     for frame in avatar.render(audio, rate):  # type: ignore[arg-type]
-        x1, y1, x2, y2 = avatar.package.rect(frame.avatar_frame)
+        x1, y1, x2, y2 = avatar.package.rect(frame.avatar_frame).corners
         squares.append(frame.image[y1:y2, x1:x2])
     return np.stack(squares)
 

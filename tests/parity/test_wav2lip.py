@@ -19,6 +19,8 @@ from golden import load
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
+from lipsync_fast.geometry import Rect
+
 torch = pytest.importorskip("torch", reason="the extra train is not installed")
 
 import onnxruntime as ort  # noqa: E402
@@ -101,16 +103,16 @@ def test_the_import(world: World, package: AvatarPackage) -> None:
     assert (world.package.parent / "ann-import.jpg").is_file()
     for i, picture in enumerate(livetalking.frames()):
         assert np.array_equal(package.picture(i), picture)
-        x1, y1, x2, y2 = livetalking.RECTS[i]
-        face = cv2.resize(picture[y1:y2, x1:x2], (96, 96), interpolation=cv2.INTER_LINEAR)
+        where = livetalking.RECTS[i].slices
+        face = cv2.resize(picture[where], (96, 96), interpolation=cv2.INTER_LINEAR)
         assert np.array_equal(package.crop(i), face)
 
 
-def reference(network: Any, picture: NDArray[np.uint8], rect: Any, mel: F32) -> Any:
+def reference(network: Any, picture: NDArray[np.uint8], rect: Rect, mel: F32) -> Any:
     """A frame by cv2 and torch: H x W x 3 RGB."""
-    x1, y1, x2, y2 = rect
+    where = rect.slices
     bgr = picture[..., ::-1].copy()
-    face = cv2.resize(bgr[y1:y2, x1:x2], (96, 96))
+    face = cv2.resize(bgr[where], (96, 96))
     masked = face.copy()
     masked[48:] = 0
     image = np.concatenate([masked, face], axis=2).astype(np.float32) / 255
@@ -120,7 +122,7 @@ def reference(network: Any, picture: NDArray[np.uint8], rect: Any, mel: F32) -> 
             torch.from_numpy(mel.T[None, None].copy()),
         )[0]
     small = (made.numpy().transpose(1, 2, 0) * 255).astype(np.uint8)
-    bgr[y1:y2, x1:x2] = cv2.resize(small, (x2 - x1, y2 - y1))
+    bgr[where] = cv2.resize(small, rect.size)
     return bgr[..., ::-1]
 
 

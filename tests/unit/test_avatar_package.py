@@ -24,9 +24,9 @@ from lipsync_fast.avatars.package import MODELS, AvatarPackage
 from lipsync_fast.avatars.storage import ALIGNMENT
 from lipsync_fast.avatars.writer import AvatarWriter, pack
 from lipsync_fast.errors import AvatarFormatError, AvatarNotFoundError
+from lipsync_fast.geometry import Rect
 
 Picture = NDArray[np.uint8]
-Rect = tuple[int, int, int, int]
 
 
 @dataclass
@@ -48,7 +48,7 @@ def source(width: int, height: int, count: int, seed: int, masked: bool = True) 
         pictures.append(rng.integers(0, 256, (height, width, 3), np.uint8))
         x1, x2 = (int(v) for v in np.sort(rng.choice(width + 1, 2, replace=False)))
         y1, y2 = (int(v) for v in np.sort(rng.choice(height + 1, 2, replace=False)))
-        rects.append((x1, y1, x2, y2))
+        rects.append(Rect.from_corners(x1, y1, x2, y2))
         masks.append(rng.random((y2 - y1, x2 - x1)) < 0.3 if masked and i % 2 == 0 else None)
     manifest = Manifest(
         name="made",
@@ -86,7 +86,6 @@ def check(package: AvatarPackage, made: Source, exact: bool) -> None:
     for i, (picture, rect, mask) in enumerate(
         zip(made.pictures, made.rects, made.masks, strict=True)
     ):
-        x1, y1, x2, y2 = rect
         assert package.rect(i) == rect
         if exact:
             assert np.array_equal(package.picture(i), picture)
@@ -95,7 +94,7 @@ def check(package: AvatarPackage, made: Source, exact: bool) -> None:
             assert np.array_equal(package.picture(i), jpeg)
         if exact or "regions.npy" in files:
             side = package.manifest.crop
-            wanted = _native.resize_cubic(picture[y1:y2, x1:x2], side, side)
+            wanted = _native.resize_cubic(picture[rect.slices], side, side)
             assert np.array_equal(package.crop(i), wanted)
         stored = package.mask(i)
         if mask is None:

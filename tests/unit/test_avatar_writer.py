@@ -14,8 +14,9 @@ from lipsync_fast.avatars.manifest import Manifest
 from lipsync_fast.avatars.package import MODELS, AvatarPackage
 from lipsync_fast.avatars.writer import AvatarWriter
 from lipsync_fast.errors import AvatarFormatError, LipsyncError, OutputError
+from lipsync_fast.geometry import Rect
 
-RECT = (4, 4, 28, 28)
+RECT = Rect(4, 4, 24, 24)
 
 
 def manifest(licence: str = "") -> Manifest:
@@ -69,7 +70,7 @@ def wrong_size(writer: AvatarWriter) -> None:
 
 def crop_outside(writer: AvatarWriter) -> None:
     fill(writer)
-    writer.add_frame(np.zeros((32, 32, 3), np.uint8), (4, 4, 33, 28))
+    writer.add_frame(np.zeros((32, 32, 3), np.uint8), Rect(4, 4, 29, 24))
 
 
 def mask_of_another_size(writer: AvatarWriter) -> None:

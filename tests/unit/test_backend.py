@@ -18,6 +18,7 @@ from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.engine.backends import Backend, LoadedAvatar, RegionJob, create_backend
 from lipsync_fast.engine.backends.base import SQUARE
 from lipsync_fast.errors import BackendError, RingError
+from lipsync_fast.geometry import Rect
 from lipsync_fast.ipc.frame_store import FrameStore
 
 
@@ -102,7 +103,7 @@ def test_share_goes_from_the_avatars_own_mouth_to_the_generated_one(
         backend.submit([replace(job, share=share)], keep)[0].result(60)[1].astype(int)
         for share in (0.0, 0.5, 1.0)
     ]
-    x1, y1, x2, y2 = package.rect(0)
+    x1, y1, x2, y2 = package.rect(0).corners
     own = package.picture(0).astype(int)
     outside = np.ones(own.shape[:2], bool)
     outside[y1:y2, x1:x2] = False
@@ -152,12 +153,12 @@ def test_a_part_is_that_part_of_the_frame(
 ) -> None:
     todo = [replace(job, share=share) for job in jobs(avatar)]
     whole = [future.result(60)[1] for future in backend.submit(todo, keep)]
-    for x1, y1, x2, y2 in ((32, 40, 128, 136), (16, 32, 160, 150), (0, 0, 160, 192)):
-        parts = backend.submit([replace(job, part=(x1, y1, x2, y2)) for job in todo], keep)
+    for part in (Rect(32, 40, 96, 96), Rect(16, 32, 144, 118), Rect(0, 0, 160, 192)):
+        parts = backend.submit([replace(job, part=part) for job in todo], keep)
         for frame, future in zip(whole, parts, strict=True):
-            part = future.result(60)[1]
-            assert part.flags.writeable
-            assert difference(part, frame[y1:y2, x1:x2]) <= apart
+            made = future.result(60)[1]
+            assert made.flags.writeable
+            assert difference(made, frame[part.slices]) <= apart
 
 
 def test_a_square_is_what_the_network_made(
@@ -180,7 +181,7 @@ def test_warmed_frames_are_the_same_and_unloaded_ones_leave_nothing(
         made = []
         for warm in (False, True, True):
             avatar = backend.load(package)
-            part = (32, 40, 128, 136)
+            part = Rect(32, 40, 96, 96)
             if warm:
                 assert backend.warm(avatar, [(k, part) for k in range(5)]) == 5
                 held = backend.cache_bytes

@@ -14,6 +14,7 @@ from lipsync_fast.audio.windows import AudioWindow
 from lipsync_fast.avatars.manifest import Manifest
 from lipsync_fast.frontend.playout.burst import IN_FLIGHT, BurstSession
 from lipsync_fast.frontend.playout.playout import Ended, Event, Flag, Picture, Started
+from lipsync_fast.geometry import Rect
 from lipsync_fast.ipc.messages import Answer, Job, Look, Status
 
 MANIFEST = Manifest(
@@ -32,7 +33,7 @@ def session() -> BurstSession:
 
 
 def answer(job: Job, status: Status = Status.MADE) -> Answer:
-    return Answer(job.session, job.epoch, job.number, status, (0, 0, 640, 480))
+    return Answer(job.session, job.epoch, job.number, status, Rect(0, 0, 640, 480))
 
 
 def say(burst: BurstSession, seconds: float) -> None:

@@ -36,6 +36,7 @@ from lipsync_fast.client import (
     UtteranceEnded,
 )
 from lipsync_fast.errors import AudioFormatError
+from lipsync_fast.geometry import Rect
 from lipsync_fast.protocol import (
     MediaFlag,
     MediaHeader,
@@ -46,7 +47,13 @@ from lipsync_fast.protocol import (
 )
 
 STARTED = SessionStarted(
-    session="s1", avatar="demo", width=8, height=6, fps=25, bounds=(1, 2, 3, 4), latency_ms=321.0
+    session="s1",
+    avatar="demo",
+    width=8,
+    height=6,
+    fps=25,
+    bounds=Rect(1, 2, 3, 4),
+    latency_ms=321.0,
 )
 Script = Callable[[ServerConnection, list[Any]], None]
 LIBRARIES = ["trio", "asyncio"]
@@ -187,7 +194,7 @@ def test_what_comes(library: str) -> None:
         say(connection, STARTED)
         connection.send(
             media(MediaType.MOUTH, b"jpeg", flags=flags, sequence=4, utterance=2, pts_us=80_000,
-                  index=9, box=(1, 2, 3, 4))
+                  index=9, box=Rect(1, 2, 3, 4))
         )  # fmt: skip
         connection.send(media(MediaType.FRAME, b"whole", flags=MediaFlag.IDLE))
         connection.send(media(MediaType.AUDIO, b"\0\0", pts_us=40_000, utterance=2))
@@ -205,7 +212,7 @@ def test_what_comes(library: str) -> None:
     assert isinstance(audio, Audio)
     assert (mouth.jpeg, mouth.content, mouth.kind) == (b"jpeg", "mouth", "speech")
     assert (mouth.first, mouth.last, mouth.repeated) == (True, False, True)
-    assert (mouth.box, mouth.index, mouth.sequence, mouth.utterance) == ((1, 2, 3, 4), 9, 4, 2)
+    assert (mouth.box, mouth.index, mouth.sequence, mouth.utterance) == (Rect(1, 2, 3, 4), 9, 4, 2)
     assert mouth.pts == Fraction(2, 25)
     assert (whole.kind, whole.content, whole.first) == ("idle", "frame", False)
     assert (audio.pcm, audio.pts, audio.utterance) == (b"\0\0", Fraction(1, 25), 2)

@@ -41,12 +41,13 @@ from lipsync_fast.engine.process import backend_name
 from lipsync_fast.engine.scheduler import Engine
 from lipsync_fast.engine.splice import FrameEncoder
 from lipsync_fast.errors import BackendError, DeviceLostError
+from lipsync_fast.geometry import Rect
 from lipsync_fast.ipc.messages import Content, Look, Status
 
 pytestmark = pytest.mark.slow
 
 F32, U8 = NDArray[np.float32], NDArray[np.uint8]
-PART = (16, 32, 160, 160)
+PART = Rect(16, 32, 144, 128)
 
 
 class Gate(HostDevice):
@@ -293,7 +294,7 @@ def test_other_precisions_are_near(
 
 # ---------------------------------------------------------------- coded on the device
 def segments_of(image: U8, encode: Encode) -> list[bytes]:
-    x1, y1, x2, y2 = encode.box
+    x1, y1, x2, y2 = encode.box.corners
     how = FrameJpeg(quality=encode.quality, restart_interval=encode.interval)
     jpeg = encode_frame(np.ascontiguousarray(image[y1:y2, x1:x2]), how)
     at = [int(v) for v in segment_offsets(jpeg)]
@@ -304,11 +305,11 @@ def segments_of(image: U8, encode: Encode) -> list[bytes]:
 def test_coded_segments_are_those_of_the_pixels(backend: CudaBackend, avatar: Any) -> None:
     """Byte for byte, of mixed boxes, qualities and intervals; pixels and squares between them."""
     encodes: list[Encode | None] = [
-        Encode((0, 0, 144, 128), 85, 4),
+        Encode(Rect(0, 0, 144, 128), 85, 4),
         None,
-        Encode((16, 8, 113, 119), 30, 1),
-        Encode((0, 16, 144, 128), 95, 9),
-        Encode((0, 0, 144, 128), 85, 65_535),
+        Encode(Rect(16, 8, 97, 111), 30, 1),
+        Encode(Rect(0, 16, 144, 112), 95, 9),
+        Encode(Rect(0, 0, 144, 128), 85, 65_535),
         None,
     ]
     todo = spoken(avatar, 6, stream="coded")
@@ -334,7 +335,7 @@ def test_what_does_not_fit_comes_as_pixels(
     import lipsync_fast.engine.backends.cuda.batch as module
 
     (job,) = spoken(avatar, 1)
-    job = replace(job, encode=Encode((0, 0, 144, 128), 85, 4))
+    job = replace(job, encode=Encode(Rect(0, 0, 144, 128), 85, 4))
     assert isinstance(backend.submit([job], keep)[0].result(60), Coded)
     pixels = backend.submit([replace(job, encode=None)], keep)[0].result(60)
     with monkeypatch.context() as patch:
@@ -353,11 +354,11 @@ def test_what_does_not_fit_comes_as_pixels(
 
 def test_boxes_that_leave_their_part_are_refused(backend: CudaBackend, avatar: Any) -> None:
     (job,) = spoken(avatar, 1)
-    for encode in (Encode((0, 0, 145, 128), 85, 4), Encode((5, 0, 5, 9), 85, 4)):
+    for encode in (Encode(Rect(0, 0, 145, 128), 85, 4), Encode(Rect(5, 0, 0, 9), 85, 4)):
         with pytest.raises(ValueError, match="does not lie in a part"):
             backend.submit([replace(job, encode=encode)], keep)
     with pytest.raises(ValueError, match="quality 0"):
-        backend.submit([replace(job, encode=Encode((0, 0, 9, 9), 0, 4))], keep)
+        backend.submit([replace(job, encode=Encode(Rect(0, 0, 9, 9), 0, 4))], keep)
 
 
 # ---------------------------------------------------------------- in an engine

@@ -18,6 +18,7 @@ from lipsync_fast.arrays import F32, U8
 from lipsync_fast.avatars.library import AvatarLibrary
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.families.synctalk2d import REGION_BORDER
+from lipsync_fast.geometry import Rect
 
 ORDERS = ("forward", "backward", "shuffled")
 TYPES = ("float32", "float16", "bfloat16")
@@ -54,7 +55,7 @@ class Job:
     planes: F32
     crop: U8
     corner: tuple[int, int]
-    rect: tuple[int, int, int, int] = (0, 0, 1, 1)
+    rect: Rect = field(default=Rect(0, 0, 1, 1))
     pixels: U8 | None = None
     keep: U8 | None = None
     share: float = 1.0
@@ -67,14 +68,15 @@ class Job:
         planes, _ = stored(self.planes, self.kind)
         if self.channels_last:
             planes = np.ascontiguousarray(planes.transpose(1, 2, 0)).transpose(2, 0, 1)
-        (left, top), (x1, y1, x2, y2) = self.corner, self.rect
+        (left, top), rect = self.corner, self.rect
         self.out = np.full(self.expected().shape, 0x5A, np.uint8)
         self.held = [planes]
         return [
             planes.ctypes.data, TYPES.index(self.kind), *(s // planes.itemsize
             for s in planes.strides), *planes.shape[1:], left, top, self.crop.ctypes.data,
             len(self.crop), int(np.float32(self.share).view(np.uint32)), _address(self.pixels),
-            self.out.shape[1], self.out.shape[0], x1 | y1 << 32, (x2 - x1) | (y2 - y1) << 32,
+            self.out.shape[1], self.out.shape[0],
+            rect.x | rect.y << 32, rect.width | rect.height << 32,
             _address(self.keep), self.out.ctypes.data, self.mode,
         ]  # fmt: skip
 
@@ -90,11 +92,10 @@ class Job:
             crop = self.crop.copy()
             crop[top : top + height, left : left + width] = made
             return crop[REGION_BORDER:-REGION_BORDER, REGION_BORDER:-REGION_BORDER]
-        x1, y1, x2, y2 = self.rect
-        frame = np.zeros((y2 - y1, x2 - x1, 3), np.uint8)
+        frame = np.zeros((self.rect.height, self.rect.width, 3), np.uint8)
         frame = frame if self.pixels is None else self.pixels.copy()
         linear = self.mode == BILINEAR
-        _native.compose(self.crop, made, self.corner, frame, self.rect, self.keep, linear)
+        _native.compose(self.crop, made, self.corner, frame, self.rect.corners, self.keep, linear)
         return frame
 
 
@@ -131,9 +132,9 @@ def a_job(draw: st.DrawFn) -> Job:
         x, y = draw(st.integers(0, right)), draw(st.integers(0, below))
         alone = draw(st.integers(0, 3)) == 0
         if alone:
-            job.rect = 0, 0, wide, high
+            job.rect = Rect(0, 0, wide, high)
         else:
-            job.rect = x, y, x + wide, y + high
+            job.rect = Rect(x, y, wide, high)
             job.pixels = rng.integers(0, 256, (high + below, wide + right, 3), np.uint8)
             if draw(st.booleans()):
                 job.keep = rng.integers(0, 2, (high, wide), np.uint8)
@@ -153,7 +154,7 @@ def test_rectangles_much_smaller_and_larger_than_the_crop(size: tuple[int, int])
     pixels = rng.integers(0, 256, (size[0] + 5, size[1] + 3, 3), np.uint8)
     planes = rng.random((3, 320, 320), np.float32)
     crop = rng.integers(0, 256, (328, 328, 3), np.uint8)
-    rect = 2, 4, 2 + size[1], 4 + size[0]
+    rect = Rect(2, 4, size[1], size[0])
     how: dict[str, Any] = {"kind": "float16", "channels_last": True}
     check([Job(planes, crop, (4, 4), rect, pixels, mode=m, **how) for m in (COMPOSED, BILINEAR)])
 
@@ -162,7 +163,7 @@ def test_more_jobs_than_a_launch_takes() -> None:
     rng = np.random.default_rng(6)
     crop = rng.integers(0, 256, (24, 24, 3), np.uint8)
     check([
-        Job(rng.random((3, 16, 16), np.float32), crop, (4, 4), (0, 0, 9 + k % 40, 7 + k))
+        Job(rng.random((3, 16, 16), np.float32), crop, (4, 4), Rect(0, 0, 9 + k % 40, 7 + k))
         for k in range(70)
     ])  # fmt: skip
 
@@ -192,10 +193,10 @@ def test_frames_of_the_demo_avatar() -> None:
         corner = REGION_BORDER + window.x, REGION_BORDER + window.y
         for index, share in ((0, 1.0), (31, 0.4)):
             planes = rng.random((3, window.height, window.width), np.float32)
-            x1, y1, x2, y2 = package.rect(index)
+            x1, y1, x2, y2 = package.rect(index).corners
             picture = package.picture(index)
             part = picture[y1 - 9 : y2 + 3, x1 - 5 : x2 + 8].copy()
-            rect = 5, 9, 5 + x2 - x1, 9 + y2 - y1
+            rect = Rect(5, 9, x2 - x1, y2 - y1)
             jobs.append(
                 Job(planes, package.crop(index, picture), corner, rect, part,
                     package.mask(index), share, "bfloat16", channels_last=True)
@@ -244,7 +245,7 @@ def test_misuse_is_refused() -> None:
             "planes": rng.random((3, 16, 16), np.float32),
             "crop": np.zeros((24, 24, 3), np.uint8),
             "corner": (4, 4),
-            "rect": (2, 3, 12, 13),
+            "rect": Rect(2, 3, 10, 10),
             "pixels": np.zeros((20, 30, 3), np.uint8),
         }
         return Job(**(given | other))

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lipsync_fast.geometry import Rect
+
 pytest.importorskip("torch", reason="the CUDA backend needs torch")
 
 import torch
@@ -113,7 +115,7 @@ def test_without_memory_it_makes_do(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # ---------------------------------------------------------------- faces
 def test_faces_are_those_of_the_package_and_found_again(tiny_avatar: Path) -> None:
-    faces, owner, part = Faces(HostDevice(), 1 << 24), object(), (16, 24, 150, 150)
+    faces, owner, part = Faces(HostDevice(), 1 << 24), object(), Rect(16, 24, 134, 126)
     with AvatarPackage.open(tiny_avatar) as package:
         key = (owner, 2, part)
         assert faces.find(key) is None
@@ -129,7 +131,7 @@ def test_faces_are_those_of_the_package_and_found_again(tiny_avatar: Path) -> No
         with pytest.raises(IndexError):
             faces.load((owner, 5, part), package, 5, part)
         with pytest.raises(ValueError, match="without its face"):
-            faces.load((owner, 1, (0, 0, 50, 50)), package, 1, (0, 0, 50, 50))
+            faces.load((owner, 1, Rect(0, 0, 50, 50)), package, 1, Rect(0, 0, 50, 50))
 
 
 def test_faces_that_are_loaded_together_are_those_that_are_loaded_alone() -> None:
@@ -151,7 +153,7 @@ def test_faces_that_are_loaded_together_are_those_that_are_loaded_alone() -> Non
 
 
 def test_a_face_that_is_dropped_lives_as_long_as_a_batch_holds_it(tiny_avatar: Path) -> None:
-    faces, owner, part = Faces(HostDevice(), 1), object(), (32, 40, 128, 136)
+    faces, owner, part = Faces(HostDevice(), 1), object(), Rect(32, 40, 96, 96)
     with AvatarPackage.open(tiny_avatar) as package:
         first = faces.load((owner, 0, part), package, 0, part)
         faces.load((owner, 1, part), package, 1, part)
@@ -161,7 +163,7 @@ def test_a_face_that_is_dropped_lives_as_long_as_a_batch_holds_it(tiny_avatar: P
 
 
 def test_many_threads_load_faces(tiny_avatar: Path) -> None:
-    faces, owner, part = Faces(HostDevice(), 1 << 24), object(), (32, 40, 128, 136)
+    faces, owner, part = Faces(HostDevice(), 1 << 24), object(), Rect(32, 40, 96, 96)
     found: list[Face] = []
     with AvatarPackage.open(tiny_avatar) as package:
 

@@ -184,7 +184,7 @@ def test_frames_of_the_demo_avatar_spliced_from_coded_segments() -> None:
         m = package.manifest
         for index, quality in ((0, m.jpeg.quality), (7, 70), (42, 100)):
             variant = Variant(quality)
-            x1, y1, x2, y2 = encoder.part(package, index, variant)
+            x1, y1, x2, y2 = encoder.part(package, index, variant).corners
             part = package.picture(index)[y1:y2, x1:x2].copy()
             part[100:160, 60:200] = rng.integers(0, 256, (60, 140, 3), np.uint8)
             once = encoder._encoded(package, index, variant)

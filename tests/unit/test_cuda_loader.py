@@ -24,13 +24,13 @@ from lipsync_fast.avatars.package import MODELS, AvatarPackage
 from lipsync_fast.avatars.writer import AvatarWriter
 from lipsync_fast.engine.splice import FrameEncoder, Variant
 from lipsync_fast.errors import AvatarFormatError
+from lipsync_fast.geometry import Rect
 
 torch = pytest.importorskip("torch", reason="the extra train is not installed")
 from lipsync_fast.engine.backends.cuda import loader  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
-Rect = tuple[int, int, int, int]
 WIDTH, HEIGHT = 331, 257
 COUNT = loader.WORTH_A_PIPELINE + 3
 REASON = loader.without_dali()
@@ -48,7 +48,7 @@ def picture(seed: int) -> U8:
 def face(seed: int) -> Rect:
     rng = np.random.default_rng(seed)
     x, y = int(rng.integers(0, 60)), int(rng.integers(0, 40))
-    return x, y, x + int(rng.integers(120, 260)), y + int(rng.integers(100, 210))
+    return Rect(x, y, int(rng.integers(120, 260)), int(rng.integers(100, 210)))
 
 
 def coded(kind: str, seed: int) -> bytes:
@@ -85,8 +85,8 @@ def write(dest: Path, files: Callable[[int], bytes], *, regions: bool = False) -
     )
     with AvatarWriter(dest, manifest, keep_regions=regions) as writer:
         for k in range(COUNT):
-            x1, y1, x2, y2 = rect = face(k)
-            mask = np.random.default_rng(k).random((y2 - y1, x2 - x1)) < 0.2
+            rect = face(k)
+            mask = np.random.default_rng(k).random((rect.height, rect.width)) < 0.2
             source = files(k)
             pixels = decode(source, (WIDTH, HEIGHT), "a test")
             writer.add_frame(pixels, rect, mask if k % 2 else None, source)
@@ -97,8 +97,14 @@ def write(dest: Path, files: Callable[[int], bytes], *, regions: bool = False) -
 
 def near(package: AvatarPackage, index: int) -> Rect:
     """A part that holds the face and a bit more."""
-    x1, y1, x2, y2 = package.rect(index)
-    return max(0, x1 - 5), max(0, y1 - 16), min(WIDTH, x2 + 7), min(HEIGHT, y2 + 1)
+    x1, y1, x2, y2 = package.rect(index).corners
+    left, top, right, bottom = (
+        max(0, x1 - 5),
+        max(0, y1 - 16),
+        min(WIDTH, x2 + 7),
+        min(HEIGHT, y2 + 1),
+    )
+    return Rect.from_corners(left, top, right, bottom)
 
 
 def check(
@@ -106,10 +112,10 @@ def check(
 ) -> None:
     """Every byte is that of the CPU's face."""
     for found in faces:
-        left, top, right, bottom = part(found.index)
-        x1, y1, x2, y2 = package.rect(found.index)
+        left, top, right, bottom = part(found.index).corners
+        x1, y1, x2, y2 = package.rect(found.index).corners
         own = package.picture(found.index)
-        assert found.rect == (x1 - left, y1 - top, x2 - left, y2 - top)
+        assert found.rect.corners == (x1 - left, y1 - top, x2 - left, y2 - top)
         np.testing.assert_array_equal(found.pixels.numpy(), own[top:bottom, left:right])
         np.testing.assert_array_equal(found.crop.numpy(), package.crop(found.index))
         keep = package.mask(found.index)
@@ -168,7 +174,7 @@ def test_files_that_are_no_jpegs_and_stored_crops(tmp_path: Path, regions: bool)
     path = write(tmp_path / "made", lambda k: coded("png" if k == 3 else "2", k), regions=regions)
     with AvatarPackage.open(path) as package:
         (faces,) = loader.load_frames(package, "cpu", range(COUNT))
-        check(package, faces, lambda _: (0, 0, WIDTH, HEIGHT))
+        check(package, faces, lambda _: Rect(0, 0, WIDTH, HEIGHT))
         faces[0].crop.zero_()  # its own memory: the package's is mapped and read-only
         assert package.crop(0).any()
 
@@ -195,24 +201,28 @@ def test_a_damaged_frame_is_named(tmp_path: Path, decoding: loader.Decoding) -> 
         file.write(bytes(2000))
     with AvatarPackage.open(path) as package:
         batches = loader.load_frames(package, "cpu", range(COUNT), batch=4, decoding=decoding)
-        check(package, next(batches), lambda _: (0, 0, WIDTH, HEIGHT))
+        check(package, next(batches), lambda _: Rect(0, 0, WIDTH, HEIGHT))
         with pytest.raises(AvatarFormatError, match="frame 5"):
             next(batches)
         others = [k for k in range(COUNT) if k != 5]
         found = [
             f for b in loader.load_frames(package, "cpu", others, decoding=decoding) for f in b
         ]
-        check(package, found, lambda _: (0, 0, WIDTH, HEIGHT))
+        check(package, found, lambda _: Rect(0, 0, WIDTH, HEIGHT))
 
 
 def test_what_cannot_be_loaded(tmp_path: Path) -> None:
     path = write(tmp_path / "made", lambda k: coded("2", k))
     with AvatarPackage.open(path) as package:
-        x1, y1, x2, y2 = package.rect(1)
+        x1, y1, x2, y2 = package.rect(1).corners
         with pytest.raises(ValueError, match="without its face"):
-            next(loader.load_frames(package, "cpu", [1], lambda _: (x1 + 1, y1, x2, y2)))
+            next(
+                loader.load_frames(
+                    package, "cpu", [1], lambda _: Rect.from_corners(x1 + 1, y1, x2, y2)
+                )
+            )
         with pytest.raises(ValueError, match="not in it"):
-            next(loader.load_frames(package, "cpu", [1], lambda _: (0, 0, WIDTH + 1, HEIGHT)))
+            next(loader.load_frames(package, "cpu", [1], lambda _: Rect(0, 0, WIDTH + 1, HEIGHT)))
         with pytest.raises(IndexError, match=f"{COUNT}"):
             next(loader.load_frames(package, "cpu", [COUNT]))
         with pytest.raises(RuntimeError):

@@ -44,6 +44,7 @@ from lipsync_fast.families import FAMILIES, FamilyName
 from lipsync_fast.families.wav2lip import DECODERS, ENCODERS, WAV2LIP
 from lipsync_fast.frontend.playout.live import LiveSession
 from lipsync_fast.frontend.playout.utterance import Utterance
+from lipsync_fast.geometry import Rect
 from lipsync_fast.ipc.messages import Job, Look
 from lipsync_fast.timing import SAMPLE_RATE
 
@@ -305,7 +306,7 @@ def test_a_frame_is_region_and_opencv_s_paste(
     whole = [future.result(60) for future in backend.submit(jobs, keep)]
     for job, region, frame in zip(jobs, regions, whole, strict=True):
         assert region.shape == (96, 96, 3)
-        x1, y1, x2, y2 = package.rect(job.avatar_frame)
+        x1, y1, x2, y2 = package.rect(job.avatar_frame).corners
         wanted = package.picture(job.avatar_frame).copy()
         wanted[y1:y2, x1:x2] = cv2.resize(region, (x2 - x1, y2 - y1))
         assert np.array_equal(frame, wanted)
@@ -335,7 +336,7 @@ def test_the_emulated_device_makes_the_cpu_s_frames(
 ) -> None:
     """Whole frames, a part, the square, and shares between idle and speech."""
     for share in (1.0, 0.4):
-        for part in (None, (20, 10, 152, 160), SQUARE):
+        for part in (None, Rect(20, 10, 132, 150), SQUARE):
             made = []
             for backend, avatar in (cpu, emulated):
                 jobs = [
@@ -354,7 +355,7 @@ def test_the_emulated_device_resizes_to_the_very_bytes(
     for k in range(3):
         job = RegionJob(avatar, k, blocks()[k])
         (square,), (frame,) = backend.regions([job]), backend.submit([job], keep)
-        x1, y1, x2, y2 = package.rect(k)
+        x1, y1, x2, y2 = package.rect(k).corners
         wanted = cv2.resize(square, (x2 - x1, y2 - y1))
         assert difference(frame.result(60)[y1:y2, x1:x2], wanted) <= APART["emulated"]
 
@@ -393,13 +394,13 @@ def test_spliced_frames_are_those_that_are_encoded_whole(
         assert changing(package, k) == package.rect(k), "the whole box is made"
         (future,) = backend.submit([RegionJob(avatar, k, blocks()[k])], keep)
         whole = future.result(60)
-        x1, y1, x2, y2 = encoder.part(package, k, variant)
+        x1, y1, x2, y2 = encoder.part(package, k, variant).corners
         jpeg = encoder.frame(package, k, variant, whole[y1:y2, x1:x2])
         assert jpeg == FrameEncoder._whole(package.manifest, variant, whole)
 
 
 def test_an_own_mouth_is_the_face_through_the_network_s_size(package: AvatarPackage) -> None:
-    x1, y1, x2, y2 = package.rect(0)
+    x1, y1, x2, y2 = package.rect(0).corners
     wanted = package.picture(0).copy()
     face = cv2.resize(wanted[y1:y2, x1:x2], (96, 96))
     wanted[y1:y2, x1:x2] = cv2.resize(face, (x2 - x1, y2 - y1))

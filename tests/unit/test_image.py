@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from lipsync_fast import _native
+from lipsync_fast.geometry import Corners
 
 
 def noise(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -73,25 +74,26 @@ def test_compose_changes_the_rectangle_alone(
     expected = frame.copy()
     target = expected[y : y + h, x : x + w]
     target[...] = resized if mask is None else np.where(mask[..., None] != 0, target, resized)
-    _native.compose(crop, region, corner, frame, (x, y, x + w, y + h), mask)
+    _native.compose(crop, region, corner, frame, Corners(x, y, x + w, y + h), mask)
     assert np.array_equal(frame, expected)
 
 
 def test_misuse_is_refused() -> None:
     crop, region, frame = noise(40, 40), noise(32, 32), noise(50, 50)
+    in_a_corner = Corners(0, 0, 10, 10)
     for box in ((-1, 0, 10, 10), (0, 0, 51, 10), (5, 5, 5, 10), (0, 20, 10, 10)):
         with pytest.raises(ValueError, match="does not lie within"):
-            _native.compose(crop, region, (4, 4), frame, box)
+            _native.compose(crop, region, (4, 4), frame, Corners(*box))
     for corner in ((-1, 0), (0, -1), (9, 0), (0, 9)):
         with pytest.raises(ValueError, match="does not lie within the crop"):
-            _native.compose(crop, region, corner, frame, (0, 0, 10, 10))
+            _native.compose(crop, region, corner, frame, in_a_corner)
     with pytest.raises(ValueError, match="keep has shape"):
-        _native.compose(crop, region, (4, 4), frame, (0, 0, 10, 10), np.zeros((5, 5), np.uint8))
+        _native.compose(crop, region, (4, 4), frame, in_a_corner, np.zeros((5, 5), np.uint8))
     with pytest.raises(ValueError, match="expected a square"):
-        _native.compose(noise(40, 41), region, (4, 4), frame, (0, 0, 10, 10))
+        _native.compose(noise(40, 41), region, (4, 4), frame, in_a_corner)
     frame.flags.writeable = False
     with pytest.raises(ValueError, match="read-only"):
-        _native.compose(crop, region, (4, 4), frame, (0, 0, 10, 10))
+        _native.compose(crop, region, (4, 4), frame, in_a_corner)
     with pytest.raises(ValueError, match="sides"):
         _native.resize_cubic(crop, 0, 10)
     with pytest.raises(ValueError, match="packed"):

@@ -20,11 +20,12 @@ from lipsync_fast.avatars.importer import Imported, import_avatar
 from lipsync_fast.avatars.importing.recognise import recognise
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.errors import AvatarError, AvatarImportError, CheckpointError
+from lipsync_fast.geometry import Rect
 
 torch = pytest.importorskip("torch", reason="the extra train is not installed")
 
 WIDTH, HEIGHT, COUNT = 200, 160, 4
-RECTS = [(40 + i, 30, 140 + i, 130) for i in range(COUNT)]
+RECTS = [Rect(40 + i, 30, 100, 100) for i in range(COUNT)]
 BUILDERS = {"sanders": packages.sanders, "default_model": packages.default_model}
 RECTANGLES = "cache/crop_rectangles.json"
 Change = Callable[[Path], object]
@@ -113,8 +114,7 @@ def test_a_whole_package(request: pytest.FixtureRequest, form: str) -> None:
             assert np.array_equal(package.picture(i), picture)
         (shown,) = avatar.render(np.zeros(640, np.int16), 16_000)
     inside = np.zeros((HEIGHT, WIDTH), np.bool_)
-    x1, y1, x2, y2 = RECTS[0]
-    inside[y1:y2, x1:x2] = True
+    inside[RECTS[0].slices] = True
     assert np.array_equal(shown.image[~inside], pictures()[0][~inside])
     assert (shown.image[inside] != pictures()[0][inside]).mean() > 0.5
 
@@ -427,12 +427,12 @@ def test_bounds_that_cannot_be(default_model: Path, case: str) -> None:
 def test_bounds_of_other_types(default_model: Path, dtype: str) -> None:
     """Truncated as whole pixels, whatever they are stored as."""
     more = 0.9 if "f" in dtype else 0
-    numbers = [x + more for x in (*RECTS[1], 100)]
+    numbers = [x + more for x in (*RECTS[1].corners, 100)]
     (default_model / "face_bounds" / "1.npy").write_bytes(npy(*numbers, dtype=dtype))
     from lipsync_fast.avatars.importing.default_model import read_bounds
 
     found = read_bounds(default_model / "face_bounds" / "1.npy", default_model)
-    assert tuple(found.astype(int)) == RECTS[1]
+    assert tuple(found.astype(int)) == RECTS[1].corners
 
 
 def larger(path: Path) -> None:
@@ -471,7 +471,7 @@ CROPS: dict[str, tuple[Change, str]] = {
     ),
     "of another place": (
         lambda p: packages.lossless(
-            p, packages.crops(pictures(), [(x - 20, y + 9, u - 20, v + 9) for x, y, u, v in RECTS])
+            p, packages.crops(pictures(), [Rect(r.x - 20, r.y + 9, *r.size) for r in RECTS])
         ),
         "do rectangles and video belong together",
     ),

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lipsync_fast.geometry import Rect
+
 torch = pytest.importorskip("torch", reason="the extra train is not installed")
 
 from lipsync_fast.avatars.importing.build import Imported, import_avatar  # noqa: E402
@@ -103,7 +105,7 @@ def test_a_folder_in_parts(data: Path, weights: Path) -> None:
 def test_faces_that_are_not_the_boxes(data: Path, weights: Path) -> None:
     """Only a warning: nothing is made of them."""
     where = {"checkpoint": weights / "96.pth"}
-    moved = [(y1 + 14, y2 + 14, x1, x2) for x1, y1, x2, y2 in livetalking.RECTS]
+    moved = [(r.y + 14, r.bottom + 14, r.x, r.right) for r in livetalking.RECTS]
     (data / "coords.pkl").write_bytes(pickle.dumps(moved))
     (warning,) = imported(data, **where).source.warnings
     assert "does not hold the face of face_imgs" in warning
@@ -119,7 +121,7 @@ def test_boxes_past_the_frame_are_cut(data: Path, weights: Path) -> None:
     (data / "coords.pkl").write_bytes(pickle.dumps(boxes))
     made = imported(data, checkpoint=weights / "96.pth")
     with AvatarPackage.open(made.path) as package:
-        assert package.rect(0) == (30, 20, 137, 176)
+        assert package.rect(0) == Rect(30, 20, 107, 156)
     assert any("runs past the frame" in w for w in made.source.warnings)
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from lipsync_fast.avatars.importing.rectangles import Track, settled
 from lipsync_fast.errors import AvatarImportError
+from lipsync_fast.geometry import Rect
 
 WIDTH, HEIGHT = 200, 160
 NONE = (np.nan,) * 4
@@ -26,14 +27,14 @@ def said(*rects: tuple[float, ...]) -> list[str]:
 def test_good_ones_stay_and_nothing_is_said() -> None:
     good = [(40 + i, 30, 140 + i, 130) for i in range(9)]
     made = track(*good)
-    assert made.rects == made.wanted == good
+    assert made.rects == made.wanted == [Rect.from_corners(*corners) for corners in good]
     assert (made.lost, made.warnings(WIDTH, HEIGHT)) == ([], [])
 
 
 def test_they_are_truncated_and_cut_at_the_edge() -> None:
-    assert track((40.9, 30.9, 140.9, 130.9)).rects == [(40, 30, 140, 130)]
+    assert track((40.9, 30.9, 140.9, 130.9)).rects == [Rect(40, 30, 100, 100)]
     made = track((-20.5, 30, 60, 110), (150, 100, 250, 200))
-    assert made.rects == [(0, 30, 60, 110), (150, 100, 200, 160)]
+    assert made.rects == [Rect(0, 30, 60, 80), Rect(150, 100, 50, 60)]
     (warning,) = (w for w in made.warnings(WIDTH, HEIGHT) if "edge" in w)
     assert "up to 50 pixels" in warning
     assert "2 frames (0, 1)" in warning
@@ -56,7 +57,7 @@ def test_a_frame_without_a_face(lost: tuple[float, ...]) -> None:
     rects[5] = lost
     made = track(*rects)
     assert made.lost == [5]
-    assert made.rects[5] == (50, 30, 150, 130)
+    assert made.rects[5] == Rect(50, 30, 100, 100)
     assert made.warnings(WIDTH, HEIGHT)[0].startswith("frame 5 without a face")
     rects[5], rects[9] = rects[4], lost
     assert track(*rects).rects[9] == track(*rects).rects[8]
@@ -92,7 +93,8 @@ def test_any_numbers(rects: list[tuple[float, ...]]) -> None:
         made = track(*rects)
     except AvatarImportError:
         return
-    for x1, y1, x2, y2 in made.rects:
+    for rect in made.rects:
+        x1, y1, x2, y2 = rect.corners
         assert 0 <= x1 < x2 <= WIDTH
         assert 0 <= y1 < y2 <= HEIGHT
     assert all(isinstance(w, str) for w in made.warnings(WIDTH, HEIGHT))

@@ -28,6 +28,7 @@ from lipsync_fast.frontend.playout.frame_cache import KnownSounds
 from lipsync_fast.frontend.playout.live import MARGIN_NS, LiveSession
 from lipsync_fast.frontend.playout.playout import Ended, Event, Flag, Picture
 from lipsync_fast.frontend.playout.utterance import Utterance
+from lipsync_fast.geometry import Rect
 from lipsync_fast.ipc.messages import Answer, Job, Look, Status, StoreMode
 from lipsync_fast.timing import SLOT_NS
 from lipsync_fast.utterances.keys import content_of, scope_of, sound_of
@@ -75,7 +76,7 @@ class World:
         while self.session.jobs:
             job, pcm = self.session.jobs.popleft()
             jpeg, kept, took = self.do(job, pcm)
-            answer = Answer(1, job.epoch, job.number, Status.MADE, (0, 0, 1, 1), kept=kept)
+            answer = Answer(1, job.epoch, job.number, Status.MADE, Rect(0, 0, 1, 1), kept=kept)
             heappush(self.working, (self.now + took, next(self.order), answer, jpeg))
 
     def do(self, job: Job, pcm: F32) -> tuple[bytes, bool, int]:
@@ -375,7 +376,7 @@ def test_as_fast_as_it_goes_the_second_time_is_all_there(world: World) -> None:
                 job, pcm = session.jobs.popleft()
                 jpeg, kept, _ = world.do(job, pcm)
                 session.answered(
-                    Answer(1, 0, job.number, Status.MADE, (0, 0, 1, 1), kept=kept), jpeg
+                    Answer(1, 0, job.number, Status.MADE, Rect(0, 0, 1, 1), kept=kept), jpeg
                 )
             frames += [e for e in session.tick(world.now) if isinstance(e, Picture)]
         assert [p.frame for p in frames] == list(range(25))

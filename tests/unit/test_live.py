@@ -29,6 +29,7 @@ from lipsync_fast.frontend.playout.live import (
 )
 from lipsync_fast.frontend.playout.playout import Ended, Event, Flag, Picture, Started
 from lipsync_fast.frontend.session.session import SLACK_NS
+from lipsync_fast.geometry import Rect
 from lipsync_fast.ipc.messages import Answer, Job, Look, Speech, Status
 from lipsync_fast.timing import SLOT_NS
 from lipsync_fast.utterances.transitions import LEAD, LEAD_OUT
@@ -99,7 +100,7 @@ class World:
             while self.working and self.working[0][0] <= self.now:
                 _, _, job = heappop(self.working)
                 status = Status.FAILED if self.fails else Status.MADE
-                answer = Answer(job.session, job.epoch, job.number, status, (0, 0, 640, 480))
+                answer = Answer(job.session, job.epoch, job.number, status, Rect(0, 0, 640, 480))
                 self.session.answered(answer, msgspec.msgpack.encode(job))
             self.log += [(self.now, e) for e in self.session.tick(self.now)]
             self.engine()

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lipsync_fast.errors import MessageError
+from lipsync_fast.geometry import Rect
 from lipsync_fast.ipc.messages import (
     Answer,
     Cancel,
@@ -61,7 +62,7 @@ ANSWERS = st.builds(
     epoch=COUNTS,
     number=COUNTS,
     status=st.sampled_from(Status),
-    box=st.tuples(*[st.integers(0, 65_535)] * 4),
+    box=st.builds(Rect, *[st.integers(0, 65_535)] * 4),
     reason=st.text(max_size=100),
     taken_ns=COUNTS,
     made_ns=COUNTS,

@@ -70,7 +70,7 @@ def test_what_is_in_it(folder: Path) -> None:
         true = demo_pictures(FRAMES)
         for i in (0, 17, FRAMES - 1):
             assert np.abs(prepared.picture(i).astype(int) - true[i]).mean() < 3
-        rects = np.array([prepared.rect(i) for i in range(FRAMES)])
+        rects = np.array([prepared.rect(i).corners for i in range(FRAMES)])
         assert np.abs(rects - demo_rects(FRAMES)).max() <= 2
         assert np.array_equal(prepared.landmarks, demo_landmarks(FRAMES))
         sound = prepared.sound()
@@ -78,7 +78,7 @@ def test_what_is_in_it(folder: Path) -> None:
         assert np.array_equal(sound, tone(FRAMES))
         assert prepared.crop(5, 232).shape == (232, 232, 3)
         mask = prepared.mask(3)
-        x1, y1, x2, y2 = prepared.rect(3)
+        x1, y1, x2, y2 = prepared.rect(3).corners
         assert mask is not None
         assert mask.shape == (y2 - y1, x2 - x1)
         assert mask[: 85 - y1].all()

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lipsync_fast.errors import ProtocolError
+from lipsync_fast.geometry import Rect
 from lipsync_fast.protocol import (
     HEADER_SIZE,
     AudioFormat,
@@ -41,7 +42,7 @@ headers = st.builds(
     utterance=WORD,
     pts_us=LONG,
     index=WORD,
-    box=st.tuples(SHORT, SHORT, SHORT, SHORT),
+    box=st.builds(Rect, SHORT, SHORT, SHORT, SHORT),
 )
 things: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),

@@ -22,6 +22,7 @@ from lipsync_fast.avatars.manifest import FrameJpeg, Manifest, Window
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.engine.backends.base import Coded, Encode
 from lipsync_fast.engine.splice import FrameEncoder, Variant, changing, cut, reached
+from lipsync_fast.geometry import Rect
 from lipsync_fast.ipc.messages import scaled_size
 from lipsync_fast.provenance import CREATOR_MARK, jpeg_with_xmp, xmp_packet
 
@@ -39,7 +40,7 @@ class Scene:
         self,
         seed: int,
         size: tuple[int, int],
-        rect: tuple[int, int, int, int],
+        rect: Rect,
         jpeg: FrameJpeg,
         window: Window | None,
         masked: bool,
@@ -57,13 +58,12 @@ class Scene:
             jpeg=jpeg,
         )
         self.own = noise(self.rng, size[1], size[0])
-        x1, y1, x2, y2 = rect
         self._mask = (
-            (self.rng.random((y2 - y1, x2 - x1)) < 0.9).astype(np.uint8) if masked else None
+            (self.rng.random((rect.height, rect.width)) < 0.9).astype(np.uint8) if masked else None
         )
-        self._crop = _native.resize_cubic(self.own[y1:y2, x1:x2], 232, 232)
+        self._crop = _native.resize_cubic(self.own[rect.slices], 232, 232)
 
-    def rect(self, index: int) -> tuple[int, int, int, int]:
+    def rect(self, index: int) -> Rect:
         return self._rect
 
     def crop(self, index: int, picture: U8) -> U8:
@@ -80,13 +80,13 @@ class Scene:
         w = self.manifest.window or Window(0, 0, 224, 224)
         made = self.rng.integers(0, 256, (w.height, w.width, 3), np.uint8)
         frame = self.own.copy()
-        _native.compose(self._crop, made, (4 + w.x, 4 + w.y), frame, self._rect, self._mask)
+        _native.compose(self._crop, made, (4 + w.x, 4 + w.y), frame, self._rect.corners, self._mask)
         return frame
 
 
 def coded(part: U8, encode: Encode) -> Coded:
     """What a backend that encodes makes of a part."""
-    x1, y1, x2, y2 = encode.box
+    x1, y1, x2, y2 = encode.box.corners
     how = FrameJpeg(quality=encode.quality, restart_interval=encode.interval)
     jpeg = encode_frame(part[y1:y2, x1:x2], how)
     at = [int(v) for v in segment_offsets(jpeg)]
@@ -125,7 +125,7 @@ def scenes(draw: st.DrawFn) -> Scene:
     return Scene(
         draw(st.integers(0, 99)),
         (width, height),
-        (x1, y1, x2, y2),
+        Rect.from_corners(x1, y1, x2, y2),
         jpeg,
         window,
         draw(st.booleans()),
@@ -141,7 +141,7 @@ def test_splicing_gives_the_bytes_of_the_whole_frame(scene: Any, quality: int | 
     for _ in range(3):
         image = scene.spoken()
         wanted = jpeg_with_xmp(encode_frame(image, how), xmp_packet(m.synthetic))
-        x1, y1, x2, y2 = encoder.part(scene, 0, variant)
+        x1, y1, x2, y2 = encoder.part(scene, 0, variant).corners
         part = image[y1:y2, x1:x2]
         assert encoder.frame(scene, 0, variant, part) == wanted
         encode = encoder.place(scene, 0, variant).encode(how)
@@ -154,7 +154,7 @@ def test_splicing_gives_the_bytes_of_the_whole_frame(scene: Any, quality: int | 
 def test_a_scaled_frame_is_the_whole_one_scaled(scene: Any, width: int, quality: int) -> None:
     """But for a level of rounding: no seam, and nothing of an earlier mouth."""
     encoder, variant = FrameEncoder(), Variant(quality, width)
-    x1, y1, x2, y2 = encoder.part(scene, 0, variant)
+    x1, y1, x2, y2 = encoder.part(scene, 0, variant).corners
     size = scaled_size(scene.frame_size, width)
     for _ in range(2):
         image = scene.spoken()
@@ -177,8 +177,8 @@ def test_nothing_changes_outside_of_what_can_change(scene: Any) -> None:
     if box is None:
         assert len(differs) == 0
         return
-    x1, y1, x2, y2 = box
-    rx1, ry1, rx2, ry2 = scene.rect(0)
+    x1, y1, x2, y2 = box.corners
+    rx1, ry1, rx2, ry2 = scene.rect(0).corners
     assert rx1 <= x1 < x2 <= rx2
     assert ry1 <= y1 < y2 <= ry2
     if len(differs):
@@ -196,8 +196,8 @@ def test_a_cut_holds_its_box_and_whole_segments(
 ) -> None:
     x1, y1 = (data.draw(st.integers(0, side - 1)) for side in size)
     x2, y2 = data.draw(st.integers(x1 + 1, size[0])), data.draw(st.integers(y1 + 1, size[1]))
-    made = cut(size, interval, (x1, y1, x2, y2))
-    left, top, right, bottom = made.box
+    made = cut(size, interval, Rect.from_corners(x1, y1, x2, y2))
+    left, top, right, bottom = made.box.corners
     assert 0 <= left <= x1 < x2 <= right <= size[0]
     assert 0 <= top <= y1 < y2 <= bottom <= size[1]
     numbers = [f + k for f in made.firsts for k in range(made.run)]
@@ -216,8 +216,8 @@ def test_a_cut_holds_its_box_and_whole_segments(
 
 def test_only_the_part_that_changes_is_encoded() -> None:
     """At 720p, a face of 264 pixels: a small share of the frame's segments."""
-    made = cut((1280, 720), 4, (514, 273, 778, 537))
-    assert made.box == (512, 272, 832, 544)
+    made = cut((1280, 720), 4, Rect(514, 273, 264, 264))
+    assert made.box == Rect(512, 272, 320, 272)
     assert len(made.firsts) * made.run == 85 < made.count // 10
 
 
@@ -294,7 +294,7 @@ def test_sizes(package: AvatarPackage) -> None:
         (Variant(80, 500), (192, 160, 3)),
         (Variant(80), (192, 160, 3)),
     ):
-        x1, y1, x2, y2 = encoder.part(package, 0, variant)
+        x1, y1, x2, y2 = encoder.part(package, 0, variant).corners
         assert pixels(encoder.frame(package, 0, variant, image[y1:y2, x1:x2])).shape == shape
     assert scaled_size((160, 192), 100) == (100, 120)
     assert pixels(encoder.original(package, 0, Variant(80, 100))).shape == (120, 100, 3)
@@ -306,7 +306,7 @@ def test_sizes(package: AvatarPackage) -> None:
 def test_the_cache_is_bounded(package: AvatarPackage) -> None:
     encoder = FrameEncoder(limit=100_000)
     image = package.picture(0)
-    x1, y1, x2, y2 = encoder.part(package, 0, Variant(1))
+    x1, y1, x2, y2 = encoder.part(package, 0, Variant(1)).corners
     for quality in range(1, 101):
         encoder.frame(package, 0, Variant(quality), image[y1:y2, x1:x2])
         encoder.original(package, 0, Variant(quality))

@@ -28,6 +28,7 @@ from lipsync_fast.engine.picture_jobs import SpokenPicture
 from lipsync_fast.engine.scheduler import MOST_WAITING, Engine
 from lipsync_fast.engine.splice import FrameEncoder
 from lipsync_fast.errors import AvatarNotFoundError, RingError
+from lipsync_fast.geometry import Rect
 from lipsync_fast.ipc.messages import (
     Answer,
     Cancel,
@@ -42,7 +43,7 @@ from lipsync_fast.ipc.messages import (
 from lipsync_fast.ipc.ring import RingHandle, RingReader, RingWriter
 from lipsync_fast.provenance import CREATOR_MARK, jpeg_with_xmp, xmp_packet
 
-RECT = (32, 40, 96, 96)
+RECT = Rect(32, 40, 96, 96)
 """Of the small avatar: x, y, width, height."""
 
 
@@ -144,7 +145,7 @@ def test_frames_are_those_of_a_rendering(
     for frame in frames:
         answer, jpeg = got[frame.index]
         assert answer.status == Status.MADE
-        assert answer.box == (0, 0, 160, 192)
+        assert answer.box == Rect(0, 0, 160, 192)
         assert jpeg == frame.jpeg
         assert 0 < answer.taken_ns <= answer.made_ns <= time.monotonic_ns()
 
@@ -211,7 +212,7 @@ def test_looks(front: Front, manifest: Manifest, tiny_avatar: Path) -> None:
         served = front.engine.shelf.served["tiny"]
         audio = served.block("another", SpokenPicture(speech, pcm))
         region = block([RegionJob(avatar.loaded, job.avatar_frame, audio)])[0]
-    x, y, w, h = RECT
+    x, y, w, h = RECT.x, RECT.y, *RECT.size
     how = msgspec.structs.replace(manifest.jpeg, restart_interval=65_535)
     packet = xmp_packet(True)
     assert got[0][1] == got[6][1] == frame.jpeg
@@ -221,7 +222,7 @@ def test_looks(front: Front, manifest: Manifest, tiny_avatar: Path) -> None:
     other = msgspec.structs.replace(manifest.jpeg, quality=30)
     assert got[3][1] == got[4][1] == jpeg_with_xmp(encode_frame(frame.image, other), packet)
     assert pixels(got[5][1]).shape == (96, 80, 3)
-    assert got[5][0].box == (0, 0, 160, 192)
+    assert got[5][0].box == Rect(0, 0, 160, 192)
     assert len(got[7][1]) < len(got[1][1])
     assert all(jpeg.count(CREATOR_MARK) == 1 for _, jpeg in got.values())
 
@@ -235,7 +236,12 @@ def test_own_pictures_cost_no_inference(front: Front, tiny_avatar: Path) -> None
         picture = package.picture(3)
         assert got[0][1] == jpeg_with_xmp(bytes(package.frame_jpeg(3)), xmp_packet(True))
         square = package.crop(3)[4:-4, 4:-4]
-    assert [got[k][0].box for k in range(4)] == [(0, 0, 160, 192), RECT, RECT, (0, 0, 160, 192)]
+    assert [got[k][0].box for k in range(4)] == [
+        Rect(0, 0, 160, 192),
+        RECT,
+        RECT,
+        Rect(0, 0, 160, 192),
+    ]
     how = msgspec.structs.replace(package.manifest.jpeg, restart_interval=65_535)
     for k, part in ((1, picture[40:136, 32:128]), (2, square)):
         assert got[k][1] == jpeg_with_xmp(encode_frame(part, how), xmp_packet(True))

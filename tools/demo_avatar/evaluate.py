@@ -160,7 +160,7 @@ def play_avatar(
 
 def generated_area(package: AvatarPackage, index: int) -> NDArray[np.bool_]:
     """Pixels of a whole frame that the network may change."""
-    x0, y0, x1, y1 = package.rect(index)
+    x0, y0, x1, y1 = package.rect(index).corners
     inner = np.zeros((y1 - y0, x1 - x0), bool)
     by, bx = (round(BORDER * n / package.manifest.crop) for n in inner.shape)
     inner[by:-by, bx:-bx] = True
@@ -213,7 +213,7 @@ def measure(
 
 def check_loop(package: AvatarPackage, poses: Poses) -> None:
     """Stop where the avatar was not made from WORK's idle loop."""
-    rects = np.array([package.rect(i) for i in range(package.manifest.frame_count)])
+    rects = np.array([package.rect(i).corners for i in range(package.manifest.frame_count)])
     if rects.shape != poses.rects.shape or not np.array_equal(rects, poses.rects):
         raise SystemExit(f"{package.path}: its face rectangles are not those of WORK/loop.npz")
 

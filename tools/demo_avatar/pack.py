@@ -201,7 +201,7 @@ def main() -> None:
         for name, data in models.items():
             writer.add_model(name, data)
         for frame, rect, area in zip(frames, rects, moving, strict=True):
-            writer.add_frame(frame, tuple(int(v) for v in rect), mask=~area)
+            writer.add_frame(frame, Rect.from_corners(*(int(v) for v in rect)), mask=~area)
         path = writer.finish()
     with AvatarPackage.open(path) as package:
         package.verify()

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsync_fast.avatars.importing.rectangles import LEAST_SIDE, Rect, clipped
+from lipsync_fast.avatars.importing.rectangles import LEAST_SIDE, clipped
 from lipsync_fast.errors import AvatarImportError
+from lipsync_fast.geometry import Rect
 from lipsync_fast.untrusted import limits
 from lipsync_fast.untrusted.files import read_file
 
@@ -54,18 +55,19 @@ def read_landmarks(path: Path, root: Path | None = None) -> NDArray[np.int64]:
 def face_square(points: NDArray[np.int64]) -> Rect:
     """The face crop of the reference: x from landmark 1 to 31, y from landmark 52 on, square."""
     x1, y1, x2 = int(points[1, 0]), int(points[52, 1]), int(points[31, 0])
-    return x1, y1, x2, y1 + (x2 - x1)
+    return Rect(x1, y1, x2 - x1, x2 - x1)
 
 
 def crop_rectangle(points: NDArray[np.int64], width: int, height: int, where: str) -> Rect:
-    """The face crop clipped to the frame: x1, y1, x2, y2.
+    """The face crop clipped to the frame.
 
     Raises:
         AvatarImportError: the landmarks span nothing inside the frame.
     """
-    x1, y1, x2, y2 = square = face_square(points)
+    square = face_square(points)
     inside = clipped(square, width, height)
-    if inside[2] - inside[0] < LEAST_SIDE or inside[3] - inside[1] < LEAST_SIDE:
+    if min(inside.size) < LEAST_SIDE:
+        x1, y1, x2, y2 = square.corners
         raise AvatarImportError(
             f"{where}: the face crop ({x1}, {y1}) to ({x2}, {y2}) has no room in the"
             f" {width} x {height} frame (landmarks 1, 31 and 52)"

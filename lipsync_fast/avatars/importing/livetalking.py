@@ -19,10 +19,11 @@ from PIL import Image
 from lipsync_fast.avatars.importing.coords import read_coords
 from lipsync_fast.avatars.importing.parts import Networks, Picture, Problems, Source
 from lipsync_fast.avatars.importing.pictures import numbered_pictures, read_picture
-from lipsync_fast.avatars.importing.rectangles import Rect, Track, settled
+from lipsync_fast.avatars.importing.rectangles import Track, settled
 from lipsync_fast.avatars.importing.videos import COMPARED, FAR, SMALL, check_count
 from lipsync_fast.errors import AvatarImportError
 from lipsync_fast.families.wav2lip import WAV2LIP
+from lipsync_fast.geometry import Rect
 
 FORM = "LiveTalking wav2lip"
 FRAMES, BOXES, FACES = "full_imgs", "coords.pkl", "face_imgs"
@@ -125,8 +126,7 @@ class _FaceCheck:
         except AvatarImportError as error:
             self._unchecked = str(error)
             return
-        x1, y1, x2, y2 = self._rects[number]
-        made = WAV2LIP.crop.resized(picture[y1:y2, x1:x2], own.shape[0], own.shape[1])
+        made = WAV2LIP.crop.resized(picture[self._rects[number].slices], own.shape[0], own.shape[1])
         small = [
             np.asarray(Image.fromarray(p).resize((SMALL, SMALL), Image.Resampling.BOX), np.float32)
             for p in (own, made)

@@ -10,9 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipsync_fast.errors import AvatarImportError
-
-Rect = tuple[int, int, int, int]
-"""x1, y1, x2, y2 in the frame's pixels; x2 and y2 lie outside."""
+from lipsync_fast.geometry import Rect
 
 LEAST_SIDE = 8
 FARTHEST = 1_000_000
@@ -27,7 +25,8 @@ NEAR = 0.02
 
 def clipped(rect: Rect, width: int, height: int) -> Rect:
     """The part of a rectangle that lies in the frame."""
-    return max(0, rect[0]), max(0, rect[1]), min(width, rect[2]), min(height, rect[3])
+    x1, y1, x2, y2 = rect.corners
+    return Rect.from_corners(max(0, x1), max(0, y1), min(width, x2), min(height, y2))
 
 
 @dataclass(slots=True)
@@ -51,7 +50,9 @@ class Track:
             found.append(
                 f"{_frames(self.lost)} without a face; its rectangle is taken from those around"
             )
-        wanted, rects = np.array(self.wanted, np.int64), np.array(self.rects, np.int64)
+        wanted, rects = (
+            np.array([r.corners for r in some], np.int64) for some in (self.wanted, self.rects)
+        )
         past = np.abs(wanted - rects).max(axis=1)
         if past.any():
             found.append(
@@ -124,5 +125,5 @@ def settled(given: NDArray[np.float64], width: int, height: int, where: str) -> 
     filled = np.trunc(whole)
     for column in range(4):
         filled[lost, column] = np.trunc(np.interp(lost, frames[good], filled[good, column]))
-    wanted: list[Rect] = [(int(a), int(b), int(c), int(d)) for a, b, c, d in filled]
+    wanted = [Rect.from_corners(*(int(v) for v in row)) for row in filled]
     return Track([clipped(r, width, height) for r in wanted], wanted, [int(i) for i in lost])

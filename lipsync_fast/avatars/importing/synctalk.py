@@ -77,5 +77,5 @@ def _pictures(
             if labels.shape != picture.shape:
                 size = f"{labels.shape[1]} x {labels.shape[0]}"
                 raise AvatarImportError(f"{parsing}: {size}, but frames are {width} x {height}")
-            mask = keep_mask(labels[rect[1] : rect[3], rect[0] : rect[2]])
+            mask = keep_mask(labels[rect.slices])
         yield Picture(str(file), picture, mask, source)

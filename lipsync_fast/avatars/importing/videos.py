@@ -13,9 +13,10 @@ from PIL import Image
 
 from lipsync_fast import _native
 from lipsync_fast.avatars.importing.parts import MOST_FRAMES, Networks, Picture, Source, need_file
-from lipsync_fast.avatars.importing.rectangles import Rect, settled
+from lipsync_fast.avatars.importing.rectangles import settled
 from lipsync_fast.errors import AvatarImportError, MediaError
 from lipsync_fast.families.synctalk2d import REGION_BORDER, SYNCTALK2D
+from lipsync_fast.geometry import Rect
 from lipsync_fast.media.video import Video
 
 COMPARED = 12
@@ -164,11 +165,10 @@ class CropCheck:
 
 def difference(own: Rgb, picture: Rgb, rect: Rect) -> float:
     """Grey levels between a package's crop and that of a rectangle, on average, both made small."""
-    x1, y1, x2, y2 = rect
     side = own.shape[0]
     border = 0 if side % 32 else REGION_BORDER  # whole crops have 8 pixels more than the region
     whole = side + 2 * border
-    made = _native.resize_cubic(picture[y1:y2, x1:x2], whole, whole)
+    made = _native.resize_cubic(picture[rect.slices], whole, whole)
     made = made[border : border + side, border : border + side]
     small = [
         np.asarray(Image.fromarray(p).resize((SMALL, SMALL), Image.Resampling.BOX), np.float32)

@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from lipsync_fast.audio.windows import FEATURE_SIZE
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.engine.cpu_time import Spent
+from lipsync_fast.geometry import EMPTY, Rect
 
 Result = TypeVar("Result")
-Part = tuple[int, int, int, int]
-SQUARE: Part = (0, 0, 0, 0)
+SQUARE = EMPTY
+"""As a job's part: no part of the frame, but the generated square (``RegionJob.part``)."""
 
 
 class LoadedAvatar(Protocol):
@@ -56,12 +57,12 @@ class Encode:
     """How a part of a picture is to be coded; for backends that encode (``Backend.encodes``).
 
     Attributes:
-        box: x1, y1, x2, y2 in the job's part, whole pixels.
+        box: in the job's part.
         quality: of the JPEG, 1..100.
         interval: minimum coded units (16 x 16 pixels) between two restart markers.
     """
 
-    box: Part
+    box: Rect
     quality: int
     interval: int
 
@@ -91,7 +92,7 @@ class RegionJob:
         share: how much of the generated mouth is shown, 0..1; the rest is the avatar's own. For
             the frames between idle and speech.
         part: what ``submit`` makes of it: the whole frame (None); a part of it that holds the face
-            rectangle, x1, y1, x2, y2 in pixels; or ``SQUARE``, the generated square alone, as the
+            rectangle; or ``SQUARE``, the generated square alone, as the
             network made it (with a ``manifest.window``: put into the avatar's own square).
         sound: in place of ``audio_block``, for a backend that hears.
         encode: for a backend that encodes: this box of the part, coded, is wanted, not pixels.
@@ -101,7 +102,7 @@ class RegionJob:
     avatar_frame: int
     audio_block: NDArray[np.float32] | None
     share: float = 1.0
-    part: Part | None = None
+    part: Rect | None = None
     sound: Sound | None = None
     encode: Encode | None = None
 
@@ -141,7 +142,7 @@ class Backend(Protocol):
         """How many frames ``warm`` is best given at a time."""
         ...
 
-    def warm(self, avatar: LoadedAvatar, frames: Sequence[tuple[int, Part]]) -> int:
+    def warm(self, avatar: LoadedAvatar, frames: Sequence[tuple[int, Rect]]) -> int:
         """Compute now what jobs of an avatar's frames need besides the audio; in any thread.
 
         Args:

@@ -26,7 +26,6 @@ from lipsync_fast.avatars.storage import MANIFEST
 from lipsync_fast.engine.backends.base import (
     SQUARE,
     LoadedAvatar,
-    Part,
     RegionJob,
     Result,
     check_job,
@@ -37,6 +36,7 @@ from lipsync_fast.engine.caches import AHEAD_SHARE, ByteLru, within_memory
 from lipsync_fast.engine.cpu_time import Spent
 from lipsync_fast.errors import AvatarFormatError, BackendError, UnexpectedGraphError
 from lipsync_fast.families import CropRule
+from lipsync_fast.geometry import Rect
 from lipsync_fast.ipc.frame_store import FrameStore
 from lipsync_fast.logs import get_logger
 
@@ -56,14 +56,14 @@ class Face:
         pixels: the frame, or a part of it that holds the face rectangle.
         crop: the face, resized to the network's square with its border.
         keep: 1 where the original pixel stays, rectangle sized.
-        rect: the face rectangle x1, y1, x2, y2 in ``pixels``.
+        rect: the face rectangle in ``pixels``.
         rule: how it was cut out.
     """
 
     pixels: NDArray[np.uint8]
     crop: NDArray[np.uint8]
     keep: NDArray[np.uint8] | None
-    rect: tuple[int, int, int, int]
+    rect: Rect
     rule: CropRule
 
     def composed(self, region: NDArray[np.uint8], corner: tuple[int, int]) -> NDArray[np.uint8]:
@@ -149,7 +149,7 @@ def _split(package: AvatarPackage, kernel: str) -> SplitDecoder | None:
     """The decoder with native stages, or None where it must run as it is."""
     m = package.manifest
     try:
-        split = split_decoder(_model(package, "decoder"), m.region, m.box, kernel)
+        split = split_decoder(_model(package, "decoder"), m.region, m.window_rect, kernel)
     except UnexpectedGraphError as reason:
         log.info("the decoder runs in ONNX Runtime alone", avatar=m.name, reason=str(reason))
         return None
@@ -258,7 +258,7 @@ class CpuBackend:
 
     warms = 1
 
-    def warm(self, avatar: LoadedAvatar, frames: Sequence[tuple[int, Part]]) -> int:
+    def warm(self, avatar: LoadedAvatar, frames: Sequence[tuple[int, Rect]]) -> int:
         """Fill the caches for some of the avatar's frames, while they have room."""
         mine = self._own(avatar)
         for done, (index, part) in enumerate(frames):
@@ -267,9 +267,9 @@ class CpuBackend:
             self._image_half(mine, index, self._face(mine, index, part))
         return len(frames)
 
-    def _has_room(self, avatar: CpuAvatar, part: Part) -> bool:
+    def _has_room(self, avatar: CpuAvatar, part: Rect) -> bool:
         side = avatar.package.manifest.crop
-        pixels = (part[2] - part[0]) * (part[3] - part[1]) * 3 + side * side * 3
+        pixels = part.width * part.height * 3 + side * side * 3
         levels = self._levels.used, self._levels.limit
         if avatar.shared is not None:
             levels = self._shared_used(), self._most_shared
@@ -397,27 +397,24 @@ class CpuBackend:
             raise TypeError("the avatar was loaded by another backend")
         return avatar
 
-    def _face(self, avatar: CpuAvatar, index: int, part: Part | None) -> Face:
+    def _face(self, avatar: CpuAvatar, index: int, part: Rect | None) -> Face:
         package = avatar.package
-        x1, y1, x2, y2 = package.rect(index)
 
-        def face(pixels: NDArray[np.uint8], left: int, top: int) -> Face:
-            rect = x1 - left, y1 - top, x2 - left, y2 - top
+        def face(pixels: NDArray[np.uint8], rect: Rect) -> Face:
             crop, rule = package.crop(index, pixels, rect), package.manifest.crop_rule
             return Face(pixels, crop, package.mask(index), rect, rule)
 
         def make() -> tuple[Face, int]:
             assert part is not None
-            left, top, right, bottom = part
             with self.spent.on("avatar's frame"):
                 whole = self._pictures.find((avatar, index))
                 picture = package.picture(index) if whole is None else whole
-                made = face(picture[top:bottom, left:right].copy(), left, top)
+                made = face(picture[part.slices].copy(), package.rect(index).seen_from(part))
             masked = 0 if made.keep is None else made.keep.nbytes
             return made, made.pixels.nbytes + made.crop.nbytes + masked
 
         if part is None:
-            return face(self._picture(avatar, index), 0, 0)
+            return face(self._picture(avatar, index), package.rect(index))
         return self._faces.get((avatar, index, part), make)
 
     def _picture(self, avatar: CpuAvatar, index: int) -> NDArray[np.uint8]:

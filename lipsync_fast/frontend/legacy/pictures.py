@@ -58,10 +58,10 @@ def region_bounds(package: AvatarPackage, index: int) -> Bounds:
 
     The face rectangle is a crop; in some families it has a border around the square (4 of 328).
     """
-    x1, y1, x2, y2 = package.rect(index)
+    rect = package.rect(index)
     border = package.manifest.crop_rule.border / package.manifest.crop
-    across, down = (x2 - x1) * border, (y2 - y1) * border
-    return x1 + across, y1 + down, x2 - across, y2 - down
+    across, down = rect.width * border, rect.height * border
+    return rect.x + across, rect.y + down, rect.right - across, rect.bottom - down
 
 
 def own_picture(package: AvatarPackage, index: int, kind: str) -> bytes:

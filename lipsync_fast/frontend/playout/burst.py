@@ -20,6 +20,7 @@ from lipsync_fast.avatars.manifest import Manifest
 from lipsync_fast.frontend.playout.frame_cache import FIRST_FRAMES, Recall, told
 from lipsync_fast.frontend.playout.playout import Ended, Event, Flag, Picture, Speaker, Started
 from lipsync_fast.frontend.playout.utterance import Utterance
+from lipsync_fast.geometry import Rect
 from lipsync_fast.ipc.messages import Answer, Job, Look, Status, StoreMode
 from lipsync_fast.timing import SLOT_NS
 
@@ -50,7 +51,7 @@ class _Asked:
     job: int
     done: bool = False
     jpeg: bytes | None = None
-    box: tuple[int, int, int, int] | None = None
+    box: Rect | None = None
 
 
 @dataclass

@@ -9,6 +9,7 @@ from lipsync_fast.avatars.manifest import Manifest
 from lipsync_fast.frontend.playout.frame_cache import FIRST_FRAMES
 from lipsync_fast.frontend.playout.playout import Flag
 from lipsync_fast.frontend.playout.utterance import Utterance
+from lipsync_fast.geometry import Rect
 from lipsync_fast.ipc.messages import Look, StoreMode
 
 
@@ -70,7 +71,7 @@ class Planned:
     frame: int | None = None
     job: int = 0
     jpeg: bytes | None = None
-    box: tuple[int, int, int, int] | None = None
+    box: Rect | None = None
     failed: bool = False
     held_ns: int = 0
     """Worth waiting for up to then: an engine was lost."""

@@ -14,6 +14,7 @@ from typing import Generic, Protocol, TypeVar
 from lipsync_fast.arrays import F32
 from lipsync_fast.avatars.manifest import Manifest
 from lipsync_fast.frontend.playout.utterance import Utterance
+from lipsync_fast.geometry import Rect
 from lipsync_fast.ipc.messages import Answer, Job, Look
 from lipsync_fast.protocol import MediaFlag
 from lipsync_fast.timing import FRAME_SAMPLES
@@ -33,7 +34,7 @@ class Picture:
         flags: what it is.
         utterance: whose sound it shows; 0 for none.
         jpeg: the picture; None for the avatar's own.
-        box: x, y, width and height of the picture in the avatar's frame.
+        box: where the picture lies in the avatar's frame.
         frame: which 40 ms of the utterance are heard with it; None for none.
         ready_ns: when all sound that it sees had come (as late as the pace lets it matter).
         job: number of the job that made it; 0 where none did, or it is shown again.
@@ -45,7 +46,7 @@ class Picture:
     flags: Flag
     utterance: int
     jpeg: bytes | None
-    box: tuple[int, int, int, int] | None
+    box: Rect | None
     frame: int | None = None
     ready_ns: int = 0
     job: int = 0

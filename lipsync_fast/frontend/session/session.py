@@ -48,6 +48,7 @@ from lipsync_fast.frontend.session.handshake import (
     silent,
 )
 from lipsync_fast.frontend.session.outbox import Item, Outbox
+from lipsync_fast.geometry import EMPTY, Rect
 from lipsync_fast.ipc.messages import Answer, Content, Job, Look, scaled_size
 from lipsync_fast.protocol import (
     ClientMessage,
@@ -185,16 +186,14 @@ class NativeSession:
         )
 
     def _started(self) -> SessionStarted:
-        x1, y1, x2, y2 = self._package.rect(0)
         scale = self._size[0] / self._package.frame_size[0]
-        x, y, w, h = (round(v * scale) for v in (x1, y1, x2 - x1, y2 - y1))
         return SessionStarted(
             session=f"s{self.number}",
             avatar=self._avatar,
             width=self._size[0],
             height=self._size[1],
             fps=25,
-            bounds=(x, y, w, h),
+            bounds=self._package.rect(0).scaled(scale),
             latency_ms=self._pace.latency_ms,
         )
 
@@ -485,14 +484,14 @@ class NativeSession:
         if picture.frame is not None:
             echo = self._sound.echo(picture.utterance, picture.frame)
             if echo:
-                self._put_media(MediaType.AUDIO, picture, echo, (0, 0, 0, 0), None)
+                self._put_media(MediaType.AUDIO, picture, echo, EMPTY, None)
         jpeg, mouth = picture.jpeg, self._video.content == "mouth"
         if jpeg is None:
             there = picture.index < self._package.manifest.frame_count  # else it is the last one's
             if mouth or not self._own_ready or not there:
                 return  # none was made yet in this look
             jpeg = jpeg_with_xmp(bytes(self._package.frame_jpeg(picture.index)), self._xmp)
-        box = picture.box if mouth and picture.box is not None else (0, 0, *self._size)
+        box = picture.box if mouth and picture.box is not None else Rect.of_size(self._size)
         kind = MediaType.MOUTH if mouth else MediaType.FRAME
         load = self._services.load
         load.late += bool(picture.frame is not None and picture.flags & Flag.REPEATED)
@@ -518,7 +517,7 @@ class NativeSession:
         kind: MediaType,
         picture: Picture,
         payload: bytes,
-        box: tuple[int, int, int, int],
+        box: Rect,
         sent: Callable[[], None] | None,
     ) -> None:
         header = MediaHeader(

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from lipsync_fast.audio.windows import FEATURE_SIZE
 from lipsync_fast.avatars.package import AvatarPackage
-from lipsync_fast.engine.backends.base import SQUARE, Coded, LoadedAvatar, Part, RegionJob, Result
+from lipsync_fast.engine.backends.base import SQUARE, Coded, LoadedAvatar, RegionJob, Result
 from lipsync_fast.engine.backends.cuda import sounds
 from lipsync_fast.engine.backends.cuda.avatar import CudaAvatar, Hearing, HostNets, Shapes
 from lipsync_fast.engine.backends.cuda.batch import compute_halves
@@ -39,6 +39,7 @@ from lipsync_fast.engine.backends.cuda.warming import Warming
 from lipsync_fast.engine.caches import AHEAD_SHARE, ByteLru, Key, within_memory
 from lipsync_fast.engine.cpu_time import Spent
 from lipsync_fast.errors import AvatarError, BackendError, DeviceLostError
+from lipsync_fast.geometry import Rect
 
 LOADERS = 4
 """Threads that bring avatars' frames onto the device."""
@@ -211,11 +212,11 @@ class CudaBackend:
 
     warms = WARMS
 
-    def warm(self, avatar: LoadedAvatar, frames: Sequence[tuple[int, Part]]) -> int:
+    def warm(self, avatar: LoadedAvatar, frames: Sequence[tuple[int, Rect]]) -> int:
         """Bring frames onto the device, while the caches have room, and make their image halves."""
         mine, room, used = self._own(avatar), 0, self._faces.used
         for _, part in frames:
-            used += 3 * ((part[2] - part[0]) * (part[3] - part[1]) + mine.crop * mine.crop)
+            used += 3 * (part.width * part.height + mine.crop * mine.crop)
             if used > AHEAD_SHARE * self._faces.limit:
                 break
             room += 1
@@ -379,8 +380,7 @@ class CudaBackend:
             if whole:  # only the face was made: the rest of the frame is the host's
                 assert not isinstance(made, Coded)
                 frame = self._picture(avatar, job.avatar_frame).copy()
-                x1, y1, x2, y2 = rect
-                frame[y1:y2, x1:x2] = made
+                frame[rect.slices] = made
                 made = frame
             return finish(place, made)
 

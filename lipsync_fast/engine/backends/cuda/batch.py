@@ -107,9 +107,9 @@ class Batch:
                     out.coded[k] = out.segments, count, out.slots
                     out.segments += count
                     out.slots += size
-                    x1, y1, x2, y2 = encode.box
+                    width, height = encode.box.size
                     # More than half of its pixels' own bytes, no picture's code is in practice.
-                    out.most += 3 * (x2 - x1) * (y2 - y1) // 2 + 64 * count
+                    out.most += 3 * width * height // 2 + 64 * count
                     continue
             wanted.append(k)
         at = 0
@@ -184,11 +184,10 @@ class Batch:
             task = self.tasks[k]
             encode = task.job.encode
             assert encode is not None
-            x1, y1, x2, y2 = encode.box
-            stride = 3 * task.size[0]
-            corner = pixels + self.results.places[k] + y1 * stride + 3 * x1
+            box, stride = encode.box, 3 * task.size[0]
+            corner = pixels + self.results.places[k] + box.y * stride + 3 * box.x
             table = encode.quality - 1
-            rows.append((corner, stride, x2 - x1, y2 - y1, encode.interval, first, table, slot))
+            rows.append((corner, stride, *box.size, encode.interval, first, table, slot))
         return np.array(rows, np.int64)
 
     # ------------------------------------------------------------ the device's work

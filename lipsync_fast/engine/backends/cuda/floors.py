@@ -143,20 +143,19 @@ def kernels(
     """
     m = package.manifest
     place, mask = Place.of(package, index, package.frame_size), package.mask(index)
-    x1, y1, x2, y2 = package.rect(index)
-    left, top, right, bottom = place.part
+    rect, part = package.rect(index), place.part
     _, *region = m.made
     found = {
         "mel": mel(products_of_row),
         "compose": compose(
             (region[0], region[1]),
             m.crop,
-            (y2 - y1, x2 - x1),
-            (bottom - top, right - left),
+            (rect.height, rect.width),
+            (part.height, part.width),
             None if mask is None else float(mask.mean()),
         ),
     }
     if place.cut is not None:
-        a, b, c, d = place.cut.box
-        found["jpeg"], found["gather"] = jpeg((d - b, c - a), coded), gather(coded)
+        box = place.cut.box
+        found["jpeg"], found["gather"] = jpeg((box.height, box.width), coded), gather(coded)
     return found

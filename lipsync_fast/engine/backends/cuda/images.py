@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from lipsync_fast.avatars.package import AvatarPackage
-from lipsync_fast.engine.backends.base import Part
 from lipsync_fast.engine.backends.cuda.device import Device, Fault
 from lipsync_fast.engine.backends.cuda.graph_net import Shape
 from lipsync_fast.engine.backends.cuda.loader import DeviceFace, load_frames
 from lipsync_fast.engine.backends.cuda.nets import row_memory, rows_of
 from lipsync_fast.engine.backends.cuda.slots import Slots
 from lipsync_fast.engine.caches import ByteLru, Key
+from lipsync_fast.geometry import Rect
 from lipsync_fast.logs import get_logger
 
 log = get_logger("lipsync.engine")
@@ -191,9 +191,9 @@ class Face:
     def of(cls, face: DeviceFace) -> Face:
         """With its addresses read."""
         height, width = face.pixels.shape[:2]
-        x1, y1, x2, y2 = face.rect
+        where = face.rect
         keep = 0 if face.keep is None else face.keep.data_ptr()
-        rect = x1 | y1 << 32, (x2 - x1) | (y2 - y1) << 32
+        rect = where.x | where.y << 32, where.width | where.height << 32
         row = (face.pixels.data_ptr(), width, height, *rect, keep)
         return cls(face, face.crop.data_ptr(), row)
 
@@ -229,7 +229,7 @@ class Faces:
         """A face that is there."""
         return self._kept.find(key)
 
-    def load(self, key: Key, package: AvatarPackage, index: int, part: Part) -> Face:
+    def load(self, key: Key, package: AvatarPackage, index: int, part: Rect) -> Face:
         """A face, loaded where it is not there; has ended on return.
 
         Raises:
@@ -278,8 +278,8 @@ class Faces:
         return used
 
 
-def _part_of(key: Key) -> Part:
-    part: Part = key[-1]  # type: ignore[assignment]
+def _part_of(key: Key) -> Rect:
+    part: Rect = key[-1]  # type: ignore[assignment]
     return part
 
 

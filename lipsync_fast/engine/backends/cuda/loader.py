@@ -40,7 +40,7 @@ from torch.utils.dlpack import from_dlpack
 
 from lipsync_fast.avatars.jpeg import check_header
 from lipsync_fast.avatars.package import AvatarPackage
-from lipsync_fast.engine.backends.base import Part
+from lipsync_fast.geometry import Rect
 from lipsync_fast.logs import get_logger
 
 log = get_logger("lipsync.engine")
@@ -61,14 +61,14 @@ class DeviceFace:
         pixels: the frame, or the part of it that was asked for; H x W x 3 uint8 RGB.
         crop: the face, resized to the network's square with its border; C x C x 3 uint8 RGB.
         keep: 1 where the original pixel stays, uint8, rectangle sized; None where all may change.
-        rect: the face rectangle x1, y1, x2, y2 in ``pixels``.
+        rect: the face rectangle in ``pixels``.
     """
 
     index: int
     pixels: torch.Tensor
     crop: torch.Tensor
     keep: torch.Tensor | None
-    rect: tuple[int, int, int, int]
+    rect: Rect
 
     @property
     def nbytes(self) -> int:
@@ -91,7 +91,7 @@ def load_frames(
     package: AvatarPackage,
     device: torch.device | str,
     indexes: Sequence[int],
-    part: Callable[[int], Part] | None = None,
+    part: Callable[[int], Rect] | None = None,
     *,
     batch: int = BATCH,
     decoding: Decoding = "exact",
@@ -130,24 +130,23 @@ def load_frames(
         yield [_face(package, *one) for one in zip(some, parts, pixels, strict=True)]
 
 
-def _part(package: AvatarPackage, index: int, part: Callable[[int], Part] | None) -> Part:
-    (x1, y1, x2, y2), (width, height) = package.rect(index), package.frame_size
-    left, top, right, bottom = found = (0, 0, width, height) if part is None else part(index)
-    if not (0 <= left <= x1 and 0 <= top <= y1 and x2 <= right <= width and y2 <= bottom <= height):
+def _part(package: AvatarPackage, index: int, part: Callable[[int], Rect] | None) -> Rect:
+    whole = Rect.of_size(package.frame_size)
+    found = whole if part is None else part(index)
+    if not (found in whole and package.rect(index) in found):
         raise ValueError(f"part {found} of frame {index}: not in it, or without its face")
     return found
 
 
-def _face(package: AvatarPackage, index: int, part: Part, pixels: torch.Tensor) -> DeviceFace:
+def _face(package: AvatarPackage, index: int, part: Rect, pixels: torch.Tensor) -> DeviceFace:
     device, size = pixels.device, package.manifest.crop
-    x1, y1, x2, y2 = package.rect(index)
-    rect = x1 - part[0], y1 - part[1], x2 - part[0], y2 - part[1]
+    rect = package.rect(index).seen_from(part)
     stored = package.stored_crop(index)
     if stored is not None:
         crop = _upload(stored, device)
     else:
         resize = resize_linear if package.manifest.crop_rule.linear else resize_cubic
-        crop = resize(pixels[rect[1] : rect[3], rect[0] : rect[2]], size, size)
+        crop = resize(pixels[rect.slices], size, size)
     keep = package.mask(index)
     return DeviceFace(index, pixels, crop, None if keep is None else _upload(keep, device), rect)
 
@@ -234,12 +233,12 @@ class _Pillow:
         self._device = device
 
     def parts(
-        self, package: AvatarPackage, indexes: Sequence[int], parts: Sequence[Part]
+        self, package: AvatarPackage, indexes: Sequence[int], parts: Sequence[Rect]
     ) -> list[torch.Tensor]:
         """The parts' pixels on the device."""
         found = []
-        for index, (left, top, right, bottom) in zip(indexes, parts, strict=True):
-            found.append(_upload(package.picture(index)[top:bottom, left:right], self._device))
+        for index, part in zip(indexes, parts, strict=True):
+            found.append(_upload(package.picture(index)[part.slices], self._device))
         return found
 
 
@@ -252,7 +251,7 @@ class _Dali:
         self._pipeline: Any = None
 
     def parts(
-        self, package: AvatarPackage, indexes: Sequence[int], parts: Sequence[Part]
+        self, package: AvatarPackage, indexes: Sequence[int], parts: Sequence[Rect]
     ) -> list[torch.Tensor]:
         """The parts' pixels on the device."""
         coded = []
@@ -263,7 +262,7 @@ class _Dali:
         if any(one[:2].tobytes() != b"\xff\xd8" for one in coded):
             return self._pillow.parts(package, indexes, parts)
         try:
-            return self._decoded(coded, np.array(parts, np.int32))
+            return self._decoded(coded, parts)
         except RuntimeError as error:  # its words name an operator, not a frame
             self._pipeline = None
             reason = str(error).splitlines()[0][:200]
@@ -271,14 +270,14 @@ class _Dali:
             return self._pillow.parts(package, indexes, parts)
 
     def _decoded(
-        self, coded: Sequence[NDArray[np.uint8]], parts: NDArray[np.int32]
+        self, coded: Sequence[NDArray[np.uint8]], parts: Sequence[Rect]
     ) -> list[torch.Tensor]:
         if self._pipeline is None:
             self._pipeline = self._built()
         pipeline = self._pipeline
         pipeline.feed_input("coded", list(coded))
-        pipeline.feed_input("corner", list(parts[:, :2]))
-        pipeline.feed_input("size", list(parts[:, 2:] - parts[:, :2]))
+        pipeline.feed_input("corner", [np.array([part.x, part.y], np.int32) for part in parts])
+        pipeline.feed_input("size", [np.array(part.size, np.int32) for part in parts])
         (cut,) = pipeline.run()  # has ended on return
         # Copies: the pipeline's memory goes with it, and is counted by nobody.
         return [from_dlpack(cut[k]).clone() for k in range(len(coded))]

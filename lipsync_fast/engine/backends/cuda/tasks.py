@@ -16,12 +16,12 @@ from lipsync_fast.engine.backends.base import (
     SQUARE,
     Coded,
     Encode,
-    Part,
     RegionJob,
     check_job,
 )
 from lipsync_fast.engine.backends.cuda.avatar import CudaAvatar
 from lipsync_fast.engine.backends.cuda.images import Face
+from lipsync_fast.geometry import Rect
 
 UNIT = 16
 """Side of a minimum coded unit in pixels, with 4:2:0."""
@@ -50,7 +50,7 @@ class Task:
     number: int
     job: RegionJob
     avatar: CudaAvatar
-    part: Part
+    part: Rect
     kind: Kind
     finish: Callable[[NDArray[np.uint8] | Coded], Any]
     future: Future[Any]
@@ -65,13 +65,13 @@ class Task:
         if self.kind == Kind.REGION:
             _, height, width = self.avatar.made
             return width, height
-        return self.part[2] - self.part[0], self.part[3] - self.part[1]
+        return self.part.size
 
 
 def segments(encode: Encode) -> tuple[int, int]:
     """Restart segments of what is to be coded, and the units of the largest one."""
-    x1, y1, x2, y2 = encode.box
-    units = -(-(x2 - x1) // UNIT) * -(-(y2 - y1) // UNIT)
+    width, height = encode.box.size
+    units = -(-width // UNIT) * -(-height // UNIT)
     return -(-units // encode.interval), min(units, encode.interval)
 
 
@@ -84,10 +84,9 @@ def check(job: RegionJob) -> None:
     check_job(job, hears=True)
     encode = job.encode
     if encode is not None and job.part is not None and job.part != SQUARE:
-        x1, y1, x2, y2 = encode.box
-        width, height = job.part[2] - job.part[0], job.part[3] - job.part[1]
-        if not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):
-            raise ValueError(f"box {encode.box} does not lie in a part of {width} x {height}")
+        box, (width, height) = encode.box, job.part.size
+        if not (min(box.size) > 0 and box in Rect(0, 0, width, height)):
+            raise ValueError(f"box {box} does not lie in a part of {width} x {height}")
         if not (1 <= encode.quality <= 100 and encode.interval >= 1):
             raise ValueError(f"quality {encode.quality}, interval {encode.interval}")
 
