@@ -20,6 +20,7 @@ import zmq
 
 from lipsync_fast.errors import ControlError
 from lipsync_fast.frontend.engines.pool import EnginePool
+from lipsync_fast.frontend.legacy.service import LegacyService
 from lipsync_fast.frontend.listen.connections import Connections
 from lipsync_fast.frontend.listen.stream import serve_stream
 from lipsync_fast.frontend.services import Services
@@ -59,13 +60,14 @@ class Front:
     ) -> None:
         self.spec, self.link, self.rings, self._nursery = spec, link, rings, nursery
         self.pool = EnginePool(nursery)
-        self.services = Services(spec.config, self.pool, self.tell)
-        self.connections = Connections(self.services)
+        self.services = Services.of(spec.config, self.pool, self.send)
+        self.legacy = LegacyService(self.services)
+        self.connections = Connections(self.services, self.legacy)
         self.stop = trio.Event()
         self._link_used = WakeUp()
 
     # ------------------------------------------------------------ control
-    def tell(self, message: AnyMessage) -> None:
+    def send(self, message: AnyMessage) -> None:
         """Send to the supervisor."""
         self.link.send(message)
         self._link_used.ring()  # sending may swallow the descriptor's edge
@@ -91,23 +93,23 @@ class Front:
     def _obey(self, message: AnyMessage) -> None:
         services = self.services
         if isinstance(message, Engines):
-            known = services.catalogue.number
-            services.heard(message)
-            if services.catalogue.number != known:
-                self._tell_load()  # somebody waits until this is known here
+            known = services.avatars.catalogue.number
+            services.apply_update(message)
+            if services.avatars.catalogue.number != known:
+                self._send_load()  # somebody waits until this is known here
         elif isinstance(message, AvatarChanged):
-            services.avatar_changed(message)
+            services.avatar_changes.on_changed(message)
         elif isinstance(message, PeerGone):
             self.pool.gone(message.peer)
         elif isinstance(message, StatusReply):
             try:
-                services.status = _status.decode(message.status)
+                services.statistics.server = _status.decode(message.status)
             except msgspec.MsgspecError as error:
                 log.error("status of another version", reason=str(error))
         elif isinstance(message, Drain):
-            if not services.draining.is_set():
-                log.info("draining", sessions=services.load.sessions)
-                services.draining.set()
+            if not services.admission.draining.is_set():
+                log.info("draining", sessions=services.statistics.load.sessions)
+                services.admission.draining.set()
                 self._nursery.start_soon(self._leave_when_empty)
         elif isinstance(message, Stop):
             self.stop.set()
@@ -127,48 +129,51 @@ class Front:
 
     async def beat(self) -> None:
         """Say that this process lives, and how it does."""
-        load, next_look = self.services.load, 0.0
+        statistics, next_look = self.services.statistics, 0.0
         while True:
             now = trio.current_time()
             if now >= next_look:  # a minute's percentiles cost more than all else that is told
-                load.latency_ms = self.services.latencies.percentiles()
+                statistics.load.latency_ms = statistics.latencies.percentiles()
                 next_look = now + LATENCIES_S
-            load.redispatched = self.pool.redispatched
-            load.rest_stride = self.services.rest.stride
-            self._tell_load()
+            self._send_load()
             await trio.sleep(self.spec.config.engines.heartbeat_s)
 
-    def _tell_load(self) -> None:
+    def _send_load(self) -> None:
         load = _encoder.encode(self.services.load_now())
-        self.tell(FrontHeartbeat(load=msgspec.Raw(load)))
+        self.send(FrontHeartbeat(load=msgspec.Raw(load)))
 
     async def _leave_when_empty(self) -> None:
-        while self.services.load.connections:
+        while self.services.statistics.load.connections:
             await trio.sleep(0.05)
-        self.tell(Bye())
+        self.send(Bye())
         self.stop.set()
 
     # ------------------------------------------------------------ life
     async def run(self) -> None:
         """Serve until told to stop."""
         nursery = self._nursery
-        self.tell(Hello(role="front", pid=os.getpid()))
+        self.send(Hello(role="front", pid=os.getpid()))
         nursery.start_soon(self.listen)
         nursery.start_soon(self.take_rings)
         nursery.start_soon(self.beat)
-        nursery.start_soon(self.services.clock.run)
-        nursery.start_soon(self.services.rest.run)
+        nursery.start_soon(self.services.timer.run)
+        nursery.start_soon(self.services.idle_rate.run)
         for listener in self.spec.listeners:
             if listener.kind == "http":
                 from lipsync_fast.frontend.http.serving import serve_http
 
                 await nursery.start(
-                    serve_http, listener.fd, self.services, self.connections.serve, self.stop
+                    serve_http,
+                    listener.fd,
+                    self.services,
+                    self.connections.serve,
+                    self.legacy.video,
+                    self.stop,
                 )
             else:
                 socket = sockets.socket(fileno=listener.fd)
                 await nursery.start(serve_stream, socket, self.services, self.connections)
-        self.tell(Ready())
+        self.send(Ready())
         await self.stop.wait()
         nursery.cancel_scope.cancel()
 

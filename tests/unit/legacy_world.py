@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from lipsync_fast.config import Avatars, Limits, ServeConfig
 from lipsync_fast.errors import SocketClosedError
 from lipsync_fast.frontend.engines.pool import EnginePool
-from lipsync_fast.frontend.legacy.connection import serve_legacy
+from lipsync_fast.frontend.legacy.service import LegacyService
 from lipsync_fast.frontend.services import Services
 from lipsync_fast.ipc.control import AvatarVersion, EngineInfo, Engines
 from lipsync_fast.ipc.messages import Answer, Cancel, Job, Status, read_job, samples_of, try_send
@@ -128,6 +128,9 @@ class World:
     engine: PlayedEngine
     nursery: trio.Nursery
 
+    def __post_init__(self) -> None:
+        self.legacy = LegacyService(self.services)
+
     def connect(
         self, *first: str | bytes, kind: Literal["stream", "http"] = "stream", port: int = 40_000
     ) -> MemorySocket:
@@ -138,7 +141,7 @@ class World:
         return socket
 
     async def _serve(self, socket: MemorySocket) -> None:
-        await serve_legacy(socket, self.services, await socket.receive())
+        await self.legacy.serve(socket, await socket.receive())
 
 
 @contextlib.asynccontextmanager
@@ -150,14 +153,14 @@ async def world(folder: Path, **limits: float) -> AsyncIterator[World]:
     )
     async with trio.open_nursery() as nursery:
         pool = EnginePool(nursery)
-        services = Services(config, pool, lambda message: None)
+        services = Services.of(config, pool, lambda message: None)
         engine = PlayedEngine()
         pool.attach("engine-1", *engine.handles)
         info = EngineInfo(
             name="engine-1", device="cpu", active=True, capacity=50.0, avatars=["tiny"]
         )
         tiny = AvatarVersion(name="tiny", key="tiny", number=1, path=str(folder / "tiny"))
-        services.heard(Engines(engines=[info], avatars=[tiny], catalogue=1))
+        services.apply_update(Engines(engines=[info], avatars=[tiny], catalogue=1))
         nursery.start_soon(engine.run)
         try:
             yield World(services, engine, nursery)

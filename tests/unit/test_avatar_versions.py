@@ -17,7 +17,7 @@ from lipsync_fast.config import Avatars, Listen
 from lipsync_fast.engine.caches import ByteLru
 from lipsync_fast.errors import AvatarError, AvatarFormatError, AvatarNotFoundError
 from lipsync_fast.frontend.access.admin import admin_refusal, is_local
-from lipsync_fast.frontend.avatars import Catalogue
+from lipsync_fast.frontend.avatars.leases import Catalogue
 from lipsync_fast.ipc.control import AvatarVersion, EngineInfo, Engines
 from lipsync_fast.supervisor.avatars import AvatarsInUse
 from lipsync_fast.supervisor.versions import Opened
@@ -183,42 +183,42 @@ def test_keys_and_numbers(tiny_avatar: Path, tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------- fronts
-def told(path: Path, key: str, *unloaded: str) -> Engines:
+def update(path: Path, key: str, *unloaded: str) -> Engines:
     versions = [AvatarVersion(name="anna", key=key, number=1, path=str(path))] if key else []
     return Engines(engines=[], avatars=versions, unloaded=list(unloaded), catalogue=7)
 
 
 def test_use_is_counted(tiny_avatar: Path, tmp_path: Path) -> None:
     catalogue = Catalogue(None)
-    catalogue.hear(told(put(tiny_avatar, tmp_path / "a.lsa", 192), "anna"))
+    catalogue.apply_update(update(put(tiny_avatar, tmp_path / "a.lsa", 192), "anna"))
     version = catalogue.current("anna")
     assert version is not None
-    held = catalogue.hold(version)
-    with held.using() as too:
+    lease = catalogue.lease(version)
+    with lease.using() as too:
         assert catalogue.uses == {"anna": 2}
-        assert too.package is held.package
-    catalogue.hear(told(put(tiny_avatar, tmp_path / "a.lsa", 208), "anna/2"))
+        assert too.package is lease.package
+    catalogue.apply_update(update(put(tiny_avatar, tmp_path / "a.lsa", 208), "anna/2"))
     new = catalogue.current("anna")
     assert new is not None
     assert catalogue.open(new).manifest.frame_height == 208
-    assert held.again().package.manifest.frame_height == 192
+    assert lease.copy().package.manifest.frame_height == 192
     assert catalogue.uses == {"anna": 2}
-    held.release()
-    held.release()
+    lease.release()
+    lease.release()
     assert catalogue.uses == {"anna": 1}, "twice is once"
     catalogue.close()
 
 
 def test_what_is_looked_at_is_as_it_is_now(tiny_avatar: Path, tmp_path: Path) -> None:
     catalogue, path = Catalogue(None), tmp_path / "a.lsa"
-    seen = catalogue.look(put(tiny_avatar, path, 192))
-    assert catalogue.look(path) is seen
+    seen = catalogue.peek(put(tiny_avatar, path, 192))
+    assert catalogue.peek(path) is seen
     put(tiny_avatar, path, 208)
-    assert catalogue.look(path).manifest.frame_height == 208
+    assert catalogue.peek(path).manifest.frame_height == 208
     assert bytes(seen.frame_jpeg(0)), "who looks keeps what they have"
     os.unlink(path)
     with pytest.raises(AvatarNotFoundError):
-        catalogue.look(path)
+        catalogue.peek(path)
     catalogue.close()
 
 
@@ -235,14 +235,14 @@ def test_an_old_client_keeps_the_version_of_its_sound(tiny_avatar: Path, tmp_pat
             replaced(w, put(tiny_avatar, tmp_path / "tiny.lsa", 208))
             client.say(request(1, window(2)))
             await answer_one(w, client, "tiny")
-            assert w.services.catalogue.uses == {"tiny": 1}
+            assert w.services.avatars.catalogue.uses == {"tiny": 1}
             client.say(request(2, window(500)))
             await answer_one(w, client, "tiny/2")
-            assert w.services.catalogue.uses == {"tiny/2": 1}
+            assert w.services.avatars.catalogue.uses == {"tiny/2": 1}
             client.say(request(3))
             await answer_one(w, client, "tiny/2")
             client.vanish()
-            while w.services.catalogue.uses:
+            while w.services.avatars.catalogue.uses:
                 await trio.sleep(0.001)
 
     async def answer_one(w: World, client: MemorySocket, key: str) -> None:
@@ -255,7 +255,7 @@ def test_an_old_client_keeps_the_version_of_its_sound(tiny_avatar: Path, tmp_pat
             name="engine-1", device="cpu", active=True, capacity=50.0, avatars=["tiny", "tiny/2"]
         )
         new = AvatarVersion(name="tiny", key="tiny/2", number=2, path=str(path))
-        w.services.heard(Engines(engines=[info], avatars=[new], catalogue=2))
+        w.services.apply_update(Engines(engines=[info], avatars=[new], catalogue=2))
 
     trio.run(main)
 

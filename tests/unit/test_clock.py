@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The front's clock: each alarm rings once, when it is due, and none hurts another."""
+"""The front's timer: each alarm rings once, when it is due, and none hurts another."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from collections.abc import Callable
 import pytest
 import trio
 
-from lipsync_fast.frontend.playout.timer import Alarm, Clock
+from lipsync_fast.frontend.playout.timer import Alarm, SlotTimer
 
 MS = 1_000_000
 
 
-def run(act: Callable[[Clock], object], seconds: float) -> None:
-    """Let a clock run for so long."""
+def run(act: Callable[[SlotTimer], object], seconds: float) -> None:
+    """Let a timer run for so long."""
 
     async def main() -> None:
-        clock = Clock()
-        act(clock)
+        timer = SlotTimer()
+        act(timer)
         with trio.move_on_after(seconds):
-            await clock.run()
+            await timer.run()
 
     trio.run(main)
 
@@ -31,9 +31,9 @@ def test_alarms_ring_when_they_are_due_and_in_order() -> None:
     rng, rung, begun = random.Random(3), [], time.monotonic_ns()
     due = [begun + rng.randrange(100) * MS for _ in range(300)]
 
-    def act(clock: Clock) -> None:
+    def act(timer: SlotTimer) -> None:
         for number, when in enumerate(due):
-            clock.alarm(lambda n=number: rung.append((n, time.monotonic_ns()))).set(when)
+            timer.alarm(lambda n=number: rung.append((n, time.monotonic_ns()))).set(when)
 
     run(act, 0.4)
     assert sorted(n for n, _ in rung) == list(range(300)), "each once"
@@ -44,7 +44,7 @@ def test_alarms_ring_when_they_are_due_and_in_order() -> None:
 def test_setting_it_again_replaces() -> None:
     rung: list[str] = []
 
-    def act(clock: Clock) -> None:
+    def act(timer: SlotTimer) -> None:
         now = time.monotonic_ns()
         for name, first, then in (
             ("later", 20 * MS, 60 * MS),
@@ -52,10 +52,10 @@ def test_setting_it_again_replaces() -> None:
             ("never", 20 * MS, None),
             ("past", 500 * MS, -MS),
         ):
-            alarm = clock.alarm(lambda name=name: rung.append(name))
+            alarm = timer.alarm(lambda name=name: rung.append(name))
             alarm.set(now + first)
             alarm.set(None if then is None else now + then)
-        closed = clock.alarm(lambda: rung.append("closed"))
+        closed = timer.alarm(lambda: rung.append("closed"))
         closed.set(now)
         closed.close()
 
@@ -66,7 +66,7 @@ def test_setting_it_again_replaces() -> None:
 def test_one_that_sets_itself_again_lets_others_ring() -> None:
     counts = [0, 0]
 
-    def act(clock: Clock) -> None:
+    def act(timer: SlotTimer) -> None:
         def again(k: int) -> Callable[[], None]:
             def call() -> None:
                 counts[k] += 1
@@ -74,7 +74,7 @@ def test_one_that_sets_itself_again_lets_others_ring() -> None:
 
             return call
 
-        alarms: list[Alarm] = [clock.alarm(again(k)) for k in range(2)]
+        alarms: list[Alarm] = [timer.alarm(again(k)) for k in range(2)]
         for alarm in alarms:
             alarm.set(0)
 
@@ -89,9 +89,9 @@ def test_one_that_fails_is_logged_and_the_others_ring(capsys: pytest.CaptureFixt
     def fail() -> None:
         raise ZeroDivisionError("a defect")
 
-    def act(clock: Clock) -> None:
+    def act(timer: SlotTimer) -> None:
         for call in (fail, lambda: rung.append(1)):
-            clock.alarm(call).set(0)
+            timer.alarm(call).set(0)
 
     run(act, 0.05)
     assert rung == [1]
@@ -99,10 +99,10 @@ def test_one_that_fails_is_logged_and_the_others_ring(capsys: pytest.CaptureFixt
 
 
 def test_one_that_is_always_put_off_costs_no_memory() -> None:
-    clock = Clock()
-    alarm = clock.alarm(lambda: None)
+    timer = SlotTimer()
+    alarm = timer.alarm(lambda: None)
     for k in range(10_000):
         alarm.set((1_000_000 + k) * MS)
-        clock.ring_due(k * MS)
-    assert len(clock._heap) <= 2
+        timer.ring_due(k * MS)
+    assert len(timer._heap) <= 2
     assert alarm.due_ns == 1_009_999 * MS

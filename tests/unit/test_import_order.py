@@ -21,10 +21,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 NAME = "lipsync_fast"
 DOOR = "lipsync_fast itself"
 
-EXCEPTIONS: dict[tuple[str, str], str] = {
-    ("frontend.services", "frontend.legacy.counts"): "services still hold the old clients' counts",
-    ("frontend.services", "frontend.legacy.video"): "services still hold the old clients' videos",
-}
+EXCEPTIONS: dict[tuple[str, str], str] = {}
 """Imports that climb, and why they may: (who, whom)."""
 
 NO_TORCH = ("models", "avatars.importing", "avatars.importer", "prepare", "train")

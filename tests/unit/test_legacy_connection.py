@@ -20,7 +20,8 @@ from legacy_world import World, description, got, request, world
 from PIL import Image
 
 from lipsync_fast.avatars.package import AvatarPackage
-from lipsync_fast.frontend import services as services_module
+from lipsync_fast.frontend.avatars.directory import AvatarDirectory
+from lipsync_fast.frontend.engines import single_requests
 from lipsync_fast.ipc.messages import Content, Status
 
 CHUNK = 1_920
@@ -200,7 +201,7 @@ def test_no_sound_shows_the_avatars_own_mouth(run: Callable[..., None]) -> None:
 
 
 def test_without_any_avatar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(services_module.Services, "avatar_names", lambda self: [])
+    monkeypatch.setattr(AvatarDirectory, "names", lambda self: [])
 
     async def main() -> None:
         async with world(tmp_path) as w:
@@ -235,7 +236,7 @@ def test_where_no_engine_can_the_avatars_own_picture_comes(
             want = package.crop(4)[4:-4, 4:-4]
         assert own.shape == want.shape == (224, 224, 3)
         assert np.abs(own - want).mean() < 12
-        assert w.services.load.errors == {"engine_lost": 1}
+        assert w.services.statistics.load.errors == {"engine_lost": 1}
         whole = await ask(w, b"\4tiny\3\0\0\0")
         assert Image.open(io.BytesIO(whole)).size == (160, 192)
 
@@ -245,12 +246,12 @@ def test_where_no_engine_can_the_avatars_own_picture_comes(
 def test_too_much_to_do_is_an_error(
     run: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(services_module, "MOST_REQUESTS", 0)
+    monkeypatch.setattr(single_requests, "MOST_REQUESTS", 0)
 
     async def body(w: World) -> None:
         reply = got(await ask(w, request(4)))
         assert (reply.kind, reply.frame_id) == (0, 4)
-        assert w.services.load.request_errors == 1
+        assert w.services.statistics.load.request_errors == 1
 
     run(body)
 
@@ -282,7 +283,7 @@ def test_switch_to_binary(run: Callable[..., None], kind: Any, port: int, type: 
 
 def test_what_is_answered_without_an_engine(run: Callable[..., None]) -> None:
     async def body(w: World) -> None:
-        names = w.services.avatar_names()
+        names = w.services.avatars.names()
         assert "tiny" in names
         assert await ask(w, '{"type":"get_models"}') == {
             "type": "models",
@@ -497,7 +498,7 @@ def test_a_server_that_goes_away_answers_what_was_asked(run: Callable[..., None]
         w.engine.at_once = False
         socket = w.connect(request(1), request(2))
         await w.engine.asked(2)
-        w.services.draining.set()
+        w.services.admission.draining.set()
         await trio.testing.wait_all_tasks_blocked(0.05)
         socket.say(request(3))
         w.engine.answer(1)

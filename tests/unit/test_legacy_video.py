@@ -19,18 +19,18 @@ from lipsync_fast.avatars.library import shipped_folder
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.errors import AvatarNotFoundError, LipsyncError
 from lipsync_fast.frontend.legacy import video as video_module
-from lipsync_fast.frontend.legacy.video import AvatarVideos, avatar_video, content_of
+from lipsync_fast.frontend.legacy.video import AvatarVideos, content_of
 from lipsync_fast.provenance import SYNTHETIC
 
 
 def test_all_frames_in_order(tiny_avatar: Path) -> None:
     async def main() -> memoryview:
         async with world(tiny_avatar.parent) as w:
-            made = await avatar_video(w.services, "tiny")
-            assert await avatar_video(w.services, "default_model") is made
-            assert await avatar_video(w.services, "") is made
+            made = await w.legacy.video("tiny")
+            assert await w.legacy.video("default_model") is made
+            assert await w.legacy.video("") is made
             with pytest.raises(AvatarNotFoundError):
-                await avatar_video(w.services, "nobody")
+                await w.legacy.video("nobody")
             return made
 
     made = trio.run(main)  # readable behind its server's end

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from lipsync_fast.audio.windows import AudioWindow
 from lipsync_fast.avatars.manifest import Manifest
-from lipsync_fast.frontend.engines.latency_estimate import Turnaround, urgent_before
+from lipsync_fast.frontend.engines.latency_estimate import LatencyEstimate, urgent_before
 from lipsync_fast.frontend.playout.live import (
     BEAT_NS,
     GRACE_NS,
@@ -477,21 +477,21 @@ def test_whatever_happens_the_clock_holds(data: st.DataObject) -> None:
 class Measured(World):
     """A world whose margin follows from how long urgent frames take, as in a front."""
 
-    turnaround = Turnaround()
+    latency = LatencyEstimate()
 
     def engine(self) -> None:
         before = urgent_before(self.now, self.margin_ns, self.session.margin_ns, SLACK_NS)
         for job, _ in self.session.jobs:
             if job.deadline_ns < before:
-                self.turnaround.took(self.delay_ns)
-        self.margin_ns = self.turnaround.margin_ns(MARGIN_NS / MS, 400)
+                self.latency.took(self.delay_ns)
+        self.margin_ns = self.latency.margin_ns(MARGIN_NS / MS, 400)
         super().engine()
 
 
 def test_when_engines_are_fast_again_pictures_come_sooner_again() -> None:
     world = Measured()
-    world.turnaround = Turnaround()
-    world.turnaround.took(950 * MS)
+    world.latency = LatencyEstimate()
+    world.latency.took(950 * MS)
     world.engine()
     assert world.margin_ns == 249_500_000
     margins = []
@@ -507,17 +507,17 @@ def test_when_engines_are_fast_again_pictures_come_sooner_again() -> None:
 
 
 def test_a_slow_frame_is_believed_at_once_and_a_fast_one_slowly() -> None:
-    turnaround = Turnaround()
+    latency = LatencyEstimate()
     for _ in range(100):
-        turnaround.took(20 * MS)
-    assert 19 * MS < turnaround.ns < 21 * MS
-    turnaround.took(60 * MS)
-    assert turnaround.ns > 29 * MS
-    turnaround.took(20 * MS)
-    assert turnaround.ns > 29 * MS
-    turnaround.took(60 * MS, skipped=True)
-    assert turnaround.ns > 50 * MS
+        latency.took(20 * MS)
+    assert 19 * MS < latency.ns < 21 * MS
+    latency.took(60 * MS)
+    assert latency.ns > 29 * MS
+    latency.took(20 * MS)
+    assert latency.ns > 29 * MS
+    latency.took(60 * MS, skipped=True)
+    assert latency.ns > 50 * MS
     for _ in range(1000):
-        turnaround.took(20 * MS)
-    assert 19 * MS < turnaround.ns < 21 * MS
-    assert turnaround.margin_ns(66, 400) == 66 * MS
+        latency.took(20 * MS)
+    assert 19 * MS < latency.ns < 21 * MS
+    assert latency.margin_ns(66, 400) == 66 * MS

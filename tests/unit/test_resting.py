@@ -11,7 +11,7 @@ from lipsync_fast.frontend.playout.idle_rate import (
     LOOK_S,
     MOST_CALM_S,
     MOST_STRIDE,
-    RestRate,
+    IdleRate,
 )
 
 MS = 1_000_000
@@ -23,7 +23,7 @@ class World:
 
     speech: float = 0.075
     rest: float = 0.0
-    turnaround_ns: float = 20 * MS
+    latency_ns: float = 20 * MS
     speaking: int = 3
     may_speak: int = 3
     sessions: int = 20
@@ -32,9 +32,9 @@ class World:
     seen: list[tuple[float, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.rate = RestRate(
+        self.rate = IdleRate(
             0.2,
-            lambda: self.turnaround_ns,
+            lambda: self.latency_ns,
             lambda: (self.speaking, self.may_speak, self.sessions),
             lambda: self.used,
             lambda: self.now,
@@ -72,7 +72,7 @@ def test_many_that_rest_are_shown_less_often_until_they_fit() -> None:
 
 
 def test_slow_engines_count_while_somebody_speaks() -> None:
-    world = World(turnaround_ns=60 * MS, sessions=5)
+    world = World(latency_ns=60 * MS, sessions=5)
     world.run(10)
     assert world.rate.stride == 1, "two that rest do not make engines slow"
     world.sessions = 20
@@ -88,7 +88,7 @@ def test_it_does_not_swing() -> None:
     """Where more pictures are too many each time, they are tried ever more seldom."""
     world = World(speech=0.05)
     for _ in range(round(300 / LOOK_S)):
-        world.turnaround_ns = 60 * MS if world.rate.stride == 1 else 20 * MS
+        world.latency_ns = 60 * MS if world.rate.stride == 1 else 20 * MS
         world.run(LOOK_S)
     eased = [at for at, stride in world.seen if stride == 1]
     pauses = [b - a for a, b in itertools.pairwise(eased[1:])]

@@ -13,7 +13,7 @@ UP, DOWN, LEAST_DOWN = 4, 200, 100
 """Parts of what is too little, of what is too much, and at least of what a frame takes."""
 
 
-class Turnaround:
+class LatencyEstimate:
     """From a job's way into a ring to its answer, for jobs that have no time to lose."""
 
     def __init__(self) -> None:

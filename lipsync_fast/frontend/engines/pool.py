@@ -26,7 +26,7 @@ from numpy import float32
 from numpy.typing import NDArray
 
 from lipsync_fast.errors import MessageError, RingError
-from lipsync_fast.frontend.engines.latency_estimate import Turnaround
+from lipsync_fast.frontend.engines.latency_estimate import LatencyEstimate
 from lipsync_fast.frontend.engines.placement import Placement
 from lipsync_fast.ipc.control import EngineInfo
 from lipsync_fast.ipc.messages import Answer, Cancel, Job, Status, read_answer, try_send
@@ -49,7 +49,7 @@ class Pending:
         answered: gets the answer and the JPEG, to be copied before it returns.
         lost: what to do when its engine is gone or there is none: the job as it is to be sent
             again, or None to give it up.
-        urgent: it has a place in time; how long its answer takes counts for ``turnaround``.
+        urgent: it has a place in time; how long its answer takes counts for ``EnginePool.latency``.
         sent_ns: when it went into a ring.
     """
 
@@ -107,7 +107,7 @@ class EnginePool:
         self._changed = Changes()
         self.redispatched = 0
         self.damaged = 0
-        self.turnaround = Turnaround()
+        self.latency = LatencyEstimate()
         """Of urgent jobs."""
 
     # ------------------------------------------------------------ what the supervisor says
@@ -294,7 +294,7 @@ class EnginePool:
                 if pending is not None:
                     if pending.urgent:
                         took = time.monotonic_ns() - pending.sent_ns
-                        self.turnaround.took(took, answer.status == Status.SKIPPED)
+                        self.latency.took(took, answer.status == Status.SKIPPED)
                     pending.answered(answer, jpeg)
             except MessageError as error:
                 self.damaged += 1

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 from starlette.websockets import WebSocket
 
 from lipsync_fast.errors import AvatarError, AvatarNotFoundError, LipsyncError
+from lipsync_fast.frontend.access.admission import RETRY_S, retry_after
 from lipsync_fast.frontend.access.clients import Refusal
 from lipsync_fast.frontend.access.socket import Socket
 from lipsync_fast.frontend.http.answers import Problem, as_json, problem
@@ -26,7 +27,7 @@ from lipsync_fast.frontend.http.health import health_of
 from lipsync_fast.frontend.http.metrics import metrics_text
 from lipsync_fast.frontend.http.openapi import document
 from lipsync_fast.frontend.http.websocket import HttpSocket
-from lipsync_fast.frontend.services import RETRY_S, Services, retry_after
+from lipsync_fast.frontend.services import Services
 from lipsync_fast.protocol import SUBPROTOCOL
 
 TYPES = {
@@ -36,6 +37,8 @@ TYPES = {
     ".svg": "image/svg+xml",
 }
 PACKAGE = Path(__file__).resolve().parents[2]
+OnSocket = Callable[[Socket], Awaitable[None]]
+Video = Callable[[str], Awaitable[memoryview]]
 CLOSE_S = 2.0
 """How long a client may take to answer our close frame."""
 
@@ -67,8 +70,8 @@ def sample() -> Content | None:
 class Routes:
     """The handlers, with what they need."""
 
-    def __init__(self, services: Services, on_socket: Callable[[Socket], Awaitable[None]]) -> None:
-        self._services, self._on_socket = services, on_socket
+    def __init__(self, services: Services, on_socket: OnSocket, video: Video) -> None:
+        self._services, self._on_socket, self._video = services, on_socket, video
 
     async def page(self, request: Request) -> Response:
         """The page."""
@@ -90,7 +93,7 @@ class Routes:
 
     async def stats(self, request: Request) -> Response:
         """All that the supervisor knows; a second old at most."""
-        status = self._services.status
+        status = self._services.statistics.server
         if status is None:
             young = Problem("the server has only just begun; ask again")
             return as_json(young, 503, Retry_After=retry_after(RETRY_S))
@@ -98,7 +101,7 @@ class Routes:
 
     async def metrics(self, request: Request) -> Response:
         """The same as numbers for Prometheus."""
-        text, kind = metrics_text(self._services.status)
+        text, kind = metrics_text(self._services.statistics.server)
         return Response(text, headers={"Content-Type": kind, "Cache-Control": "no-store"})
 
     async def openapi(self, request: Request) -> Response:
@@ -124,7 +127,7 @@ class Routes:
     async def thumbnail(self, request: Request) -> Response:
         """A small picture of an avatar."""
         try:
-            package = self._services.peek(request.path_params["name"])
+            package = self._services.avatars.peek(request.path_params["name"])
             data = package.member("thumbnail.jpg")
         except AvatarError as error:
             return problem(404, error)
@@ -132,10 +135,8 @@ class Routes:
 
     async def video(self, request: Request) -> Response:
         """An avatar's frames; made when it is first asked for."""
-        from lipsync_fast.frontend.legacy.video import avatar_video  # heavy, rarely used
-
         try:
-            data = await avatar_video(self._services, request.path_params["name"])
+            data = await self._video(request.path_params["name"])
         except AvatarNotFoundError as error:
             return problem(404, error)
         except LipsyncError as error:
@@ -152,17 +153,17 @@ class Routes:
 
     async def no_websocket(self, request: Request) -> Response:
         """For who asks for /ws without an upgrade."""
-        told = Problem("this is for WebSocket")
-        return as_json(told, 426, Upgrade="websocket", Connection="Upgrade")
+        body = Problem("this is for WebSocket")
+        return as_json(body, 426, Upgrade="websocket", Connection="Upgrade")
 
     async def websocket(self, websocket: WebSocket) -> None:
         """The stream protocols; the same as on the stream ports."""
-        wait = self._services.overloaded()
-        if wait is not None:
-            self._services.refused("connection")
+        retry_s = self._services.admission.retry_s
+        if retry_s is not None:
+            self._services.statistics.count_refused("connection")
             full = Refusal(503, "connection", "the server is full or going away; try again later")
             answer = refused(full)
-            answer.headers["Retry-After"] = retry_after(wait)
+            answer.headers["Retry-After"] = retry_after(retry_s)
             await websocket.send_denial_response(answer)
             return
         subprotocol = SUBPROTOCOL if SUBPROTOCOL in websocket.scope["subprotocols"] else None
@@ -173,11 +174,9 @@ class Routes:
             await socket.drain()
 
 
-def routes(
-    services: Services, on_socket: Callable[[Socket], Awaitable[None]]
-) -> list[Route | WebSocketRoute]:
+def routes(services: Services, on_socket: OnSocket, video: Video) -> list[Route | WebSocketRoute]:
     """All routes."""
-    r = Routes(services, on_socket)
+    r = Routes(services, on_socket, video)
     return [
         Route("/", r.page),
         Route("/assets/{name}", r.asset),
@@ -197,11 +196,12 @@ def routes(
     ]
 
 
-def create_app(services: Services, on_socket: Callable[[Socket], Awaitable[None]]) -> ASGIApp:
+def create_app(services: Services, on_socket: OnSocket, video: Video) -> ASGIApp:
     """The application.
 
     Args:
         services: the front's.
         on_socket: speaks with a client of /ws until it goes.
+        video: the MP4 of an avatar's frames, by the name in a request.
     """
-    return Guard(Starlette(routes=routes(services, on_socket)), services)
+    return Guard(Starlette(routes=routes(services, on_socket, video)), services)

@@ -12,12 +12,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from lipsync_fast.errors import AvatarError, EngineLostError, OverloadedError
+from lipsync_fast.frontend.access.admission import RETRY_S, retry_after
 from lipsync_fast.frontend.http.answers import as_json, problem
-from lipsync_fast.frontend.services import (
-    RETRY_S,
-    Services,
-    retry_after,
-)
+from lipsync_fast.frontend.services import Services
 from lipsync_fast.ipc.control import Change
 from lipsync_fast.ipc.status import AvatarStatus
 
@@ -103,7 +100,7 @@ def facts_of(services: Services, name: str) -> AvatarFacts:
     Raises:
         AvatarError: there is none, or it cannot be used.
     """
-    package = services.peek(name)
+    package = services.avatars.peek(name)
     m, part = package.manifest, quote(name, safe="")
     facts = AvatarFacts(
         name,
@@ -119,9 +116,9 @@ def facts_of(services: Services, name: str) -> AvatarFacts:
         f"/v1/avatars/{part}/thumbnail.jpg",
         f"/models/{part}/video.mp4",
     )
-    current = services.catalogue.current(name or services.default_avatar)
+    current = services.avatars.catalogue.current(name or services.avatars.default)
     facts.version = 0 if current is None else current.number
-    status = services.status  # a second old at most
+    status = services.statistics.server  # a second old at most
     versions = [a for a in status.avatars if a.name == name] if status is not None else []
     facts.uses = sum(version.uses for version in versions)
     for version in versions:
@@ -138,13 +135,13 @@ def _add_figures(facts: AvatarFacts, current: AvatarStatus) -> None:
 
 def all_facts(services: Services) -> Avatars:
     """What can be told of all avatars; opens them, so not for the thread that serves all."""
-    found = []
-    for name in services.avatar_names():
+    avatars, found = services.avatars, []
+    for name in avatars.names():
         try:
             found.append(facts_of(services, name))
         except AvatarError:  # gone or damaged since it was listed
             continue
-    return Avatars(services.default_avatar, found, sorted(services.catalogue.unloaded))
+    return Avatars(avatars.default, found, sorted(avatars.catalogue.unloaded))
 
 
 async def change_avatar(services: Services, request: Request) -> Response:
@@ -160,7 +157,7 @@ async def change_avatar(services: Services, request: Request) -> Response:
             return problem(400, f"the body cannot be read: {error}")
     action: Literal["load", "unload"] = "load" if request.method == "POST" else "unload"
     try:
-        done = await services.change_avatar(action, name, wanted.path)
+        done = await services.avatar_changes.change(action, name, wanted.path)
     except (OverloadedError, EngineLostError) as error:
         answer = problem(503, error)
         answer.headers["Retry-After"] = retry_after(RETRY_S)

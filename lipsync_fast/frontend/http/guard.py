@@ -4,7 +4,7 @@
 The page, its modules, /health and the description are open to all who know the server by a name
 of its own. For the rest the token must be shown where one is configured. A foreign page may open
 /ws only where its origin is allowed; answers to plain requests it cannot read, since no header
-lets it. Who may load and unload avatars is another question (``frontend.admin``).
+lets it. Who may load and unload avatars is another question (``frontend.access.admin``).
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lipsync_fast.frontend.access.admin import admin_refusal
+from lipsync_fast.frontend.access.admission import RETRY_S, retry_after
 from lipsync_fast.frontend.access.clients import Refusal, host_allowed, origin_allowed, refusal
-from lipsync_fast.frontend.services import RETRY_S, Services, retry_after
+from lipsync_fast.frontend.services import Services
 from lipsync_fast.logs import get_logger
 
 log = get_logger("lipsync.front")
@@ -71,7 +72,7 @@ class Guard:
 
         answer = self._refusal(scope, headers)
         if answer is not None:
-            self._services.refused(answer.reason)
+            self._services.statistics.count_refused(answer.reason)
             await refused(answer)(scope, receive, send_complete)
             return
         try:

@@ -29,7 +29,7 @@ class Health(msgspec.Struct):
 
 def health_of(services: Services) -> Health:
     """How the engines do; healthy while one works and the server is not about to go."""
-    status = services.status
+    status = services.statistics.server
     loads = {e.name: e.load for e in status.engines} if status is not None else {}
     backends = []
     for info in services.pool.known:
@@ -37,5 +37,5 @@ def health_of(services: Services) -> Health:
         total = load.made + load.failed + load.skipped
         backends.append(Backend(info.name, bool(info.avatars), total, load.failed))
     count = sum(b.healthy for b in backends)
-    alive = services.pool.capacity > 0 and not services.draining.is_set()
+    alive = services.pool.capacity > 0 and not services.admission.draining.is_set()
     return Health(alive and count > 0, len(backends), count, backends)

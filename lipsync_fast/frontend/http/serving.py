@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import logging
 import socket as sockets
-from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import trio
@@ -24,8 +23,7 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 
-from lipsync_fast.frontend.access.socket import Socket
-from lipsync_fast.frontend.http.app import CLOSE_S, create_app
+from lipsync_fast.frontend.http.app import CLOSE_S, OnSocket, Video, create_app
 from lipsync_fast.frontend.services import Services
 from lipsync_fast.logs import get_logger
 
@@ -50,7 +48,8 @@ BESIDE_SESSIONS = 256
 async def serve_http(
     listener_fd: int,
     services: Services,
-    on_socket: Callable[[Socket], Awaitable[None]],
+    on_socket: OnSocket,
+    video: Video,
     stop: trio.Event,
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
@@ -61,6 +60,7 @@ async def serve_http(
         listener_fd: the socket, bound and listening; it is this function's from now on.
         services: the front's.
         on_socket: speaks with a client of /ws until it goes.
+        video: the MP4 of an avatar's frames, by the name in a request.
         stop: ends all connections, and this function, when set.
     """
     listener = sockets.socket(fileno=listener_fd)
@@ -74,14 +74,14 @@ async def serve_http(
     listener.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_KEEPINTVL, ALIVE_S // 3)
     limits = services.config.limits
     config = _config(limits.message_bytes, limits.handshake_s)
-    app = ASGIWrapper(cast(Any, create_app(services, on_socket)))
+    app = ASGIWrapper(cast(Any, create_app(services, on_socket, video)))
     context = WorkerContext(None)
     most = limits.sessions + BESIDE_SESSIONS
     connections: set[_Connection] = set()
 
     async def serve(stream: trio.SocketStream) -> None:
         if len(connections) >= most:
-            services.refused("connection")
+            services.statistics.count_refused("connection")
             await trio.aclose_forcefully(stream)
             return
         connection = _Connection(stream)

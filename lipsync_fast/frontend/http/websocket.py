@@ -14,7 +14,7 @@ LONGEST_REASON = 123
 
 
 class HttpSocket:
-    """A Starlette WebSocket, accepted, as ``sockets.Socket``."""
+    """A Starlette WebSocket, accepted, as ``access.socket.Socket``."""
 
     kind: Literal["http"] = "http"
     unsent = False

@@ -7,6 +7,7 @@
     pictures      one picture for a request, from any engine
     answers       what each message is answered
     connection    one connection: many requests at a time, replies in their order
+    service       all connections of a front, and what they have in common
     video         an avatar's frames as an MP4
     counts        what the statistics of these protocols tell
 

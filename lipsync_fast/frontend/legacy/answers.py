@@ -20,6 +20,7 @@ from lipsync_fast.errors import LegacyRequestError, LipsyncError
 from lipsync_fast.frontend.access.socket import Socket
 from lipsync_fast.frontend.legacy import json_messages as said
 from lipsync_fast.frontend.legacy import wire
+from lipsync_fast.frontend.legacy.counts import LegacyCounts
 from lipsync_fast.frontend.legacy.json_messages import Asked
 from lipsync_fast.frontend.legacy.pictures import VIDEO_TYPES, Pictures, Region, region_bounds
 from lipsync_fast.frontend.legacy.stitch import Heard, Stitcher
@@ -59,12 +60,14 @@ def tells_stats(socket: Socket) -> bool:
 
 
 class Answers:
-    """Of one connection."""
+    """The answers of one connection."""
 
-    def __init__(self, socket: Socket, services: Services, session: int) -> None:
-        self._services, self._counts = services, services.legacy
+    def __init__(
+        self, socket: Socket, services: Services, counts: LegacyCounts, session: int
+    ) -> None:
+        self._services, self._counts = services, counts
         self._pictures = Pictures(services, session)
-        self._stitcher = Stitcher(services.new_stream)
+        self._stitcher = Stitcher(services.numbers.stream)
         self._http = is_http(socket)
         self._asked = 0
 
@@ -90,7 +93,7 @@ class Answers:
             json_requests=counts.json,
             binary_percentage=100 * counts.binary / total if total else 0.0,
             average_time_ms=round(counts.all.average_ms, 3),
-            connected_clients=self._services.load.connections,
+            connected_clients=self._services.statistics.load.connections,
         )
         return said.encode(stats)
 
@@ -167,9 +170,9 @@ class Answers:
 
     async def _model_stats(self, asked: Asked) -> str:
         name = self._pictures.name(asked.model_name)
-        async with self._pictures.using(name) as held:
-            frame_count = held.package.manifest.frame_count
-        counts, status = self._counts.model(name), self._services.status
+        async with self._pictures.using(name) as lease:
+            frame_count = lease.package.manifest.frame_count
+        counts, status = self._counts.model(name), self._services.statistics.server
         devices = sorted({e.device for e in status.engines if e.device}) if status else []
         numbers = said.ModelNumbers(
             model_name=asked.model_name or name,
@@ -184,12 +187,12 @@ class Answers:
         return said.encode(said.ModelStats(stats=numbers))
 
     async def _metadata(self, asked: Asked) -> str:
-        async with self._pictures.using(self._pictures.name(asked.model_name)) as held:
+        async with self._pictures.using(self._pictures.name(asked.model_name)) as lease:
             metadata = said.Metadata(
                 model_name=asked.model_name,
-                frame_count=held.package.manifest.frame_count,
+                frame_count=lease.package.manifest.frame_count,
                 available_videos=VIDEO_TYPES,
-                bounds=region_bounds(held.package, 0),
+                bounds=region_bounds(lease.package, 0),
             )
         return said.encode(metadata)
 
@@ -280,7 +283,7 @@ class Answers:
         return said.encode(batch)
 
     def _made(self, name: str, began: int) -> None:
-        self._services.load.requests += 1
+        self._services.statistics.load.requests += 1
         self._counts.made(name, (time.monotonic_ns() - began) / 1e6)
 
 
@@ -325,4 +328,4 @@ def _id(asked: Asked) -> said.RequestId:
 
 
 def _picture_metadata(region: Region) -> said.PictureMetadata:
-    return said.PictureMetadata(region.index, (region.side, region.side, 3))
+    return said.PictureMetadata(region.avatar_frame, (region.side, region.side, 3))

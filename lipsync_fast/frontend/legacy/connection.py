@@ -19,6 +19,7 @@ import trio
 from lipsync_fast.errors import LipsyncError, SocketClosedError
 from lipsync_fast.frontend.access.socket import Socket
 from lipsync_fast.frontend.legacy.answers import Answers, Reply, Work, tells_stats
+from lipsync_fast.frontend.legacy.counts import LegacyCounts
 from lipsync_fast.frontend.services import Services
 from lipsync_fast.logs import get_logger
 
@@ -28,16 +29,19 @@ STATS_S = 5.0
 GOING_AWAY, POLICY = 1001, 1008
 
 
-async def serve_legacy(socket: Socket, services: Services, first: Reply) -> None:
+async def serve_legacy(
+    socket: Socket, services: Services, counts: LegacyCounts, first: Reply
+) -> None:
     """Answer a client until it goes, says nothing for too long, or the server drains.
 
     Args:
         socket: the connection.
         services: the front's.
+        counts: of all connections of this kind.
         first: the message that was received already.
     """
-    session = services.new_session()
-    connection = _Connection(socket, services, session)
+    session = services.numbers.session()
+    connection = _Connection(socket, services, Answers(socket, services, counts, session))
     try:
         await connection.run(first)
     finally:
@@ -55,9 +59,9 @@ class _Place:
 
 
 class _Connection:
-    def __init__(self, socket: Socket, services: Services, session: int) -> None:
+    def __init__(self, socket: Socket, services: Services, answers: Answers) -> None:
         self._socket, self._services = socket, services
-        self._answers = Answers(socket, services, session)
+        self._answers = answers
         limit = services.config.limits.requests_in_flight
         self._free = trio.Semaphore(limit, max_value=limit)
         # One more than may be in flight: statistics come unasked.
@@ -101,7 +105,8 @@ class _Connection:
                 return POLICY, f"nothing was heard for {limit:g} s"
 
     async def _answer(self, place: _Place, work: Work) -> None:
-        load = self._services.load
+        statistics = self._services.statistics
+        load = statistics.load
         try:
             place.reply = await work.make()
         except LipsyncError as error:
@@ -111,7 +116,7 @@ class _Connection:
             log.exception("a request has failed", peer=self._socket.peer)
             place.reply = work.refuse("internal error")
             load.request_errors += work.request
-            load.errors["internal"] = load.errors.get("internal", 0) + 1
+            statistics.count_error("internal")
         place.ready.set()
 
     async def _write(self, scope: trio.CancelScope) -> None:
@@ -131,7 +136,7 @@ class _Connection:
             async with trio.open_nursery() as nursery:
                 if tells_stats(self._socket):
                     nursery.start_soon(self._tell_stats)
-                await self._services.draining.wait()
+                await self._services.admission.draining.wait()
                 self._reading.cancel()
 
     async def _tell_stats(self) -> None:

@@ -23,7 +23,7 @@ from lipsync_fast.errors import (
     LipsyncError,
     OverloadedError,
 )
-from lipsync_fast.frontend.avatars import Held
+from lipsync_fast.frontend.avatars.leases import AvatarLease
 from lipsync_fast.frontend.legacy.stitch import NOTHING, SOUNDS, Heard
 from lipsync_fast.frontend.services import Services
 from lipsync_fast.ipc.messages import Content, Look
@@ -44,40 +44,40 @@ class Region:
     Attributes:
         jpeg: the square; ``side`` pixels wide and high.
         bounds: x1, y1, x2, y2 of where it belongs in the avatar's frame.
-        index: of that frame.
+        avatar_frame: index of that frame.
     """
 
     jpeg: bytes
     side: int
     bounds: Bounds
-    index: int
+    avatar_frame: int
 
 
-def region_bounds(package: AvatarPackage, index: int) -> Bounds:
+def region_bounds(package: AvatarPackage, avatar_frame: int) -> Bounds:
     """Where the generated square belongs in a frame: x1, y1, x2, y2, in pixels and their parts.
 
     The face rectangle is a crop; in some families it has a border around the square (4 of 328).
     """
-    rect = package.rect(index)
+    rect = package.rect(avatar_frame)
     border = package.manifest.crop_rule.border / package.manifest.crop
     across, down = rect.width * border, rect.height * border
     return rect.x + across, rect.y + down, rect.right - across, rect.bottom - down
 
 
-def own_picture(package: AvatarPackage, index: int, kind: str) -> bytes:
+def own_picture(package: AvatarPackage, avatar_frame: int, kind: str) -> bytes:
     """A JPEG of an avatar's own frame (slow; for a thread).
 
     Args:
         package: the avatar.
-        index: of the frame.
+        avatar_frame: index of the frame.
         kind: one of VIDEO_TYPES: all of it; the square that is generated; the same with the part
             black that the networks do not see.
     """
     manifest = package.manifest
     packet = xmp_packet(manifest.synthetic)
     if kind == FULL_BODY:
-        return jpeg_with_xmp(bytes(package.frame_jpeg(index)), packet)
-    region = manifest.crop_rule.inner(package.crop(index))
+        return jpeg_with_xmp(bytes(package.frame_jpeg(avatar_frame)), packet)
+    region = manifest.crop_rule.inner(package.crop(avatar_frame))
     if kind == MASKED:
         region = manifest.crop_rule.masked(region)
     return jpeg_with_xmp(encode_frame(region, manifest.jpeg), packet)
@@ -93,21 +93,21 @@ class Pictures:
 
     def __init__(self, services: Services, session: int) -> None:
         self._services, self._session = services, session
-        self._begun: dict[str, tuple[int, Held]] = {}
+        self._begun: dict[str, tuple[int, AvatarLease]] = {}
         """By name: the sound that is being shown, and the version of the avatar it began with."""
         self._told = False
 
     def name(self, asked: str) -> str:
         """The avatar that a client means."""
-        return self._services.default_avatar if asked in DEFAULT_NAMES else asked
+        return self._services.avatars.default if asked in DEFAULT_NAMES else asked
 
     async def names(self) -> list[str]:
         """Avatars that can be used, the default one first."""
         # Each is opened and looked at: not in the thread that serves all clients.
-        return await trio.to_thread.run_sync(self._services.avatar_names)
+        return await trio.to_thread.run_sync(self._services.avatars.names)
 
     @asynccontextmanager
-    async def using(self, name: str, heard: Heard | None = None) -> AsyncIterator[Held]:
+    async def using(self, name: str, heard: Heard | None = None) -> AsyncIterator[AvatarLease]:
         """An avatar that an engine has loaded: the version that the sound began with, or, without
         one, the current version.
 
@@ -118,20 +118,20 @@ class Pictures:
         begun = self._begun.get(name)
         holds = self._services.pool.holds
         if begun is not None and stream == begun[0] and holds(begun[1].key):
-            with begun[1].using() as held:
-                yield held
+            with begun[1].using() as lease:
+                yield lease
             return
-        held = await self._current(name, begun)
+        lease = await self._current(name, begun)
         try:
             if stream:
-                self._begin(name, stream, held)
-            yield held
+                self._begin(name, stream, lease)
+            yield lease
         finally:
-            held.release()
+            lease.release()
 
-    async def _current(self, name: str, begun: tuple[int, Held] | None) -> Held:
+    async def _current(self, name: str, begun: tuple[int, AvatarLease] | None) -> AvatarLease:
         try:
-            return await self._services.avatar(name)
+            return await self._services.avatars.lease(name)
         except AvatarNotFoundError:
             names = await self.names()
             if not names:
@@ -141,21 +141,21 @@ class Pictures:
         except EngineLostError:
             if begun is None:
                 raise
-            return begun[1].again()
+            return begun[1].copy()
 
-    def _begin(self, name: str, stream: int, held: Held) -> None:
+    def _begin(self, name: str, stream: int, lease: AvatarLease) -> None:
         """A sound keeps the version that it begins with."""
         before = self._begun.pop(name, None)
         if before is not None:
             before[1].release()
-        self._begun[name] = stream, held.again()
+        self._begun[name] = stream, lease.copy()
         if len(self._begun) > SOUNDS:
             self._begun.pop(next(iter(self._begun)))[1].release()
 
     def close(self) -> None:
         """The connection has ended."""
-        for _, held in self._begun.values():
-            held.release()
+        for _, lease in self._begun.values():
+            lease.release()
         self._begun.clear()
 
     async def region(self, name: str, frame_id: int, heard: Heard | None, ahead: int = 0) -> Region:
@@ -170,18 +170,20 @@ class Pictures:
         Raises:
             LipsyncError: there is no such avatar, or too much to do.
         """
-        async with self.using(name, heard) as held:
-            package, manifest = held.package, held.package.manifest
-            index = manifest.avatar_frame(frame_id)
+        async with self.using(name, heard) as lease:
+            package, manifest = lease.package, lease.package.manifest
+            avatar_frame = manifest.avatar_frame(frame_id)
             speech, pcm = heard.speech(manifest.audio, ahead) if heard else (None, NOTHING)
-            make = self._services.make
+            make = self._services.requests.make
             try:
-                jpeg = (await make(held.key, index, REGION, speech, pcm, self._session)).jpeg
+                jpeg = (
+                    await make(lease.key, avatar_frame, REGION, speech, pcm, self._session)
+                ).jpeg
             except OverloadedError:
                 raise
             except LipsyncError as error:
-                jpeg = await self._instead(package, index, FACE, error)
-            return Region(jpeg, manifest.region, region_bounds(package, index), index)
+                jpeg = await self._instead(package, avatar_frame, FACE, error)
+            return Region(jpeg, manifest.region, region_bounds(package, avatar_frame), avatar_frame)
 
     async def whole(self, name: str, frame_id: int) -> bytes:
         """The avatar's own frame.
@@ -189,15 +191,15 @@ class Pictures:
         Raises:
             LipsyncError: there is no such avatar, or too much to do.
         """
-        async with self.using(name) as held:
-            package, make = held.package, self._services.make
-            index = package.manifest.avatar_frame(frame_id)
+        async with self.using(name) as lease:
+            package, make = lease.package, self._services.requests.make
+            avatar_frame = package.manifest.avatar_frame(frame_id)
             try:
-                made = await make(held.key, index, WHOLE, None, NOTHING, self._session)
+                made = await make(lease.key, avatar_frame, WHOLE, None, NOTHING, self._session)
             except OverloadedError:
                 raise
             except LipsyncError as error:
-                return await self._instead(package, index, FULL_BODY, error)
+                return await self._instead(package, avatar_frame, FULL_BODY, error)
             return made.jpeg
 
     async def of_kind(self, name: str, frame_id: int, kind: str) -> bytes:
@@ -212,19 +214,18 @@ class Pictures:
             )
         if kind == FULL_BODY:
             return await self.whole(name, frame_id)
-        async with self.using(name) as held:
-            index = held.package.manifest.avatar_frame(frame_id)
-            return await self._own(held.package, index, kind)
+        async with self.using(name) as lease:
+            avatar_frame = lease.package.manifest.avatar_frame(frame_id)
+            return await self._own(lease.package, avatar_frame, kind)
 
-    async def _own(self, package: AvatarPackage, index: int, kind: str) -> bytes:
-        return await trio.to_thread.run_sync(partial(own_picture, package, index, kind))
+    async def _own(self, package: AvatarPackage, avatar_frame: int, kind: str) -> bytes:
+        return await trio.to_thread.run_sync(partial(own_picture, package, avatar_frame, kind))
 
     async def _instead(
-        self, package: AvatarPackage, index: int, kind: str, error: LipsyncError
+        self, package: AvatarPackage, avatar_frame: int, kind: str, error: LipsyncError
     ) -> bytes:
-        errors = self._services.load.errors
-        errors["engine_lost"] = errors.get("engine_lost", 0) + 1
+        self._services.statistics.count_error("engine_lost")
         if not self._told:  # once a connection: it may be so for each request
             self._told = True
             log.warning("sent the avatar's own picture", reason=str(error))
-        return await self._own(package, index, kind)
+        return await self._own(package, avatar_frame, kind)

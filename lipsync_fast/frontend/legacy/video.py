@@ -30,12 +30,10 @@ from lipsync_fast.provenance import mp4_uuid_box, xmp_packet
 if TYPE_CHECKING:
     from av.packet import Packet
 
-    from lipsync_fast.frontend.services import Services
-
 MOST_BYTES = 256 << 20
-"""Of one video; an avatar whose frames make more has none."""
+"""The size of one video; an avatar whose frames make more has none."""
 KEPT_BYTES = 512 << 20
-"""Of all that are kept; the one used longest ago goes first."""
+"""The size of all that are kept; the one used longest ago goes first."""
 NICE = 15
 KEY_EVERY = 25
 """Frames between two that need no others: players seek in these videos."""
@@ -72,20 +70,6 @@ class AvatarVideos:
 def content_of(package: AvatarPackage) -> bytes:
     """The same for packages with the same files: their manifests have all files' checksums."""
     return hashlib.sha256(package.member(MANIFEST)).digest()
-
-
-async def avatar_video(services: Services, name: str) -> memoryview:
-    """The MP4 of an avatar's frames, for ``GET /models/{name}/video.mp4``.
-
-    Args:
-        services: the front's.
-        name: of the avatar; "" and "default_model" are the default one.
-
-    Raises:
-        AvatarNotFoundError, AvatarError: there is none of that name, or it cannot be used.
-        LipsyncError: the video cannot be made.
-    """
-    return await services.videos.get(services.peek("" if name == "default_model" else name))
 
 
 async def _in_thread(package: AvatarPackage) -> memoryview:
@@ -163,15 +147,15 @@ def _write(package: AvatarPackage, path: Path, stopped: Callable[[], bool]) -> N
                 raise LipsyncError(f"the video of {m.name} would have more than {MOST_BYTES} bytes")
             container.mux(packets)
 
-        for index in range(m.frame_count):
+        for avatar_frame in range(m.frame_count):
             if stopped():
                 raise _StoppedError
-            image = np.pad(package.picture(index), odd, mode="edge")
+            image = np.pad(package.picture(avatar_frame), odd, mode="edge")
             picture = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(
                 format="yuv420p",
                 dst_colorspace=Colorspace.ITU709,
                 dst_color_range=ColorRange.MPEG,
             )
-            picture.pts, picture.time_base = index, Fraction(1, m.fps)
+            picture.pts, picture.time_base = avatar_frame, Fraction(1, m.fps)
             mux(stream.encode(picture))
         mux(stream.encode(None))

@@ -10,7 +10,7 @@ import trio
 
 from lipsync_fast.errors import SocketClosedError
 from lipsync_fast.frontend.access.socket import Socket
-from lipsync_fast.frontend.legacy.connection import serve_legacy
+from lipsync_fast.frontend.legacy.service import LegacyService
 from lipsync_fast.frontend.services import Services
 from lipsync_fast.frontend.session.session import serve_native
 from lipsync_fast.logs import get_logger
@@ -27,16 +27,16 @@ class _Kind(msgspec.Struct):
 class Connections:
     """Counts connections, and hands each to its protocol."""
 
-    def __init__(self, services: Services) -> None:
-        self._services = services
+    def __init__(self, services: Services, legacy: LegacyService) -> None:
+        self._services, self._legacy = services, legacy
         self._of_address: Counter[str] = Counter()
 
     def refusal(self, peer: str) -> str | None:
         """Why a client from that address cannot be served now; None where it can."""
-        services, limits = self._services, self._services.config.limits
-        if services.draining.is_set():
+        admission, limits = self._services.admission, self._services.config.limits
+        if admission.draining.is_set():
             return "the server is going away"
-        if services.load.connections >= limits.sessions:
+        if admission.full:
             return "as many are connected as this server takes"
         if self._of_address[peer] >= limits.sessions_per_address:
             return "too many connections from this address"
@@ -44,12 +44,12 @@ class Connections:
 
     async def serve(self, socket: Socket) -> None:
         """Speak with a client until it goes; nothing that happens to it hurts others."""
-        refusal = self.refusal(socket.peer)
+        statistics, refusal = self._services.statistics, self.refusal(socket.peer)
         if refusal is not None:
-            self._services.refused("connection")
+            statistics.count_refused("connection")
             await socket.close(TRY_AGAIN_LATER, refusal)
             return
-        load = self._services.load
+        load = statistics.load
         load.connections += 1
         load.opened += 1
         self._of_address[socket.peer] += 1
@@ -59,7 +59,7 @@ class Connections:
             pass
         except Exception:
             log.exception("a connection has failed", peer=socket.peer)
-            load.errors["internal"] = load.errors.get("internal", 0) + 1
+            statistics.count_error("internal")
             await socket.close(INTERNAL_ERROR, "internal error")
         finally:
             load.connections -= 1
@@ -74,15 +74,15 @@ class Connections:
         limit = self._services.config.limits.idle_s
         first = None
         with trio.move_on_after(limit):
-            first = await self._services.unless_draining(socket.receive)
-        if first is None and self._services.draining.is_set():
+            first = await self._services.admission.unless_draining(socket.receive)
+        if first is None and self._services.admission.draining.is_set():
             await socket.close(GOING_AWAY, "the server is going away")
         elif first is None:
             await socket.close(POLICY, f"nothing was heard for {limit:g} s")
         elif isinstance(first, str) and _starts_session(first):
             await serve_native(socket, self._services, first)
         else:
-            await serve_legacy(socket, self._services, first)
+            await self._legacy.serve(socket, first)
 
 
 def _starts_session(text: str) -> bool:

@@ -16,9 +16,10 @@ from websockets.typing import Subprotocol
 
 from lipsync_fast.duplex import DuplexServerConnection
 from lipsync_fast.errors import SocketClosedError
+from lipsync_fast.frontend.access.admission import RETRY_S, retry_after
 from lipsync_fast.frontend.access.clients import Refusal, refusal
 from lipsync_fast.frontend.listen.connections import Connections
-from lipsync_fast.frontend.services import RETRY_S, Services, retry_after
+from lipsync_fast.frontend.services import Services
 from lipsync_fast.protocol import SUBPROTOCOL
 
 SEND_BUFFER = 256 << 10
@@ -30,7 +31,7 @@ QUEUED = 4
 
 
 class StreamSocket:
-    """A connection of websockets as ``sockets.Socket``."""
+    """A connection of websockets as ``access.socket.Socket``."""
 
     kind: Literal["stream"] = "stream"
 
@@ -100,11 +101,11 @@ async def serve_stream(
     def admit(connection: ServerConnection, request: Request) -> Response | None:
         refused = refusal(services.config.listen, request.headers.get, request.path)
         if refused is not None:
-            services.refused(refused.reason)
+            services.statistics.count_refused(refused.reason)
             return _refused(refused)
         full = connections.refusal(peer_of(connection))
         if full is not None:
-            services.refused("connection")
+            services.statistics.count_refused("connection")
             return _refused(Refusal(503, "connection", full))
         return None
 

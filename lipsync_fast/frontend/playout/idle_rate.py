@@ -25,20 +25,20 @@ CALM_S, MOST_CALM_S = 2.0, 16.0
 SILENT_S = 5.0
 """When nobody has spoken for so long, what was too soon before is so no more."""
 SHARED, ALONE = 0.2, 0.7
-"""Of a processor that a front may use before resting sessions give way: where engines use the same
-ones, and where it has one for itself."""
+"""The part of a processor that a front may use before resting sessions give way: where engines use
+the same ones, and where it has one for itself."""
 SPEAKER = 0.025
-"""Of a processor, for one that speaks: 25 frames a second of a millisecond."""
+"""What one that speaks needs of a processor: 25 frames a second of a millisecond."""
 SLOW_NS = 50_000_000
-"""A spoken frame's turnaround that shows that engines get too little: beyond it, margins grow."""
+"""A spoken frame that takes so long shows that engines get too little: beyond it, margins grow."""
 
 
-class RestRate:
+class IdleRate:
     """Decides ``stride``: sessions that rest show one slot in so many. One thread.
 
     Args:
         share: of a processor that the front may use.
-        turnaround_ns: how long spoken frames take lately.
+        latency_ns: how long spoken frames take lately.
         sessions: how many speak, how many may, and how many there are.
         used_s: processor time that the front's thread has used.
         clock: seconds.
@@ -47,13 +47,13 @@ class RestRate:
     def __init__(
         self,
         share: float,
-        turnaround_ns: Callable[[], float],
+        latency_ns: Callable[[], float],
         sessions: Callable[[], tuple[int, int, int]],
         used_s: Callable[[], float] = time.thread_time,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.stride = 1
-        self._share, self._turnaround_ns, self._sessions = share, turnaround_ns, sessions
+        self._share, self._latency_ns, self._sessions = share, latency_ns, sessions
         self._used_s, self._clock = used_s, clock
         self._last = clock(), used_s()
         self._resting = deque([0.0] * LOOKS, LOOKS)
@@ -77,7 +77,7 @@ class RestRate:
         self._resting.append(max(0.0, busy / passed - SPEAKER * speaking))
         resting = sum(self._resting) / LOOKS
         # Where few rest, they cannot be what makes engines slow.
-        slow = 0 < speaking < all_of - speaking and self._turnaround_ns() > SLOW_NS
+        slow = 0 < speaking < all_of - speaking and self._latency_ns() > SLOW_NS
         if resting > free or slow:
             if self.stride < MOST_STRIDE:
                 if now - self._eased < 2 * self._calm_s:  # it was too soon

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One clock for all sessions of a front: it calls them when their moments have come.
+"""One timer for all sessions of a front: it calls them when their moments have come.
 
 A sleeping task for each session would cost a cancellation and two changes of tasks a frame. Here
 one task waits for one timer descriptor, which is set to the earliest moment of all.
@@ -52,7 +52,7 @@ class _Timer:
         if self._libc.timerfd_settime(self.fd, _ABSOLUTE, ctypes.byref(self._setting), None):
             raise OSError(ctypes.get_errno(), "timerfd_settime")
 
-    def hear(self) -> None:
+    def drain(self) -> None:
         """Forget that it has come."""
         with contextlib.suppress(BlockingIOError):
             os.read(self.fd, 8)
@@ -65,21 +65,21 @@ class _Timer:
 class Alarm:
     """Calls back at the moment that it is set to; setting it again replaces that."""
 
-    def __init__(self, clock: Clock, call: Callable[[], None]) -> None:
-        self._clock, self._call = clock, call
+    def __init__(self, timer: SlotTimer, call: Callable[[], None]) -> None:
+        self._slot_timer, self._call = timer, call
         self.due_ns: int | None = None
         """When; None where it is not set."""
         self.queued_ns: int | None = None
-        """Under which moment the clock knows it: no later than it is due."""
+        """Under which moment the timer knows it: no later than it is due."""
 
     def set(self, when_ns: int | None) -> None:
         """On CLOCK_MONOTONIC; in the next turn where that has passed; None: not at all."""
         self.due_ns = when_ns
         if when_ns is not None and (self.queued_ns is None or when_ns < self.queued_ns):
-            self._clock.expect(self, when_ns)
+            self._slot_timer.expect(self, when_ns)
 
     def ring(self) -> None:
-        """Call back; by the clock alone."""
+        """Call back; by the timer alone."""
         self.due_ns = None
         self._call()
 
@@ -92,7 +92,7 @@ def _nothing() -> None:
     pass
 
 
-class Clock:
+class SlotTimer:
     """All alarms of a front; ``run`` rings them. One thread."""
 
     def __init__(self) -> None:
@@ -122,7 +122,7 @@ class Clock:
         try:
             while True:
                 await trio.lowlevel.wait_readable(self._timer.fd)
-                self._timer.hear()
+                self._timer.drain()
                 self.ring_due(time.monotonic_ns())
         finally:
             self._timer.close()

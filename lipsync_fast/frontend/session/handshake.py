@@ -14,7 +14,7 @@ from lipsync_fast.errors import (
     UnknownUtteranceError,
 )
 from lipsync_fast.frontend.access.socket import Socket
-from lipsync_fast.frontend.avatars import Held
+from lipsync_fast.frontend.avatars.leases import AvatarLease
 from lipsync_fast.frontend.services import Services
 from lipsync_fast.protocol import (
     ClientMessage,
@@ -42,12 +42,12 @@ class EndError(Exception):
 
 async def begin(
     socket: Socket, services: Services, first: str | bytes | None
-) -> tuple[SessionStart, Held]:
+) -> tuple[SessionStart, AvatarLease]:
     """Take messages until one starts a session: what it wants, and its avatar, to be released."""
     for _ in range(MOST_ERRORS):
         message = first
         if message is None:
-            message = await services.unless_draining(lambda: receive(socket, services))
+            message = await services.admission.unless_draining(lambda: receive(socket, services))
         if message is None:
             raise EndError(GOING_AWAY, "the server is going away")
         first = None
@@ -60,10 +60,10 @@ async def begin(
                 raise EndError(NORMAL, "stopped")
             if not isinstance(wanted, SessionStart):
                 raise ProtocolError("expected session.start")
-            return wanted, await services.avatar(wanted.avatar or services.default_avatar)
+            return wanted, await services.avatars.lease(wanted.avatar)
         except LipsyncError as error:
             code = code_of(error)
-            count_error(services, code)
+            services.statistics.count_error(code)
             await socket.send(encode(ErrorMessage(code=code, message=str(error), fatal=False)))
     raise EndError(POLICY, f"{MOST_ERRORS} mistakes before session.start")
 
@@ -95,8 +95,3 @@ def code_of(error: LipsyncError) -> ErrorCode:
     if isinstance(error, AvatarError):
         return "unknown_avatar"
     return "engine_lost" if isinstance(error, EngineLostError) else "internal"
-
-
-def count_error(services: Services, code: ErrorCode) -> None:
-    """Note an error that a client is told of."""
-    services.load.errors[code] = services.load.errors.get(code, 0) + 1

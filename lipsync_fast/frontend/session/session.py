@@ -26,15 +26,16 @@ from lipsync_fast.errors import (
     SocketClosedError,
     UnknownUtteranceError,
 )
+from lipsync_fast.frontend.access.admission import RETRY_S
 from lipsync_fast.frontend.access.socket import Socket
-from lipsync_fast.frontend.avatars import Held
+from lipsync_fast.frontend.avatars.leases import AvatarLease
 from lipsync_fast.frontend.engines.latency_estimate import urgent_before
 from lipsync_fast.frontend.engines.pool import Pending
 from lipsync_fast.frontend.engines.trace import SessionTrace
 from lipsync_fast.frontend.playout.burst import BurstSession
 from lipsync_fast.frontend.playout.live import GRACE_NS, LiveSession
 from lipsync_fast.frontend.playout.playout import Ended, Event, Flag, Pace, Picture, Started
-from lipsync_fast.frontend.services import RETRY_S, Services
+from lipsync_fast.frontend.services import Services
 from lipsync_fast.frontend.session.client_audio import ClientSound
 from lipsync_fast.frontend.session.handshake import (
     GOING_AWAY,
@@ -44,7 +45,6 @@ from lipsync_fast.frontend.session.handshake import (
     EndError,
     begin,
     code_of,
-    count_error,
     silent,
 )
 from lipsync_fast.frontend.session.outbox import Item, Outbox
@@ -91,12 +91,12 @@ async def serve_native(socket: Socket, services: Services, first: str | bytes | 
     """Speak lipsync.v1 until the client goes; ``first`` is a message that has come already."""
     code, reason = NORMAL, ""
     try:
-        start, held = await begin(socket, services, first)
+        start, lease = await begin(socket, services, first)
         try:
-            session = NativeSession(socket, services, start, held)
+            session = NativeSession(socket, services, start, lease)
             await session.run()
         finally:
-            held.release()
+            lease.release()
     except EndError as end:
         code, reason = end.code, end.reason
     except SocketClosedError:
@@ -112,10 +112,10 @@ class NativeSession:
         socket: Socket,
         services: Services,
         start: SessionStart,
-        held: Held,
+        lease: AvatarLease,
     ) -> None:
         self._socket, self._services, self._start = socket, services, start
-        self.number = services.new_session()
+        self.number = services.numbers.session()
         self._sound = ClientSound(start.audio, start.echo_audio)
         limits = services.config.limits
         self._burst = start.pace == "burst"
@@ -124,7 +124,7 @@ class NativeSession:
             self._outbox = Outbox(socket, late, None, self._tick)
         else:
             self._outbox = Outbox(socket, late, self._left_out)
-        self._alarm = services.clock.alarm(self._tick)
+        self._alarm = services.timer.alarm(self._tick)
         self._broken = trio.Event()
         self._reason: Exception | None = None
         """What went wrong outside of the session's own tasks."""
@@ -139,18 +139,18 @@ class NativeSession:
         self._latency_ms: float | None = None
         trace = services.trace
         self._trace = None if trace is None else SessionTrace(trace, self.number)
-        self._held = [held]
+        self._leases = [lease]
         """Versions of avatars that it uses: the newest last, those before it until the change."""
-        self._set_avatar(held, start.video)
+        self._set_avatar(lease, start.video)
         self._pace = self._new_pace()
 
     # ------------------------------------------------------------ what is shown
-    def _set_avatar(self, held: Held, video: VideoFormat) -> None:
-        package = held.package
-        self._avatar, self._package, self._video = held.name, package, video
+    def _set_avatar(self, lease: AvatarLease, video: VideoFormat) -> None:
+        package = lease.package
+        self._avatar, self._package, self._video = lease.name, package, video
         m = package.manifest
-        if self._services.known.enabled:
-            self._services.known.register(held.key, package)
+        if self._services.utterances.enabled:
+            self._services.utterances.register(lease.key, package)
         self._xmp = xmp_packet(m.synthetic)
         mouth = video.content == "mouth"
         self._size = package.frame_size
@@ -166,22 +166,24 @@ class NativeSession:
 
     def _new_pace(self) -> Pace:
         services, live = self._services, self._services.config.live
-        manifest, key = self._package.manifest, self._held[-1].key
-        recall = services.known if services.known.enabled else None
+        manifest, key = self._package.manifest, self._leases[-1].key
+        recall = services.utterances if services.utterances.enabled else None
         if self._burst:
-            return BurstSession(self.number, manifest, key, self._look, services.new_stream, recall)
+            return BurstSession(
+                self.number, manifest, key, self._look, services.numbers.stream, recall
+            )
         return LiveSession(
             self.number,
             manifest,
             key,
             self._look,
             time.monotonic_ns(),
-            services.new_stream,
+            services.numbers.stream,
             lambda: self._own_ready,
             self._start.idle,
             services.margin_ns,
             int(live.hold_ms * 1e6),
-            lambda: services.rest.stride,
+            lambda: services.idle_rate.stride,
             recall,
         )
 
@@ -204,9 +206,9 @@ class NativeSession:
         Raises:
             SocketClosedError, EndError: how it ended.
         """
-        load = self._services.load
+        load = self._services.statistics.load
         load.sessions += 1
-        self._services.playouts[self.number] = self._pace
+        self._services.statistics.playouts[self.number] = self._pace
         ended: list[EndError | SocketClosedError] = []
         try:
             async with trio.open_nursery() as nursery:
@@ -233,12 +235,12 @@ class NativeSession:
                     nursery.start_soon(until_end, task)
         finally:
             load.sessions -= 1
-            del self._services.playouts[self.number]
+            del self._services.statistics.playouts[self.number]
             self._alarm.close()
             self._set_speaking(False)
             self._services.pool.forget(self.number)
-            for held in self._held:
-                held.release()
+            for lease in self._leases:
+                lease.release()
         raise ended[0] if ended else SocketClosedError
 
     def _say(self, message: ServerMessage) -> None:
@@ -249,7 +251,7 @@ class NativeSession:
         self._errors += 1
         fatal = self._errors >= MOST_ERRORS
         code = code_of(error)
-        count_error(self._services, code)
+        self._services.statistics.count_error(code)
         self._say(ErrorMessage(code=code, message=str(error), fatal=fatal))
         if fatal:
             raise EndError(POLICY, f"{MOST_ERRORS} mistakes")
@@ -309,13 +311,13 @@ class NativeSession:
             self._heard_ns = now
             if now < self._refused_ns or self._quiet < PAUSE_SAMPLES:
                 return False
-        if self._speaking or self._services.may_speak():
+        if self._speaking or self._services.admission.may_speak():
             self._refused_ns = 0
             return True
         self._refused_ns, self._quiet, self._heard_ns = now + int(RETRY_S * 1e9), 0, now
         self._sound.reset()
-        self._services.refused("utterance")
-        count_error(self._services, "overloaded")
+        self._services.statistics.count_refused("utterance")
+        self._services.statistics.count_error("overloaded")
         self._say(
             SessionOverloaded(
                 retry_after_ms=int(RETRY_S * 1000), message="as many speak as this server can serve"
@@ -355,7 +357,7 @@ class NativeSession:
         """Say what was pre-rendered, as if the client had sent all of its sound."""
         if self._pace.open:
             raise ProtocolError("utterance.say: an utterance is open; send utterance.end before")
-        known, avatar = self._services.known, self._package.manifest.name
+        known, avatar = self._services.utterances, self._package.manifest.name
         pcm = known.named(avatar, name)
         if pcm is None:
             raise UnknownUtteranceError(
@@ -385,26 +387,26 @@ class NativeSession:
         self._room.ring()
 
     async def _update(self, message: SessionUpdate) -> None:
-        held, video = self._held[-1], message.video or self._video
+        lease, video = self._leases[-1], message.video or self._video
         if message.avatar is not None:
-            new = await self._services.avatar(message.avatar or self._services.default_avatar)
-            if new.key == held.key:
+            new = await self._services.avatars.lease(message.avatar)
+            if new.key == lease.key:
                 new.release()
             else:
-                held = new
-                self._held.append(new)
+                lease = new
+                self._leases.append(new)
         # What is being spoken goes on as it was; its pictures are told apart by their sizes.
-        self._set_avatar(held, video)
-        self._pace.change(held.package.manifest, held.key, self._look)
+        self._set_avatar(lease, video)
+        self._pace.change(lease.package.manifest, lease.key, self._look)
         self._release_left()
         self._say(self._started())
 
     def _release_left(self) -> None:
         """Let go of versions that no more pictures are made of."""
-        for held in self._held[:-1]:
-            if held.key != self._pace.avatar:
-                held.release()
-                self._held.remove(held)
+        for lease in self._leases[:-1]:
+            if lease.key != self._pace.avatar:
+                lease.release()
+                self._leases.remove(lease)
 
     # ------------------------------------------------------------ the clock
     async def _begin_clock(self) -> None:
@@ -429,7 +431,7 @@ class NativeSession:
             self._broken.set()
             return
         self._set_speaking(self._pace.speaking)
-        if len(self._held) > 1:
+        if len(self._leases) > 1:
             self._release_left()
         self._room.ring()
         self._alarm.set(self._pace.wake_ns)
@@ -473,7 +475,7 @@ class NativeSession:
     def _emit_end(self, event: Ended) -> None:
         self._sound.ended(event.utterance)
         if event.dropped == event.frames and self._services.pool.capacity == 0:
-            count_error(self._services, "engine_lost")
+            self._services.statistics.count_error("engine_lost")
             message = "no engine could make the frames; it will be replaced"
             self._say(ErrorMessage(code="engine_lost", message=message, fatal=False))
         self._say(
@@ -493,7 +495,7 @@ class NativeSession:
             jpeg = jpeg_with_xmp(bytes(self._package.frame_jpeg(picture.index)), self._xmp)
         box = picture.box if mouth and picture.box is not None else Rect.of_size(self._size)
         kind = MediaType.MOUTH if mouth else MediaType.FRAME
-        load = self._services.load
+        load = self._services.statistics.load
         load.late += bool(picture.frame is not None and picture.flags & Flag.REPEATED)
         timed = picture.frame is not None and not picture.flags & Flag.REPEATED
         traced = None if self._trace is None else self._trace.shown(picture)
@@ -508,7 +510,7 @@ class NativeSession:
             if timed:
                 self._latency_ms = (time.monotonic_ns() - picture.ready_ns) / 1e6
                 if not self._burst:
-                    self._services.latencies.add(self._latency_ms)
+                    self._services.statistics.latencies.add(self._latency_ms)
 
         self._put_media(kind, picture, jpeg, box, sent)
 
@@ -537,7 +539,7 @@ class NativeSession:
     def _left_out(self, frames: int) -> None:
         """The client reads too slowly: it is told, and goes on with the newest picture."""
         self._skipped += frames
-        self._services.load.skipped += frames
+        self._services.statistics.load.skipped += frames
         self._say(self._stats())
 
     async def _send_all(self) -> None:
@@ -546,7 +548,7 @@ class NativeSession:
 
     async def _leave_when_drained(self) -> None:
         """When the server drains: say what is to be said, then go."""
-        await self._services.draining.wait()
+        await self._services.admission.draining.wait()
         while self._pace.speaking:
             await trio.sleep(0.05)
         self._outbox.close()
@@ -570,4 +572,4 @@ class NativeSession:
     def _set_speaking(self, speaking: bool) -> None:
         if speaking != self._speaking:
             self._speaking = speaking
-            self._services.load.speaking += 1 if speaking else -1
+            self._services.statistics.load.speaking += 1 if speaking else -1

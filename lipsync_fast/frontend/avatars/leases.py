@@ -20,11 +20,11 @@ from lipsync_fast.avatars.signing import TrustedKeys, open_signed
 from lipsync_fast.errors import AvatarNotFoundError
 from lipsync_fast.ipc.control import AvatarVersion, Engines
 
-MOST_LOOKED_AT = 64
+MOST_PEEKED_AT = 64
 """Packages that are not in use and are kept open."""
 
 
-class Held:
+class AvatarLease:
     """A version of an avatar that somebody uses, until ``release``.
 
     Attributes:
@@ -37,18 +37,18 @@ class Held:
         self._version, self._uses, self._released = version, uses, False
         uses[self.key] = uses.get(self.key, 0) + 1
 
-    def again(self) -> Held:
+    def copy(self) -> AvatarLease:
         """For somebody else, who may use it longer."""
-        return Held(self._version, self.package, self._uses)
+        return AvatarLease(self._version, self.package, self._uses)
 
     @contextmanager
-    def using(self) -> Iterator[Held]:
+    def using(self) -> Iterator[AvatarLease]:
         """The same for a while."""
-        held = self.again()
+        lease = self.copy()
         try:
-            yield held
+            yield lease
         finally:
-            held.release()
+            lease.release()
 
     def release(self) -> None:
         """It is used no more; twice is harmless."""
@@ -61,7 +61,7 @@ class Held:
 
 
 class Catalogue:
-    """What the supervisor says of avatars. ``look`` may be called in any thread."""
+    """What the supervisor says of avatars. ``peek`` may be called in any thread."""
 
     def __init__(self, keys: TrustedKeys | None) -> None:
         self._keys = keys
@@ -69,26 +69,26 @@ class Catalogue:
         self._unloaded: frozenset[str] = frozenset()
         self._refused: dict[str, str] = {}
         self._packages: dict[str, AvatarPackage] = {}
-        self._looked_at: OrderedDict[tuple[Path, Identity], AvatarPackage] = OrderedDict()
+        self._peeked_at: OrderedDict[tuple[Path, Identity], AvatarPackage] = OrderedDict()
         self._lock = threading.Lock()
         self.number = 0
-        """Of the newest one that was heard of."""
+        """The supervisor's number of what is known here: raised with every change."""
         self.uses: dict[str, int] = {}
         """How many use a version, by its key."""
 
-    def hear(self, told: Engines) -> None:
-        """The supervisor has told what there is."""
+    def apply_update(self, update: Engines) -> None:
+        """The supervisor has said which avatars there are."""
         with self._lock:
-            self._current = {version.name: version for version in told.avatars}
-            self._unloaded = frozenset(told.unloaded)
-            self._refused = told.refused
-            self.number = told.catalogue
-            kept = self.uses.keys() | {version.key for version in told.avatars}
+            self._current = {version.name: version for version in update.avatars}
+            self._unloaded = frozenset(update.unloaded)
+            self._refused = update.refused
+            self.number = update.catalogue
+            kept = self.uses.keys() | {version.key for version in update.avatars}
             self._packages = {k: p for k, p in self._packages.items() if k in kept}
 
     @property
     def names(self) -> list[str]:
-        """Of all that are in use."""
+        """The avatars that are in use."""
         return list(self._current)
 
     @property
@@ -104,13 +104,13 @@ class Catalogue:
         """The version that sessions get now; None where the avatar is not in use."""
         return self._current.get(name)
 
-    def hold(self, version: AvatarVersion) -> Held:
+    def lease(self, version: AvatarVersion) -> AvatarLease:
         """Use a version.
 
         Raises:
             AvatarError: it cannot be opened.
         """
-        return Held(version, self.open(version), self.uses)
+        return AvatarLease(version, self.open(version), self.uses)
 
     def open(self, version: AvatarVersion) -> AvatarPackage:
         """The package of a version.
@@ -124,7 +124,7 @@ class Catalogue:
                 package = self._packages[version.key] = self._open(Path(version.path))
             return package
 
-    def look(self, path: Path) -> AvatarPackage:
+    def peek(self, path: Path) -> AvatarPackage:
         """A package that is not in use, as it is now.
 
         Raises:
@@ -134,10 +134,10 @@ class Catalogue:
         if identity is None:
             raise AvatarNotFoundError(f"{path}: no such avatar package")
         with self._lock:
-            package = self._looked_at.pop((path, identity), None) or self._open(path)
-            self._looked_at[path, identity] = package
-            while len(self._looked_at) > MOST_LOOKED_AT:
-                self._looked_at.popitem(last=False)
+            package = self._peeked_at.pop((path, identity), None) or self._open(path)
+            self._peeked_at[path, identity] = package
+            while len(self._peeked_at) > MOST_PEEKED_AT:
+                self._peeked_at.popitem(last=False)
             return package
 
     def _open(self, path: Path) -> AvatarPackage:
@@ -147,7 +147,7 @@ class Catalogue:
     def close(self) -> None:
         """Forget all."""
         with self._lock:
-            for package in [*self._packages.values(), *self._looked_at.values()]:
+            for package in [*self._packages.values(), *self._peeked_at.values()]:
                 package.close()
             self._packages.clear()
-            self._looked_at.clear()
+            self._peeked_at.clear()
