@@ -5,14 +5,7 @@ from __future__ import annotations
 
 import trio
 
-from lipsync_fast.errors import (
-    AvatarError,
-    EngineLostError,
-    ErrorCode,
-    LipsyncError,
-    ProtocolError,
-    UnknownUtteranceError,
-)
+from lipsync_fast.errors import ErrorCode, LipsyncError, ProtocolError, ReportedError
 from lipsync_fast.frontend.access.socket import Socket
 from lipsync_fast.frontend.avatars.leases import AvatarLease
 from lipsync_fast.frontend.services import Services
@@ -87,11 +80,5 @@ def _decoded(message: str | bytes) -> ClientMessage:
 
 
 def code_of(error: LipsyncError) -> ErrorCode:
-    """The stable word for what went wrong."""
-    if isinstance(error, ProtocolError):
-        return "unsupported_audio" if "$.audio" in str(error) else "bad_request"
-    if isinstance(error, UnknownUtteranceError):
-        return "unknown_utterance"
-    if isinstance(error, AvatarError):
-        return "unknown_avatar"
-    return "engine_lost" if isinstance(error, EngineLostError) else "internal"
+    """The protocol's word for what went wrong."""
+    return error.code if isinstance(error, ReportedError) else "internal"
