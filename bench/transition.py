@@ -26,10 +26,12 @@ from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.cli.demo import demo_recording
 from lipsync_fast.engine.backends import Backend, RegionJob, create_backend
 from lipsync_fast.engine.backends.base import LoadedAvatar
-from lipsync_fast.frontend.playout.live import LEAD, LEAD_OUT, LiveSession
-from lipsync_fast.frontend.playout.playout import Flag, Picture
+from lipsync_fast.frontend.playout.live import LivePlayout
+from lipsync_fast.frontend.playout.plan import LiveSettings
+from lipsync_fast.frontend.playout.playout import Appearance, Flag, Picture
 from lipsync_fast.ipc.messages import Answer, Job, Look, Status
 from lipsync_fast.media.audio import MediaSource
+from lipsync_fast.utterances.transitions import LEAD, LEAD_OUT
 
 MS = 1_000_000
 IDLE_S, SPEECH_S = 2.0, 4.0
@@ -56,7 +58,8 @@ def play(package: AvatarPackage, maker: Maker, pcm: NDArray[np.float32]) -> list
     """Idle, speech, idle: for each slot what it is, and how much it differs from the one before."""
     manifest = package.manifest
     streams = itertools.count(1).__next__
-    session = LiveSession(1, manifest, manifest.name, Look(), 0, streams, lambda: True)
+    settings = LiveSettings(number=1, new_stream=streams, own_ready=lambda: True)
+    session = LivePlayout(settings, Appearance(manifest, manifest.name, Look()), 0)
     made: dict[int, U8] = {}
     rows: list[dict[str, Any]] = []
     before: U8 | None = None
@@ -65,7 +68,7 @@ def play(package: AvatarPackage, maker: Maker, pcm: NDArray[np.float32]) -> list
         now += MS
         heard = min(len(pcm), int((now / 1e9 - IDLE_S) * 16_000))
         if heard > spoken_to and now % (20 * MS) == 0:
-            session.hear(pcm[spoken_to:heard], now)
+            session.push_audio(pcm[spoken_to:heard], now)
             spoken_to = heard
             if spoken_to == len(pcm):
                 session.end_utterance(now)
@@ -77,10 +80,12 @@ def play(package: AvatarPackage, maker: Maker, pcm: NDArray[np.float32]) -> list
         for event in session.tick(now):
             if isinstance(event, Picture):
                 own = event.jpeg is None
-                image = package.picture(event.index) if own else made.pop(int(event.jpeg or b""))
+                image = (
+                    package.picture(event.avatar_frame) if own else made.pop(int(event.jpeg or b""))
+                )
                 rows.append({"slot": event.number, "own": own, "frame": event.frame})
                 assert not event.flags & Flag.REPEATED
-                x1, y1, x2, y2 = package.rect(event.index).corners
+                x1, y1, x2, y2 = package.rect(event.avatar_frame).corners
                 if before is not None:
                     change = np.abs(image.astype(np.int16) - before)[y1:y2, x1:x2]
                     rows[-1]["change"] = float(change.mean())

@@ -15,7 +15,7 @@ from lipsync_fast.frontend.engines.numbers import JobNumbers
 from lipsync_fast.frontend.engines.pool import EnginePool
 from lipsync_fast.frontend.engines.single_requests import SingleRequests
 from lipsync_fast.frontend.engines.trace import Trace
-from lipsync_fast.frontend.playout.frame_cache import KnownSounds
+from lipsync_fast.frontend.kept_utterances import KeptUtterances
 from lipsync_fast.frontend.playout.idle_rate import ALONE, SHARED, IdleRate
 from lipsync_fast.frontend.playout.timer import SlotTimer
 from lipsync_fast.frontend.statistics import FrontStatistics
@@ -45,7 +45,7 @@ class Services:
     statistics: FrontStatistics
     timer: SlotTimer
     idle_rate: IdleRate
-    utterances: KnownSounds
+    utterances: KeptUtterances
     margin_ns: Callable[[], int]
     trace: Trace | None
 
@@ -75,7 +75,7 @@ class Services:
             statistics=statistics,
             timer=SlotTimer(),
             idle_rate=_idle_rate(pool, admission, statistics.load),
-            utterances=KnownSounds(config.utterances, lambda: pool.maker),
+            utterances=KeptUtterances(config.utterances, lambda: pool.maker),
             margin_ns=partial(pool.latency.margin_ns, live.margin_ms, live.margin_most_ms),
             trace=Trace(config.log.trace) if config.log.trace else None,
         )

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from lipsync_fast.frontend.engines.latencies import Latencies
-from lipsync_fast.frontend.playout.playout import Pace
+from lipsync_fast.frontend.playout.playout import Playout
 from lipsync_fast.ipc.status import FrontLoad, ServerStatus
 
 
@@ -21,7 +21,7 @@ class FrontStatistics:
     def __init__(self) -> None:
         self.load = FrontLoad()
         self.latencies = Latencies()
-        self.playouts: dict[int, Pace] = {}
+        self.playouts: dict[int, Playout] = {}
         self.server: ServerStatus | None = None
 
     def count_refused(self, reason: str) -> None:

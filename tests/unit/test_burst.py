@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from lipsync_fast.audio.windows import AudioWindow
 from lipsync_fast.avatars.manifest import Manifest
-from lipsync_fast.frontend.playout.burst import IN_FLIGHT, BurstSession
-from lipsync_fast.frontend.playout.playout import Ended, Event, Flag, Picture, Started
+from lipsync_fast.frontend.playout.burst import IN_FLIGHT, BurstPlayout
+from lipsync_fast.frontend.playout.playout import Appearance, Ended, Event, Flag, Picture, Started
 from lipsync_fast.geometry import Rect
 from lipsync_fast.ipc.messages import Answer, Job, Look, Status
 
@@ -28,16 +28,20 @@ MANIFEST = Manifest(
 )
 
 
-def session() -> BurstSession:
-    return BurstSession(1, MANIFEST, "x", Look(), itertools.count(1).__next__)
+def session() -> BurstPlayout:
+    return BurstPlayout(
+        number=1,
+        appearance=Appearance(MANIFEST, "x", Look()),
+        new_stream=itertools.count(1).__next__,
+    )
 
 
 def answer(job: Job, status: Status = Status.MADE) -> Answer:
     return Answer(job.session, job.epoch, job.number, status, Rect(0, 0, 640, 480))
 
 
-def say(burst: BurstSession, seconds: float) -> None:
-    burst.hear(np.zeros(int(16_000 * seconds), np.float32), 0)
+def say(burst: BurstPlayout, seconds: float) -> None:
+    burst.push_audio(np.zeros(int(16_000 * seconds), np.float32), 0)
     burst.end_utterance(0)
 
 
@@ -54,7 +58,7 @@ def test_every_frame_once_in_order(seed: int) -> None:
         expected += [(utterance, k) for k in range(-(-samples // 640))]
         while samples:
             piece = min(samples, rng.randint(1, 9_000))
-            burst.hear(np.zeros(piece, np.float32), 0)
+            burst.push_audio(np.zeros(piece, np.float32), 0)
             samples -= piece
         burst.end_utterance(0)
     while burst.speaking:
@@ -73,7 +77,9 @@ def test_every_frame_once_in_order(seed: int) -> None:
     shown = [e for e in log if isinstance(e, Picture)]
     assert [(p.utterance, p.frame) for p in shown] == expected
     assert [p.number for p in shown] == list(range(len(expected)))
-    assert [p.index for p in shown] == [MANIFEST.avatar_frame(k) for k in range(len(expected))]
+    assert [p.avatar_frame for p in shown] == [
+        MANIFEST.avatar_frame(k) for k in range(len(expected))
+    ]
     ends = [e for e in log if not isinstance(e, Picture)]
     assert [e.utterance for e in ends] == [1, 1, 2, 2, 3, 3]
     assert all(isinstance(e, Started) for e in ends[::2])
@@ -112,7 +118,7 @@ def test_interrupted_frames_never_come() -> None:
 def test_another_avatar_begins_at_its_first_picture() -> None:
     burst = session()
     say(burst, 0.12)
-    burst.change(MANIFEST, "y", Look())
+    burst.change(Appearance(MANIFEST, "y", Look()))
     jobs = [job for job, _ in burst.jobs]
     burst.jobs.clear()
     assert {job.avatar for job in jobs} == {"x"}
@@ -126,7 +132,7 @@ def test_another_avatar_begins_at_its_first_picture() -> None:
 
 def test_an_utterance_without_sound_is_none() -> None:
     burst = session()
-    burst.hear(np.zeros(0, np.float32), 0)
+    burst.push_audio(np.zeros(0, np.float32), 0)
     burst.end_utterance(0)
     assert not burst.speaking
     assert burst.tick(0) == []

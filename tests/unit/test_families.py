@@ -42,7 +42,9 @@ from lipsync_fast.engine.splice import FrameEncoder, Variant, changing, reached,
 from lipsync_fast.errors import AvatarFormatError
 from lipsync_fast.families import FAMILIES, FamilyName
 from lipsync_fast.families.wav2lip import DECODERS, ENCODERS, WAV2LIP
-from lipsync_fast.frontend.playout.live import LiveSession
+from lipsync_fast.frontend.playout.live import LivePlayout
+from lipsync_fast.frontend.playout.plan import LiveSettings
+from lipsync_fast.frontend.playout.playout import Appearance
 from lipsync_fast.frontend.playout.utterance import Utterance
 from lipsync_fast.geometry import Rect
 from lipsync_fast.ipc.messages import Job, Look
@@ -183,13 +185,14 @@ def test_a_stream_a_session_and_single_frames_give_the_same_blocks(
 def test_the_way_in_shows_silence_where_there_are_no_zeros() -> None:
     """Before any of an utterance is heard; then its frames, 212.5 ms and the margin behind."""
     now, ms = 5_000_000_000, 1_000_000
-    session = LiveSession(
-        1, manifest(**GOOD), "x", Look(), now, itertools.count(1).__next__, lambda: True
+    settings = LiveSettings(
+        number=1, new_stream=itertools.count(1).__next__, own_ready=lambda: True
     )
+    session = LivePlayout(settings, Appearance(manifest(**GOOD), "x", Look()), now)
     assert session.latency_ms == 212.5 + session.margin_ns / ms
     asked: list[tuple[Job, F32]] = []
     for _ in range(50):
-        session.hear(noise(320), now)
+        session.push_audio(noise(320), now)
         for _ in range(20):
             now += ms
             session.tick(now)

@@ -22,11 +22,12 @@ from lipsync_fast.arrays import F32
 from lipsync_fast.audio.windows import block_starts
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.config import Utterances
-from lipsync_fast.frontend.playout.burst import BurstSession
-from lipsync_fast.frontend.playout.cached_start import KNOWN_MARGIN_NS
-from lipsync_fast.frontend.playout.frame_cache import KnownSounds
-from lipsync_fast.frontend.playout.live import MARGIN_NS, LiveSession
-from lipsync_fast.frontend.playout.playout import Ended, Event, Flag, Picture
+from lipsync_fast.frontend.kept_utterances import KeptUtterances
+from lipsync_fast.frontend.playout.burst import BurstPlayout
+from lipsync_fast.frontend.playout.cached_start import CACHED_MARGIN_NS
+from lipsync_fast.frontend.playout.live import LivePlayout
+from lipsync_fast.frontend.playout.plan import MARGIN_NS, LiveSettings
+from lipsync_fast.frontend.playout.playout import Appearance, Ended, Event, Flag, Picture
 from lipsync_fast.frontend.playout.utterance import Utterance
 from lipsync_fast.geometry import Rect
 from lipsync_fast.ipc.messages import Answer, Job, Look, Status, StoreMode
@@ -46,7 +47,7 @@ class World:
     def __init__(self, package: AvatarPackage, folder: Path) -> None:
         self.package, self.now = package, 5_000 * MS
         config = Utterances(folder=str(folder), disk_mb=8)
-        self.known = KnownSounds(config, lambda: "test")
+        self.known = KeptUtterances(config, lambda: "test")
         self.known.register("x", package)
         self.store = Store(folder, 8_000_000, 1.0)
         self.made = self.found = 0
@@ -55,19 +56,16 @@ class World:
         self.streams = itertools.count(1)
         self.begin()
 
-    def begin(self, idle: bool = True, look: Look | None = None) -> None:
-        self.session = LiveSession(
-            1,
-            self.package.manifest,
-            "x",
-            look or Look(),
-            self.now,
-            self.streams.__next__,
-            lambda: True,
-            idle,
-            lambda: MARGIN_NS,
-            recall=self.known,
+    def begin(self, idle: bool = True, look: Look | None = None, keeps: bool = True) -> None:
+        settings = LiveSettings(
+            number=1,
+            new_stream=self.streams.__next__,
+            own_ready=lambda: True,
+            idle=idle,
+            lookup=self.known if keeps else None,
         )
+        appearance = Appearance(self.package.manifest, "x", look or Look())
+        self.session = LivePlayout(settings, appearance, self.now)
         self.log: list[tuple[int, Event]] = []
         self.working: list[tuple[int, int, Answer, bytes]] = []
         self.order = itertools.count()
@@ -111,14 +109,14 @@ class World:
 
     def say(self, pcm: F32) -> int:
         """All of a sound at once; the moment."""
-        self.session.hear(pcm, self.now)
+        self.session.push_audio(pcm, self.now)
         self.session.end_utterance(self.now)
         return self.now
 
     def in_real_time(self, pcm: F32) -> None:
         for at in range(0, len(pcm), 320):
             self.run(20)
-            self.session.hear(pcm[at : at + 320], self.now)
+            self.session.push_audio(pcm[at : at + 320], self.now)
         self.session.end_utterance(self.now)
 
     def spoken(self) -> list[tuple[int, Picture]]:
@@ -132,7 +130,7 @@ class World:
         for _, p in pictures:
             if p.jpeg is not None and not p.flags & Flag.REPEATED:
                 picture, frame, _, _ = msgspec.msgpack.decode(p.jpeg)
-                assert picture == p.index
+                assert picture == p.avatar_frame
                 assert p.frame in (None, frame)
 
     def learn(self, pcm: F32) -> None:
@@ -176,7 +174,7 @@ def test_said_again_it_begins_at_once_and_nothing_is_made(world: World, pause_ms
         world.check()
         spoken = world.spoken()
         assert [p.frame for _, p in spoken] == list(range(25))
-        assert spoken[0][0] - begun == KNOWN_MARGIN_NS
+        assert spoken[0][0] - begun == CACHED_MARGIN_NS
         assert {b - a for (a, _), (b, _) in itertools.pairwise(spoken)} == {SLOT_NS}
         shares = [msgspec.msgpack.decode(p.jpeg)[2] for _, p in spoken if p.jpeg]
         assert shares == [0.25, 0.5, 0.75] + [1.0] * 22
@@ -192,9 +190,8 @@ def test_said_again_it_begins_at_once_and_nothing_is_made(world: World, pause_ms
 def test_the_first_time_is_as_ever(world: World) -> None:
     """The frames, their slots and the way in are those of a session that keeps nothing."""
     logs = []
-    for recall in (world.known, None):
-        world.begin()
-        world.session.recall = recall
+    for keeps in (True, False):
+        world.begin(keeps=keeps)
         world.run(333)
         world.in_real_time(SOUND)
         world.run(2_000)
@@ -207,9 +204,8 @@ def test_of_sound_in_real_time_only_the_work_is_saved(world: World) -> None:
     world.run(200)
     world.learn(SOUND)
     begins = []
-    for recall in (world.known, None):
-        world.begin()
-        world.session.recall = recall
+    for keeps in (True, False):
+        world.begin(keeps=keeps)
         world.run(300)
         world.made = 0
         at = world.now
@@ -218,7 +214,7 @@ def test_of_sound_in_real_time_only_the_work_is_saved(world: World) -> None:
         world.check()
         begins.append(world.spoken()[0][0] - at)
         assert [p.frame for _, p in world.spoken()] == list(range(25))
-        assert world.made <= LEAD if recall is not None else world.made > 25 + LEAD
+        assert world.made <= LEAD if keeps else world.made > 25 + LEAD
     assert begins[0] == begins[1]
 
 
@@ -234,7 +230,7 @@ def test_what_begins_the_same_and_goes_on_otherwise_is_made_in_time(world: World
     world.run(2_500)
     world.check()
     spoken = world.spoken()
-    assert spoken[0][0] - begun == KNOWN_MARGIN_NS
+    assert spoken[0][0] - begun == CACHED_MARGIN_NS
     assert [p.frame for _, p in spoken] == list(range(25))
     assert world.session.late == 0
     assert world.made >= 10
@@ -271,7 +267,9 @@ def test_where_nothing_alike_is_kept_the_loop_goes_on(world: World) -> None:
         world.run(2_500)
         world.check()
         index = world.package.manifest.avatar_frame
-        assert all(p.index == index(p.number) for _, p in world.log if isinstance(p, Picture))
+        assert all(
+            p.avatar_frame == index(p.number) for _, p in world.log if isinstance(p, Picture)
+        )
         assert len(world.spoken()) == 25
         world.run(40)
     assert world.known.counts["misses"] >= 1
@@ -300,7 +298,7 @@ def test_without_idle_movement_it_may_begin_anywhere(world: World) -> None:
         world.run(2_000)
         world.check()
         assert world.made == 0
-        assert world.spoken()[0][0] - begun == KNOWN_MARGIN_NS
+        assert world.spoken()[0][0] - begun == CACHED_MARGIN_NS
 
 
 def test_another_look_is_another_frame(world: World) -> None:
@@ -332,7 +330,7 @@ def test_interrupted_in_its_middle_it_ends_and_can_be_said_again(world: World) -
     world.check()
     spoken = world.spoken()[shown:]
     assert [p.frame for _, p in spoken] == list(range(25))
-    assert spoken[0][0] - begun == KNOWN_MARGIN_NS
+    assert spoken[0][0] - begun == CACHED_MARGIN_NS
 
 
 def test_one_behind_the_other(world: World) -> None:
@@ -361,14 +359,19 @@ def test_the_shortest_sounds(world: World, samples: int) -> None:
     world.run(1_500)
     world.check()
     assert world.made == 0
-    assert world.spoken()[0][0] - begun == KNOWN_MARGIN_NS
+    assert world.spoken()[0][0] - begun == CACHED_MARGIN_NS
     assert len(world.spoken()) == -(-samples // 640)
 
 
 def test_as_fast_as_it_goes_the_second_time_is_all_there(world: World) -> None:
     for second in (False, True):
         manifest = world.package.manifest
-        session = BurstSession(1, manifest, "x", Look(), world.streams.__next__, world.known)
+        session = BurstPlayout(
+            number=1,
+            appearance=Appearance(manifest, "x", Look()),
+            new_stream=world.streams.__next__,
+            lookup=world.known,
+        )
         session.speak(SOUND, world.now)
         world.made, frames = 0, list[Picture]()
         for _ in range(40):
@@ -400,11 +403,11 @@ def test_sound_that_stops_coming_closes_the_mouth_and_the_rest_is_led_in_again(
     world.learn(SOUND)
     world.begin()
     world.run(300)
-    world.session.hear(SOUND[:13_000], world.now)
+    world.session.push_audio(SOUND[:13_000], world.now)
     world.run(1_500)
     shown = len(world.spoken())
     assert 8 <= shown < 25
-    world.session.hear(SOUND[13_000:], world.now)
+    world.session.push_audio(SOUND[13_000:], world.now)
     world.session.end_utterance(world.now)
     world.run(2_500)
     world.check()
@@ -416,7 +419,7 @@ def test_sound_that_stops_coming_closes_the_mouth_and_the_rest_is_led_in_again(
 def test_over_no_more_than_some_places_is_a_sound_kept(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lipsync_fast.frontend.playout.frame_cache.MOST_PLACES", 1)
+    monkeypatch.setattr("lipsync_fast.frontend.kept_utterances.MOST_POSITIONS", 1)
     for look in (Look(), Look(quality=30)):
         for _ in range(6):
             world.begin(look=look)

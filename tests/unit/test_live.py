@@ -20,14 +20,10 @@ from hypothesis import strategies as st
 from lipsync_fast.audio.windows import AudioWindow
 from lipsync_fast.avatars.manifest import Manifest
 from lipsync_fast.frontend.engines.latency_estimate import LatencyEstimate, urgent_before
-from lipsync_fast.frontend.playout.live import (
-    BEAT_NS,
-    GRACE_NS,
-    HOLD_NS,
-    MARGIN_NS,
-    LiveSession,
-)
-from lipsync_fast.frontend.playout.playout import Ended, Event, Flag, Picture, Started
+from lipsync_fast.frontend.playout.live import LivePlayout
+from lipsync_fast.frontend.playout.plan import GRACE_NS, HOLD_NS, MARGIN_NS, LiveSettings
+from lipsync_fast.frontend.playout.playout import Appearance, Ended, Event, Flag, Picture, Started
+from lipsync_fast.frontend.playout.slots import BEAT_NS
 from lipsync_fast.frontend.session.session import SLACK_NS
 from lipsync_fast.geometry import Rect
 from lipsync_fast.ipc.messages import Answer, Job, Look, Speech, Status
@@ -59,18 +55,15 @@ class World:
     stride: int = 1
 
     def __post_init__(self) -> None:
-        self.session = LiveSession(
-            1,
-            MANIFEST,
-            "x",
-            Look(),
-            self.now,
-            itertools.count(1).__next__,
-            lambda: self.own_ready,
-            self.idle,
-            lambda: self.margin_ns,
+        settings = LiveSettings(
+            number=1,
+            new_stream=itertools.count(1).__next__,
+            own_ready=lambda: self.own_ready,
+            idle=self.idle,
+            margin_ns=lambda: self.margin_ns,
             stride=lambda: self.stride,
         )
+        self.session = LivePlayout(settings, Appearance(MANIFEST, "x", Look()), self.now)
         self.begun = self.now - self.now % BEAT_NS
         self.working: list[tuple[int, int, Job]] = []
         self.order = itertools.count()
@@ -109,7 +102,7 @@ class World:
         """Speak in pieces as they are recorded; then the end."""
         for _ in range(round(seconds * 1000 / piece_ms)):
             self.run(piece_ms / speed)
-            self.session.hear(np.zeros(16 * piece_ms, np.float32), self.now)
+            self.session.push_audio(np.zeros(16 * piece_ms, np.float32), self.now)
         self.session.end_utterance(self.now)
 
     def pictures(self) -> list[tuple[int, Picture]]:
@@ -123,7 +116,7 @@ class World:
                 assert picture.jpeg is not None
                 job = msgspec.msgpack.decode(picture.jpeg, type=Job)
                 assert job.speech is not None
-                assert job.avatar_frame == picture.index
+                assert job.avatar_frame == picture.avatar_frame
                 out.append((t, picture, job.speech))
         return out
 
@@ -135,7 +128,7 @@ def check_clock(world: World) -> None:
     for t, picture in shown:
         assert 0 <= t - (world.begun + picture.pts_ns) <= GRACE_NS + 2 * MS
         if not picture.flags & Flag.REPEATED:
-            assert picture.index == MANIFEST.avatar_frame(picture.number)
+            assert picture.avatar_frame == MANIFEST.avatar_frame(picture.number)
     times = [p.pts_ns for _, p in shown]
     assert all(SLOT_NS <= b - a < 2 * SLOT_NS for a, b in itertools.pairwise(times))
 
@@ -234,7 +227,7 @@ def test_a_pause_in_the_sound() -> None:
     for pause in (700, 400, 0):
         for _ in range(50):
             world.run(20)
-            world.session.hear(np.zeros(320, np.float32), world.now)
+            world.session.push_audio(np.zeros(320, np.float32), world.now)
         world.run(pause)
     world.session.end_utterance(world.now)
     world.run(2_000)
@@ -259,7 +252,7 @@ def test_late_frames_are_skipped_and_the_rest_stays_in_step() -> None:
     world.run(200)
     world.say(1.0)
     world.delay_ns = 150 * MS
-    world.session.hear(np.zeros(16_000, np.float32), world.now)
+    world.session.push_audio(np.zeros(16_000, np.float32), world.now)
     world.run(500)
     world.delay_ns = 10 * MS
     world.session.end_utterance(world.now)
@@ -349,7 +342,7 @@ def test_failed_frames_are_dropped() -> None:
 def test_a_front_that_stood_still_goes_on_in_the_present() -> None:
     world = World()
     world.run(100)
-    world.session.hear(np.zeros(16_000 * 3, np.float32), world.now)
+    world.session.push_audio(np.zeros(16_000 * 3, np.float32), world.now)
     world.session.end_utterance(world.now)
     world.engine()
     world.now += 10_000 * MS
@@ -363,7 +356,7 @@ def test_a_front_that_stood_still_goes_on_in_the_present() -> None:
 
 def test_queued_sound_is_told() -> None:
     world = World()
-    world.session.hear(np.zeros(16_000 * 20, np.float32), world.now)
+    world.session.push_audio(np.zeros(16_000 * 20, np.float32), world.now)
     assert world.session.queued_s > 19
     world.run(10_000)
     assert 9 < world.session.queued_s < 11
@@ -406,12 +399,12 @@ def test_slow_engines_are_given_more_time() -> None:
     world = World(delay_ns=130 * MS)
     world.run(200)
     world.margin_ns = 150 * MS
-    world.session.margin_ns = MARGIN_NS
+    world.session._plan.margin_ns = MARGIN_NS
     for _ in range(60):
         world.run(20)
-        world.session.hear(np.zeros(320, np.float32), world.now)
+        world.session.push_audio(np.zeros(320, np.float32), world.now)
         if world.session.late < 3:
-            world.session.margin_ns = MARGIN_NS
+            world.session._plan.margin_ns = MARGIN_NS
     world.session.end_utterance(world.now)
     world.run(2_000)
     (ended,) = [e for _, e in world.log if isinstance(e, Ended)]
@@ -438,12 +431,12 @@ def test_another_avatar_comes_when_nothing_is_spoken() -> None:
     world.run(100)
     other = msgspec.structs.replace(MANIFEST, name="y", frame_count=3)
     world.say(0.4, speed=10.0)
-    world.session.change(other, "y", Look(quality=50))
+    world.session.change(Appearance(other, "y", Look(quality=50)))
     world.run(300)
     assert world.session.avatar == "x"
     world.run(1_000)
     assert world.session.avatar == "y"
-    assert max(p.index for _, p in world.pictures()[-8:]) == 2
+    assert max(p.avatar_frame for _, p in world.pictures()[-8:]) == 2
     assert len(world.spoken()) == 10
 
 
@@ -456,7 +449,7 @@ def test_whatever_happens_the_clock_holds(data: st.DataObject) -> None:
         what = rng.random()
         if what < 0.6:
             size = rng.choice([1, 100, 640, 3000, 20_000])
-            world.session.hear(np.zeros(size, np.float32), world.now)
+            world.session.push_audio(np.zeros(size, np.float32), world.now)
         elif what < 0.75:
             world.session.end_utterance(world.now)
         elif what < 0.82:
@@ -471,7 +464,7 @@ def test_whatever_happens_the_clock_holds(data: st.DataObject) -> None:
     started = [e.utterance for _, e in world.log if isinstance(e, Started)]
     assert started == sorted(set(started))
     assert not world.session.speaking
-    assert len(world.session._by_job) <= 8
+    assert len(world.session._plan.by_job) <= 8
 
 
 class Measured(World):

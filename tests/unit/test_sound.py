@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lipsync_fast.audio.pcm import Resampler
-from lipsync_fast.frontend.session.client_audio import ClientSound
+from lipsync_fast.frontend.session.client_audio import ClientAudio
 from lipsync_fast.protocol import AudioFormat
 
 
@@ -36,7 +36,7 @@ def test_however_it_is_cut(rate: int, kind: str, channels: int, seed: int) -> No
     loud = rng.uniform(-0.9, 0.9, (count, channels)).astype(np.float32)
     pcm = (loud * 32767).astype("<i2") if kind == "s16le" else loud
     form = AudioFormat(sample_rate=rate, format=kind, channels=channels)  # type: ignore[arg-type]
-    sound, whole = ClientSound(form, True), ClientSound(form, True)
+    sound, whole = ClientAudio(form, True), ClientAudio(form, True)
     got = []
     for piece in cut(pcm.tobytes(), seed):
         got.append(sound.push(piece))
@@ -55,7 +55,7 @@ def test_however_it_is_cut(rate: int, kind: str, channels: int, seed: int) -> No
 
 
 def test_frames_of_the_echo_are_40_ms_wherever_it_begins() -> None:
-    sound = ClientSound(AudioFormat(sample_rate=8_000), True)
+    sound = ClientAudio(AudioFormat(sample_rate=8_000), True)
     pcm = np.arange(8_000, dtype="<i2")
     sound.push(pcm.tobytes())
     sound.keep(3)
@@ -68,7 +68,7 @@ def test_frames_of_the_echo_are_40_ms_wherever_it_begins() -> None:
 
 
 def test_not_finite_is_silence() -> None:
-    sound = ClientSound(AudioFormat(format="f32le"), True)
+    sound = ClientAudio(AudioFormat(format="f32le"), True)
     bad = np.array([np.nan, np.inf, -np.inf, 0.5, 7.0], np.float32)
     np.testing.assert_array_equal(sound.push(bad.tobytes()), np.float32([0, 0, 0, 0.5, 1]))
     sound.keep(1)
@@ -80,7 +80,7 @@ def test_not_finite_is_silence() -> None:
 
 def test_a_new_utterance_is_resampled_by_itself() -> None:
     form = AudioFormat(sample_rate=48_000)
-    sound = ClientSound(form, False)
+    sound = ClientAudio(form, False)
     pcm = np.random.default_rng(1).integers(-9000, 9000, 4_801).astype("<i2")
     for _ in range(2):
         got = np.concatenate([sound.push(pcm.tobytes()), sound.finish()])
@@ -92,7 +92,7 @@ def test_a_new_utterance_is_resampled_by_itself() -> None:
 
 @pytest.mark.parametrize("reset", [False, True])
 def test_a_torn_sample_does_not_reach_the_next_utterance(reset: bool) -> None:
-    sound = ClientSound(AudioFormat(), False)
+    sound = ClientAudio(AudioFormat(), False)
     sound.push(b"\x01\x02\x03")
     if reset:
         sound.reset()

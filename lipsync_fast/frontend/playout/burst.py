@@ -11,18 +11,29 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import msgspec
 
 from lipsync_fast.arrays import F32
-from lipsync_fast.avatars.manifest import Manifest
-from lipsync_fast.frontend.playout.frame_cache import FIRST_FRAMES, Recall, told
-from lipsync_fast.frontend.playout.playout import Ended, Event, Flag, Picture, Speaker, Started
+from lipsync_fast.frontend.playout.playout import (
+    Appearance,
+    Ended,
+    Event,
+    Flag,
+    Picture,
+    Speaker,
+    Started,
+)
 from lipsync_fast.frontend.playout.utterance import Utterance
+from lipsync_fast.frontend.playout.utterance_lookup import (
+    FIRST_FRAMES,
+    UtteranceLookup,
+    note_answer,
+)
 from lipsync_fast.geometry import Rect
-from lipsync_fast.ipc.messages import Answer, Job, Look, Status, StoreMode
-from lipsync_fast.timing import SLOT_NS
+from lipsync_fast.ipc.messages import Answer, Job, Status, StoreMode
+from lipsync_fast.timing import SAMPLE_RATE, SLOT_NS
 
 IN_FLIGHT = 24
 PATIENCE_NS = 30_000_000_000
@@ -44,7 +55,7 @@ class _Spoken:
 @dataclass(slots=True)
 class _Asked:
     number: int
-    index: int
+    avatar_frame: int
     spoken: _Spoken
     frame: int
     asked_ns: int
@@ -54,30 +65,29 @@ class _Asked:
     box: Rect | None = None
 
 
-@dataclass
-class BurstSession(Speaker[_Spoken]):
-    """One session; see ``pace.Pace``.
+class BurstPlayout(Speaker[_Spoken]):
+    """One session with ``pace: burst``; see ``playout.Playout``.
 
     Args:
         number: of the session in its front.
-        manifest: the avatar's.
-        avatar: the key under which engines know it.
-        look: how pictures are encoded.
-        streams: gives each utterance a number of its own in this front.
-        recall: what was said before; None where nothing is kept.
+        appearance: what it begins with.
+        new_stream: gives each utterance a number of its own in this front.
+        lookup: what was said before; None where nothing is kept.
     """
 
-    number: int
-    manifest: Manifest
-    avatar: str
-    look: Look
-    streams: Callable[[], int]
-    recall: Recall | None = None
-    jobs: deque[tuple[Job, F32]] = field(default_factory=deque)
-
-    def __post_init__(self) -> None:
-        self.epoch = 0
-        self.late = self.margin_ns = 0
+    def __init__(
+        self,
+        *,
+        number: int,
+        appearance: Appearance,
+        new_stream: Callable[[], int],
+        lookup: UtteranceLookup | None = None,
+    ) -> None:
+        self._number, self._new_stream, self._lookup = number, new_stream, lookup
+        self._appearance = appearance
+        self.jobs: deque[tuple[Job, F32]] = deque()
+        self.epoch = self.late = 0
+        self.margin_ns = 0
         self._utterances: deque[_Spoken] = deque()
         self._asked: deque[_Asked] = deque()
         self._by_job: dict[int, _Asked] = {}
@@ -85,13 +95,18 @@ class BurstSession(Speaker[_Spoken]):
         self._pictures = 0
         self._first = 0
         """Number of the avatar's first picture."""
-        self._change: tuple[Manifest, str, Look] | None = None
+        self._change: Appearance | None = None
+
+    @property
+    def avatar(self) -> str:
+        """The key of the avatar's version that is shown."""
+        return self._appearance.avatar
 
     # ------------------------------------------------------------ what comes in
-    def hear(self, pcm: F32, now_ns: int) -> int:
+    def push_audio(self, pcm: F32, now_ns: int) -> int:
         """Sound, 16 kHz mono; begins an utterance where none is open. Gives its number."""
         if not self.open:
-            sound = Utterance(self.streams(), self.manifest.audio)
+            sound = Utterance(self._new_stream(), self._appearance.manifest.audio)
             self._utterances.append(_Spoken(next(self._numbers), sound))
         spoken = self._utterances[-1]
         if len(pcm):
@@ -100,7 +115,7 @@ class BurstSession(Speaker[_Spoken]):
         return spoken.number
 
     def end_utterance(self, now_ns: int) -> None:
-        """What was heard is all; without an open utterance nothing happens."""
+        """All of the utterance has come; without an open one nothing happens."""
         if self.open:
             spoken = self._utterances[-1]
             spoken.sound.end()
@@ -118,15 +133,15 @@ class BurstSession(Speaker[_Spoken]):
         self.jobs.clear()
         return self._pictures - 1
 
-    def change(self, manifest: Manifest, avatar: str, look: Look) -> None:
+    def change(self, appearance: Appearance) -> None:
         """Another avatar or look: from the next moment on in which nothing is spoken."""
-        self._change = manifest, avatar, look
+        self._change = appearance
         self._apply_change()
 
     def _apply_change(self) -> None:
         if self._change is not None and not self._utterances:
-            self.manifest, self.avatar, self.look = self._change
-            self._first, self._change = self._pictures, None
+            self._appearance, self._change = self._change, None
+            self._first = self._pictures
 
     def answered(self, answer: Answer, jpeg: bytes) -> bool:
         """What an engine made of a job; what is void is ignored. True where a tick is due."""
@@ -135,7 +150,7 @@ class BurstSession(Speaker[_Spoken]):
             asked.done = True
             if answer.status == Status.MADE:
                 asked.jpeg, asked.box = jpeg, answer.box
-                told(asked.spoken, answer.kept)
+                note_answer(asked.spoken, answer.kept)
         return asked is not None
 
     def lost(self, job: Job, now_ns: int) -> Job | None:
@@ -153,7 +168,7 @@ class BurstSession(Speaker[_Spoken]):
     @property
     def latency_ms(self) -> float:
         """From a sound to the earliest moment at which its picture can be made."""
-        return self.manifest.audio.lookahead_samples / 16
+        return self._appearance.manifest.audio.lookahead_samples * 1000 / SAMPLE_RATE
 
     def tick(self, now_ns: int) -> list[Event]:
         """What is made by now, in order; asks for more."""
@@ -185,7 +200,7 @@ class BurstSession(Speaker[_Spoken]):
                 Picture(
                     asked.number,
                     asked.number * SLOT_NS,
-                    asked.index,
+                    asked.avatar_frame,
                     flags,
                     spoken.number,
                     asked.jpeg,
@@ -212,25 +227,23 @@ class BurstSession(Speaker[_Spoken]):
 
     def _ask(self, spoken: _Spoken, now_ns: int) -> None:
         number, self._pictures = self._pictures, self._pictures + 1
-        index = self.manifest.avatar_frame(number - self._first)
-        if spoken.next == 0 and self.recall is not None:
-            seen, place = spoken.sound.seen(FIRST_FRAMES), number - self._first
-            found = self.recall.begin(
-                self.avatar, self.manifest, self.look, seen, place, "never", False
-            )
-            spoken.store = found.store
+        appearance, position = self._appearance, number - self._first
+        avatar_frame = appearance.manifest.avatar_frame(position)
+        if spoken.next == 0 and self._lookup is not None:
+            seen = spoken.sound.seen(FIRST_FRAMES)
+            spoken.store = self._lookup.look_up(appearance, seen, position, "never", False).store
         speech, samples = spoken.sound.speech(spoken.next, 1.0, spoken.store)
         job = Job(
-            self.number,
+            self._number,
             self.epoch,
             next(self._jobs),
-            self.avatar,
-            index,
+            appearance.avatar,
+            avatar_frame,
             now_ns + PATIENCE_NS,
-            self.look,
+            appearance.look,
             speech,
         )
-        asked = _Asked(number, index, spoken, spoken.next, now_ns, job.number)
+        asked = _Asked(number, avatar_frame, spoken, spoken.next, now_ns, job.number)
         self._asked.append(asked)
         self._by_job[job.number] = asked
         self.jobs.append((job, samples))

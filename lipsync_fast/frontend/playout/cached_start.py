@@ -1,126 +1,82 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The part of a live session that knows what was said before: where in its loop an utterance
-begins, when, and what is to be kept of it."""
+"""How an utterance of a live session begins where it, or its beginning, was said before.
+
+Decisions only: each is a value, and the plan that asked for it acts on it.
+"""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
-
 import msgspec
 
-from lipsync_fast.arrays import F32
-from lipsync_fast.avatars.manifest import Manifest
-from lipsync_fast.frontend.playout.frame_cache import FIRST_FRAMES, Move, Recall
-from lipsync_fast.frontend.playout.plan import Planned, Spoken
-from lipsync_fast.ipc.messages import Job, Look, Speech, StoreMode
-from lipsync_fast.timing import SLOT_NS
-from lipsync_fast.utterances.transitions import LEAD, NO_SHARE, blended
+from lipsync_fast.frontend.playout.playout import Appearance
+from lipsync_fast.frontend.playout.utterance import Utterance
+from lipsync_fast.frontend.playout.utterance_lookup import (
+    FIRST_FRAMES,
+    Beginning,
+    Move,
+    UtteranceLookup,
+)
+from lipsync_fast.ipc.messages import Speech, StoreMode
+from lipsync_fast.utterances.transitions import LEAD, blended
 
-KNOWN_MARGIN_NS = 8_000_000
-"""The same for frames that are kept, and need no network."""
+CACHED_MARGIN_NS = 8_000_000
+"""From the moment that an utterance's sound is there to its first slot, where its frames are kept
+and need no network."""
 KEEP_NS = 10_000_000_000
 """How long engines may take for what is only to be kept."""
 
 
-class Recalling:
-    """What ``live.LiveSession`` has of it."""
+class CachedStart:
+    """Decides for one session.
 
-    number: int
-    epoch: int
-    manifest: Manifest
-    avatar: str
-    look: Look
-    idle: bool
-    recall: Recall | None
-    jobs: deque[tuple[Job, F32]]
-    margin_ns: int
-    _slot: int
-    _next: int
-    _origin_ns: int
-    _shifted_ns: int
-    _offset: int
-    _planned: dict[int, Planned]
-    _jobs: Iterator[int]
+    Args:
+        lookup: what was said before; None where nothing is kept.
+        idle: the avatar is seen between utterances, and its mouth is drawn to the first frames.
+    """
 
-    if TYPE_CHECKING:
-
-        @property
-        def _lead(self) -> int: ...
-
-        def _due(self, slot: int) -> int: ...
-
-        def _share_before(self, slot: int) -> float: ...
-
-        def _drop_from(self, slot: int) -> None: ...
-
-        def _plan_rest(self, now_ns: int, everything: bool = False) -> bool: ...
-
-    def _index(self, slot: int) -> int:
-        """The avatar's picture that a slot is shown over."""
-        return self.manifest.avatar_frame(slot + self._offset)
+    def __init__(self, lookup: UtteranceLookup | None, idle: bool) -> None:
+        self._lookup, self._leads = lookup, idle
+        self._move: Move = "alike" if idle else "anywhere"
+        """Where else in its loop the avatar may begin to speak; unseen, it may anywhere."""
 
     @property
-    def _may_move(self) -> Move:
-        """Where else in its loop the avatar may begin to speak; unseen, it may anywhere."""
-        return "alike" if self.idle else "anywhere"
+    def possible(self) -> bool:
+        """Something may have been kept."""
+        return self._lookup is not None
 
-    def _begin_at_once(self, spoken: Spoken, now_ns: int) -> bool:
-        """Begin with frames that are kept, in the first slot from now on, which is moved to now."""
-        if self.recall is None:
-            return False
-        slot = max(self._slot, -((self._origin_ns - now_ns) // SLOT_NS))
-        for planned in self._planned.values():
-            if planned.spoken is not None and planned.spoken is not spoken:
-                return False  # another one is on its way
-        if self._share_before(slot) > NO_SHARE:
-            return False
-        spoken.asked = True
-        place = slot + self._offset
-        seen = spoken.sound.seen(FIRST_FRAMES)
-        found = self.recall.begin(
-            self.avatar, self.manifest, self.look, seen, place, self._may_move, True, self._lead > 0
-        )
-        if not found.at_once:
-            return False
-        self._drop_from(slot)
-        while self._next < slot and self._plan_rest(now_ns, everything=True):
-            pass
-        shift = now_ns + KNOWN_MARGIN_NS - self._due(slot)  # less than a slot, to either side
-        self._origin_ns += shift
-        self._shifted_ns += shift
-        self.margin_ns = KNOWN_MARGIN_NS
-        self._offset = found.place - slot
-        spoken.under_way, spoken.next, spoken.at_once = True, 0, True
-        spoken.store = found.store
-        return True
+    @property
+    def lead_in(self) -> StoreMode:
+        """``Speech.store`` for frames that are shown before a sound is known."""
+        return StoreMode.OFF if self._lookup is None else self._lookup.lead_in
 
-    def _recognise(self, spoken: Spoken, slot: int) -> None:
-        """Before its first frame is asked for: was it said before, and over which pictures?"""
-        if self.recall is None:
-            return
-        seen = spoken.sound.seen(FIRST_FRAMES)
-        found = self.recall.begin(
-            self.avatar, self.manifest, self.look, seen, slot + self._offset, self._may_move, False
-        )
-        spoken.store, self._offset = found.store, found.place - slot
+    def at_once(
+        self, sound: Utterance, appearance: Appearance, loop_position: int
+    ) -> Beginning | None:
+        """How an utterance begins with frames that are kept; None where they are not.
 
-    def _keep_blended(self, speech: Speech, samples: F32, slot: int, now_ns: int) -> None:
-        """Have a first frame made as it leads in, too, for when this sound is said again."""
-        if speech.store == StoreMode.OFF or not self._lead or speech.frame >= LEAD:
-            return
-        wanted = msgspec.structs.replace(
-            speech, share=blended(speech.frame), store=StoreMode.LOOK_UP
+        Args:
+            loop_position: of the first slot that it could have.
+        """
+        if self._lookup is None:
+            return None
+        found = self._lookup.look_up(
+            appearance, sound.seen(FIRST_FRAMES), loop_position, self._move, True, self._leads
         )
-        job = Job(
-            self.number,
-            self.epoch,
-            next(self._jobs),
-            self.avatar,
-            self._index(slot),
-            now_ns + KEEP_NS,
-            self.look,
-            wanted,
-        )
-        self.jobs.append((job, samples))
+        return found if found.at_once else None
+
+    def in_step(
+        self, sound: Utterance, appearance: Appearance, loop_position: int
+    ) -> Beginning | None:
+        """How an utterance begins in the slot that it has, before its first frame is asked for:
+        was it said before, and over which pictures? None where nothing is kept."""
+        if self._lookup is None:
+            return None
+        seen = sound.seen(FIRST_FRAMES)
+        return self._lookup.look_up(appearance, seen, loop_position, self._move, False)
+
+    def lead_in_to_keep(self, speech: Speech) -> Speech | None:
+        """A first frame as it leads in, to be made too for when this sound is said again; None for
+        frames of which that is not wanted."""
+        if speech.store == StoreMode.OFF or not self._leads or speech.frame >= LEAD:
+            return None
+        return msgspec.structs.replace(speech, share=blended(speech.frame), store=StoreMode.LOOK_UP)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What both paces of a session (live.py, burst.py) have in common.
+"""What both playouts of a session (live.py, burst.py) have in common.
 
-A session is told of sound, answers and the time; it gives out jobs and events. No input or output
-happens in it, so that a test can play hours in a second.
+Sound, answers and the time go in; jobs and events come out. No input or output happens in it, so
+that a test can play hours in a second.
 """
 
 from __future__ import annotations
@@ -24,25 +24,40 @@ Flag = MediaFlag
 
 
 @dataclass(frozen=True, slots=True)
+class Appearance:
+    """What a session's pictures are made of.
+
+    Attributes:
+        manifest: the avatar's.
+        avatar: the key under which engines know its version.
+        look: how pictures are encoded.
+    """
+
+    manifest: Manifest
+    avatar: str
+    look: Look
+
+
+@dataclass(frozen=True, slots=True)
 class Picture:
     """What to show in a slot.
 
     Attributes:
         number: of the slot, counted from the session's start.
         pts_ns: when it is shown, from the session's start.
-        index: the avatar's frame under it.
+        avatar_frame: index of the avatar's frame under it.
         flags: what it is.
         utterance: whose sound it shows; 0 for none.
         jpeg: the picture; None for the avatar's own.
         box: where the picture lies in the avatar's frame.
         frame: which 40 ms of the utterance are heard with it; None for none.
-        ready_ns: when all sound that it sees had come (as late as the pace lets it matter).
+        ready_ns: when all sound that it sees had come (as late as the playout lets it matter).
         job: number of the job that made it; 0 where none did, or it is shown again.
     """
 
     number: int
     pts_ns: int
-    index: int
+    avatar_frame: int
     flags: Flag
     utterance: int
     jpeg: bytes | None
@@ -71,24 +86,35 @@ class Ended:
 Event = Picture | Started | Ended
 
 
-class Pace(Protocol):
-    """A session's clock."""
+class Playout(Protocol):
+    """A session's clock: sound and the time in, jobs and pictures out."""
 
     jobs: deque[tuple[Job, F32]]
     """Jobs to be sent, with the samples that they see; the caller takes them out."""
-    avatar: str
-    """The key of the avatar's version that is shown."""
-    epoch: int
     late: int
-    margin_ns: int
-    """From the moment that a frame's sound is there to its slot; 0 without slots."""
+    """Frames that were not there in time."""
 
-    def hear(self, pcm: F32, now_ns: int) -> int:
+    @property
+    def avatar(self) -> str:
+        """The key of the avatar's version that is shown."""
+        ...
+
+    @property
+    def epoch(self) -> int:
+        """Raised by each interruption."""
+        ...
+
+    @property
+    def margin_ns(self) -> int:
+        """From the moment that a frame's sound is there to its slot; 0 without slots."""
+        ...
+
+    def push_audio(self, pcm: F32, now_ns: int) -> int:
         """Sound, 16 kHz mono; the number of the utterance that it belongs to."""
         ...
 
     def end_utterance(self, now_ns: int) -> None:
-        """What was heard is all; without an open utterance nothing happens."""
+        """All of the utterance has come; without an open one nothing happens."""
         ...
 
     def speak(self, pcm: F32, now_ns: int) -> int:
@@ -99,7 +125,7 @@ class Pace(Protocol):
         """Drop all that is to be said; the number of the last slot that was shown, or -1."""
         ...
 
-    def change(self, manifest: Manifest, avatar: str, look: Look) -> None:
+    def change(self, appearance: Appearance) -> None:
         """Another avatar or look: from the next moment on in which nothing is spoken."""
         ...
 
@@ -153,21 +179,21 @@ Spoken = TypeVar("Spoken", bound=OnItsWay)
 
 
 class Speaker(Generic[Spoken]):
-    """What every pace knows of the utterances that it has heard and not finished."""
+    """What every playout knows of the utterances that it was given and has not finished."""
 
     _utterances: deque[Spoken]
 
-    def hear(self, pcm: F32, now_ns: int) -> int:
-        """See ``Pace``."""
+    def push_audio(self, pcm: F32, now_ns: int) -> int:
+        """See ``Playout``."""
         raise NotImplementedError
 
     def end_utterance(self, now_ns: int) -> None:
-        """See ``Pace``."""
+        """See ``Playout``."""
         raise NotImplementedError
 
     def speak(self, pcm: F32, now_ns: int) -> int:
         """A whole utterance, where none is open; its number."""
-        number = self.hear(pcm[:0], now_ns)
+        number = self.push_audio(pcm[:0], now_ns)
         self._utterances[-1].sound.push(pcm)
         self.end_utterance(now_ns)  # so its beginning is planned when all of it is there
         return number

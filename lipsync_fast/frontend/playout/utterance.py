@@ -37,7 +37,7 @@ class Utterance:
     def __init__(self, stream: int, window: AudioWindow) -> None:
         self.stream, self.window = stream, window
         self.samples = 0
-        """Come so far."""
+        """Samples that have come so far."""
         self.ended = False
         self.decided = 0
         """Frames that all samples which they see have come for."""
@@ -46,7 +46,7 @@ class Utterance:
         self._room: F32 = np.zeros(LEAST_ROOM, np.float32)
         """What ``_pcm`` is a part of. What lies in it stays: others may still look at it."""
         self._end = 0
-        """Of that part."""
+        """Where that part ends."""
 
     @property
     def frames(self) -> int | None:
@@ -84,10 +84,6 @@ class Utterance:
         self._room[self._end : self._end + len(pcm)] = pcm
         self._end += len(pcm)
         self._pcm = self._room[begin : self._end]
-
-    def decided_before(self, frame: int) -> bool:
-        """Whether the samples have come that a frame before the first one (negative) sees."""
-        return frame_sees(frame, self.window)[1] <= self.samples
 
     def speech(
         self, frame: int, share: float = 1.0, store: StoreMode = StoreMode.OFF

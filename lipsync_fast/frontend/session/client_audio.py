@@ -11,7 +11,7 @@ from lipsync_fast.protocol import AudioFormat
 from lipsync_fast.timing import FPS, SAMPLE_RATE
 
 
-class ClientSound:
+class ClientAudio:
     """The sound of one utterance after the other.
 
     A sample that is cut between two pieces is completed by the next one. Samples that are not

@@ -32,11 +32,20 @@ from lipsync_fast.frontend.avatars.leases import AvatarLease
 from lipsync_fast.frontend.engines.latency_estimate import urgent_before
 from lipsync_fast.frontend.engines.pool import Pending
 from lipsync_fast.frontend.engines.trace import SessionTrace
-from lipsync_fast.frontend.playout.burst import BurstSession
-from lipsync_fast.frontend.playout.live import GRACE_NS, LiveSession
-from lipsync_fast.frontend.playout.playout import Ended, Event, Flag, Pace, Picture, Started
+from lipsync_fast.frontend.playout.burst import BurstPlayout
+from lipsync_fast.frontend.playout.live import LivePlayout
+from lipsync_fast.frontend.playout.plan import GRACE_NS, LiveSettings
+from lipsync_fast.frontend.playout.playout import (
+    Appearance,
+    Ended,
+    Event,
+    Flag,
+    Picture,
+    Playout,
+    Started,
+)
 from lipsync_fast.frontend.services import Services
-from lipsync_fast.frontend.session.client_audio import ClientSound
+from lipsync_fast.frontend.session.client_audio import ClientAudio
 from lipsync_fast.frontend.session.handshake import (
     GOING_AWAY,
     MOST_ERRORS,
@@ -116,7 +125,7 @@ class NativeSession:
     ) -> None:
         self._socket, self._services, self._start = socket, services, start
         self.number = services.numbers.session()
-        self._sound = ClientSound(start.audio, start.echo_audio)
+        self._sound = ClientAudio(start.audio, start.echo_audio)
         limits = services.config.limits
         self._burst = start.pace == "burst"
         late = limits.late_frames
@@ -142,7 +151,7 @@ class NativeSession:
         self._leases = [lease]
         """Versions of avatars that it uses: the newest last, those before it until the change."""
         self._set_avatar(lease, start.video)
-        self._pace = self._new_pace()
+        self._playout = self._new_playout()
 
     # ------------------------------------------------------------ what is shown
     def _set_avatar(self, lease: AvatarLease, video: VideoFormat) -> None:
@@ -164,28 +173,31 @@ class NativeSession:
             None if mouth or as_it_is else video.max_width,
         )
 
-    def _new_pace(self) -> Pace:
+    @property
+    def _appearance(self) -> Appearance:
+        return Appearance(self._package.manifest, self._leases[-1].key, self._look)
+
+    def _new_playout(self) -> Playout:
         services, live = self._services, self._services.config.live
-        manifest, key = self._package.manifest, self._leases[-1].key
-        recall = services.utterances if services.utterances.enabled else None
+        lookup = services.utterances if services.utterances.enabled else None
         if self._burst:
-            return BurstSession(
-                self.number, manifest, key, self._look, services.numbers.stream, recall
+            return BurstPlayout(
+                number=self.number,
+                appearance=self._appearance,
+                new_stream=services.numbers.stream,
+                lookup=lookup,
             )
-        return LiveSession(
-            self.number,
-            manifest,
-            key,
-            self._look,
-            time.monotonic_ns(),
-            services.numbers.stream,
-            lambda: self._own_ready,
-            self._start.idle,
-            services.margin_ns,
-            int(live.hold_ms * 1e6),
-            lambda: services.idle_rate.stride,
-            recall,
+        settings = LiveSettings(
+            number=self.number,
+            new_stream=services.numbers.stream,
+            own_ready=lambda: self._own_ready,
+            idle=self._start.idle,
+            margin_ns=services.margin_ns,
+            hold_ns=int(live.hold_ms * 1e6),
+            stride=lambda: services.idle_rate.stride,
+            lookup=lookup,
         )
+        return LivePlayout(settings, self._appearance, time.monotonic_ns())
 
     def _started(self) -> SessionStarted:
         scale = self._size[0] / self._package.frame_size[0]
@@ -196,7 +208,7 @@ class NativeSession:
             height=self._size[1],
             fps=25,
             bounds=self._package.rect(0).scaled(scale),
-            latency_ms=self._pace.latency_ms,
+            latency_ms=self._playout.latency_ms,
         )
 
     # ------------------------------------------------------------ life
@@ -208,7 +220,7 @@ class NativeSession:
         """
         load = self._services.statistics.load
         load.sessions += 1
-        self._services.statistics.playouts[self.number] = self._pace
+        self._services.statistics.playouts[self.number] = self._playout
         ended: list[EndError | SocketClosedError] = []
         try:
             async with trio.open_nursery() as nursery:
@@ -273,12 +285,12 @@ class NativeSession:
             self._send_jobs()
             if isinstance(message, str) or self._hastened():
                 self._tick()
-            while self._pace.queued_s > limit:  # back-pressure: not read from
+            while self._playout.queued_s > limit:  # back-pressure: not read from
                 await self._room.wait()
 
     def _hastened(self) -> bool:
         """Whether something is due before the clock would look again: sound alone seldom does."""
-        wake, due = self._pace.wake_ns, self._alarm.due_ns
+        wake, due = self._playout.wake_ns, self._alarm.due_ns
         return wake is not None and (due is None or wake < due)
 
     async def _leave_when_silent(self) -> None:
@@ -293,10 +305,10 @@ class NativeSession:
     def _hear(self, data: bytes) -> None:
         now = time.monotonic_ns()
         pcm = self._sound.push(data)
-        if not self._pace.open and not self._admitted(pcm, now):
+        if not self._playout.open and not self._admitted(pcm, now):
             return
         self._set_speaking(True)
-        self._sound.keep(self._pace.hear(pcm, now))
+        self._sound.keep(self._playout.push_audio(pcm, now))
 
     def _admitted(self, pcm: F32, now: int) -> bool:
         """Whether an utterance may begin; tells the client where not.
@@ -343,19 +355,19 @@ class NativeSession:
             raise ProtocolError("the session has begun already; use session.update, or reconnect")
 
     def _end_utterance(self, now: int) -> None:
-        if self._pace.open:
+        if self._playout.open:
             last = self._sound.finish()
             if len(last):
-                self._pace.hear(last, now)
-            self._pace.end_utterance(now)
+                self._playout.push_audio(last, now)
+            self._playout.end_utterance(now)
         else:
             self._sound.reset()
         self._refused_ns = 0
-        self._set_speaking(self._pace.speaking)
+        self._set_speaking(self._playout.speaking)
 
     async def _say_known(self, name: str) -> None:
         """Say what was pre-rendered, as if the client had sent all of its sound."""
-        if self._pace.open:
+        if self._playout.open:
             raise ProtocolError("utterance.say: an utterance is open; send utterance.end before")
         known, avatar = self._services.utterances, self._package.manifest.name
         pcm = known.named(avatar, name)
@@ -373,11 +385,11 @@ class NativeSession:
             echo = await trio.to_thread.run_sync(self._sound.for_echo, pcm)
         self._set_speaking(True)
         known.counts["named"] += 1
-        self._sound.keep_whole(self._pace.speak(pcm, time.monotonic_ns()), echo)
+        self._sound.keep_whole(self._playout.speak(pcm, time.monotonic_ns()), echo)
 
     def _interrupt(self, now: int) -> None:
-        self._pace.interrupt(now)
-        self._services.pool.cancel(self.number, self._pace.epoch)
+        self._playout.interrupt(now)
+        self._services.pool.cancel(self.number, self._playout.epoch)
         self._sound.reset()
         self._sound.silence()
         self._outbox.drop_media()
@@ -397,14 +409,14 @@ class NativeSession:
                 self._leases.append(new)
         # What is being spoken goes on as it was; its pictures are told apart by their sizes.
         self._set_avatar(lease, video)
-        self._pace.change(lease.package.manifest, lease.key, self._look)
+        self._playout.change(self._appearance)
         self._release_left()
         self._say(self._started())
 
     def _release_left(self) -> None:
         """Let go of versions that no more pictures are made of."""
         for lease in self._leases[:-1]:
-            if lease.key != self._pace.avatar:
+            if lease.key != self._playout.avatar:
                 lease.release()
                 self._leases.remove(lease)
 
@@ -423,25 +435,25 @@ class NativeSession:
         if self._broken.is_set() or (self._burst and not self._outbox.has_room):
             return
         try:
-            for event in self._pace.tick(time.monotonic_ns()):
+            for event in self._playout.tick(time.monotonic_ns()):
                 self._emit(event)
             self._send_jobs()
         except Exception as error:
             self._reason = error
             self._broken.set()
             return
-        self._set_speaking(self._pace.speaking)
+        self._set_speaking(self._playout.speaking)
         if len(self._leases) > 1:
             self._release_left()
         self._room.ring()
-        self._alarm.set(self._pace.wake_ns)
+        self._alarm.set(self._playout.wake_ns)
 
     def _send_jobs(self) -> None:
-        jobs, urgent_ns = self._pace.jobs, 0
+        jobs, urgent_ns = self._playout.jobs, 0
         if jobs and not self._burst:
             margin_ns = self._services.margin_ns()
             urgent_ns = urgent_before(
-                time.monotonic_ns(), margin_ns, self._pace.margin_ns, SLACK_NS
+                time.monotonic_ns(), margin_ns, self._playout.margin_ns, SLACK_NS
             )
         while jobs:
             job, pcm = jobs.popleft()
@@ -454,12 +466,12 @@ class NativeSession:
     def _answered(self, answer: Answer, jpeg: memoryview) -> None:
         if self._trace is not None:
             self._trace.answered(answer)
-        if self._pace.answered(answer, bytes(jpeg)):
+        if self._playout.answered(answer, bytes(jpeg)):
             self._tick()
 
     def _lost(self, job: Job) -> Job | None:
         now = time.monotonic_ns()
-        again = self._pace.lost(job, now)
+        again = self._playout.lost(job, now)
         self._alarm.set(now)
         return again
 
@@ -489,10 +501,12 @@ class NativeSession:
                 self._put_media(MediaType.AUDIO, picture, echo, EMPTY, None)
         jpeg, mouth = picture.jpeg, self._video.content == "mouth"
         if jpeg is None:
-            there = picture.index < self._package.manifest.frame_count  # else it is the last one's
+            there = (
+                picture.avatar_frame < self._package.manifest.frame_count
+            )  # else it is the last one's
             if mouth or not self._own_ready or not there:
                 return  # none was made yet in this look
-            jpeg = jpeg_with_xmp(bytes(self._package.frame_jpeg(picture.index)), self._xmp)
+            jpeg = jpeg_with_xmp(bytes(self._package.frame_jpeg(picture.avatar_frame)), self._xmp)
         box = picture.box if mouth and picture.box is not None else Rect.of_size(self._size)
         kind = MediaType.MOUTH if mouth else MediaType.FRAME
         load = self._services.statistics.load
@@ -528,7 +542,7 @@ class NativeSession:
             sequence=self._sequence,
             utterance=picture.utterance,
             pts_us=picture.pts_ns // 1000,
-            index=picture.index,
+            index=picture.avatar_frame,
             box=box,
             size=len(payload),
         )
@@ -549,7 +563,7 @@ class NativeSession:
     async def _leave_when_drained(self) -> None:
         """When the server drains: say what is to be said, then go."""
         await self._services.admission.draining.wait()
-        while self._pace.speaking:
+        while self._playout.speaking:
             await trio.sleep(0.05)
         self._outbox.close()
         await trio.sleep_forever()
@@ -563,9 +577,9 @@ class NativeSession:
     def _stats(self) -> Stats:
         return Stats(
             frames=self._frames,
-            late=self._pace.late,
+            late=self._playout.late,
             skipped=self._skipped,
-            queued_ms=round(self._pace.queued_s * 1000, 1),
+            queued_ms=round(self._playout.queued_s * 1000, 1),
             latency_ms=None if self._latency_ms is None else round(self._latency_ms, 1),
         )
 

@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a front knows of the sounds that were said before: asked once when an utterance begins.
-
-    first frames of an utterance ─► are they kept? over which pictures? ─► where to begin in
-                                                          the loop, and what engines look for
+"""What a front knows of what was said before: asked once when an utterance begins.
 
 One look into the store, some 0.6 ms, without waiting for anybody: what cannot be read now counts as
-not there. What a frame is known by is all that it depends on, so nothing here is a guess: a sound
-that begins like a known one and goes on otherwise has frames that are not found, and they are made.
+not there. What a frame is known by is all that it depends on, so nothing here is a guess: an
+utterance that begins like a kept one and goes on otherwise has frames that are not found, and they
+are made.
 """
 
 from __future__ import annotations
@@ -17,8 +15,6 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Literal, Protocol
 
 import numpy as np
 
@@ -28,6 +24,8 @@ from lipsync_fast.avatars.manifest import Manifest
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.config import Utterances
 from lipsync_fast.errors import StoreDamagedError, StoreError
+from lipsync_fast.frontend.playout.playout import Appearance
+from lipsync_fast.frontend.playout.utterance_lookup import Beginning, Move
 from lipsync_fast.ipc.messages import Look, Speech, StoreMode
 from lipsync_fast.logs import get_logger
 from lipsync_fast.utterances.keys import (
@@ -40,88 +38,15 @@ from lipsync_fast.utterances.store import Store, store_folder
 from lipsync_fast.utterances.transitions import blended
 
 log = get_logger("lipsync.front")
-Move = Literal["never", "alike", "anywhere"]
-"""Whether an utterance may begin over another picture than the one that is due."""
-FIRST_FRAMES = 8
-"""Of an utterance that are looked for when it begins: as many as are asked for before they are due,
-so those behind them have their usual time, found or not."""
-MOST_PLACES = 32
-"""Of the loop over which one utterance is kept."""
-MISSES = 4
-"""Frames in a row that engines did not find, after which they look no more."""
+MOST_POSITIONS = 32
+"""Positions of the loop over which one utterance is kept."""
 RETRY_S = 5.0
 """Between looks at a store that cannot be had; and at whether there is anything in it."""
 MOST_AVATARS = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Beginning:
-    """How an utterance begins.
-
-    Attributes:
-        store: for ``Speech.store`` of its frames.
-        place: of the loop under its first frame.
-        at_once: its first frames are kept as they lead in: no engine has to make them.
-    """
-
-    store: StoreMode
-    place: int
-    at_once: bool = False
-
-
-class LookedFor(Protocol):
-    """An utterance whose frames may be looked for.
-
-    Attributes:
-        store: ``Speech.store`` of its frames.
-        missed: frames in a row that were looked for in vain.
-    """
-
-    store: StoreMode
-    missed: int
-
-
-def told(spoken: LookedFor, kept: bool) -> None:
-    """A frame of an utterance was made, or was there: after a few in vain, none is looked for."""
-    spoken.missed = 0 if kept else spoken.missed + 1
-    if spoken.store == StoreMode.LOOK_UP and spoken.missed >= MISSES:
-        spoken.store = StoreMode.KEEP
-
-
-class Recall(Protocol):
-    """What a session asks."""
-
-    @property
-    def lead(self) -> StoreMode:
-        """``Speech.store`` for frames that are shown before a sound is known."""
-        ...
-
-    def begin(
-        self,
-        avatar: str,
-        manifest: Manifest,
-        look: Look,
-        seen: Sequence[tuple[Speech, F32]],
-        place: int,
-        move: Move,
-        at_once: bool,
-        leads: bool = True,
-    ) -> Beginning:
-        """How an utterance is to begin.
-
-        Args:
-            avatar: the key of its version.
-            seen: what its first frames see, up to ``FIRST_FRAMES``.
-            place: of the loop (any multiple of its period more), where it would begin.
-            move: whether it may begin elsewhere.
-            at_once: whether it is only asked if it can begin without the engines' usual time.
-            leads: the mouth is drawn to the first frames.
-        """
-        ...
-
-
-class KnownSounds:
-    """One for a front; see ``Recall``.
+class KeptUtterances:
+    """What was said before, for all sessions of a front; see ``UtteranceLookup``.
 
     Args:
         config: see ``config.Utterances``.
@@ -136,7 +61,7 @@ class KnownSounds:
         self._store: Store | None = None
         self._look_at = self._retry_at = 0.0
         self._filled = False
-        self._told = ""
+        self._reported = ""
         self._packages: dict[str, tuple[weakref.ref[AvatarPackage], bytes]] = {}
         self._scopes: dict[tuple[bytes, str, Look], bytes] = {}
         self._likeness: dict[bytes, Likeness] = {}
@@ -159,7 +84,7 @@ class KnownSounds:
     def _likeness_of(
         self, manifest: Manifest, ref: weakref.ref[AvatarPackage], content: bytes
     ) -> Likeness:
-        """Which places are alike; only those near to each other until all pictures were seen."""
+        """Which positions are alike; only those near to each other until all pictures were seen."""
         future, package = self._looked_at.get(content), ref()
         if package is None:
             return Likeness(manifest)
@@ -199,8 +124,8 @@ class KnownSounds:
                 self._store = Store(store_folder(self._config.folder), self._config.disk_mb * 10**6)
             except StoreError as error:
                 self._retry_at = now + RETRY_S
-                if str(error) != self._told:
-                    self._told = str(error)
+                if str(error) != self._reported:
+                    self._reported = str(error)
                     log.warning("kept utterances cannot be used", reason=str(error))
         return self._store
 
@@ -243,40 +168,38 @@ class KnownSounds:
 
     # ------------------------------------------------------------ utterances
     @property
-    def lead(self) -> StoreMode:
+    def lead_in(self) -> StoreMode:
         """``Speech.store`` for frames that are shown before a sound is known."""
         return StoreMode.LOOK_UP if self.filled else StoreMode.OFF
 
-    def begin(
+    def look_up(
         self,
-        avatar: str,
-        manifest: Manifest,
-        look: Look,
+        appearance: Appearance,
         seen: Sequence[tuple[Speech, F32]],
-        place: int,
+        loop_position: int,
         move: Move,
         at_once: bool,
         leads: bool = True,
     ) -> Beginning:
-        """See ``Recall``."""
-        ref, content = self._packages[avatar]
-        scope = self._scope(content, manifest, look)
+        """See ``UtteranceLookup``."""
+        manifest = appearance.manifest
+        ref, content = self._packages[appearance.avatar]
+        scope = self._scope(content, manifest, appearance.look)
         store = self._opened() if scope is not None else None
         if store is None or scope is None:
-            return Beginning(StoreMode.OFF, place)
+            return Beginning(StoreMode.OFF, loop_position)
         sounds = [_sound(scope, manifest, speech, pcm) for speech, pcm in seen]
         try:
             there = store.pictures(sounds)
         except StoreError as error:
             self._failed(error)
-            return Beginning(StoreMode.OFF, place)
+            return Beginning(StoreMode.OFF, loop_position)
         frames = [there[sound] for sound in sounds]
         shares = [blended(k) if at_once and leads else 1.0 for k in range(len(frames))]
-        whole = [
-            p for p in _places(manifest, frames[0], shares[0]) if _all(manifest, p, frames, shares)
-        ]
+        possible = _positions(manifest, frames[0], shares[0])
+        whole = [p for p in possible if _all(manifest, p, frames, shares)]
         likeness = self._likeness_of(manifest, ref, content)
-        due = place % likeness.period
+        due = loop_position % likeness.period
         found: int | None = due if due in whole else None
         if found is None and whole and move != "never":
             found = likeness.nearest(due, whole)
@@ -285,15 +208,15 @@ class KnownSounds:
         if found is not None:
             self.counts["hits"] += 1
             self.counts["at_once"] += at_once
-            return Beginning(StoreMode.LOOK_UP, place + found - due, at_once)
+            return Beginning(StoreMode.LOOK_UP, loop_position + found - due, at_once)
         if at_once:
-            return Beginning(StoreMode.OFF, place)
+            return Beginning(StoreMode.OFF, loop_position)
         self.counts["misses"] += 1
-        if (manifest.avatar_frame(place), 1.0) in frames[0]:
-            return Beginning(StoreMode.LOOK_UP, place)  # some of it is there
-        pictures = {picture for picture, share in frames[0] if share == 1.0}
-        keep = self._config.keep and len(pictures) < MOST_PLACES
-        return Beginning(StoreMode.KEEP if keep else StoreMode.OFF, place)
+        if (manifest.avatar_frame(loop_position), 1.0) in frames[0]:
+            return Beginning(StoreMode.LOOK_UP, loop_position)  # some of it is there
+        there_with = {avatar_frame for avatar_frame, share in frames[0] if share == 1.0}
+        keep = self._config.keep and len(there_with) < MOST_POSITIONS
+        return Beginning(StoreMode.KEEP if keep else StoreMode.OFF, loop_position)
 
     def close(self) -> None:
         """Stop looking at pictures, and close the store."""
@@ -314,17 +237,17 @@ def _sound(scope: bytes, manifest: Manifest, speech: Speech, pcm: F32) -> bytes:
     return sound_of(scope, starts, speech.first, pcm)
 
 
-def _places(manifest: Manifest, there: set[tuple[int, float]], share: float) -> list[int]:
-    """Where a frame is kept with a share."""
-    pictures = sorted(p for p, s in there if s == share and p < manifest.frame_count)
-    return [place for picture in pictures for place in places_of(manifest, picture)]
+def _positions(manifest: Manifest, there: set[tuple[int, float]], share: float) -> list[int]:
+    """Positions of the loop over which a frame is kept with a share."""
+    below = sorted(a for a, s in there if s == share and a < manifest.frame_count)
+    return [position for avatar_frame in below for position in places_of(manifest, avatar_frame)]
 
 
 def _all(
-    manifest: Manifest, place: int, frames: list[set[tuple[int, float]]], shares: list[float]
+    manifest: Manifest, position: int, frames: list[set[tuple[int, float]]], shares: list[float]
 ) -> bool:
-    """Whether all frames are there from a place on."""
+    """Whether all frames are there from a position of the loop on."""
     return all(
-        (manifest.avatar_frame(place + k), share) in there
+        (manifest.avatar_frame(position + k), share) in there
         for k, (there, share) in enumerate(zip(frames, shares, strict=True))
     )
