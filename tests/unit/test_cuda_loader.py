@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import platform
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -95,6 +97,17 @@ def write(dest: Path, files: Callable[[int], bytes], *, regions: bool = False) -
         return writer.finish()
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A package whose pictures are of a kind; all tests read the same one."""
+
+    @functools.cache
+    def written(kind: str) -> Path:
+        return write(tmp_path_factory.mktemp("made") / kind, lambda k: coded(kind, k))
+
+    return written
+
+
 def near(package: AvatarPackage, index: int) -> Rect:
     """A part that holds the face and a bit more."""
     x1, y1, x2, y2 = package.rect(index).corners
@@ -137,9 +150,10 @@ def test_dali_is_installed_in_ci() -> None:
 
 @pytest.mark.parametrize("decoding", ["pillow", pytest.param("exact", marks=needs_dali)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_faces_are_those_of_the_cpu(tmp_path: Path, kind: str, decoding: loader.Decoding) -> None:
-    path = write(tmp_path / "made", lambda k: coded(kind, k))
-    with AvatarPackage.open(path) as package:
+def test_faces_are_those_of_the_cpu(
+    made: Callable[[str], Path], kind: str, decoding: loader.Decoding
+) -> None:
+    with AvatarPackage.open(made(kind)) as package:
         indexes = [*range(COUNT)][::-1]
 
         def part(index: int) -> Rect:
@@ -155,9 +169,10 @@ def test_faces_are_those_of_the_cpu(tmp_path: Path, kind: str, decoding: loader.
 
 
 @needs_dali
-def test_dali_decodes_the_jpegs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write(tmp_path / "made", lambda k: coded("2", k))
-    with AvatarPackage.open(path) as package:
+def test_dali_decodes_the_jpegs(
+    made: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with AvatarPackage.open(made("2")) as package:
         twin = [package.picture(k) for k in range(COUNT)]
 
         def refuse(index: int) -> U8:
@@ -193,8 +208,10 @@ def test_the_demo_avatar(count: int) -> None:
 
 
 @pytest.mark.parametrize("decoding", ["pillow", pytest.param("exact", marks=needs_dali)])
-def test_a_damaged_frame_is_named(tmp_path: Path, decoding: loader.Decoding) -> None:
-    path = write(tmp_path / "made", lambda k: coded("2", k))
+def test_a_damaged_frame_is_named(
+    made: Callable[[str], Path], tmp_path: Path, decoding: loader.Decoding
+) -> None:
+    path = Path(shutil.copytree(made("2"), tmp_path / "made"))
     offsets = np.load(path / "pictures.npy")
     with (path / "pictures.bin").open("r+b") as file:
         file.seek(int(offsets[6]) - 2000)  # the end of frame 5
@@ -211,9 +228,8 @@ def test_a_damaged_frame_is_named(tmp_path: Path, decoding: loader.Decoding) -> 
         check(package, found, lambda _: Rect(0, 0, WIDTH, HEIGHT))
 
 
-def test_what_cannot_be_loaded(tmp_path: Path) -> None:
-    path = write(tmp_path / "made", lambda k: coded("2", k))
-    with AvatarPackage.open(path) as package:
+def test_what_cannot_be_loaded(made: Callable[[str], Path]) -> None:
+    with AvatarPackage.open(made("2")) as package:
         x1, y1, x2, y2 = package.rect(1).corners
         with pytest.raises(ValueError, match="without its face"):
             next(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import shutil
@@ -177,6 +178,16 @@ def levels_of(shapes: dict[str, tuple[int, ...]], seed: int = 3) -> dict[str, Ar
     return {n: rng.standard_normal((1, *s)).astype(np.float32) for n, s in shapes.items()}
 
 
+@functools.cache
+def exported(width: int, window: Rect | None) -> tuple[bytes, dict[str, Array], Array, Array]:
+    """A decoder as the exporter writes it, what goes in, and what ONNX Runtime makes of that."""
+    _, model = export_unet(randomised(width, 224), half=width == 16, window=window)
+    levels = levels_of(level_shapes(width, 224, window))
+    audio = np.random.default_rng(4).standard_normal((1, *AUDIO_SHAPE)).astype(np.float32)
+    whole = session(model).run(None, {**levels, "audio": audio})[0][0]
+    return model, levels, audio, whole
+
+
 @pytest.mark.parametrize("stages", range(1, 4))
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize(
@@ -186,12 +197,9 @@ def levels_of(shapes: dict[str, tuple[int, ...]], seed: int = 3) -> dict[str, Ar
 def test_a_split_decoder_is_the_whole_one(
     width: int, window: Rect | None, kernel: str, stages: int
 ) -> None:
-    _, model = export_unet(randomised(width, 224), half=width == 16, window=window)
+    model, levels, audio, whole = exported(width, window)
     split = split_decoder(model, 224, window, kernel, stages)
     assert len(split.stages) == stages
-    levels = levels_of(level_shapes(width, 224, window))
-    audio = np.random.default_rng(4).standard_normal((1, *AUDIO_SHAPE)).astype(np.float32)
-    whole = session(model).run(None, {**levels, "audio": audio})[0][0]
     head = session(split.head)
     names = {given.name for given in head.get_inputs()}
     assert names == {*levels, "audio"} - split.skips
@@ -222,10 +230,16 @@ def regions(kernels: str, blocks: Array, threads: int = 1) -> list[NDArray[np.ui
         backend.close()
 
 
+@pytest.fixture(scope="module")
+def expected(demo_blocks: Array) -> list[NDArray[np.uint8]]:
+    return regions("onnxruntime", demo_blocks)
+
+
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_pictures_of_the_demo_avatar(kernel: str, demo_blocks: Array) -> None:
+def test_pictures_of_the_demo_avatar(
+    kernel: str, demo_blocks: Array, expected: list[NDArray[np.uint8]]
+) -> None:
     """As ONNX Runtime makes them, but for a grey level here and there; in any thread."""
-    expected = regions("onnxruntime", demo_blocks)
     made = regions(kernel, demo_blocks)
     for a, b in zip(expected, made, strict=True):
         assert np.abs(a.astype(int) - b).max() <= 1
