@@ -3,15 +3,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # before numpy and torch are loaded: they count cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from hypothesis import HealthCheck, settings
+from talking import SLOW_MACHINE, Serve
 from tiny import write_tiny_avatar
 
 from lipsync_fast.client.local import LocalServer
@@ -39,13 +44,47 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tiny_avatar(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole avatar package, quick to run; see ``tiny.py``."""
+    """A whole avatar package, quick to run; see ``tiny.py``. Nobody changes it."""
     pytest.importorskip("torch", reason="the extra train is not installed")
-    return write_tiny_avatar(tmp_path_factory.mktemp("avatars") / "tiny")
+    return made_once(tmp_path_factory, "avatars", "tiny", write_tiny_avatar)
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[LocalServer]:
-    """``lipsync-fast serve`` with the demo avatar on free ports, shared by a module's tests."""
-    with LocalServer({"live": {"speakers": 4}}) as server:
-        yield server
+def made_once(
+    factory: pytest.TempPathFactory, folder: str, name: str, write: Callable[[Path], object]
+) -> Path:
+    """What ``write`` makes at ``folder``/``name``, by the first of pytest's processes that asks."""
+    base = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    path = base / folder / name
+    path.parent.mkdir(exist_ok=True)
+    with open(base / f"{folder}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():  # it appears in one step
+            write(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def shared_server() -> Iterator[Serve]:
+    """``lipsync-fast serve`` on free ports for tests that leave it as they find it.
+
+    Gives the server of a configuration, which is started once and serves until the end. What it
+    counts, it has counted for others too: compare with what was before.
+    """
+    with contextlib.ExitStack() as running:
+        started: dict[str, LocalServer] = {}
+
+        def serve(config: Mapping[str, Any]) -> LocalServer:
+            key = json.dumps(config, sort_keys=True)
+            if key not in started:
+                started[key] = running.enter_context(LocalServer(config))
+            return started[key]
+
+        yield serve
+
+
+@pytest.fixture(scope="session")
+def server(shared_server: Serve) -> LocalServer:
+    """A server with the demo avatar and time enough for its frames."""
+    return shared_server({"live": {"speakers": 8, **SLOW_MACHINE}})

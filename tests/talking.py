@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -18,12 +18,20 @@ from lipsync_fast.client import Event, Frame, Session, UtteranceEnded
 from lipsync_fast.client.local import LocalServer
 from lipsync_fast.ipc.status import FrontLoad
 
+Serve = Callable[[Mapping[str, Any]], LocalServer]
 P = ParamSpec("P")
 T = TypeVar("T")
 PATIENCE_S = 120.0
 """Generous: what a test waits for comes at once, but for a machine that is busy."""
 SLOW_MACHINE = {"margin_ms": 400, "margin_most_ms": 400}
 """For [live]: frames have much time, since other things run here. Some may be late all the same."""
+ONE_SPEAKER = {"live": {"speakers": 1, **SLOW_MACHINE}, "engines": {"spares": 0}}
+GUARDED = {
+    "live": SLOW_MACHINE,
+    "listen": {"token": "open sesame", "origins": ["https://good.example"]},
+    "engines": {"spares": 0},
+}
+"""Servers of which one does for all tests (``shared_server``)."""
 
 
 def in_trio(test: Callable[P, Awaitable[None]]) -> Callable[P, None]:

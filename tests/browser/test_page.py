@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cdp import Browser, Page, browser, chromium
+from talking import GUARDED, ONE_SPEAKER, Serve
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
@@ -21,7 +22,7 @@ from lipsync_fast.client.local import LocalServer
 
 pytestmark = pytest.mark.clock
 
-CONFIG = {"live": {"margin_ms": 400.0, "speakers": 2}}
+CONFIG = {"live": {"margin_ms": 400.0, "speakers": 2}, "engines": {"spares": 0}}
 """Time enough for the frames, also where tests of other kinds keep the machine busy."""
 ATTEMPTS = 4
 IN_STEP_MS = 40.0
@@ -333,19 +334,17 @@ def test_comes_back_after_the_server(chrome: Browser, port: int) -> None:
     assert all("network error" in p or "WebSocket" in p for p in page.problems), page.problems
 
 
-def test_a_token_is_asked_for(chrome: Browser) -> None:
+def test_a_token_is_asked_for(chrome: Browser, shared_server: Serve) -> None:
     page = chrome.page
-    with LocalServer(CONFIG | {"listen": {"token": "open sesame"}}) as server:
-        page.open(server.http_url + "/")
-        page.until("!document.querySelector('#token-form').hidden")
-        assert "token" in page.value("document.querySelector('#notice-text').textContent")
-        page.value(
-            "token.value = 'open sesame'; document.querySelector('#token-form').requestSubmit()"
-        )
-        page.until("lipsync.state === 'idle' && lipsync.metrics.drawn > 5")
-        page.until("document.querySelector('#avatars img')?.naturalWidth > 0")
-        page.open(f"{server.http_url}/?token=open%20sesame")
-        page.until("window.lipsync?.state === 'idle' && lipsync.metrics.drawn > 5")
+    server = shared_server(GUARDED)
+    page.open(server.http_url + "/")
+    page.until("!document.querySelector('#token-form').hidden")
+    assert "token" in page.value("document.querySelector('#notice-text').textContent")
+    page.value("token.value = 'open sesame'; document.querySelector('#token-form').requestSubmit()")
+    page.until("lipsync.state === 'idle' && lipsync.metrics.drawn > 5")
+    page.until("document.querySelector('#avatars img')?.naturalWidth > 0")
+    page.open(f"{server.http_url}/?token=open%20sesame")
+    page.until("window.lipsync?.state === 'idle' && lipsync.metrics.drawn > 5")
     page.open("about:blank")
 
 
@@ -391,12 +390,9 @@ def test_a_full_server_is_told_and_waited_for(chrome: Browser) -> None:
     page.open("about:blank")
 
 
-def test_too_many_speakers_have_a_sentence(chrome: Browser) -> None:
-    page = chrome.page
-    with (
-        LocalServer(CONFIG | {"live": {"speakers": 1}}) as server,
-        connect(server.url, subprotocols=[Subprotocol("lipsync.v1")]) as other,
-    ):
+def test_too_many_speakers_have_a_sentence(chrome: Browser, shared_server: Serve) -> None:
+    page, server = chrome.page, shared_server(ONE_SPEAKER)
+    with connect(server.url, subprotocols=[Subprotocol("lipsync.v1")]) as other:
         other.send('{"type": "session.start", "idle": false}')
         other.send(bytes(3200))  # never ended: it keeps the place
         page.open(server.http_url + "/")

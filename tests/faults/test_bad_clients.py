@@ -31,10 +31,9 @@ import lipsync_fast
 from lipsync_fast.client import SessionError
 from lipsync_fast.client.local import LocalServer
 
-pytestmark = pytest.mark.clock
-
 START = '{"type": "session.start", "idle": false}'
 HANDSHAKE_S = 1.0
+ALONE = {"engines": {"spares": 0}}
 
 
 @pytest.fixture(scope="module")
@@ -333,7 +332,7 @@ async def test_a_reader_of_a_kilobyte_a_second_costs_others_nothing(server: Loca
 
 @in_trio
 async def test_too_many_connections_of_one_address() -> None:
-    with LocalServer({"limits": {"sessions_per_address": 3}}) as small:
+    with LocalServer({"limits": {"sessions_per_address": 3}, **ALONE}) as small:
         sessions = [begun(small) for _ in range(3)]
         try:
             with pytest.raises(SessionError) as caught:
@@ -355,7 +354,7 @@ async def test_too_many_connections_of_one_address() -> None:
 
 
 def test_who_reads_nothing_at_all_is_not_kept() -> None:
-    with LocalServer({"limits": {"idle_s": 2.0}}) as server:
+    with LocalServer({"limits": {"idle_s": 2.0}, **ALONE}) as server:
         connection = RawWebSocket(server.url)
         connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.send('{"type": "session.start"}')
@@ -365,7 +364,7 @@ def test_who_reads_nothing_at_all_is_not_kept() -> None:
 
 
 def test_nobody_is_heard_for_too_long() -> None:
-    with LocalServer({"limits": {"idle_s": 0.5}}) as server, begun(server) as connection:
+    with LocalServer({"limits": {"idle_s": 0.5}, **ALONE}) as server, begun(server) as connection:
         with pytest.raises(ClosedError) as caught:
             next_of(connection, "error")
         assert caught.value.code == 1008

@@ -24,8 +24,6 @@ from lipsync_fast.avatars.manifest import Manifest
 from lipsync_fast.ipc.control import Heartbeat, Ready
 from lipsync_fast.ipc.messages import Job, Status
 
-pytestmark = pytest.mark.clock
-
 Work = dict[int, tuple[Job, NDArray[np.float32]]]
 
 

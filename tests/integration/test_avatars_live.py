@@ -29,8 +29,6 @@ from lipsync_fast.client.local import LocalServer
 from lipsync_fast.ipc.control import AvatarChanged
 from lipsync_fast.ipc.status import AvatarStatus
 
-pytestmark = pytest.mark.clock
-
 TOKEN = "let me"
 
 

@@ -13,14 +13,13 @@ import pytest
 from lipsync_fast.benchmark.hops import NAMES
 from lipsync_fast.benchmark.rows import Report
 
-pytestmark = pytest.mark.clock
-
 
 def bench(*args: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-P", "-m", "lipsync_fast", "bench", *args]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
+@pytest.mark.clock
 def test_it_measures_and_writes_a_report(tmp_path: Path) -> None:
     done = bench("--quick", "--part", "demo", "--duration", "1", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
@@ -40,6 +39,7 @@ def test_it_measures_and_writes_a_report(tmp_path: Path) -> None:
     assert (tmp_path / "run.md").read_text().startswith(f"# {last}")
 
 
+@pytest.mark.clock
 def test_a_frames_way_adds_up(tmp_path: Path) -> None:
     done = bench("--quick", "--part", "profile", "--duration", "2", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr

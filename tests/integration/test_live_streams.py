@@ -17,7 +17,10 @@ import trio
 from PIL import Image
 from sounds import write_wav
 from talking import (
+    GUARDED,
+    ONE_SPEAKER,
     SLOW_MACHINE,
+    Serve,
     assert_whole,
     front_load,
     in_trio,
@@ -335,34 +338,35 @@ def _front_memory_mb(server: LocalServer) -> float:
 
 
 @in_trio
-async def test_who_speaks_too_many_is_refused_and_may_come_again() -> None:
-    with LocalServer({"live": {"speakers": 1, **SLOW_MACHINE}}) as server:
-        async with (
-            lipsync_fast.connect(server.url) as first,
-            lipsync_fast.connect(server.url) as second,
-        ):
-            await first.send(speech(1.0))
-            await until(first, UtteranceStarted)
-            await second.send(speech(0.5))
-            overloaded, _ = await until(second, SessionOverloaded)
-            assert overloaded.retry_after_ms > 0
-            assert overloaded.message
-            await until(second, Frame, lambda f: f.kind == "idle")  # it lives
-            await second.end_utterance()
-            await trio.to_thread.run_sync(
-                wait_for, server, lambda load: load.refused == {"utterance": 1}, "it is counted"
-            )
-            await first.end_utterance()
-            await utterance(first, 1)
-            await say(second, speech(0.5))
-            ended, events = await utterance(second, 1)
-            assert_whole(ended, spoken(events), 13)
+async def test_who_speaks_too_many_is_refused_and_may_come_again(shared_server: Serve) -> None:
+    server = shared_server(ONE_SPEAKER)
+    refused = {"utterance": front_load(server).refused.get("utterance", 0) + 1}
+    async with (
+        lipsync_fast.connect(server.url) as first,
+        lipsync_fast.connect(server.url) as second,
+    ):
+        await first.send(speech(1.0))
+        await until(first, UtteranceStarted)
+        await second.send(speech(0.5))
+        overloaded, _ = await until(second, SessionOverloaded)
+        assert overloaded.retry_after_ms > 0
+        assert overloaded.message
+        await until(second, Frame, lambda f: f.kind == "idle")  # it lives
+        await second.end_utterance()
+        await trio.to_thread.run_sync(
+            wait_for, server, lambda load: load.refused == refused, "it is counted"
+        )
+        await first.end_utterance()
+        await utterance(first, 1)
+        await say(second, speech(0.5))
+        ended, events = await utterance(second, 1)
+        assert_whole(ended, spoken(events), 13)
 
 
 # ---------------------------------------------------------------- leaving
 @in_trio
 async def test_a_drained_server_says_what_is_being_said() -> None:
-    with LocalServer({"live": {"speakers": 2, **SLOW_MACHINE}}) as server:
+    with LocalServer({"live": {"speakers": 2, **SLOW_MACHINE}, "engines": {"spares": 0}}) as server:
         async with lipsync_fast.connect(server.url) as session:
             await session.send(speech(1.5))
             await session.end_utterance()
@@ -377,7 +381,8 @@ async def test_a_drained_server_says_what_is_being_said() -> None:
 
 @in_trio
 async def test_a_second_signal_ends_at_once() -> None:
-    with LocalServer({"live": SLOW_MACHINE, "drain_seconds": 100}) as server:
+    config = {"live": SLOW_MACHINE, "drain_seconds": 100, "engines": {"spares": 0}}
+    with LocalServer(config) as server:
         async with lipsync_fast.connect(server.url) as session:
             await session.send(speech(8.0))
             await until(session, UtteranceStarted)
@@ -520,29 +525,28 @@ async def test_a_hundred_mistakes_are_fatal(server: LocalServer) -> None:
 
 
 @in_trio
-async def test_token_and_origin() -> None:
-    config = {"listen": {"token": "open sesame", "origins": ["https://good.example"]}}
-    with LocalServer(config) as server:
-        for url in (server.url, server.http_url.replace("http", "ws") + "/ws"):
-            with pytest.raises(SessionError) as caught:
-                async with lipsync_fast.connect(url):
-                    pass
-            assert caught.value.code == "unauthorized"
-            with pytest.raises(SessionError, match="token"):
-                async with lipsync_fast.connect(url, token="wrong"):
-                    pass
-            async with lipsync_fast.connect(url, token="open sesame") as session:
-                assert session.started.avatar == "demo"
-            async with lipsync_fast.connect(url + "?token=open%20sesame") as session:
-                assert session.started.avatar == "demo"
-            shown = {"Authorization": "Bearer open sesame"}
-            good = shown | {"Origin": "https://good.example"}
-            async with connect_raw(url, additional_headers=good, compression=None):
+async def test_token_and_origin(shared_server: Serve) -> None:
+    server = shared_server(GUARDED)
+    for url in (server.url, server.http_url.replace("http", "ws") + "/ws"):
+        with pytest.raises(SessionError) as caught:
+            async with lipsync_fast.connect(url):
                 pass
-            evil = shown | {"Origin": "https://evil.example"}
-            with pytest.raises(InvalidStatus, match="403"):
-                async with connect_raw(url, additional_headers=evil, compression=None):
-                    pass
+        assert caught.value.code == "unauthorized"
+        with pytest.raises(SessionError, match="token"):
+            async with lipsync_fast.connect(url, token="wrong"):
+                pass
+        async with lipsync_fast.connect(url, token="open sesame") as session:
+            assert session.started.avatar == "demo"
+        async with lipsync_fast.connect(url + "?token=open%20sesame") as session:
+            assert session.started.avatar == "demo"
+        shown = {"Authorization": "Bearer open sesame"}
+        good = shown | {"Origin": "https://good.example"}
+        async with connect_raw(url, additional_headers=good, compression=None):
+            pass
+        evil = shown | {"Origin": "https://evil.example"}
+        with pytest.raises(InvalidStatus, match="403"):
+            async with connect_raw(url, additional_headers=evil, compression=None):
+                pass
 
 
 @in_trio

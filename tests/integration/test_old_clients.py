@@ -37,8 +37,6 @@ from lipsync_fast.client.local import LocalServer
 from lipsync_fast.engine.backends import create_backend
 from lipsync_fast.engine.backends.base import SQUARE, RegionJob
 
-pytestmark = pytest.mark.clock
-
 CHUNK = 1_920
 DEMO = shipped_folder() / "demo.lsa"
 Rendered = dict[tuple[int, int], NDArray[np.uint8]]

@@ -10,20 +10,12 @@ import pytest
 import soxr
 import trio
 from numpy.typing import NDArray
-from talking import SLOW_MACHINE, in_trio, say, speak, speech, spoken, utterance
+from talking import in_trio, say, speak, speech, spoken, utterance
 
 import lipsync_fast
 from lipsync_fast.api import Avatar
 from lipsync_fast.client import Frame
 from lipsync_fast.client.local import LocalServer
-
-pytestmark = pytest.mark.clock
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[LocalServer]:
-    with LocalServer({"live": {"speakers": 8, **SLOW_MACHINE}}) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")
