@@ -48,7 +48,7 @@ demo: $(VENV)/.core
 # Tests without a clock share the processors, beside the native code's; those that play in real time
 # have the machine to themselves after that.
 WORKERS ?= $(shell nproc)
-TOGETHER := $(BIN)/pytest -n $(WORKERS) --dist loadfile
+TOGETHER := $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # Under a name of its own, so that `make -n test` runs nothing.
 BESIDE := $(MAKE) --no-print-directory native-test
 

@@ -23,6 +23,8 @@ from lipsync_fast.avatars.importer import (
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.errors import AvatarImportError, OutputError
 
+pytestmark = pytest.mark.slow
+
 WIDTH, HEIGHT = 200, 160
 
 

@@ -347,6 +347,7 @@ def run_program(*command: str, cwd: Path, **env: str) -> subprocess.CompletedPro
     )
 
 
+@pytest.mark.slow
 def test_the_script_leaves_a_report(tmp_path: Path) -> None:
     script, out = str(ROOT / "bench" / "gpu_check.sh"), tmp_path / "out"
     told = ("--dry-run", "--only", "environment", "--out", str(out), "--wheels", str(tmp_path))
@@ -361,6 +362,7 @@ def test_the_script_leaves_a_report(tmp_path: Path) -> None:
     assert "expected one of" in wrong.stdout
 
 
+@pytest.mark.slow
 def test_small_runs_of_all_kernels(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="the extra train is not installed")
     command = (sys.executable, "-m", "gpu_check.small", "--dry-run")
@@ -370,6 +372,7 @@ def test_small_runs_of_all_kernels(tmp_path: Path) -> None:
         assert f"ok   {kernel}" in ended.stdout
 
 
+@pytest.mark.slow
 def test_the_engine_in_a_process_of_its_own(tiny_avatar: Path, tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="the extra train is not installed")
     (tmp_path / "avatars").mkdir()

@@ -23,6 +23,8 @@ from lipsync_fast.models.onnx_weights import load_unet_onnx  # noqa: E402
 from lipsync_fast.models.unet import UNet  # noqa: E402
 from lipsync_fast.untrusted import limits  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 CLOSE = 1e-5
 Models = dict[str, onnx.ModelProto]
 
