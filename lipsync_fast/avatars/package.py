@@ -17,36 +17,27 @@ Members (all but the manifest may be mapped and shared between processes):
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from pathlib import Path
-from types import TracebackType
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from lipsync_fast.avatars.frames import MappedFrames
 from lipsync_fast.avatars.jpeg import decode
 from lipsync_fast.avatars.manifest import FORMAT, FORMAT_VERSION, Manifest
 from lipsync_fast.avatars.storage import (
     MANIFEST,
     SIGNATURE,
     Storage,
-    check_rects,
-    check_sizes,
-    checked_offsets,
-    read_array,
-    unpacked_mask,
 )
-from lipsync_fast.errors import AvatarError, AvatarFormatError, AvatarVersionError
+from lipsync_fast.errors import AvatarFormatError, AvatarVersionError
 from lipsync_fast.geometry import Rect
 from lipsync_fast.untrusted import limits
 
 MODELS = ("audio_encoder", "image", "decoder")
-_PIECE = 8 << 20
-_ROWS = 4096
-"""Of an index that are looked at together: an index that lies from its start on is not read."""
 
 
 class _Head(msgspec.Struct):
@@ -91,37 +82,31 @@ def _no_key_twice(pairs: list[tuple[str, object]]) -> None:
         seen.add(key)
 
 
-class AvatarPackage:
+class AvatarPackage(MappedFrames[Manifest]):
     """A package, memory-mapped; opening reads its manifest and indexes and copies nothing.
 
     Pictures are H x W x 3 uint8 RGB. A frame's index must be in [0, manifest.frame_count).
     """
 
+    head = MANIFEST
+    made_by = "; not an avatar package?"
+
     def __init__(self, storage: Storage) -> None:
-        self._storage = storage
-        self.path = storage.path
-        self._listed = {MANIFEST}
-        self.manifest = m = read_manifest(self.member(MANIFEST), str(self.path))
-        self._listed.update(m.files)
-        check_sizes(storage, {name: entry.size for name, entry in m.files.items()})
-        self._frames = self._blobs("frames")
-        self._segments = self._array("segments.npy", np.uint32, 2)
-        self._rects = self._array("rects.npy", np.int32, 2)
+        super().__init__(storage)
+        m = self.manifest
         self._regions: NDArray[np.uint8] | None = None
         if "regions.npy" in m.files:
             regions = self._array("regions.npy", np.uint8, 4)
             if regions.shape[1:] != (m.crop, m.crop, 3):
                 raise AvatarFormatError(f"{self.path}: regions.npy has shape {regions.shape}")
             self._regions = regions.view(np.uint8)
-        self._masks = self._blobs("masks") if "masks.npy" in m.files else None
-        self._pictures = self._blobs("pictures") if "pictures.npy" in m.files else None
-        if self._rects.shape[1] != 4 or self._segments.shape[1] < 2:
-            raise AvatarFormatError(f"{self.path}: an index has the wrong shape")
-        self._check_segments()
-        check_rects(self._rects, (m.frame_width, m.frame_height), str(self.path))
+        self._pictures = self._pile("pictures") if "pictures.npy" in m.files else None
         self._networks: set[str] = set()
         for name in MODELS:
             self.model(name)
+
+    def _read_head(self) -> Manifest:
+        return read_manifest(self.member(MANIFEST), str(self.path))
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> AvatarPackage:
@@ -132,101 +117,15 @@ class AvatarPackage:
             AvatarVersionError: written by a newer version.
             AvatarFormatError: damaged, or not a package.
         """
-        storage = Storage(Path(path))
-        try:
-            return cls(storage)
-        except AvatarError:
-            storage.close()
-            raise
-
-    def __enter__(self) -> AvatarPackage:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Forget the mapping; twice is harmless."""
-        self._storage.close()
-
-    def member(self, name: str) -> memoryview:
-        """A member's bytes, mapped, without a copy.
-
-        Raises:
-            AvatarFormatError: the package has no such member, or its manifest does not list it.
-        """
-        data = self._storage.member(name)
-        if data is None:
-            raise AvatarFormatError(f"{self.path}: {name} is missing; not an avatar package?")
-        if name not in self._listed:  # else verify() would vouch for what it has not read
-            raise AvatarFormatError(f"{self.path}: {name} is not listed in the manifest")
-        return data
+        return cls._opened(Path(path))
 
     def member_names(self) -> list[str]:
         """The manifest and what it lists: all that can be read."""
-        return sorted(self._listed)
+        return sorted({MANIFEST, *self.manifest.files})
 
     def signature(self) -> memoryview | None:
         """The bytes of ``manifest.sig``, where there is one."""
         return self._storage.member(SIGNATURE)
-
-    def _array(self, name: str, dtype: type[np.generic], ndim: int) -> NDArray[np.int64]:
-        array = read_array(self.member(name), f"{self.path}/{name}")
-        if array.dtype != dtype or array.ndim != ndim or len(array) != self.manifest.frame_count:
-            raise AvatarFormatError(
-                f"{self.path}: {name} has shape {array.shape} of {array.dtype}, expected"
-                f" {self.manifest.frame_count} rows of {np.dtype(dtype)}"
-            )
-        return array  # type: ignore[return-value]
-
-    def _blobs(self, name: str) -> tuple[memoryview, NDArray[np.uint64]]:
-        """A pile of byte strings and its checked offsets."""
-        data = self.member(f"{name}.bin")
-        index, count = self.member(f"{name}.npy"), self.manifest.frame_count
-        return data, checked_offsets(index, len(data), count, str(self.path), name)
-
-    def _check_segments(self) -> None:
-        """Hold all restart segments against the frames that they are said to be in."""
-        ends = self._frames[1]
-        for first in range(0, len(self._segments), _ROWS):
-            rows = self._segments[first : first + _ROWS]
-            lengths = ends[first + 1 : first + 1 + len(rows)] - ends[first : first + len(rows)]
-            wrong = np.any(rows[:, 1:] <= rows[:, :-1], axis=1) | (rows[:, -1] > lengths)
-            if np.any(wrong):
-                frame = first + int(np.argmax(wrong))
-                raise AvatarFormatError(f"{self.path}: the segments of frame {frame} do not fit it")
-
-    def _blob(self, pile: tuple[memoryview, NDArray[np.uint64]], index: int) -> memoryview:
-        self._check(index)
-        return pile[0][int(pile[1][index]) : int(pile[1][index + 1])]
-
-    def _check(self, index: int) -> None:
-        if not 0 <= index < self.manifest.frame_count:
-            raise IndexError(f"frame {index} of {self.manifest.frame_count}")
-        if not self._storage.intact():
-            raise AvatarFormatError(f"{self.path}: has become shorter while it was in use")
-
-    @property
-    def frame_size(self) -> tuple[int, int]:
-        """Width and height of a frame in pixels."""
-        return self.manifest.frame_width, self.manifest.frame_height
-
-    def frame_jpeg(self, index: int) -> memoryview:
-        """The pre-encoded frame, with restart markers."""
-        return self._blob(self._frames, index)
-
-    def frame_segments(self, index: int) -> NDArray[np.uint32]:
-        """Offsets of the restart segments in ``frame_jpeg(index)``, S + 1 numbers, checked."""
-        self._check(index)
-        offsets: NDArray[np.uint32] = self._segments[index].view(np.uint32)
-        if np.any(offsets[1:] <= offsets[:-1]) or offsets[-1] > len(self.frame_jpeg(index)):
-            raise AvatarFormatError(f"{self.path}: the segments of frame {index} do not fit it")
-        return offsets
 
     def picture(self, index: int) -> NDArray[np.uint8]:
         """The frame's exact pixels (of its source file where kept, else of its JPEG)."""
@@ -234,12 +133,7 @@ class AvatarPackage:
 
     def picture_file(self, index: int) -> memoryview:
         """The JPEG or PNG that ``picture`` decodes."""
-        return self._blob(self._pictures or self._frames, index)
-
-    def rect(self, index: int) -> Rect:
-        """The face crop, inside the frame."""
-        self._check(index)
-        return Rect.from_corners(*self._rects[index].tolist())
+        return self._of_pile(self._pictures or self._frames, index)
 
     def crop(
         self,
@@ -270,15 +164,6 @@ class AvatarPackage:
         stored: NDArray[np.uint8] = self._regions[index]
         return stored
 
-    def mask(self, index: int) -> NDArray[np.uint8] | None:
-        """Rectangle-sized uint8, 1 where the original pixel stays; None if all may change."""
-        if self._masks is None:
-            return None
-        packed = self._blob(self._masks, index)
-        if len(packed) == 0:
-            return None
-        return unpacked_mask(packed, self.rect(index).size, f"{self.path}: mask {index}")
-
     def model(self, name: str) -> memoryview:
         """The ONNX bytes of ``audio_encoder``, ``image`` or ``decoder``."""
         return self.member(f"models/{name}.onnx")
@@ -287,7 +172,7 @@ class AvatarPackage:
         """``model(name)``, once it was seen that nothing in it can hurt who runs it.
 
         Raises:
-            AvatarFormatError: see ``models.onnx_check``.
+            AvatarFormatError: see ``onnx_io.check``.
         """
         from lipsync_fast.onnx_io.check import check_network  # who only looks needs none
 
@@ -297,17 +182,3 @@ class AvatarPackage:
             check_network(data, f"{self.path}: {name}.onnx")
             self._networks.add(name)
         return data
-
-    def verify(self) -> None:
-        """Check every member against the manifest's checksums (reads all of it).
-
-        Raises:
-            AvatarFormatError: names the first member that differs.
-        """
-        for name, entry in self.manifest.files.items():
-            data, digest = self.member(name), hashlib.sha256()
-            for at in range(0, len(data), _PIECE):
-                self._check(0)
-                digest.update(data[at : at + _PIECE])
-            if digest.hexdigest() != entry.sha256:
-                raise AvatarFormatError(f"{self.path}: {name} is damaged (its checksum differs)")

@@ -10,7 +10,8 @@
     sound.wav           optional: 16 kHz, mono, int16, 640 samples for each frame
     thumbnail.jpg, sheet.jpg, report.json, report.txt    for people
 
-frames, segments, rects, masks and the thumbnail are as in an avatar package (avatars/package.py).
+frames, segments, rects and masks are as in an avatar package (avatars/frames.py), and so is the
+thumbnail.
 Training reads all frames; the avatar that is packed at the end has those of ``loop`` alone.
 """
 
@@ -18,8 +19,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from types import TracebackType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
@@ -27,24 +27,18 @@ from numpy.typing import NDArray
 
 from lipsync_fast import _native
 from lipsync_fast.audio.windows import AudioWindow
+from lipsync_fast.avatars.frames import MappedFrames
 from lipsync_fast.avatars.jpeg import decode
 from lipsync_fast.avatars.manifest import Count, FileEntry, FrameJpeg, Manifest, Side, Text, Window
 from lipsync_fast.avatars.storage import (
     Storage,
-    check_rects,
-    check_sizes,
-    checked_offsets,
-    read_array,
-    unpacked_mask,
 )
 from lipsync_fast.avatars.writer import AvatarWriter
 from lipsync_fast.errors import (
-    AvatarError,
     AvatarFormatError,
     AvatarNotFoundError,
     AvatarVersionError,
 )
-from lipsync_fast.geometry import Rect
 from lipsync_fast.prepare.loop import Loop
 from lipsync_fast.prepare.sound import FRAME_SAMPLES
 
@@ -120,7 +114,7 @@ def read_prepared(folder: Path) -> Prepared | None:
         return None
 
 
-class PreparedAvatar:
+class PreparedAvatar(MappedFrames[Prepared]):
     """A prepared folder, mapped; opening copies nothing. Frames are counted from 0.
 
     Raises by ``open``:
@@ -129,16 +123,10 @@ class PreparedAvatar:
         AvatarFormatError: damaged, or no prepared folder.
     """
 
+    head = NAME
+
     def __init__(self, storage: Storage) -> None:
-        self._storage = storage
-        self.path = storage.path
-        self.manifest = m = self._read()
-        check_sizes(storage, {name: entry.size for name, entry in m.files.items()})
-        self._frames = self._blobs("frames")
-        self._masks = self._blobs("masks") if "masks.npy" in m.files else None
-        self._segments = self._array("segments.npy", np.dtype(np.uint32))
-        self._rects = self._array("rects.npy", np.dtype(np.int32), 4)
-        check_rects(self._rects, (m.frame_width, m.frame_height), str(self.path))
+        super().__init__(storage)
         self.landmarks = self._landmarks()
         """N x K x 2 float32: x, y in pixels; NaN where no face was found."""
 
@@ -149,32 +137,12 @@ class PreparedAvatar:
             raise AvatarNotFoundError(
                 f"{path}: no such folder; 'lipsync-fast avatar prepare' makes one of a video"
             )
-        storage = Storage(Path(path))
-        try:
-            return cls(storage)
-        except AvatarError:
-            storage.close()
-            raise
-
-    def __enter__(self) -> PreparedAvatar:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Forget the mapping; twice is harmless."""
-        self._storage.close()
+        return cls._opened(Path(path))
 
     def __len__(self) -> int:
         return self.manifest.frame_count
 
-    def _read(self) -> Prepared:
+    def _read_head(self) -> Prepared:
         data = self._storage.member(NAME)
         if data is None:
             raise AvatarFormatError(
@@ -192,29 +160,6 @@ class PreparedAvatar:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise AvatarFormatError(f"{self.path}: {NAME} cannot be read: {error}") from None
 
-    def member(self, name: str) -> memoryview:
-        """A member's bytes, mapped, without a copy.
-
-        Raises:
-            AvatarFormatError: there is none of that name, or it is not listed.
-        """
-        data = self._storage.member(name)
-        if data is None or name not in self.manifest.files:
-            raise AvatarFormatError(f"{self.path}: {name} is missing")
-        return data
-
-    def _array(self, name: str, dtype: np.dtype[Any], columns: int = 0) -> NDArray[np.int64]:
-        array = read_array(self.member(name), f"{self.path}/{name}")
-        good = array.dtype == dtype and array.ndim == 2 and len(array) == len(self)
-        if not good or (columns and array.shape[1] != columns):
-            raise AvatarFormatError(f"{self.path}: {name} has shape {array.shape}, {array.dtype}")
-        return array  # type: ignore[return-value]
-
-    def _blobs(self, name: str) -> tuple[memoryview, NDArray[np.uint64]]:
-        data = self.member(f"{name}.bin")
-        index = self.member(f"{name}.npy")
-        return data, checked_offsets(index, len(data), len(self), str(self.path), name)
-
     def _landmarks(self) -> NDArray[np.float32]:
         data = self.member("landmarks.npy")
         shape = len(self), self.manifest.points, 2
@@ -224,39 +169,13 @@ class PreparedAvatar:
             raise AvatarFormatError(f"{self.path}: landmarks.npy is not {shape} of float32")
         return np.frombuffer(data, np.float32, offset=header).reshape(shape)
 
-    def _blob(self, pile: tuple[memoryview, NDArray[np.uint64]], index: int) -> memoryview:
-        if not 0 <= index < len(self):
-            raise IndexError(f"frame {index} of {len(self)}")
-        if not self._storage.intact():
-            raise AvatarFormatError(f"{self.path}: has become shorter while it was in use")
-        return pile[0][int(pile[1][index]) : int(pile[1][index + 1])]
-
-    def frame_jpeg(self, index: int) -> memoryview:
-        """A frame's JPEG, with restart markers."""
-        return self._blob(self._frames, index)
-
     def picture(self, index: int) -> NDArray[np.uint8]:
         """A frame as H x W x 3 uint8 RGB."""
-        size = self.manifest.frame_width, self.manifest.frame_height
-        return decode(self.frame_jpeg(index), size, f"{self.path}: frame {index}")
-
-    def rect(self, index: int) -> Rect:
-        """The face crop, inside the frame."""
-        return Rect.from_corners(*self._rects[index].tolist())
+        return decode(self.frame_jpeg(index), self.frame_size, f"{self.path}: frame {index}")
 
     def crop(self, index: int, side: int) -> NDArray[np.uint8]:
         """The face crop as a network of region ``side - 8`` sees it: side x side x 3 uint8."""
         return _native.resize_cubic(self.picture(index)[self.rect(index).slices], side, side)
-
-    def mask(self, index: int) -> NDArray[np.bool_] | None:
-        """Rectangle-sized, True where the original stays; None: the network makes all of it."""
-        if self._masks is None:
-            return None
-        packed = self._blob(self._masks, index)
-        if not len(packed):
-            return None
-        size = self.rect(index).size
-        return unpacked_mask(packed, size, f"{self.path}: mask {index}").astype(bool)
 
     def sound(self) -> NDArray[np.int16] | None:
         """640 samples for each frame, 16 kHz mono, or None if the video had no sound."""
@@ -266,18 +185,6 @@ class PreparedAvatar:
         if len(data) != _WAV_HEADER + 2 * FRAME_SAMPLES * len(self) or bytes(data[:4]) != b"RIFF":
             raise AvatarFormatError(f"{self.path}: sound.wav has not 640 samples for each frame")
         return np.frombuffer(data, "<i2", offset=_WAV_HEADER)
-
-    def verify(self) -> None:
-        """Check every member against its checksum (reads all of it).
-
-        Raises:
-            AvatarFormatError: names the first member that differs.
-        """
-        import hashlib
-
-        for name, entry in self.manifest.files.items():
-            if hashlib.sha256(self.member(name)).hexdigest() != entry.sha256:
-                raise AvatarFormatError(f"{self.path}: {name} is damaged (its checksum differs)")
 
 
 def landmarks_header(shape: tuple[int, int, int]) -> bytes:
@@ -338,10 +245,11 @@ def pack_prepared(
         for name, data in models.items():
             writer.add_model(name, data)
         for index in range(m.loop.first, m.loop.first + m.loop.count):
+            mask = prepared.mask(index)
             writer.add_frame(
                 prepared.picture(index),
                 prepared.rect(index),
-                prepared.mask(index),
+                None if mask is None else mask.astype(bool),
                 jpeg=bytes(prepared.frame_jpeg(index)),
             )
         return writer.finish()
