@@ -239,7 +239,7 @@ class BlockCache:
         self._rest_s, self._clock = rest_s, clock
         self._kept: OrderedDict[Hashable, OrderedDict[int, F32]] = OrderedDict()
         self._used: dict[Hashable, float] = {}
-        self.made = self.reused = 0
+        self.made = 0
 
     def block(self, stream: Hashable, starts: list[int], pcm: F32, first: int) -> F32:
         """The block of a frame, vectors x 512.
@@ -267,7 +267,6 @@ class BlockCache:
             windows = np.stack([rows[s - low :][:WINDOW_ROWS] for s in missing])
             kept.update(zip(missing, self._features(windows), strict=True))
         self.made += len(missing)
-        self.reused += len(needed) - len(missing)
         for start in needed:
             kept.move_to_end(start)
         block = stacked(starts, kept)

@@ -211,12 +211,12 @@ class AvatarWriter:
             packed = folder.with_suffix(".zip")
             try:
                 pack(folder, packed)
-                _put(packed, self.dest, self._overwrite)
+                _install(packed, self.dest, self._overwrite)
             finally:
                 packed.unlink(missing_ok=True)
             shutil.rmtree(folder)
         else:
-            _put(folder, self.dest, self._overwrite)
+            _install(folder, self.dest, self._overwrite)
         self._finished = True
         return self.dest
 
@@ -243,7 +243,7 @@ def _entry(path: Path) -> FileEntry:
     return FileEntry(size=path.stat().st_size, sha256=digest.hexdigest())
 
 
-def _put(made: Path, dest: Path, overwrite: bool) -> None:
+def _install(made: Path, dest: Path, overwrite: bool) -> None:
     """Give a finished package its name; an older one is moved aside first and then removed."""
     if not dest.exists():
         os.rename(made, dest)

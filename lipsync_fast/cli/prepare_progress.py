@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lipsync_fast.console import say
 
 if TYPE_CHECKING:
-    from lipsync_fast.prepare.request import Failure, Request, Result, Told
+    from lipsync_fast.prepare.request import Failure, Progress, Request, Result
 
 _PLAIN_EVERY_S = 5.0
 
@@ -32,10 +32,10 @@ class Lines:
     def begun(self, request: Request) -> None:
         """Nothing to say."""
 
-    def told(self, request: Request, told: Told) -> None:
+    def progressed(self, request: Request, progress: Progress) -> None:
         """Remember how many frames are done."""
-        if told.stage == "looking":
-            self._frames[request.name] = told.done
+        if progress.stage == "looking":
+            self._frames[request.name] = progress.done
 
     def ended(self, request: Request, outcome: Result | Failure) -> None:
         """Say so."""
@@ -89,13 +89,13 @@ class Bars:
             escape(request.name), total=None, stage="beginning"
         )
 
-    def told(self, request: Request, told: Told) -> None:
+    def progressed(self, request: Request, progress: Progress) -> None:
         """Move its bar."""
         self._progress.update(
             self._tasks[request.name],
-            completed=told.done,
-            total=told.total or None,
-            stage=told.stage,
+            completed=progress.done,
+            total=progress.total or None,
+            stage=progress.stage,
         )
 
     def ended(self, request: Request, outcome: Result | Failure) -> None:

@@ -134,9 +134,9 @@ def export_unet(unet: UNet, half: bool = False, window: Rect | None = None) -> t
     image = g.model("unet_image", {"image": (6, region, region)}, shapes)
 
     g = GraphWriter(half)
-    heard = _audio_branch(g, state, "audio", region)
+    audio = _audio_branch(g, state, "audio", region)
     first = "fuse_conv.0.double_conv.0"
-    x = _tail(g, state, first, _split_expand(g, state, first, "x6", heard, upsample=False))
+    x = _tail(g, state, first, _split_expand(g, state, first, "x6", audio, upsample=False))
     x = _inverted(g, state, "fuse_conv.0.double_conv.1", x, residual=True)
     x = _double(g, state, "fuse_conv.1", x)
     for i in range(1, 6):

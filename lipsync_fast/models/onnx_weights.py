@@ -59,7 +59,7 @@ class _Conv(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Place:
+class _Layer:
     """A convolution of the module, and the batch norm behind it; then what the file has for it."""
 
     conv: str
@@ -68,15 +68,15 @@ class _Place:
     weight: Array | None = None
     bias: Array | None = None
     stats: tuple[Array, ...] | None = None
-    """Of a batch norm that the file has, too: weight, bias, mean, and variance + epsilon."""
+    """What the file has of a batch norm, too: weight, bias, mean, and variance + epsilon."""
 
 
 @dataclass(slots=True)
 class _Structure:
-    """The module's graph: a number for each value, the places of its convolutions."""
+    """The module's graph: a number for each value, its convolutions."""
 
     numbers: dict[Hashable, int] = field(default_factory=dict)
-    places: dict[int, _Place] = field(default_factory=dict)
+    layers: dict[int, _Layer] = field(default_factory=dict)
     output: int = -1
 
     def number(self, key: Hashable) -> int:
@@ -84,7 +84,10 @@ class _Structure:
 
     @classmethod
     def of(cls, model: nn.Module) -> _Structure:
-        """Of a module made of convolutions, batch norms, ReLU, sums, concatenations, upsampling."""
+        """The graph of a module.
+
+        It is made of convolutions, batch norms, ReLU, sums, concatenations and upsampling.
+        """
         found, values = cls(), dict[torch.fx.Node, int]()
         traced = torch.fx.symbolic_trace(model)
         for node in traced.graph.nodes:
@@ -108,11 +111,11 @@ class _Structure:
             number = self.number(
                 _Conv(values[first], tuple(made.weight.shape), made.stride, pads * 2, made.groups)
             )
-            assert number not in self.places, "two convolutions that cannot be told apart"
-            self.places[number] = _Place(str(node.target), has_bias=made.bias is not None)
+            assert number not in self.layers, "two convolutions that cannot be told apart"
+            self.layers[number] = _Layer(str(node.target), has_bias=made.bias is not None)
             return number
         if isinstance(made, nn.BatchNorm2d):
-            self.places[values[first]].norm = str(node.target)
+            self.layers[values[first]].norm = str(node.target)
             return values[first]
         if made is operator.add:
             return self.number(("Add", *sorted(values[a] for a in node.args)))
@@ -123,25 +126,25 @@ class _Structure:
         return self.number((kind, values[first]))
 
     def state(self) -> dict[str, Tensor]:
-        """The state dict of the module, once every place has its weights."""
+        """The state dict of the module, once every layer has its weights."""
         arrays: dict[str, Array] = {}
-        for place in self.places.values():
-            assert place.weight is not None
-            arrays[f"{place.conv}.weight"] = place.weight
-            zeros = np.zeros(len(place.weight), np.float32)
-            bias = zeros if place.bias is None else place.bias
-            if not place.norm:
-                arrays[f"{place.conv}.bias"] = bias
+        for layer in self.layers.values():
+            assert layer.weight is not None
+            arrays[f"{layer.conv}.weight"] = layer.weight
+            zeros = np.zeros(len(layer.weight), np.float32)
+            bias = zeros if layer.bias is None else layer.bias
+            if not layer.norm:
+                arrays[f"{layer.conv}.bias"] = bias
                 continue
-            if place.has_bias:
-                arrays[f"{place.conv}.bias"] = zeros
+            if layer.has_bias:
+                arrays[f"{layer.conv}.bias"] = zeros
             # Folded: a batch norm that changes nothing but adds the bias.
-            scale, shift, mean, spread = place.stats or (zeros + 1, bias, zeros, zeros + 1)
-            if place.stats:
+            scale, shift, mean, spread = layer.stats or (zeros + 1, bias, zeros, zeros + 1)
+            if layer.stats:
                 mean = mean - bias
-            arrays[f"{place.norm}.weight"], arrays[f"{place.norm}.bias"] = scale, shift
-            arrays[f"{place.norm}.running_mean"] = mean
-            arrays[f"{place.norm}.running_var"] = (spread - EPSILON).astype(np.float32)
+            arrays[f"{layer.norm}.weight"], arrays[f"{layer.norm}.bias"] = scale, shift
+            arrays[f"{layer.norm}.running_mean"] = mean
+            arrays[f"{layer.norm}.running_var"] = (spread - EPSILON).astype(np.float32)
         return {name: torch.from_numpy(np.array(a, np.float32)) for name, a in arrays.items()}
 
 
@@ -155,7 +158,7 @@ class _File:
     pending: dict[int, str] = field(default_factory=dict)
 
     def go_through(self) -> None:
-        """Give every place its weights.
+        """Give every layer its weights.
 
         Raises:
             _RefusedError, UnexpectedGraphError: it is another network, or none that can be read.
@@ -164,7 +167,7 @@ class _File:
             number = self._made(node)
             if number is not None:
                 self.values[node.outputs[0]] = number
-        missing = [p.conv for p in self.structure.places.values() if p.weight is None]
+        missing = [p.conv for p in self.structure.layers.values() if p.weight is None]
         if missing:
             raise _RefusedError(f"it has nothing for {missing[0]} and {len(missing) - 1} more")
         if self.structure.output not in [self.values.get(name) for name in self.graph.outputs]:
@@ -214,28 +217,28 @@ class _File:
             wanted = [str(key) for key in known if isinstance(key, _Conv) and key.source == source]
             expected = " or ".join(wanted) or "none there"
             raise _RefusedError(f"{_named(node)}: a convolution with {found}; expected {expected}")
-        place = self.structure.places[number]
-        if place.weight is not None:
-            raise _RefusedError(f"{_named(node)}: {place.conv} is there twice")
-        place.weight = weight
+        layer = self.structure.layers[number]
+        if layer.weight is not None:
+            raise _RefusedError(f"{_named(node)}: {layer.conv} is there twice")
+        layer.weight = weight
         if len(node.inputs) > 2 and node.inputs[2]:
-            place.bias = self._floats(node.inputs[2], weight.shape[:1])
+            layer.bias = self._floats(node.inputs[2], weight.shape[:1])
         return number
 
     def _norm(self, node: Node, source: int) -> int:
-        place = self.structure.places.get(source)
-        if place is None or not place.norm or place.stats is not None or place.weight is None:
+        layer = self.structure.layers.get(source)
+        if layer is None or not layer.norm or layer.stats is not None or layer.weight is None:
             raise _RefusedError(f"{_named(node)}: a batch norm where the network has none")
         if len(node.inputs) != 5:
             raise _RefusedError(f"{_named(node)}: a batch norm without its statistics")
-        shape = place.weight.shape[:1]
+        shape = layer.weight.shape[:1]
         scale, shift, mean, variance = (self._floats(name, shape) for name in node.inputs[1:5])
         stored = attribute_field(node, "epsilon", 2)
         (epsilon,) = struct.unpack("<f", stored) if stored is not None else (EPSILON,)
         spread = variance.astype(np.float64) + epsilon
         if not np.all(spread > 0):
             raise _RefusedError(f"{_named(node)}: its variances are not all positive")
-        place.stats = scale, shift, mean, spread
+        layer.stats = scale, shift, mean, spread
         return source
 
     def _padded(self, node: Node, source: int) -> int:

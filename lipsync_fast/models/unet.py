@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-AUDIO_CHANNELS, AUDIO_SIDE = 32, 16
+AUDIO_CHANNELS = 32
 
 
 def bottleneck_padding(region: int) -> int:

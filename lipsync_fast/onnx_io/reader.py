@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipsync_fast.errors import UnexpectedGraphError
+from lipsync_fast.untrusted import limits
 
 _GRAPH = 7
 _NODE, _INITIALIZER, _INPUT, _OUTPUT, _VALUE_INFO = 1, 5, 11, 12, 13
@@ -25,8 +26,6 @@ _DTYPES: dict[int, np.dtype[np.generic]] = {
     7: np.dtype("<i8"),
     10: np.dtype("<f2"),
 }
-_MOST_PARTS = 2048
-"""Nodes, tensors, inputs and outputs of a graph together; the exporter writes a few hundred."""
 _MOST_FIELDS = 64
 _OPSET = 8
 _MODEL_FIELDS = frozenset({*range(1, _OPSET + 1), 14})
@@ -90,7 +89,7 @@ class Graph:
                 found._model.append(raw)
                 continue
             graphs += 1
-            for part, inner, inner_raw in _fields(_message(value), _MOST_PARTS):
+            for part, inner, inner_raw in _fields(_message(value), limits.NETWORK_PARTS):
                 found._take(part, inner, inner_raw)
         if graphs != 1:
             raise UnexpectedGraphError(f"{graphs} graphs in one model")
@@ -241,7 +240,7 @@ def _number(value: memoryview | int) -> int:
 
 
 def _numbers(value: memoryview | int) -> list[int]:
-    """Of a repeated field: one, or many packed."""
+    """The numbers of a repeated field: one, or many packed."""
     if isinstance(value, int):
         return [_number(value)]
     found: list[int] = []
@@ -327,7 +326,7 @@ def _attribute(data: memoryview) -> tuple[str, int | bytes | tuple[int, ...] | N
 
 
 def attribute_field(node: Node, name: str, number: int) -> memoryview | None:
-    """Of an attribute that ``Node.attributes`` leaves out: its float (2) or its tensor (5)."""
+    """A field of an attribute that ``Node.attributes`` leaves out: float (2) or tensor (5)."""
     found = None
     for part, value, _ in _fields(_only(_fields(node.raw), _NODE)):
         if part == 5:

@@ -86,9 +86,9 @@ class ContactSheet:
         )
         draw = ImageDraw.Draw(sheet)
         font = ImageFont.load_default(14)
-        for place, (index, picture) in enumerate(chosen):
-            x = _GAP + (place % columns) * (width + _GAP)
-            y = _GAP + (place // columns) * (height + _CAPTION + _GAP)
+        for tile, (index, picture) in enumerate(chosen):
+            x = _GAP + (tile % columns) * (width + _GAP)
+            y = _GAP + (tile // columns) * (height + _CAPTION + _GAP)
             sheet.paste(picture, (x, y))
             caption = f"{index / FPS:.2f} s   frame {index}"
             draw.text((x + 2, y + height + 3), caption, fill=(225, 225, 225), font=font)

@@ -27,7 +27,7 @@ from lipsync_fast.prepare.loop import Loop, choose
 from lipsync_fast.prepare.members import write_faces, write_frames, write_head
 from lipsync_fast.prepare.parts import Part, State, WorkFolder, sync_folder
 from lipsync_fast.prepare.report import report_lines, sheet_bytes, sheet_tile
-from lipsync_fast.prepare.request import Request, Result, Told, printable
+from lipsync_fast.prepare.request import Progress, Request, Result, printable
 from lipsync_fast.prepare.sound import write_sound
 from lipsync_fast.prepare.stabilise import Track, track
 from lipsync_fast.timing import FPS
@@ -39,7 +39,7 @@ _AROUND = 0.3
 """Part of the crop's side by which what is around the face is compared too."""
 _MEASURED = 40
 
-Tell = Callable[[Told], None]
+OnProgress = Callable[[Progress], None]
 
 
 def assemble(
@@ -48,7 +48,7 @@ def assemble(
     state: State,
     source: Source,
     corners: tuple[int, int, int] | None,
-    tell: Tell,
+    on_progress: OnProgress,
 ) -> Result:
     """Write the finished folder to ``work.made``.
 
@@ -59,7 +59,7 @@ def assemble(
         PrepareError: the face cannot be followed.
         OSError: it cannot be written.
     """
-    tell(Told("finishing", 0, 0))
+    on_progress(Progress("finishing", 0, 0))
     parts = [_light(part) for part in work.parts()]
     counts = {part.point_count for part in parts}
     if len(counts) > 1:
@@ -242,8 +242,8 @@ def measured(
 
     if loop.count == 1:
         return msgspec.structs.replace(loop, seam=0.0, step=0.0)
-    places = sorted({int(i) for i in np.linspace(first, last - 1, min(_MEASURED, loop.count - 1))})
-    step = float(np.median([between(i, i + 1) for i in places]))
+    chosen = sorted({int(i) for i in np.linspace(first, last - 1, min(_MEASURED, loop.count - 1))})
+    step = float(np.median([between(i, i + 1) for i in chosen]))
     if loop.kind == "cycle":
         seam = between(last, first)
     else:
@@ -251,7 +251,7 @@ def measured(
     return msgspec.structs.replace(loop, seam=round(seam, 3), step=round(step, 3))
 
 
-def put(made: Path, dest: Path) -> None:
+def install(made: Path, dest: Path) -> None:
     """Give the finished folder its name; one that was prepared before makes room.
 
     Raises:

@@ -37,7 +37,6 @@ MOST_POINTS = 1000
 SURE = 0.5
 """From this confidence on a face counts as found."""
 
-Corners = tuple[float, float, float]
 _SCHEMES: dict[int, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = {
     3: ((0,), (1,), (2,)),
     68: ((0, 1), (28,), (15, 16)),  # a contour of 17 points where the one of 110 has 33

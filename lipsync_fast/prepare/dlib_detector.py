@@ -69,7 +69,7 @@ class DlibDetector:
         self.version = f"{dlib.__version__} {digest}"
         self._faces: Any = dlib.get_frontal_face_detector()
         try:
-            self._place: Any = dlib.shape_predictor(str(path))
+            self._predictor: Any = dlib.shape_predictor(str(path))
         except RuntimeError as error:
             raise PrepareError(f"detector dlib: {path}: cannot be read ({error})") from None
 
@@ -88,6 +88,6 @@ class DlibDetector:
                 face = max(found, key=lambda box: box.area())
                 sides = (face.left(), face.top(), face.right(), face.bottom())
                 box = self._dlib.rectangle(*(round(v / scale) for v in sides))
-                shape = self._place(picture, box)
+                shape = self._predictor(picture, box)
                 out[k] = [(shape.part(i).x, shape.part(i).y) for i in range(POINTS)]
         return out

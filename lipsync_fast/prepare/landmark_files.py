@@ -23,9 +23,9 @@ from lipsync_fast.untrusted import limits
 
 MOST_FRAMES = 1_000_000
 MOST_BYTES = 512 << 20
-"""Of an array in a compressed file, which must be unpacked whole."""
+"""Most of an array in a compressed file, which must be unpacked whole."""
 MOST_STORED = 2 << 30
-"""Of an array in a file: an hour of 478 points has 1 GB. All of it is read once."""
+"""Most of an array in a file: an hour of 478 points has 1 GB. All of it is read once."""
 _KEY = "landmarks"
 
 

@@ -19,18 +19,18 @@ from typing import IO, Protocol
 
 import msgspec
 
-from lipsync_fast.prepare.request import Failure, Message, Request, Result, Told
+from lipsync_fast.prepare.request import Failure, Message, Progress, Request, Result
 
 _END_S = 3.0
 
 
 class Watcher(Protocol):
-    """Is told what happens, in the caller's thread."""
+    """Watches what happens, in the caller's thread."""
 
     def begun(self, request: Request) -> None:
         """A video's process has started."""
 
-    def told(self, request: Request, told: Told) -> None:
+    def progressed(self, request: Request, progress: Progress) -> None:
         """How far it is."""
 
     def ended(self, request: Request, outcome: Result | Failure) -> None:
@@ -50,25 +50,25 @@ def prepare_many(
     with selectors.DefaultSelector() as selector, _ended(running):
         while waiting or running:
             while waiting and len(running) < max(1, workers):
-                place, request = waiting.pop()
-                running[place] = started = _Running(request)
-                selector.register(started.out, selectors.EVENT_READ, place)
+                number, request = waiting.pop()
+                running[number] = started = _Running(request)
+                selector.register(started.out, selectors.EVENT_READ, number)
                 watcher.begun(request)
             for key, _ in selector.select(0.2):
-                place = key.data
-                one = running[place]
+                number = key.data
+                one = running[number]
                 for message in one.messages():
-                    if isinstance(message, Told):
-                        watcher.told(one.request, message)
+                    if isinstance(message, Progress):
+                        watcher.progressed(one.request, message)
                     else:
                         one.outcome = message
                 if one.over:
                     selector.unregister(one.out)
-                    outcomes[place] = one.close()
-                    del running[place]
-                    watcher.ended(one.request, outcomes[place])
+                    outcomes[number] = one.close()
+                    del running[number]
+                    watcher.ended(one.request, outcomes[number])
             watcher.tick()
-    return [outcomes[place] for place in range(len(requests))]
+    return [outcomes[number] for number in range(len(requests))]
 
 
 class _Running:

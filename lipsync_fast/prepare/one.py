@@ -23,21 +23,21 @@ from lipsync_fast.avatars.jpeg import encode_frame
 from lipsync_fast.errors import AvatarError, OutputError, PrepareError
 from lipsync_fast.media.video import Picture, Video
 from lipsync_fast.output.base import output_error
-from lipsync_fast.prepare.assemble import REPORT, assemble, put
+from lipsync_fast.prepare.assemble import REPORT, assemble, install
 from lipsync_fast.prepare.detectors import Detector, found_points, open_detector
 from lipsync_fast.prepare.folder import NAME, PreparedAvatar, Source, read_prepared
 from lipsync_fast.prepare.landmark_files import LandmarkFiles
 from lipsync_fast.prepare.parts import PART_FRAMES, Part, WorkFolder
-from lipsync_fast.prepare.request import Request, Result, Told
+from lipsync_fast.prepare.request import Progress, Request, Result
 from lipsync_fast.timing import FPS
 
 GREY_SIDE = 128
 _BATCH, _BATCH_BYTES = 20, 32 << 20
 
-Tell = Callable[[Told], None]
+OnProgress = Callable[[Progress], None]
 
 
-def prepare_one(request: Request, tell: Tell) -> Result:
+def prepare_one(request: Request, on_progress: OnProgress) -> Result:
     """Prepare a video, or go on with it; returns at once if that is done already.
 
     Raises:
@@ -45,7 +45,7 @@ def prepare_one(request: Request, tell: Tell) -> Result:
     """
     try:
         check_target(request.dest)
-        return _prepare(request, tell)
+        return _prepare(request, on_progress)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
             raise output_error(request.dest, error) from error
@@ -68,7 +68,7 @@ def check_target(dest: Path) -> None:
         raise OutputError(f"{dest}: is there already and no folder; give another --out or --name")
 
 
-def _prepare(request: Request, tell: Tell) -> Result:
+def _prepare(request: Request, on_progress: OnProgress) -> Result:
     path = Path(request.video)
     with Video(path) as video:
         files = None if request.landmarks is None else LandmarkFiles(Path(request.landmarks))
@@ -77,7 +77,7 @@ def _prepare(request: Request, tell: Tell) -> Result:
             detector = files
         else:
             detector = open_detector(request.detector, request.detector_options)
-        digest = _hash(path, tell)
+        digest = _hash(path, on_progress)
         part_key = request.part_key(
             digest, "" if files is None else files.fingerprint(), _version(detector)
         )
@@ -90,7 +90,7 @@ def _prepare(request: Request, tell: Tell) -> Result:
         with WorkFolder(request.work) as work:
             state = work.begin(part_key, key)
             try:
-                last = _look(request, video, detector, work, tell)
+                last = _look(request, video, detector, work, on_progress)
             except BaseException:
                 if work.done() == (0, False):
                     work.remove()
@@ -107,8 +107,8 @@ def _prepare(request: Request, tell: Tell) -> Result:
                 start=request.start_s,
             )
             corners = getattr(detector, "corners", None)
-            result = assemble(request, work, state, source, corners, tell)
-            put(work.made, request.dest)
+            result = assemble(request, work, state, source, corners, on_progress)
+            install(work.made, request.dest)
             work.remove()
             return result
 
@@ -148,7 +148,9 @@ def _ready(request: Request, key: str) -> Result | None:
     return None
 
 
-def _look(request: Request, video: Video, detector: Detector, work: WorkFolder, tell: Tell) -> Part:
+def _look(
+    request: Request, video: Video, detector: Detector, work: WorkFolder, on_progress: OnProgress
+) -> Part:
     """Find landmarks in all frames that are not done, and code them; returns the last part."""
     done, whole = work.done()
     limit = round(request.longest_s * FPS)
@@ -160,9 +162,11 @@ def _look(request: Request, video: Video, detector: Detector, work: WorkFolder, 
         ):
             if picture.rgb is not None:
                 looker.add(picture)
-                tell(Told("looking", picture.index + 1, max(expected, picture.index + 1)))
+                on_progress(
+                    Progress("looking", picture.index + 1, max(expected, picture.index + 1))
+                )
             elif not picture.index % FPS:
-                tell(Told("finding its place again", picture.index, done))
+                on_progress(Progress("finding its place again", picture.index, done))
         looker.flush(last=True)
     return work.last()
 
@@ -246,13 +250,13 @@ def _version(detector: Detector) -> str:
     return str(getattr(detector, "version", ""))
 
 
-def _hash(path: Path, tell: Tell) -> str:
+def _hash(path: Path, on_progress: OnProgress) -> str:
     digest, done, total = hashlib.sha256(), 0, path.stat().st_size
     with io.FileIO(path) as file:
         while chunk := file.read(8 << 20):
             digest.update(chunk)
             done += len(chunk)
-            tell(Told("reading", done >> 20, total >> 20))
+            on_progress(Progress("reading", done >> 20, total >> 20))
     return digest.hexdigest()
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is to be prepared and how, what is told meanwhile, and what came of it."""
+"""What is to be prepared and how, how far it is meanwhile, and what came of it."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         return hashlib.sha256(f"{part_key}\0{json.dumps(rest)}".encode()).hexdigest()
 
 
-class Told(msgspec.Struct, frozen=True, tag="told"):
+class Progress(msgspec.Struct, frozen=True, tag="progress"):
     """How far a video is; ``total`` 0 where that is not known."""
 
     stage: str
@@ -147,7 +147,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, tag="failure"):
     """Whether the same command goes on where this one was."""
 
 
-Message = Told | Result | Failure
+Message = Progress | Result | Failure
 
 
 def name_for(video: Path, given: str | None) -> str:

@@ -18,9 +18,9 @@ import msgspec
 
 from lipsync_fast.errors import LipsyncError
 from lipsync_fast.prepare.one import prepare_one
-from lipsync_fast.prepare.request import Failure, Message, Request, Told
+from lipsync_fast.prepare.request import Failure, Message, Progress, Request
 
-_TELL_EVERY_S = 0.1
+_REPORT_EVERY_S = 0.1
 
 
 def main() -> int:
@@ -32,7 +32,7 @@ def main() -> int:
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     sender = _Sender(out)
     try:
-        sender.send(prepare_one(request, sender.tell))
+        sender.send(prepare_one(request, sender.on_progress))
     except LipsyncError as error:
         kept = request.work.is_dir()
         sender.send(Failure(name=request.name, video=request.video, reason=str(error), kept=kept))
@@ -49,12 +49,12 @@ class _Sender:
     def __init__(self, fd: int) -> None:
         self._fd, self._next, self._stage = fd, 0.0, ""
 
-    def tell(self, told: Told) -> None:
+    def on_progress(self, progress: Progress) -> None:
         """How far it is, at most ten times a second."""
         now = time.monotonic()
-        if now >= self._next or told.stage != self._stage:
-            self._next, self._stage = now + _TELL_EVERY_S, told.stage
-            self.send(told)
+        if now >= self._next or progress.stage != self._stage:
+            self._next, self._stage = now + _REPORT_EVERY_S, progress.stage
+            self.send(progress)
 
     def send(self, message: Message) -> None:
         data = msgspec.json.encode(message) + b"\n"

@@ -26,7 +26,7 @@ from lipsync_fast.families.synctalk2d import REGION_BORDER
 MIN_FRAMES = 50
 """Two seconds: with fewer there is nothing to hold out and little to learn."""
 HELD_SHARE, HELD_BLOCK = 12, 25
-"""Of so many blocks of a second one is held out: neighbours of a frame look the same."""
+"""One of so many blocks of a second is held out: neighbours of a frame look the same."""
 LOOKED_AT = 48
 """Held-out frames that a validation looks at, at most."""
 APART = 5
@@ -94,22 +94,17 @@ class Order:
         self._lock = threading.Lock()
         self._epochs: dict[int, NDArray[np.int64]] = {}
 
-    @property
-    def epoch_steps(self) -> int:
-        """Steps in which every frame is seen once (rounded up)."""
-        return -(-len(self._frames) // self._batch)
-
     def step(self, number: int) -> list[tuple[int, int, int]]:
-        """Of each sample: target, the frame shown beside it, and a frame at another moment."""
+        """Each sample's target, the frame shown beside it, and a frame at another moment."""
         count = len(self._frames)
         draw = np.random.default_rng([self._seed, 1, number])
         apart = min(APART, count // 4)
         out = []
         for k in range(number * self._batch, (number + 1) * self._batch):
-            place = int(self._shuffled(k // count)[k % count])
-            shown = (place + int(draw.integers(1, count))) % count
-            other = (place + int(draw.integers(apart, count - apart + 1))) % count
-            out.append(tuple(int(self._frames[p]) for p in (place, shown, other)))
+            target = int(self._shuffled(k // count)[k % count])
+            shown = (target + int(draw.integers(1, count))) % count
+            other = (target + int(draw.integers(apart, count - apart + 1))) % count
+            out.append(tuple(int(self._frames[p]) for p in (target, shown, other)))
         return out  # type: ignore[return-value]
 
     def _shuffled(self, epoch: int) -> NDArray[np.int64]:

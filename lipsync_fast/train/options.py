@@ -10,7 +10,6 @@ import msgspec
 from lipsync_fast.audio.windows import AudioWindow
 from lipsync_fast.errors import TrainingError
 
-WIDTHS = (32, 16, 8)
 EPOCHS = 100
 VECTORS = 16
 WARM_STEPS = 100

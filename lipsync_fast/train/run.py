@@ -20,7 +20,7 @@ from lipsync_fast.train.finish import pack, provenance_of
 from lipsync_fast.train.losses import Perceptual, file_hash, find_vgg, load_perceptual
 from lipsync_fast.train.options import EPOCHS, Device, Options, Precision, checked, differing
 from lipsync_fast.train.progress import StepProgress
-from lipsync_fast.train.sound import Encoder, Heard, find_encoder, hear
+from lipsync_fast.train.sound import AudioFeatures, Encoder, extract_features, find_encoder
 from lipsync_fast.train.state import SHEET, Best, State, Work
 from lipsync_fast.train.trainer import Learning, Trainer
 from lipsync_fast.train.validate import Validation
@@ -118,9 +118,9 @@ def _check_out(request: TrainRequest) -> None:
         raise OutputError(
             f"--out: {name[:80]!r} cannot be an avatar's name (at most 64 letters, digits, . _ -)"
         )
-    place = next(p for p in out.absolute().parents if p.exists())
-    if not place.is_dir() or not os.access(place, os.W_OK):
-        raise OutputError(f"{out}: cannot be written ({place} is no folder that may be written)")
+    parent = next(p for p in out.absolute().parents if p.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise OutputError(f"{out}: cannot be written ({parent} is no folder that may be written)")
 
 
 def _train(
@@ -132,7 +132,7 @@ def _train(
     encoder = find_encoder(request.audio_encoder)
     key = _key(prepared, encoder)
     _check_former(former, options, key, work)
-    data = Data(prepared, _heard(prepared, encoder, options), options.region)
+    data = Data(prepared, _features(prepared, encoder, options), options.region)
     learning = Learning(
         data,
         Order(learnt, options.batch, options.seed),
@@ -150,22 +150,26 @@ def _train(
     best = trainer.best
     if best is None:
         raise CheckpointError(f"{work.folder}: no weights were kept; begin anew with --restart")
-    told = provenance_of(prepared, options, encoder, best, trainer.seconds, len(learnt), len(held))
+    provenance = provenance_of(
+        prepared, options, encoder, best, trainer.seconds, len(learnt), len(held)
+    )
     weights = work.best(best)
-    path = pack(prepared, request.out, weights, options, encoder, told, overwrite=request.force)
+    path = pack(
+        prepared, request.out, weights, options, encoder, provenance, overwrite=request.force
+    )
     progress.say(f"validation frames: {work.folder / SHEET}")
     first, last = work.losses()
     seconds = round(trainer.seconds, 3)
     return TrainResult(str(path), str(work.folder), options.steps, seconds, best, first, last)
 
 
-def _heard(prepared: PreparedAvatar, encoder: Encoder, options: Options) -> Heard:
+def _features(prepared: PreparedAvatar, encoder: Encoder, options: Options) -> AudioFeatures:
     sound = prepared.sound()
     if sound is None:
         raise TrainingError(
             f"{prepared.path}: the video has no sound; nothing can be learnt from it"
         )
-    return hear(encoder, sound, len(prepared), options.audio, options.threads)
+    return extract_features(encoder, sound, len(prepared), options.audio, options.threads)
 
 
 def _options(

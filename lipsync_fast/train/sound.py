@@ -69,7 +69,7 @@ def find_encoder(given: str) -> Encoder:
         )
 
 
-class Heard:
+class AudioFeatures:
     """Audio blocks of the frames of a sound.
 
     Args:
@@ -81,20 +81,20 @@ class Heard:
 
     def __init__(self, vectors: F32, rows: list[int], window: AudioWindow, samples: int) -> None:
         self._vectors, self._samples, self._window = vectors, samples, window
-        self._place = {row: k for k, row in enumerate(rows)}
+        self._row_index = {row: k for k, row in enumerate(rows)}
 
     def block(self, index: int) -> F32:
         """What a frame sees, 32 x 16 x 16."""
         out = np.zeros((WINDOW_ROWS, FEATURE_SIZE), np.float32)
         for k, row in enumerate(block_starts(index, self._window, self._samples)):
             if row >= 0:
-                out[k] = self._vectors[self._place[row]]
+                out[k] = self._vectors[self._row_index[row]]
         return out.reshape(AUDIO_SHAPE)
 
 
-def hear(
+def extract_features(
     encoder: Encoder, pcm: NDArray[np.int16], frames: int, window: AudioWindow, threads: int
-) -> Heard:
+) -> AudioFeatures:
     """Run the encoder over a sound.
 
     Args:
@@ -105,7 +105,7 @@ def hear(
         threads: of the processor.
 
     Raises:
-        TrainingError: the sound is shorter than the video, or what is heard is no numbers.
+        TrainingError: the sound is shorter than the video, or its features are no numbers.
         CheckpointError: the encoder's graph is another network.
     """
     if len(pcm) < frames * FRAME_SAMPLES:
@@ -125,7 +125,7 @@ def hear(
         vectors[first : first + _BATCH] = _run(session, encoder, windows[:, None])
     if not np.isfinite(vectors).all():
         raise TrainingError(f"the audio encoder ({encoder.source}) gives what are no numbers")
-    return Heard(vectors, rows, window, len(pcm))
+    return AudioFeatures(vectors, rows, window, len(pcm))
 
 
 def _session(encoder: Encoder, threads: int) -> ort.InferenceSession:

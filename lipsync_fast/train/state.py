@@ -158,17 +158,17 @@ class Work:
                     os.fsync(file.fileno())
         fields = {f: getattr(state, f) for f in state.__struct_fields__ if f != "tensors"}
         plain: dict[str, Any] = msgspec.to_builtins(fields)
-        self.put(STATE, plain | {"format": FORMAT, "tensors": state.tensors})
+        self.save_tensors(STATE, plain | {"format": FORMAT, "tensors": state.tensors})
         self._forget(state.best)
 
-    def put(self, name: str, what: dict[str, Any]) -> None:
+    def save_tensors(self, name: str, what: dict[str, Any]) -> None:
         """Write tensors under a name, whole or not at all."""
         path = self.folder / name
         buffer = io.BytesIO()
         torch.save(what, buffer)
-        self.put_bytes(path.name, buffer.getbuffer())
+        self.save_bytes(path.name, buffer.getbuffer())
 
-    def put_bytes(self, name: str, data: bytes | memoryview) -> None:
+    def save_bytes(self, name: str, data: bytes | memoryview) -> None:
         """Write a file, whole or not at all."""
         path = self.folder / name
         partial = path.with_name(f".{name}.part")

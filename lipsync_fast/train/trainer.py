@@ -272,10 +272,10 @@ class Trainer:
             raise self._lost("held-out frames that are no numbers any more")
         better = self.best is None or look.loss < self.best.loss
         if better:
-            self.work.put(found.file, self.net.state_dict())
-            self.work.put_bytes(BEST_SHEET, look.sheet)
+            self.work.save_tensors(found.file, self.net.state_dict())
+            self.work.save_bytes(BEST_SHEET, look.sheet)
             self.best = found
-        self.work.put_bytes(SHEET, look.sheet)
+        self.work.save_bytes(SHEET, look.sheet)
         looks.add({"step": self.step, "loss": look.loss, "mouth": look.mouth})
         mark = ", the best so far" if better else ""
         progress.say(

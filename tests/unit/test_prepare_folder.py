@@ -21,7 +21,7 @@ from lipsync_fast.errors import (
 )
 from lipsync_fast.prepare.folder import PreparedAvatar, pack_prepared
 from lipsync_fast.prepare.one import prepare_one
-from lipsync_fast.prepare.request import Request, Told, name_for, statement
+from lipsync_fast.prepare.request import Progress, Request, name_for, statement
 
 FRAMES = 60
 
@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     labels = np.zeros((180, 320, 3), np.uint8)
     labels[:85] = 255  # white stays
     Image.fromarray(labels).save(maps / "3.png")
-    told: list[Told] = []
+    seen: list[Progress] = []
     request = Request(
         video=str(video),
         name="her",
@@ -52,9 +52,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         parsing=str(maps),
         loop="pingpong",
     )
-    result = prepare_one(request, told.append)
+    result = prepare_one(request, seen.append)
     assert result.frames == FRAMES
-    assert {one.stage for one in told} >= {"reading", "looking", "finishing"}
+    assert {one.stage for one in seen} >= {"reading", "looking", "finishing"}
     assert [p.name for p in (place / "out").iterdir()] == ["her"]
     return Path(result.path)
 

@@ -18,7 +18,7 @@ from lipsync_fast.audio.windows import AudioWindow, BlockStream
 from lipsync_fast.errors import AvatarFormatError, CheckpointError, TrainingError
 from lipsync_fast.models.audio_encoder import AudioEncoder
 from lipsync_fast.models.unet import UNet
-from lipsync_fast.train.sound import Encoder, find_encoder, hear
+from lipsync_fast.train.sound import Encoder, extract_features, find_encoder
 
 FRAMES = 10
 
@@ -38,11 +38,11 @@ def test_blocks_are_those_of_a_render(tiny_avatar: Path, after: int) -> None:
     pcm = sound(FRAMES)
     stream = BlockStream(window, features)
     blocks = [*stream.push(pcm.astype(np.float32) / 32768), *stream.finish()]
-    heard = hear(encoder, pcm, FRAMES, window, threads=1)
+    features = extract_features(encoder, pcm, FRAMES, window, threads=1)
     assert len(blocks) == FRAMES
     for index, block in enumerate(blocks):
         np.testing.assert_allclose(
-            heard.block(index), block.reshape(32, 16, 16), rtol=1e-4, atol=1e-5
+            features.block(index), block.reshape(32, 16, 16), rtol=1e-4, atol=1e-5
         )
 
 
@@ -62,7 +62,7 @@ def test_a_checkpoint_becomes_the_graph_that_is_packed(tmp_path: Path) -> None:
 def test_a_sound_that_is_too_short_is_refused(tiny_avatar: Path) -> None:
     encoder = find_encoder(str(tiny_avatar))
     with pytest.raises(TrainingError, match=r"shorter than the video: 0\.40 s for 11 frames"):
-        hear(encoder, sound(FRAMES), FRAMES + 1, AudioWindow(), threads=1)
+        extract_features(encoder, sound(FRAMES), FRAMES + 1, AudioWindow(), threads=1)
 
 
 def test_another_network_as_audio_encoder(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_a_graph_of_another_shape(tmp_path: Path) -> None:
     onnx.save(model, tmp_path / "flat.onnx")
     flat = Encoder((tmp_path / "flat.onnx").read_bytes(), "flat.onnx")
     with pytest.raises(CheckpointError, match=r"gives \(1280,\) for a mel window"):
-        hear(flat, sound(FRAMES), FRAMES, AudioWindow(), threads=1)
+        extract_features(flat, sound(FRAMES), FRAMES, AudioWindow(), threads=1)
 
 
 def test_what_is_no_graph(tmp_path: Path) -> None:

@@ -65,13 +65,13 @@ class Bomb:
 def test_a_checkpoint_that_is_more_than_tensors_is_refused(tmp_path: Path) -> None:
     work, best = Work(tmp_path), Best(3, 1.25, 2.5)
     work.save(state(4, best))
-    work.put(best.file, {"w": torch.zeros(1), "more": Bomb()})
+    work.save_tensors(best.file, {"w": torch.zeros(1), "more": Bomb()})
     assert torch.load(tmp_path / best.file, weights_only=True)["more"]  # torch reads it
     with pytest.raises(CheckpointError, match=r"best-3\.pt: cannot be read .*bytearray"):
         work.best(best)
     plain = torch.load(tmp_path / STATE, weights_only=True)
     plain["tensors"]["net"]["more"] = Bomb()
-    work.put(STATE, plain)
+    work.save_tensors(STATE, plain)
     with pytest.raises(CheckpointError, match=r"state\.pt: cannot be read .*bytearray"):
         work.load()
 
@@ -79,7 +79,7 @@ def test_a_checkpoint_that_is_more_than_tensors_is_refused(tmp_path: Path) -> No
 def test_weights_that_are_not_the_best_go_only_when_the_checkpoint_knows(tmp_path: Path) -> None:
     work = Work(tmp_path)
     for step in (2, 4):
-        work.put(f"best-{step}.pt", {"w": torch.zeros(1)})
+        work.save_tensors(f"best-{step}.pt", {"w": torch.zeros(1)})
     work.save(state(3, Best(2, 1.0, 1.0)))
     assert sorted(p.name for p in tmp_path.glob("best-*")) == ["best-2.pt"]
 
@@ -118,7 +118,7 @@ def test_two_trainings_do_not_share_a_folder(tmp_path: Path) -> None:
 def test_a_new_beginning_leaves_other_files_alone(tmp_path: Path) -> None:
     work = Work(tmp_path)
     work.save(state(4))
-    work.put("best-4.pt", {"w": torch.zeros(1)})
+    work.save_tensors("best-4.pt", {"w": torch.zeros(1)})
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "best-of-all.pt").write_text("mine")
     work.clear()

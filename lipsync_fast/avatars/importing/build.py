@@ -20,8 +20,8 @@ from lipsync_fast.families import Models
 
 Progress = Callable[[int, int], None]
 _REGION_BYTES = 256 << 20
-"""Of resized crops that are kept in the package for a quicker start; they lie in memory till then.
-"""
+"""Most bytes of resized crops that are kept in the package for a quicker start; they lie in memory
+till then."""
 
 
 @dataclass(frozen=True, slots=True)
