@@ -1,18 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The smallest avatar that is whole; bench/gpu_check's dry run has it, too."""
+"""Small avatars for tests; the smallest that is whole is in the dry run of bench/gpu_check, too."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from lipsync_fast.avatars.manifest import Manifest
+
+
+def small_manifest(size: tuple[int, int], frames: int = 1, **more: Any) -> Manifest:
+    """What an avatar with the smallest network says of itself.
+
+    Args:
+        size: width and height of its frames.
+        more: fields that are to be others.
+    """
+    from lipsync_fast.avatars.manifest import Manifest
+
+    said: dict[str, Any] = {"name": "small", "width": 2, "region": 224}
+    said |= {"frame_width": size[0], "frame_height": size[1], "frame_count": frames}
+    return Manifest(**said | more)
 
 
 def write_tiny_avatar(dest: Path) -> Path:
     """A whole avatar package, quick to run: random weights, width 2, region 224, 5 frames."""
     import torch
 
-    from lipsync_fast.avatars.manifest import Manifest
     from lipsync_fast.avatars.writer import AvatarWriter
     from lipsync_fast.geometry import Rect
     from lipsync_fast.models.audio_encoder import AudioEncoder
@@ -20,16 +37,7 @@ def write_tiny_avatar(dest: Path) -> Path:
     from lipsync_fast.models.unet import UNet
 
     torch.manual_seed(3)
-    manifest = Manifest(
-        name="tiny",
-        width=2,
-        region=224,
-        frame_width=160,
-        frame_height=192,
-        frame_count=5,
-        synthetic=True,
-        licence="CC0-1.0",
-    )
+    manifest = small_manifest((160, 192), 5, name="tiny", synthetic=True, licence="CC0-1.0")
     rng = np.random.default_rng(3)
     with AvatarWriter(dest, manifest) as writer:
         for index in range(5):

@@ -23,6 +23,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from tiny import small_manifest
 
 from lipsync_fast.avatars.manifest import Manifest
 from lipsync_fast.avatars.package import MODELS, AvatarPackage
@@ -38,15 +39,7 @@ Damage = Callable[[Path], None]
 
 def build(dest: Path) -> Path:
     """A small package with every kind of member but ``regions.npy``."""
-    manifest = Manifest(
-        name="small",
-        width=2,
-        region=224,
-        frame_width=48,
-        frame_height=32,
-        frame_count=1,
-        licence="free for all to use " * 20,
-    )
+    manifest = small_manifest((48, 32), licence="free for all to use " * 20)
     rng = np.random.default_rng(0)
     with AvatarWriter(dest, manifest, keep_regions=False) as writer:
         for _ in range(COUNT):

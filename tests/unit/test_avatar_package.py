@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from tiny import small_manifest
 
 from lipsync_fast import _native
 from lipsync_fast.avatars.jpeg import decode
@@ -50,13 +51,10 @@ def source(width: int, height: int, count: int, seed: int, masked: bool = True) 
         y1, y2 = (int(v) for v in np.sort(rng.choice(height + 1, 2, replace=False)))
         rects.append(Rect.from_corners(x1, y1, x2, y2))
         masks.append(rng.random((y2 - y1, x2 - x1)) < 0.3 if masked and i % 2 == 0 else None)
-    manifest = Manifest(
+    manifest = small_manifest(
+        (width, height),
         name="made",
         width=4,
-        region=224,
-        frame_width=width,
-        frame_height=height,
-        frame_count=1,
         jpeg=FrameJpeg(quality=90, restart_interval=2),
         synthetic=True,
         licence="CC0-1.0",

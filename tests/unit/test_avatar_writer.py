@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny import small_manifest
 
 from lipsync_fast.avatars.manifest import Manifest
 from lipsync_fast.avatars.package import MODELS, AvatarPackage
@@ -20,15 +21,7 @@ RECT = Rect(4, 4, 24, 24)
 
 
 def manifest(licence: str = "") -> Manifest:
-    return Manifest(
-        name="made",
-        width=2,
-        region=224,
-        frame_width=32,
-        frame_height=32,
-        frame_count=1,
-        licence=licence,
-    )
+    return small_manifest((32, 32), name="made", licence=licence)
 
 
 def fill(writer: AvatarWriter, frames: int = 2) -> None:

@@ -9,23 +9,15 @@ import random
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import small_manifest
 
 from lipsync_fast.audio.windows import AudioWindow
-from lipsync_fast.avatars.manifest import Manifest
 from lipsync_fast.frontend.playout.burst import IN_FLIGHT, BurstPlayout
 from lipsync_fast.frontend.playout.playout import Appearance, Ended, Event, Flag, Picture, Started
 from lipsync_fast.geometry import Rect
 from lipsync_fast.ipc.messages import Answer, Job, Look, Status
 
-MANIFEST = Manifest(
-    name="x",
-    width=2,
-    region=224,
-    frame_width=640,
-    frame_height=480,
-    frame_count=7,
-    audio=AudioWindow(8, 8),
-)
+MANIFEST = small_manifest((640, 480), 7, name="x", audio=AudioWindow(8, 8))
 
 
 def session() -> BurstPlayout:

@@ -16,12 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from tiny import small_manifest
 
 from lipsync_fast import _native
 from lipsync_fast.arrays import U8
 from lipsync_fast.avatars.jpeg import decode
 from lipsync_fast.avatars.library import AvatarLibrary
-from lipsync_fast.avatars.manifest import Manifest
 from lipsync_fast.avatars.package import MODELS, AvatarPackage
 from lipsync_fast.avatars.writer import AvatarWriter
 from lipsync_fast.engine.splice import FrameEncoder, Variant
@@ -75,16 +75,7 @@ KINDS = ("0", "1", "2", "0p", "2p", "turned", "grey")
 
 def write(dest: Path, files: Callable[[int], bytes], *, regions: bool = False) -> Path:
     """A package whose exact pictures are these files; every second frame has a mask."""
-    manifest = Manifest(
-        name="made",
-        width=2,
-        region=224,
-        frame_width=WIDTH,
-        frame_height=HEIGHT,
-        frame_count=1,
-        synthetic=True,
-        licence="CC0-1.0",
-    )
+    manifest = small_manifest((WIDTH, HEIGHT), name="made", synthetic=True, licence="CC0-1.0")
     with AvatarWriter(dest, manifest, keep_regions=regions) as writer:
         for k in range(COUNT):
             rect = face(k)

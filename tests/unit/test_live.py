@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import small_manifest
 
 from lipsync_fast.audio.windows import AudioWindow
-from lipsync_fast.avatars.manifest import Manifest
 from lipsync_fast.frontend.engines.latency_estimate import LatencyEstimate, urgent_before
 from lipsync_fast.frontend.playout.live import LivePlayout
 from lipsync_fast.frontend.playout.plan import GRACE_NS, HOLD_NS, MARGIN_NS, LiveSettings
@@ -31,15 +31,7 @@ from lipsync_fast.timing import SLOT_NS
 from lipsync_fast.utterances.transitions import LEAD, LEAD_OUT
 
 MS = 1_000_000
-MANIFEST = Manifest(
-    name="x",
-    width=2,
-    region=224,
-    frame_width=640,
-    frame_height=480,
-    frame_count=7,
-    audio=AudioWindow(14, 2),
-)
+MANIFEST = small_manifest((640, 480), 7, name="x", audio=AudioWindow(14, 2))
 
 
 @dataclass

@@ -14,11 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from tiny import small_manifest
 
 from lipsync_fast import _native
 from lipsync_fast.arrays import U8
 from lipsync_fast.avatars.jpeg import encode_frame, segment_offsets
-from lipsync_fast.avatars.manifest import FrameJpeg, Manifest, Window
+from lipsync_fast.avatars.manifest import FrameJpeg, Window
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.engine.backends.base import Coded, Encode
 from lipsync_fast.engine.splice import FrameEncoder, Variant, changing, cut, reached
@@ -47,16 +48,7 @@ class Scene:
     ) -> None:
         self.rng = np.random.default_rng(seed)
         self.frame_size, self._rect = size, rect
-        self.manifest = Manifest(
-            name="scene",
-            width=2,
-            region=224,
-            window=window,
-            frame_width=size[0],
-            frame_height=size[1],
-            frame_count=1,
-            jpeg=jpeg,
-        )
+        self.manifest = small_manifest(size, name="scene", window=window, jpeg=jpeg)
         self.own = noise(self.rng, size[1], size[0])
         self._mask = (
             (self.rng.random((rect.height, rect.width)) < 0.9).astype(np.uint8) if masked else None

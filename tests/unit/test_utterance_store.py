@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import small_manifest
 from variants import put
 
-from lipsync_fast.avatars.manifest import Manifest
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.errors import StoreDamagedError, StoreError
 from lipsync_fast.ipc.messages import Content, Look
@@ -26,9 +26,7 @@ from lipsync_fast.utterances.transitions import LEAD, LEAD_OUT, shown
 from lipsync_fast.utterances.write_behind import Admission, Keeper, Task
 
 MB = 1_000_000
-MANIFEST = Manifest(
-    name="x", width=2, region=224, frame_width=640, frame_height=480, frame_count=40
-)
+MANIFEST = small_manifest((640, 480), 40, name="x")
 
 
 @pytest.fixture
