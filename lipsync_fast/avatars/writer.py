@@ -4,14 +4,12 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import io
 import os
 import secrets
 import shutil
 import struct
 import zipfile
-import zlib
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -21,30 +19,22 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lipsync_fast.avatars.jpeg import encode_frame, segment_offsets
-from lipsync_fast.avatars.manifest import FileEntry, Manifest
+from lipsync_fast.avatars.jpeg import encode_frame
+from lipsync_fast.avatars.manifest import Manifest
+from lipsync_fast.avatars.members import (
+    FrameWriter,
+    PileWriter,
+    file_entry,
+    packed_mask,
+    replace_with,
+    thumbnail,
+)
 from lipsync_fast.avatars.package import MODELS, AvatarPackage
 from lipsync_fast.avatars.storage import ALIGNMENT, write_array
 from lipsync_fast.errors import AvatarFormatError, OutputError
 from lipsync_fast.geometry import Rect
 
-THUMBNAIL_SIDE = 256
 _CHUNK = 1 << 20
-
-
-class _Pile:
-    """A .bin member under construction, and its offsets."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("wb")
-        self.offsets = [0]
-
-    def add(self, data: bytes) -> None:
-        self._file.write(data)
-        self.offsets.append(self.offsets[-1] + len(data))
-
-    def close(self) -> None:
-        self._file.close()
 
 
 class AvatarWriter:
@@ -79,13 +69,12 @@ class AvatarWriter:
         try:
             dest.parent.mkdir(parents=True, exist_ok=True)
             (self._temporary / "models").mkdir(parents=True)
-            self._frames = _Pile(self._temporary / "frames.bin")
-            self._masks = _Pile(self._temporary / "masks.bin")
-            self._pictures = _Pile(self._temporary / "pictures.bin") if keep_pictures else None
+            self._frames = FrameWriter(self._temporary)
+            self._masks = PileWriter(self._temporary / "masks.bin")
+            self._pictures = PileWriter(self._temporary / "pictures.bin") if keep_pictures else None
         except OSError as error:
             shutil.rmtree(self._temporary, ignore_errors=True)
             raise OutputError(f"{dest}: cannot be written ({error.strerror})") from None
-        self._segments: list[NDArray[np.uint32]] = []
         self._rects: list[Rect] = []
         self._regions: list[NDArray[np.uint8]] = []
         self._thumbnail = b""
@@ -144,10 +133,8 @@ class AvatarWriter:
         if jpeg is None:
             jpeg = encode_frame(picture, m.jpeg)
         self._frames.add(jpeg)
-        self._segments.append(segment_offsets(jpeg))
         self._rects.append(rect)
-        packed = b"" if mask is None else zlib.compress(np.packbits(mask.ravel()).tobytes(), 9)
-        self._masks.add(packed)
+        self._masks.add(b"" if mask is None else packed_mask(mask))
         if self._pictures is not None:
             if source is None:
                 out = io.BytesIO()
@@ -173,29 +160,24 @@ class AvatarWriter:
             OutputError: something else has appeared at ``dest``.
         """
         folder = self._temporary
-        self._frames.close()
-        self._masks.close()
+        self._frames.write_index()
         arrays: dict[str, NDArray[np.generic]] = {
-            "frames.npy": np.array(self._frames.offsets, np.uint64),
-            "segments.npy": np.stack(self._segments)
-            if self._segments
-            else np.zeros((0, 2), np.uint32),
             "rects.npy": np.array([rect.corners for rect in self._rects], np.int32).reshape(-1, 4),
         }
-        if self._masks.offsets[-1]:
-            arrays["masks.npy"] = np.array(self._masks.offsets, np.uint64)
+        if self._masks.size:
+            self._masks.write_index()
         else:
+            self._masks.close()
             (folder / "masks.bin").unlink()
         if self._pictures is not None:
-            self._pictures.close()
-            arrays["pictures.npy"] = np.array(self._pictures.offsets, np.uint64)
+            self._pictures.write_index()
         if self._keep_regions and self._regions:
             arrays["regions.npy"] = np.stack(self._regions)
         for name, array in arrays.items():
             (folder / name).write_bytes(write_array(array))
         (folder / "thumbnail.jpg").write_bytes(self._thumbnail)
         files = {
-            path.relative_to(folder).as_posix(): _entry(path)
+            path.relative_to(folder).as_posix(): file_entry(path)
             for path in sorted(folder.rglob("*"))
             if path.is_file()
         }
@@ -221,28 +203,6 @@ class AvatarWriter:
         return self.dest
 
 
-def thumbnail(picture: NDArray[np.uint8], rect: Rect) -> bytes:
-    """A square around the face as a small JPEG."""
-    x1, y1, x2, y2 = rect.corners
-    side = min(picture.shape[0], picture.shape[1], int(1.8 * max(rect.size)))
-    left = min(max(0, (x1 + x2 - side) // 2), picture.shape[1] - side)
-    top = min(max(0, (y1 + y2 - side) // 2 - side // 10), picture.shape[0] - side)
-    image = Image.fromarray(picture[top : top + side, left : left + side])
-    out = io.BytesIO()
-    image.resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS).save(
-        out, "JPEG", quality=85
-    )
-    return out.getvalue()
-
-
-def _entry(path: Path) -> FileEntry:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return FileEntry(size=path.stat().st_size, sha256=digest.hexdigest())
-
-
 def _install(made: Path, dest: Path, overwrite: bool) -> None:
     """Give a finished package its name; an older one is moved aside first and then removed."""
     if not dest.exists():
@@ -253,12 +213,7 @@ def _install(made: Path, dest: Path, overwrite: bool) -> None:
     if dest.is_dir() and not (dest / "manifest.json").is_file():
         raise OutputError(f"{dest}: is a folder but not an avatar package; it is left alone")
     old = dest.parent / f".{dest.name}.{secrets.token_hex(4)}.old"
-    os.rename(dest, old)
-    try:
-        os.rename(made, dest)
-    except OSError:
-        os.rename(old, dest)
-        raise
+    replace_with(made, dest, old)
     shutil.rmtree(old) if old.is_dir() else old.unlink()
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import zlib
 from collections.abc import Callable
+from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
 
@@ -17,8 +17,7 @@ from PIL import Image
 
 from lipsync_fast.avatars.importer import keep_mask, read_picture
 from lipsync_fast.avatars.jpeg import decode
-from lipsync_fast.avatars.storage import write_array
-from lipsync_fast.avatars.writer import thumbnail
+from lipsync_fast.avatars.members import PileWriter, packed_mask, replace_with, thumbnail
 from lipsync_fast.errors import OutputError, PrepareError
 from lipsync_fast.geometry import Rect
 from lipsync_fast.prepare.detectors import corners_of
@@ -143,8 +142,8 @@ def _write_masks(
     folder: Path, request: Request, rects: NDArray[np.int32], size: tuple[int, int]
 ) -> None:
     """Where the original stays, from SyncTalk_2D's parsing maps; frames without a map have none."""
-    offsets, first, found = [0], round(request.start_s * FPS), False
-    with open(folder / "masks.bin", "wb") as out:
+    first, found = round(request.start_s * FPS), False
+    with closing(PileWriter(folder / "masks.bin")) as masks:
         for i, (x1, y1, x2, y2) in enumerate(rects):
             file = Path(request.parsing or "") / f"{first + i}.png"
             packed = b""
@@ -157,12 +156,11 @@ def _write_masks(
                         f" {size[0]} x {size[1]}"
                     )
                 keep = keep_mask(labels[y1:y2, x1:x2])
-                packed = zlib.compress(np.packbits(keep.ravel()).tobytes(), 9)
-            out.write(packed)
-            offsets.append(offsets[-1] + len(packed))
+                packed = packed_mask(keep)
+            masks.add(packed)
+        masks.write_index()
     if not found:
         raise PrepareError(f"{request.parsing}: holds no parsing map of any frame (0.png …)")
-    (folder / "masks.npy").write_bytes(write_array(np.array(offsets, np.uint64)))
 
 
 def _finish(folder: Path, draft: Prepared, tracked: Track, request: Request) -> Result:
@@ -257,18 +255,12 @@ def install(made: Path, dest: Path) -> None:
     Raises:
         OutputError: something else has appeared there.
     """
-    old: Path | None = None
     if dest.is_dir() and any(dest.iterdir()):
         if not (dest / NAME).is_file():
             raise OutputError(f"{dest}: holds something else than a prepared video; left alone")
         old = dest.parent / f".{dest.name}.old"
         shutil.rmtree(old, ignore_errors=True)  # of one that was killed right here
-        os.rename(dest, old)
-    try:
-        os.rename(made, dest)
-    except OSError:
-        if old is not None:
-            os.rename(old, dest)
-        raise
-    if old is not None:
+        replace_with(made, dest, old)
         shutil.rmtree(old, ignore_errors=True)
+    else:
+        os.rename(made, dest)

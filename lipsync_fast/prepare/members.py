@@ -3,16 +3,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsync_fast.avatars.jpeg import segment_offsets
-from lipsync_fast.avatars.manifest import FileEntry
+from lipsync_fast.avatars.members import FrameWriter, file_entry
 from lipsync_fast.avatars.storage import write_array
 from lipsync_fast.prepare.folder import NAME, Prepared, landmarks_header
 
@@ -26,14 +25,10 @@ def write_frames(folder: Path, jpegs: Iterable[bytes]) -> None:
     Raises:
         OSError: they cannot be written.
     """
-    offsets, segments = [0], []
-    with open(folder / "frames.bin", "wb") as out:
+    with closing(FrameWriter(folder)) as frames:
         for jpeg in jpegs:
-            out.write(jpeg)
-            offsets.append(offsets[-1] + len(jpeg))
-            segments.append(segment_offsets(jpeg))
-    (folder / "frames.npy").write_bytes(write_array(np.array(offsets, np.uint64)))
-    (folder / "segments.npy").write_bytes(write_array(np.stack(segments)))
+            frames.add(jpeg)
+        frames.write_index()
 
 
 def write_faces(folder: Path, rects: NDArray[np.int32], points: NDArray[np.float32]) -> None:
@@ -52,21 +47,12 @@ def write_faces(folder: Path, rects: NDArray[np.int32], points: NDArray[np.float
     (folder / "landmarks.npy").write_bytes(header + points.astype("<f4").tobytes())
 
 
-def entry(path: Path) -> FileEntry:
-    """A member's size and checksum."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return FileEntry(size=path.stat().st_size, sha256=digest.hexdigest())
-
-
 def write_head(folder: Path, draft: Prepared) -> None:
     """Write prepared.json, last of all: ``draft`` with the checksums of what is there.
 
     Raises:
         OSError: it cannot be written.
     """
-    entries = {path.name: entry(path) for path in sorted(folder.iterdir())}
+    entries = {path.name: file_entry(path) for path in sorted(folder.iterdir())}
     whole = msgspec.structs.replace(draft, files=entries)
     (folder / NAME).write_bytes(msgspec.json.format(msgspec.json.encode(whole), indent=1))

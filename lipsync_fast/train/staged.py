@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from lipsync_fast.avatars.jpeg import encode_frame
 from lipsync_fast.avatars.manifest import FrameJpeg
+from lipsync_fast.avatars.members import file_entry
 from lipsync_fast.geometry import Corners, Rect
 from lipsync_fast.prepare.folder import Prepared, Source
 from lipsync_fast.prepare.loop import Loop
-from lipsync_fast.prepare.members import entry, write_faces, write_frames, write_head
+from lipsync_fast.prepare.members import write_faces, write_frames, write_head
 from lipsync_fast.timing import SAMPLE_RATE
 
 
@@ -81,7 +82,7 @@ def _write(
         with wave.open(str(folder / "sound.wav"), "wb") as out:
             out.setparams((1, 2, SAMPLE_RATE, 0, "NONE", ""))
             out.writeframes(pcm.astype("<i2").tobytes())
-    pictures = entry(folder / "frames.bin")
+    pictures = file_entry(folder / "frames.bin")
     write_head(
         folder,
         Prepared(
