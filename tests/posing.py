@@ -20,7 +20,7 @@ from lipsync_fast.ipc.children import EngineSpec
 from lipsync_fast.logs import setup_logs
 from lipsync_fast.supervisor import launch
 from lipsync_fast.supervisor.children import Role, own_command
-from lipsync_fast.supervisor.gpus import Found, Gpu
+from lipsync_fast.supervisor.gpus import DetectedGpus, Gpu
 
 _create_engine = process.create_engine
 
@@ -42,4 +42,4 @@ if __name__ == "__main__":
     config = load(Path(sys.argv[2]), {}).config
     setup_logs(config.log, "supervisor")
     gpus = [Gpu(number, str(number)) for number in range(int(sys.argv[3]))]
-    sys.exit(launch.serve(config, command=command, found=Found(gpus)))
+    sys.exit(launch.serve(config, command=command, gpus=DetectedGpus(gpus)))

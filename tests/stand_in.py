@@ -30,7 +30,7 @@ from lipsync_fast.ipc.ring import RingReader, RingWriter
 from lipsync_fast.ipc.status import FrontLoad
 from lipsync_fast.logs import setup_logs
 from lipsync_fast.supervisor import launch
-from lipsync_fast.supervisor.gpus import Found, Gpu
+from lipsync_fast.supervisor.gpus import DetectedGpus, Gpu
 
 
 class Options(msgspec.Struct, kw_only=True):
@@ -206,7 +206,7 @@ def serve(file: Path) -> None:
     options = msgspec.json.decode(os.environ["STAND_IN"], type=Options)
     gpus = [Gpu(number, str(number), tuple(options.near)) for number in range(options.gpus)]
     try:
-        sys.exit(launch.serve(config, command=command, found=Found(gpus)))
+        sys.exit(launch.serve(config, command=command, gpus=DetectedGpus(gpus)))
     except LipsyncError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)

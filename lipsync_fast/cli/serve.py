@@ -13,7 +13,7 @@ from lipsync_fast.config import ServeConfig
 from lipsync_fast.config_load import as_toml, load
 from lipsync_fast.console import say
 from lipsync_fast.logs import setup_logs
-from lipsync_fast.supervisor.ports import Bound
+from lipsync_fast.supervisor.ports import BoundPort
 
 FLAGS = {
     "host": "listen.host",
@@ -68,7 +68,7 @@ def serve_command(file: Path | None, given: Mapping[str, object], *, print_confi
         raise typer.Exit(status)
 
 
-def _say_where(config: ServeConfig, bound: list[Bound]) -> None:
+def _say_where(config: ServeConfig, bound: list[BoundPort]) -> None:
     """Where to point a browser and clients; for people, so not between lines of JSON."""
     if config.log.format != "text":
         return

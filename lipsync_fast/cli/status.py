@@ -26,7 +26,7 @@ from lipsync_fast.ipc.control import (
     StatusRequest,
 )
 from lipsync_fast.ipc.status import AvatarStatus, EngineStatus, FrontStatus, ServerStatus
-from lipsync_fast.supervisor import run_folder as place
+from lipsync_fast.supervisor.run_folder import default_run_folder, is_running, run_folders
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -65,11 +65,11 @@ def find_folder(folder: Path | None, port: int | None) -> Path:
         ServerError: there is none, or more than one.
     """
     if folder is not None or port is not None:
-        wanted = folder if folder is not None else place.run_folder(port or 0)
-        if not place.is_running(wanted):
+        wanted = folder if folder is not None else default_run_folder(port or 0)
+        if not is_running(wanted):
             raise ServerError(f"no server runs in {wanted}; start one with: lipsync-fast serve")
         return wanted
-    running = [path for path in place.run_folders() if place.is_running(path)]
+    running = [path for path in run_folders() if is_running(path)]
     if not running:
         raise ServerError("no server of this user runs here; start one with: lipsync-fast serve")
     if len(running) > 1:
@@ -108,7 +108,7 @@ class Asker:
             raise ServerError(f"a server of another version: {error}") from None
 
     def change(self, action: Literal["load", "unload"], name: str, path: str = "") -> AvatarChanged:
-        """Have an avatar loaded, replaced or unloaded; see ``supervisor.changes``.
+        """Have an avatar loaded, replaced or unloaded; see ``supervisor.avatar_rollout``.
 
         Raises:
             ServerError: the server has gone, or does not answer.
@@ -135,7 +135,7 @@ class Asker:
             for message in self._link.received():
                 if answers(message):
                     return message
-            if not place.is_running(self._folder):
+            if not is_running(self._folder):
                 raise ServerError(f"the server in {self._folder} has stopped")
         raise ServerError(f"the server in {self._folder} does not answer")
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Child processes: places to fill, and who fills them.
+"""Child processes: slots, and the processes that fill them.
 
     starting ──Ready──► ready, or spare ──Bye──► draining ──► gone
         └───────────────── death, from anywhere ────────────────┘
 
-A place (``Slot``) is filled by one process after another; no process's name is ever used again.
+A slot is filled by one process after another; no process's name is ever used again.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ from lipsync_fast.ipc.children import EngineSpec, FrontSpec, Listener
 from lipsync_fast.ipc.control import Load, RingSocket
 from lipsync_fast.ipc.status import EngineState, FrontLoad
 from lipsync_fast.priority import lower_session
+from lipsync_fast.supervisor.recent_errors import RecentErrors
 
 Role = Literal["front", "engine"]
 Command = Callable[[Role], list[str]]
-"""The command line of a child of that role; its task comes on standard input."""
+"""Gives the command line of a child of that role; its task comes on standard input."""
 FULL = 0.85
 """Share of a GPU's memory from which on its engines load only avatars that nobody else serves."""
 YOUNG_S = 10.0
@@ -45,8 +46,8 @@ def own_command(role: Role) -> list[str]:
 
 
 @dataclass
-class Slot:
-    """A place for a child.
+class ChildSlot:
+    """One of the children that the server is to have, whichever process that is at present.
 
     Attributes:
         number: among those of its role, from 0.
@@ -56,8 +57,7 @@ class Slot:
         restarts: how often it has been filled again.
         failures: children in a row that have died young.
         reason: how the last one that has died ended; retry_at: when it is filled again.
-        was_full: whether its GPU's memory was.
-        ever_ready: whether one has been ready.
+        was_full: whether the memory of its GPU was full when the last one died.
     """
 
     role: Role
@@ -73,9 +73,8 @@ class Slot:
     reason: str = ""
     retry_at: float = 0.0
     was_full: bool = False
-    ever_ready: bool = False
 
-    def pause(self, config: Engines) -> float:
+    def backoff(self, config: Engines) -> float:
         """Seconds to wait before filling it again; call it when its child has died."""
         if self.child is None or not self.child.died_young:
             self.failures = 0
@@ -92,30 +91,32 @@ class Child:
     Attributes:
         pidfd: becomes readable when it has died; -1 where the kernel has none.
         rings: our end of its ring socket.
-        born_with: avatars that an engine loads before it is ready.
-        avatars: names that it has loaded; asked: those that it has not answered for.
-        errors: why an engine could not load an avatar, and when it said so.
+        last_heard_at: when its last message came.
+        initial_avatars: keys that an engine loads before it is ready.
+        avatars: keys that it has loaded; loading: those that it was asked for and has not answered.
+        load_errors: why it could not load others.
+        maker: what an engine's pictures depend on besides their jobs (``ipc.control.Ready``).
         killed_for: why it was killed, where it was by us.
         farewell: why it leaves, where it has said so.
     """
 
     name: str
-    slot: Slot
+    slot: ChildSlot
     process: subprocess.Popen[bytes]
     pidfd: int
     rings: RingSocket
-    born: float = field(default_factory=time.monotonic)
+    started_at: float = field(default_factory=time.monotonic)
     state: EngineState = "starting"
     greeted: bool = False
     ready_at: float | None = None
-    heard: float = field(default_factory=time.monotonic)
+    last_heard_at: float = field(default_factory=time.monotonic)
     device: str = ""
     capacity: float = 0.0
     maker: str = ""
-    born_with: frozenset[str] = frozenset()
+    initial_avatars: frozenset[str] = frozenset()
     avatars: set[str] = field(default_factory=set)
-    asked: set[str] = field(default_factory=set)
-    errors: dict[str, tuple[str, float]] = field(default_factory=dict)
+    loading: set[str] = field(default_factory=set)
+    load_errors: RecentErrors = field(default_factory=RecentErrors)
     load: Load = field(default_factory=Load)
     front_load: FrontLoad = field(default_factory=FrontLoad)
     killed_for: str = ""
@@ -132,13 +133,13 @@ class Child:
         return self.process.pid
 
     @property
-    def works(self) -> bool:
-        """An engine that can be given jobs."""
+    def is_working(self) -> bool:
+        """Whether an engine can be given jobs."""
         return self.state in ("ready", "spare")
 
     @property
     def has_room(self) -> bool:
-        """An engine whose GPU's memory is not full, or that has none."""
+        """Whether an engine's GPU has memory left, or it needs none."""
         return self.load.device_memory_used <= FULL * self.load.device_memory_total
 
     @property
@@ -152,7 +153,7 @@ class Child:
         if self.process.returncode is None:
             self.process.kill()
 
-    def ending(self) -> str:
+    def how_it_ended(self) -> str:
         """How it has ended, in words; once it has."""
         code = self.process.wait()
         if self.killed_for:
@@ -174,7 +175,7 @@ class Child:
 
 
 def spawn(
-    slot: Slot,
+    slot: ChildSlot,
     name: str,
     command: list[str],
     spec: Callable[[int], EngineSpec | FrontSpec],
@@ -196,8 +197,8 @@ def spawn(
     ours, theirs = RingSocket.pair()
     task = os.memfd_create("lipsync-task", os.MFD_CLOEXEC)
     try:
-        told = spec(theirs.fileno())
-        os.write(task, msgspec.json.encode(told))
+        content = spec(theirs.fileno())
+        os.write(task, msgspec.json.encode(content))
         os.lseek(task, 0, os.SEEK_SET)
         process = subprocess.Popen(
             command,
@@ -214,11 +215,11 @@ def spawn(
         os.close(task)
         theirs.close()
     child = Child(name, slot, process, _pidfd(process.pid), ours, device=slot.device)
-    if isinstance(told, EngineSpec):
-        if told.modest:
+    if isinstance(content, EngineSpec):
+        if content.modest:
             lower_session(process.pid)  # now: to start an interpreter takes a while, too
-        child.born_with = frozenset(told.avatars)
-        child.asked = set(child.born_with)
+        child.initial_avatars = frozenset(content.avatars)
+        child.loading = set(child.initial_avatars)
     slot.child = slot.last = child
     return child
 

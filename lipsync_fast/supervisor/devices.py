@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from lipsync_fast.config import Engines
 from lipsync_fast.errors import ServerError
 from lipsync_fast.machine import OWN_FROM, processors
-from lipsync_fast.supervisor.gpus import Found, Gpu, look
+from lipsync_fast.supervisor.gpus import DetectedGpus, Gpu, detect_gpus
 
 
 @dataclass(frozen=True)
-class Plan:
+class DevicePlan:
     """Engines to run.
 
     Attributes:
@@ -32,43 +32,43 @@ class Plan:
     alarming: bool = False
 
 
-def plan(config: Engines, fronts: int, found: Found | None = None) -> Plan:
+def plan_devices(config: Engines, fronts: int, detected: DetectedGpus | None = None) -> DevicePlan:
     """Engines by configuration and machine.
 
     Args:
         config: what is asked for.
         fronts: front processes that need processors too.
-        found: the machine's GPUs; looked up where None.
+        detected: the machine's GPUs; detected here where None.
 
     Raises:
         ServerError: GPUs are asked for by number that cannot be used.
     """
     if config.gpus == "none":
-        found = Found()
-    elif found is None:
-        found = look()
-    use, remark = _chosen(config.gpus, found)
+        detected = DetectedGpus()
+    elif detected is None:
+        detected = detect_gpus()
+    use, remark = _chosen(config.gpus, detected)
     kinds = [gpu.device for gpu in use] or ["cpu"]
     devices = kinds * config.per_gpu
     spares = [kinds[k % len(kinds)] for k in range(config.spares)]
-    return Plan(
+    return DevicePlan(
         devices,
         spares,
         threads=config.threads or cpu_threads(processors(), len(devices), fronts),
         gpus={gpu.device: gpu for gpu in use},
         remark=remark,
-        alarming=bool(found.gpus and found.missing),
+        alarming=bool(detected.gpus and detected.missing),
     )
 
 
-def _chosen(asked: str, found: Found) -> tuple[list[Gpu], str]:
-    """The GPUs to use, and what is to be said of them."""
-    count = len(found.gpus)
+def _chosen(asked: str, detected: DetectedGpus) -> tuple[list[Gpu], str]:
+    """The GPUs to use, and a remark on the choice."""
+    count = len(detected.gpus)
     problem = "no NVIDIA GPU was found"
-    if found.gpus and found.missing:
+    if detected.gpus and detected.missing:
         were = "NVIDIA GPU was" if count == 1 else "NVIDIA GPUs were"
-        problem = f"{count} {were} found but cannot be used: {found.missing}"
-    usable = [] if found.missing else found.gpus
+        problem = f"{count} {were} found but cannot be used: {detected.missing}"
+    usable = [] if detected.missing else detected.gpus
     if asked == "none":
         return [], ""
     if asked == "all":

@@ -50,7 +50,7 @@ class Gpu:
 
 
 @dataclass(frozen=True)
-class Found:
+class DetectedGpus:
     """What there is for engines on GPUs.
 
     Attributes:
@@ -62,10 +62,10 @@ class Found:
     missing: str = ""
 
 
-def look(root: Path = Path("/"), environ: Mapping[str, str] = os.environ) -> Found:
-    """Find the GPUs, and what is missing to use them."""
+def detect_gpus(root: Path = Path("/"), environ: Mapping[str, str] = os.environ) -> DetectedGpus:
+    """The GPUs of this machine, and what is missing to use them."""
     gpus = _visible(_shown(root), environ.get(VISIBLE))
-    return Found(gpus, _missing() if gpus else "")
+    return DetectedGpus(gpus, _missing() if gpus else "")
 
 
 # ---------------------------------------------------------------- the kernel's files

@@ -19,14 +19,20 @@ from lipsync_fast.errors import ConfigError, ServerError
 from lipsync_fast.ipc.control import address
 from lipsync_fast.logs import get_logger
 from lipsync_fast.notify import Notifier
-from lipsync_fast.supervisor import run_folder as place
-from lipsync_fast.supervisor.avatars import AvatarsInUse
-from lipsync_fast.supervisor.children import Command, Slot, own_command
-from lipsync_fast.supervisor.devices import Plan, plan
-from lipsync_fast.supervisor.gpus import Found
+from lipsync_fast.supervisor.avatar_catalogue import AvatarCatalogue
+from lipsync_fast.supervisor.avatar_folders import AvatarFolders
+from lipsync_fast.supervisor.children import ChildSlot, Command, own_command
+from lipsync_fast.supervisor.devices import DevicePlan, plan_devices
+from lipsync_fast.supervisor.gpus import DetectedGpus
 from lipsync_fast.supervisor.mps import Mps
-from lipsync_fast.supervisor.ports import Bound, bind_all
-from lipsync_fast.supervisor.spawner import Births, places
+from lipsync_fast.supervisor.ports import BoundPort, bind_ports
+from lipsync_fast.supervisor.run_folder import (
+    RunFolder,
+    default_run_folder,
+    remove_crashed,
+    was_running,
+)
+from lipsync_fast.supervisor.spawner import Spawner, child_slots
 
 log = get_logger("lipsync.supervisor")
 SIGNALS = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
@@ -34,16 +40,16 @@ SIGNALS = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
 
 def serve(
     config: ServeConfig,
-    on_ready: Callable[[list[Bound]], None] = lambda bound: None,
+    on_ready: Callable[[list[BoundPort]], None] = lambda ports: None,
     command: Command = own_command,
-    found: Found | None = None,
+    gpus: DetectedGpus | None = None,
 ) -> int:
     """Run a server until a signal ends it; main thread only.
 
     Args:
         on_ready: called once, when clients can be served, with the ports.
         command: what children are run as.
-        found: the machine's GPUs; looked up where None.
+        gpus: of the machine; detected here where None.
 
     Returns:
         The exit status.
@@ -51,51 +57,53 @@ def serve(
     Raises:
         ServerError, ConfigError, AvatarNotFoundError, ControlError: it cannot start, or go on.
     """
-    born = time.monotonic()
+    started_at = time.monotonic()
     with contextlib.ExitStack() as stack:
-        early = stack.enter_context(_signals_kept())
+        early_signals = stack.enter_context(_signals_kept())
         notifier = Notifier()
         stack.callback(notifier.close)
-        chosen = plan(config.engines, config.fronts, found)
-        avatars = AvatarsInUse(config.avatars)
+        devices = plan_devices(config.engines, config.fronts, gpus)
+        catalogue = AvatarCatalogue(AvatarFolders(config.avatars))
         if config.log.trace:
             _check_writable("log.trace", config.log.trace)
-        bound = bind_all(config.listen, config.fronts, lambda: _orphans(config))
-        for each in bound:
-            stack.callback(each.close)
-        for path in place.remove_crashed():
+        ports = bind_ports(config.listen, config.fronts, lambda: _has_orphans(config))
+        for port in ports:
+            stack.callback(port.close)
+        for path in remove_crashed():
             log.info("removed what a crashed server left", folder=path)
-        folder = place.RunFolder.take(_folder(config, bound[0].port))
+        folder = RunFolder.take(_folder(config, ports[0].port))
         stack.callback(folder.remove)
         address(folder.path)  # that can be used
-        if chosen.remark:
-            write = log.warning if chosen.alarming else log.info
-            write("devices are chosen", remark=chosen.remark)
-        environ = stack.enter_context(_mps(config, chosen, folder.path))
-        births = Births(config, folder.path, chosen.threads, avatars, command, chosen.gpus, environ)
-        slots = places(chosen, bound, config.fronts)
+        if devices.remark:
+            write = log.warning if devices.alarming else log.info
+            write("devices are chosen", remark=devices.remark)
+        environ = stack.enter_context(_mps(config, devices, folder.path))
+        spawner = Spawner(
+            config, folder.path, devices.threads, catalogue, command, devices.gpus, environ
+        )
+        slots = child_slots(devices, ports, config.fronts)
         stack.callback(_end_all, slots)
-        _start_first(births, slots)
+        _start_first(spawner, slots)
 
         import trio
 
-        from lipsync_fast.supervisor.status import About
-        from lipsync_fast.supervisor.supervisor import Parts, supervise
+        from lipsync_fast.supervisor.status import ServerFacts
+        from lipsync_fast.supervisor.supervisor import ServerParts, supervise
 
-        ports = [each.port for each in bound]
-        about = About(config=config, ports=ports[:-1], http_port=ports[-1], born=born)
-        parts = Parts(
-            about, births, slots, bound, notifier, early, on_ready=lambda: on_ready(bound)
+        *stream_ports, http_port = (port.port for port in ports)
+        facts = ServerFacts(config, stream_ports, http_port, started_at)
+        parts = ServerParts(
+            facts, spawner, slots, ports, notifier, early_signals, lambda: on_ready(ports)
         )
         return trio.run(supervise, parts)
 
 
 @contextlib.contextmanager
-def _mps(config: ServeConfig, chosen: Plan, folder: Path) -> Iterator[dict[str, str]]:
+def _mps(config: ServeConfig, devices: DevicePlan, folder: Path) -> Iterator[dict[str, str]]:
     """What engines on GPUs need in their environment to share them through MPS, if they are to."""
     if not config.engines.mps:
         yield {}
-    elif not chosen.gpus:
+    elif not devices.gpus:
         log.info("engines.mps: no engine runs on a GPU, so no MPS daemon is used")
         yield {}
     else:
@@ -112,13 +120,13 @@ def _check_writable(key: str, path: str) -> None:
 
 
 def _folder(config: ServeConfig, port: int) -> Path:
-    return Path(config.folder).absolute() if config.folder else place.run_folder(port)
+    return Path(config.folder).absolute() if config.folder else default_run_folder(port)
 
 
-def _orphans(config: ServeConfig) -> bool:
+def _has_orphans(config: ServeConfig) -> bool:
     """Whether a server of these ports has crashed: then its fronts may be leaving just now."""
     port = config.listen.ports[0] if config.listen.ports else 0
-    return (port != 0 or bool(config.folder)) and place.was_running(_folder(config, port))
+    return (port != 0 or bool(config.folder)) and was_running(_folder(config, port))
 
 
 @contextlib.contextmanager
@@ -137,17 +145,17 @@ def _signals_kept() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _start_first(births: Births, slots: list[Slot]) -> None:
+def _start_first(spawner: Spawner, slots: list[ChildSlot]) -> None:
     """Start all but spares, engines first: they need the longest."""
     for slot in sorted(slots, key=lambda slot: slot.role):
         if not slot.spare:
             try:
-                births.start(slot)
+                spawner.start(slot)
             except OSError as error:
                 raise ServerError(f"cannot start a process: {error.strerror}") from None
 
 
-def _end_all(slots: list[Slot]) -> None:
+def _end_all(slots: list[ChildSlot]) -> None:
     """Kill and reap whoever still lives."""
     living = [slot.child for slot in slots if slot.child is not None]
     for child in living:

@@ -22,7 +22,7 @@ Kind = Literal["stream", "http"]
 
 
 @dataclass(frozen=True)
-class Bound:
+class BoundPort:
     """A port, with a listening socket for each front (one that all share where there is one)."""
 
     kind: Kind
@@ -35,9 +35,9 @@ class Bound:
             each.close()
 
 
-def bind_all(
+def bind_ports(
     listen: Listen, fronts: int, orphans: Callable[[], bool] = lambda: False
-) -> list[Bound]:
+) -> list[BoundPort]:
     """Bind the stream ports, in order, then the HTTP port.
 
     With several fronts each gets sockets of its own (SO_REUSEPORT), among which the kernel shares
@@ -54,7 +54,7 @@ def bind_all(
     """
     family, host = _resolve(listen.host)
     wanted: list[tuple[Kind, int]] = [("stream", port) for port in listen.ports]
-    bound: list[Bound] = []
+    bound: list[BoundPort] = []
     until = time.monotonic() + ORPHANS_S
     try:
         for kind, port in [*wanted, ("http", listen.http_port)]:
@@ -74,10 +74,10 @@ def bind_all(
     return bound
 
 
-def _bind(kind: Kind, family: socket.AddressFamily, host: str, port: int, fronts: int) -> Bound:
+def _bind(kind: Kind, family: socket.AddressFamily, host: str, port: int, fronts: int) -> BoundPort:
     if fronts == 1:
         alone = _listener(family, host, port, share=False)
-        return Bound(kind, alone.getsockname()[1], [alone])
+        return BoundPort(kind, alone.getsockname()[1], [alone])
     if port:
         _listener(family, host, port, share=False).close()
     sockets: list[socket.socket] = []
@@ -89,7 +89,7 @@ def _bind(kind: Kind, family: socket.AddressFamily, host: str, port: int, fronts
         for each in sockets:
             each.close()
         raise
-    return Bound(kind, port, sockets)
+    return BoundPort(kind, port, sockets)
 
 
 def _listener(family: socket.AddressFamily, host: str, port: int, *, share: bool) -> socket.socket:

@@ -18,27 +18,27 @@ BUSY = 0.7
 """Share of its capacity from which on an engine's avatars are loaded by another one, too."""
 
 
-def first(name: str, engines: list[Child]) -> list[Child]:
-    """Who is to load an avatar that is wanted."""
+def initial_holders(key: str, engines: list[Child]) -> list[Child]:
+    """Who is to load an avatar that comes into use."""
     roomy = [engine for engine in engines if engine.has_room]
-    if roomy or any(name in engine.avatars | engine.asked for engine in engines):
+    if roomy or any(key in engine.avatars | engine.loading for engine in engines):
         return roomy
     return sorted(engines, key=memory_left)[-1:]
 
 
-def helper(name: str, engines: list[Child]) -> Child | None:
+def next_holder(key: str, engines: list[Child]) -> Child | None:
     """Who is to load it besides those that do, or in their place when they have died; None where
     enough do."""
     working = [engine for engine in engines if engine.state == "ready"]
-    if any(name in engine.asked for engine in working):
+    if any(key in engine.loading for engine in working):
         return None
-    holders = [engine for engine in working if name in engine.avatars]
-    others = [e for e in working if name not in e.avatars and name not in e.errors]
+    holders = [engine for engine in working if key in engine.avatars]
+    others = [e for e in working if key not in e.avatars and key not in e.load_errors]
     if not holders:
         return max(others, key=memory_left, default=None)
-    if any(busy(engine) < BUSY for engine in holders):
+    if any(utilisation(engine) < BUSY for engine in holders):
         return None
-    return min(others, key=busy, default=None)
+    return min(others, key=utilisation, default=None)
 
 
 def memory_left(engine: Child) -> int:
@@ -46,6 +46,6 @@ def memory_left(engine: Child) -> int:
     return engine.load.device_memory_total - engine.load.device_memory_used
 
 
-def busy(engine: Child) -> float:
+def utilisation(engine: Child) -> float:
     """The share of its capacity that an engine uses."""
     return engine.load.frames_per_s / max(1.0, engine.capacity)

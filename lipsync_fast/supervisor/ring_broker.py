@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The rings of each pair of front and engine: made, handed to both, forgotten.
 
-Memory for a pair is taken as soon as both are born, in a thread, since that takes a while; it is
-handed out when the front is there and the engine is ready. Then this process closes its copies, so
-that rings end with the last of the two that hold them.
+Memory for a pair is taken as soon as both were started, in a thread, since that takes a while; it
+is handed out when the front is there and the engine is ready. Then this process closes its copies,
+so that rings end with the last of the two that hold them.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import trio
 from lipsync_fast.errors import RingError
 from lipsync_fast.ipc.ring import RingHandle
 from lipsync_fast.logs import get_logger
+from lipsync_fast.signals import WakeUp
 from lipsync_fast.supervisor.children import Child
 
 JOB_RING = 8 << 20
@@ -29,7 +30,8 @@ RETRY_S = 1.0
 
 log = get_logger("lipsync.supervisor")
 Key = tuple[str, str]
-Couple = tuple[RingHandle, RingHandle]
+RingPair = tuple[RingHandle, RingHandle]
+"""For jobs, and for answers."""
 
 
 def answer_ring(device: str, fronts: int) -> int:
@@ -39,79 +41,78 @@ def answer_ring(device: str, fronts: int) -> int:
     return max(ANSWER_RING, GPU_ANSWER_RING >> (fronts - 1).bit_length())
 
 
-class Pairs:
-    """Who has been given rings to whom.
+class RingBroker:
+    """Makes rings for each pair of front and engine, and hands them to both.
 
     Args:
         children: all that live now.
         fronts: how many there are to be.
-        given: called when some were handed out.
-        failed: called with the reason when some cannot be made; they are tried again.
+        on_delivered: called when some were handed out.
+        on_failed: called with the reason when some cannot be made; they are tried again.
     """
 
     def __init__(
         self,
         children: Callable[[], list[Child]],
         fronts: int,
-        given: Callable[[], None],
-        failed: Callable[[str], None],
+        on_delivered: Callable[[], None],
+        on_failed: Callable[[str], None],
     ) -> None:
-        self._children, self._on_given, self._on_failed = children, given, failed
+        self._children = children
+        self._on_delivered, self._on_failed = on_delivered, on_failed
         self._fronts = fronts
         self._generations = itertools.count(1)
-        self._made: dict[Key, Couple] = {}
-        self._given: set[Key] = set()
-        self._changed = trio.Event()
+        self._made: dict[Key, RingPair] = {}
+        self._delivered: set[Key] = set()
+        self._bell = WakeUp()
 
     @property
-    def any_given(self) -> bool:
+    def any_delivered(self) -> bool:
         """Whether some front can reach some engine."""
-        return bool(self._given)
+        return bool(self._delivered)
 
-    def look(self) -> None:
-        """A child was born, or has become ready."""
-        self._changed.set()
+    def on_children_changed(self) -> None:
+        """A child was started, or has become ready."""
+        self._bell.ring()
 
     def forget(self, child: Child) -> None:
         """A child has died."""
         for key in [key for key in self._made if child.name in key]:
             self._close(self._made.pop(key))
-        self._given = {key for key in self._given if child.name not in key}
+        self._delivered = {key for key in self._delivered if child.name not in key}
 
     async def run(self) -> None:
         """Make and hand out rings until cancelled."""
         while True:
-            self._changed = trio.Event()
+            self._bell.clear()
             made = True
-            while (missing := self._next()) is not None and made:
+            while (missing := self._most_urgent()) is not None and made:
                 made = await self._make(*missing)
-                self._give_all()
-            self._give_all()
+                self._deliver()
+            self._deliver()
             with trio.move_on_after(float("inf") if made else RETRY_S):
-                await self._changed.wait()
+                await self._bell.wait()
 
-    def _living(self) -> list[tuple[Child, Child]]:
+    def _pairs(self) -> list[tuple[Child, Child]]:
         living = self._children()
         fronts = [c for c in living if c.role == "front"]
         engines = [c for c in living if c.role == "engine"]
         return [(front, engine) for front in fronts for engine in engines]
 
-    def _next(self) -> tuple[Child, Child] | None:
+    def _most_urgent(self) -> tuple[Child, Child] | None:
         """A pair without rings, the most urgent first."""
         missing = [
             (front, engine)
-            for front, engine in self._living()
-            if (front.name, engine.name) not in self._given | self._made.keys()
+            for front, engine in self._pairs()
+            if (front.name, engine.name) not in self._delivered | self._made.keys()
         ]
-        return min(missing, key=lambda pair: not pair[1].works, default=None)
+        return min(missing, key=lambda pair: not pair[1].is_working, default=None)
 
     async def _make(self, front: Child, engine: Child) -> bool:
         generation = next(self._generations)
         try:
             size = answer_ring(engine.device, self._fronts)
-            couple = await trio.to_thread.run_sync(
-                _create, generation, size, engine.slot.processors
-            )
+            pair = await trio.to_thread.run_sync(_create, generation, size, engine.slot.processors)
         except RingError as error:
             log.error(
                 "no rings; trying again", front=front.name, engine=engine.name, reason=str(error)
@@ -119,39 +120,39 @@ class Pairs:
             self._on_failed(str(error))
             return False
         if "gone" in (front.state, engine.state):
-            self._close(couple)
+            self._close(pair)
         else:
-            self._made[front.name, engine.name] = couple
+            self._made[front.name, engine.name] = pair
         return True
 
-    def _give_all(self) -> None:
-        for front, engine in self._living():
+    def _deliver(self) -> None:
+        for front, engine in self._pairs():
             key = front.name, engine.name
-            if key in self._made and front.greeted and engine.works:
-                couple = self._made.pop(key)
+            if key in self._made and front.greeted and engine.is_working:
+                pair = self._made.pop(key)
                 for child, peer in ((engine, front), (front, engine)):
-                    taken = child.rings.offer(peer.name, *couple)
+                    taken = child.rings.offer(peer.name, *pair)
                     if not taken and not _has_gone(child):
                         child.kill("it does not take its rings")
-                self._close(couple)
-                self._given.add(key)
-                self._on_given()
+                self._close(pair)
+                self._delivered.add(key)
+                self._on_delivered()
 
     @staticmethod
-    def _close(couple: Couple) -> None:
-        for handle in couple:
+    def _close(pair: RingPair) -> None:
+        for handle in pair:
             handle.close()
 
     def close(self) -> None:
         """Close all that was not handed out."""
-        for couple in self._made.values():
-            self._close(couple)
+        for pair in self._made.values():
+            self._close(pair)
         self._made.clear()
 
 
-def _create(generation: int, answer_bytes: int, near: tuple[int, ...]) -> Couple:
+def _create(generation: int, answer_bytes: int, near: tuple[int, ...]) -> RingPair:
     """Both rings of a pair, their memory taken from the node of these processors."""
-    with _on(near):
+    with _pinned_to(near):
         jobs = RingHandle.create(JOB_RING, generation)
         try:
             return jobs, RingHandle.create(answer_bytes, generation)
@@ -161,7 +162,7 @@ def _create(generation: int, answer_bytes: int, near: tuple[int, ...]) -> Couple
 
 
 @contextlib.contextmanager
-def _on(processors: tuple[int, ...]) -> Iterator[None]:
+def _pinned_to(processors: tuple[int, ...]) -> Iterator[None]:
     """Keep the calling thread on some processors; on all that it had where none are named."""
     before = os.sched_getaffinity(0)
     if processors:

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who there is, who works, and who takes over."""
+"""Which children there are, which of them work, and who takes over."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Literal
 
-from lipsync_fast.supervisor.children import Child, Slot
+from lipsync_fast.supervisor.children import Child, ChildSlot
+
+ServerState = Literal["starting", "serving", "draining"]
 
 
 @dataclass
@@ -17,9 +19,10 @@ class Roster:
         state: of the server.
     """
 
-    slots: list[Slot]
-    state: Literal["starting", "serving", "draining"] = "starting"
-    _capacity: dict[str, list[float]] = field(default_factory=dict)
+    slots: list[ChildSlot]
+    state: ServerState = "starting"
+    _measured: dict[str, list[float]] = field(default_factory=dict)
+    """By device: what the engines that started first have measured."""
 
     @property
     def children(self) -> list[Child]:
@@ -41,7 +44,7 @@ class Roster:
         """Who fills each slot, or has filled it last."""
         return [slot.last for slot in self.slots if slot.last is not None]
 
-    def find(self, name: str) -> Child | None:
+    def by_name(self, name: str) -> Child | None:
         """Who lives under a name."""
         return next((child for child in self.children if child.name == name), None)
 
@@ -55,23 +58,23 @@ class Roster:
     # ------------------------------------------------------------ engines
     def enrol(self, engine: Child, capacity: float) -> None:
         """An engine is ready: it works, or is a spare where enough do."""
-        engine.capacity = self._counted(engine, capacity)
-        engine.state = "spare" if self.enough else "ready"
+        engine.capacity = self._nominal_capacity(engine, capacity)
+        engine.state = "spare" if self.has_enough_engines else "ready"
 
     @property
-    def enough(self) -> bool:
+    def has_enough_engines(self) -> bool:
         """Whether as many engines work as are to."""
         working = sum(engine.state == "ready" for engine in self.engines)
         return working >= sum(slot.role == "engine" and not slot.spare for slot in self.slots)
 
-    def _counted(self, engine: Child, measured: float) -> float:
+    def _nominal_capacity(self, engine: Child, measured: float) -> float:
         """Frames a second that an engine counts for.
 
         Those that start first measure at the same time, with nothing else to do, which is what
         their device gives each of them. Spares and successors measure beside the others' work:
         they count for what the first ones have measured.
         """
-        first = self._capacity.setdefault(engine.device, [])
+        first = self._measured.setdefault(engine.device, [])
         if self.state == "starting" or not first:
             first.append(measured)
             return measured
@@ -79,10 +82,10 @@ class Roster:
 
     def known_capacity(self, device: str) -> float:
         """What the first engines on a device have measured; 0 while none has."""
-        first = self._capacity.get(device)
+        first = self._measured.get(device)
         return sum(first) / len(first) if first and self.state != "starting" else 0.0
 
-    def take_over(self, lost: Child) -> None:
+    def promote_spare(self, lost: Child) -> None:
         """Turn a spare active, one on the same device where there is one."""
         spares = [engine for engine in self.engines if engine.state == "spare"]
         heir = min(spares, key=lambda spare: spare.device != lost.device, default=None)

@@ -28,7 +28,7 @@ _TRIES, _PAUSE_S = 10, 0.02
 """For a lock: another start that cleans up holds it for an instant."""
 
 
-def run_folder(port: int) -> Path:
+def default_run_folder(port: int) -> Path:
     """Where the server of that first stream port has its folder."""
     base = _base()
     return base / f"lipsync-fast-{port}" if base is not None else _own_tmp() / str(port)
@@ -44,7 +44,7 @@ def _own_tmp() -> Path:
 
 
 def run_folders() -> Iterator[Path]:
-    """All folders that servers of this user have where ``run_folder`` puts them."""
+    """All folders that servers of this user have where ``default_run_folder`` puts them."""
     base = _base()
     parent, prefix = (base, "lipsync-fast-") if base is not None else (_own_tmp(), "")
     with contextlib.suppress(OSError):
@@ -130,7 +130,7 @@ class RunFolder:
         return cls(path, fd)
 
     def remove(self) -> None:
-        """Remove what the server has put there, and the folder where nothing else is in it."""
+        """Remove what the server has left there, and the folder where nothing else is in it."""
         _clear(self.path)
         os.close(self._fd)
 

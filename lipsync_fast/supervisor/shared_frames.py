@@ -15,37 +15,38 @@ log = get_logger("lipsync.supervisor")
 
 
 class SharedFrames:
-    """One piece of memory for each avatar in use. It ends with the last engine that holds it.
+    """One piece of memory for each version of an avatar that is in use.
 
-    How much of it all of them fill together is the engines' affair.
+    It ends with the last engine that holds it. How much of it all of them fill together is the
+    engines' affair.
     """
 
     def __init__(self) -> None:
         self._fds: dict[str, int] = {}
 
-    def offer(self, engine: Child, names: Iterable[str]) -> None:
+    def offer(self, engine: Child, keys: Iterable[str]) -> None:
         """Hand the memory of avatars to an engine that loads them."""
         if engine.slot.device != "cpu":
             return
-        for name in names:
-            fd = self._fds.get(name)
+        for key in keys:
+            fd = self._fds.get(key)
             if fd is None:
                 try:
-                    fd = self._fds[name] = FrameStore.create()
+                    fd = self._fds[key] = FrameStore.create()
                 except RingError as error:
                     log.warning(
-                        "no memory to share an avatar's frames", avatar=name, reason=str(error)
+                        "no memory to share an avatar's frames", avatar=key, reason=str(error)
                     )
                     continue
-            engine.rings.offer_frames(name, fd)
+            engine.rings.offer_frames(key, fd)
 
-    def forget(self, name: str) -> None:
-        """An avatar is no longer in use, or has become another one."""
-        fd = self._fds.pop(name, None)
+    def forget(self, key: str) -> None:
+        """A version is no longer in use."""
+        fd = self._fds.pop(key, None)
         if fd is not None:
             os.close(fd)
 
     def close(self) -> None:
         """Forget all."""
-        for name in list(self._fds):
-            self.forget(name)
+        for key in list(self._fds):
+            self.forget(key)

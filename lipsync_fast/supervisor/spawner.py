@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the processes of one server are born: names, tasks, places."""
+"""How the processes of one server are started: their slots, their names, their tasks."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from pathlib import Path
 
 from lipsync_fast.config import ServeConfig
 from lipsync_fast.ipc.children import EngineSpec, FrontSpec, Listener
-from lipsync_fast.supervisor.avatars import AvatarsInUse
-from lipsync_fast.supervisor.children import Child, Command, Slot, spawn
-from lipsync_fast.supervisor.devices import Plan
+from lipsync_fast.supervisor.avatar_catalogue import AvatarCatalogue
+from lipsync_fast.supervisor.children import Child, ChildSlot, Command, spawn
+from lipsync_fast.supervisor.devices import DevicePlan
 from lipsync_fast.supervisor.gpus import Gpu
-from lipsync_fast.supervisor.ports import Bound
+from lipsync_fast.supervisor.ports import BoundPort
 
 
-def places(plan: Plan, bound: list[Bound], fronts: int) -> list[Slot]:
+def child_slots(plan: DevicePlan, ports: list[BoundPort], fronts: int) -> list[ChildSlot]:
     """A slot for each child that the server is to have: fronts, engines, spares."""
     slots = [
-        Slot(
+        ChildSlot(
             "front",
             number,
             listeners=[
-                Listener(fd=b.sockets[number % len(b.sockets)].fileno(), kind=b.kind, port=b.port)
-                for b in bound
+                Listener(fd=p.sockets[number % len(p.sockets)].fileno(), kind=p.kind, port=p.port)
+                for p in ports
             ],
         )
         for number in range(fronts)
@@ -33,18 +33,18 @@ def places(plan: Plan, bound: list[Bound], fronts: int) -> list[Slot]:
     for number, (device, spare) in enumerate(engines):
         gpu = plan.gpus.get(device)
         near = gpu.processors if gpu is not None else ()
-        slots.append(Slot("engine", number, device, spare, near))
+        slots.append(ChildSlot("engine", number, device, spare, near))
     return slots
 
 
 @dataclass
-class Births:
+class Spawner:
     """Starts children.
 
     Attributes:
         folder: of the control socket.
         threads: of a CPU engine.
-        avatars: what engines load before they are ready.
+        catalogue: what engines load before they are ready.
         command: what a child of a role is run as.
         gpus: that engines run on, by device.
         environ: of engines on GPUs, beside what they have from here.
@@ -53,7 +53,7 @@ class Births:
     config: ServeConfig
     folder: Path
     threads: int
-    avatars: AvatarsInUse
+    catalogue: AvatarCatalogue
     command: Command
     gpus: dict[str, Gpu] = field(default_factory=dict)
     environ: dict[str, str] = field(default_factory=dict)
@@ -61,7 +61,7 @@ class Births:
         default_factory=lambda: {"front": itertools.count(1), "engine": itertools.count(1)}
     )
 
-    def start(self, slot: Slot, capacity: float = 0.0, modest: bool = False) -> Child:
+    def start(self, slot: ChildSlot, capacity: float = 0.0, modest: bool = False) -> Child:
         """Fill a slot with a new process.
 
         Args:
@@ -93,7 +93,7 @@ class Births:
                 kernels=self.config.engines.kernels,
                 precision=self.config.engines.precision,
                 processors=list(slot.processors),
-                avatars=self.avatars.born_with(slot),
+                avatars=self.catalogue.initial_avatars(slot),
                 require_signed=self.config.avatars.require_signed,
                 heartbeat_s=self.config.engines.heartbeat_s,
                 capacity=capacity,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is told of the server: to fronts (who can work, how many may speak) and to people."""
+"""What the server says of itself: to fronts (who works, how many may speak), and to people."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from lipsync_fast.config import Live, ServeConfig
 from lipsync_fast.ipc.control import EngineInfo
 from lipsync_fast.ipc.status import AvatarStatus, EngineStatus, FrontStatus, ServerStatus
 from lipsync_fast.machine import are_shared, processors
-from lipsync_fast.supervisor.avatars import AvatarsInUse
+from lipsync_fast.supervisor.avatar_catalogue import AvatarCatalogue
 from lipsync_fast.supervisor.children import Child
+from lipsync_fast.supervisor.roster import ServerState
 from lipsync_fast.supervisor.versions import Version
 from lipsync_fast.timing import FPS
 from lipsync_fast.version import __version__
@@ -26,16 +27,16 @@ RATE_S = 3.0
 """Frames a second are counted over so long."""
 
 
-def speakers(config: ServeConfig, engines: list[Child]) -> int:
+def most_speakers(config: ServeConfig, engines: list[Child]) -> int:
     """How many sessions may speak at once: configured, or what the working engines can make."""
     ready = [engine for engine in engines if engine.state == "ready"]
     shared = are_shared() and all(engine.device == "cpu" for engine in ready)
-    return speakers_of(
+    return speakers_for(
         config.live, sum(engine.capacity for engine in ready), processors() if shared else None
     )
 
 
-def speakers_of(config: Live, capacity: float, shared: int | None) -> int:
+def speakers_for(config: Live, capacity: float, shared: int | None) -> int:
     """The same from numbers.
 
     Args:
@@ -52,16 +53,16 @@ def speakers_of(config: Live, capacity: float, shared: int | None) -> int:
     return max(1, math.floor(config.headroom / each))
 
 
-def engine_infos(engines: list[Child], avatars: AvatarsInUse) -> list[EngineInfo]:
-    """All engines that live, as fronts are told."""
+def engine_infos(engines: list[Child], catalogue: AvatarCatalogue) -> list[EngineInfo]:
+    """All engines that live, as fronts know them."""
     return [
         EngineInfo(
             name=engine.name,
             device=engine.device,
             active=engine.state == "ready",
             capacity=engine.capacity,
-            avatars=sorted(engine.avatars) if engine.works else [],
-            errors=avatars.errors_of(engine),
+            avatars=sorted(engine.avatars) if engine.is_working else [],
+            errors=_load_errors(engine, catalogue),
             frames_per_s=engine.load.frames_per_s,
             maker=engine.maker,
         )
@@ -69,46 +70,57 @@ def engine_infos(engines: list[Child], avatars: AvatarsInUse) -> list[EngineInfo
     ]
 
 
+def _load_errors(engine: Child, catalogue: AvatarCatalogue) -> dict[str, str]:
+    """Why an engine has not got avatars, with the reasons."""
+    both = catalogue.errors.current() | engine.load_errors.current()
+    return {name: reason for name, reason in both.items() if name not in engine.avatars}
+
+
 @dataclass
-class Rates:
+class FrameRates:
     """Frames a second of each front, from the counts of its heartbeats."""
 
-    _seen: dict[str, deque[tuple[float, int]]] = field(default_factory=dict)
+    _samples: dict[str, deque[tuple[float, int]]] = field(default_factory=dict)
 
-    def look(self, fronts: list[Child]) -> None:
+    def sample(self, fronts: list[Child]) -> None:
         """Note the counts; once a second."""
         now = time.monotonic()
-        self._seen = {f.name: self._seen.get(f.name, deque()) for f in fronts}
+        self._samples = {f.name: self._samples.get(f.name, deque()) for f in fronts}
         for front in fronts:
-            seen = self._seen[front.name]
-            seen.append((now, front.front_load.frames))
-            while len(seen) > 2 and now - seen[1][0] >= RATE_S:
-                seen.popleft()
+            samples = self._samples[front.name]
+            samples.append((now, front.front_load.frames))
+            while len(samples) > 2 and now - samples[1][0] >= RATE_S:
+                samples.popleft()
 
     def of(self, front: Child) -> float:
         """Frames a second that a front sends."""
-        seen = self._seen.get(front.name)
-        if not seen or len(seen) < 2:
+        samples = self._samples.get(front.name)
+        if not samples or len(samples) < 2:
             return 0.0
-        (begun, before), (now, after) = seen[0], seen[-1]
+        (begun, before), (now, after) = samples[0], samples[-1]
         return max(0.0, (after - before) / (now - begun)) if now > begun else 0.0
 
 
 @dataclass(frozen=True)
-class About:
-    """What does not change while a server runs."""
+class ServerFacts:
+    """What does not change while a server runs.
+
+    Attributes:
+        ports: of the stream protocols.
+        started_at: CLOCK_MONOTONIC, s.
+    """
 
     config: ServeConfig
     ports: list[int]
     http_port: int
-    born: float
+    started_at: float
 
 
 def server_status(
-    about: About,
-    state: Literal["starting", "serving", "draining"],
+    facts: ServerFacts,
+    state: ServerState,
     children: list[Child],
-    rates: Rates,
+    rates: FrameRates,
     ignored: int,
 ) -> ServerStatus:
     """The server as it is now.
@@ -124,15 +136,15 @@ def server_status(
         version=__version__,
         pid=os.getpid(),
         state=state,
-        uptime_s=now - about.born,
-        host=about.config.listen.host,
-        ports=about.ports,
-        http_port=about.http_port,
-        default_avatar=about.config.avatars.default,
+        uptime_s=now - facts.started_at,
+        host=facts.config.listen.host,
+        ports=facts.ports,
+        http_port=facts.http_port,
+        default_avatar=facts.config.avatars.default,
         engines=[_engine(e, now) for e in sorted(engines, key=lambda e: e.slot.number)],
         fronts=[_front(f, now, rates) for f in sorted(fronts, key=lambda f: f.slot.number)],
         capacity=sum(e.capacity for e in engines if e.state == "ready"),
-        speakers=speakers(about.config, engines),
+        speakers=most_speakers(facts.config, engines),
         frames_per_s=sum(rates.of(f) for f in fronts),
         ignored=ignored,
     )
@@ -145,23 +157,23 @@ def _engine(engine: Child, now: float) -> EngineStatus:
         pid=engine.pid,
         device=engine.device,
         state=engine.state,
-        uptime_s=now - engine.born,
+        uptime_s=now - engine.started_at,
         restarts=engine.slot.restarts,
         avatars=sorted(engine.avatars),
         capacity=engine.capacity,
-        silent_s=now - engine.heard,
+        silent_s=now - engine.last_heard_at,
         load=engine.load,
         reason=engine.slot.reason if engine.state == "gone" or engine.died_young else "",
         retry_s=max(0.0, engine.slot.retry_at - now) if engine.state == "gone" else 0.0,
     )
 
 
-def _front(front: Child, now: float, rates: Rates) -> FrontStatus:
+def _front(front: Child, now: float, rates: FrameRates) -> FrontStatus:
     return FrontStatus(
         name=front.name,
         pid=front.pid,
         state="ready" if front.state == "spare" else front.state,
-        uptime_s=now - front.born,
+        uptime_s=now - front.started_at,
         restarts=front.slot.restarts,
         load=front.front_load,
         frames_per_s=rates.of(front),
@@ -169,22 +181,22 @@ def _front(front: Child, now: float, rates: Rates) -> FrontStatus:
 
 
 def avatar_statuses(
-    avatars: AvatarsInUse, engines: list[Child], fronts: list[Child]
+    catalogue: AvatarCatalogue, engines: list[Child], fronts: list[Child]
 ) -> list[AvatarStatus]:
     """All versions that engines hold or are to hold, and what is unloaded; by name and version."""
-    there = [*avatars.versions.values(), *avatars.candidates.values()]
-    found = [_avatar_status(avatars, version, engines, fronts) for version in there]
-    unloaded = avatars.unloaded
+    there = [*catalogue.versions.values(), *catalogue.candidates.values()]
+    found = [_avatar_status(catalogue, version, engines, fronts) for version in there]
+    unloaded = catalogue.unloaded
     found += [AvatarStatus(name=name, version=0, state="unloaded") for name in unloaded]
     return sorted(found, key=lambda status: (status.name, status.version))
 
 
 def _avatar_status(
-    avatars: AvatarsInUse, version: Version, engines: list[Child], fronts: list[Child]
+    catalogue: AvatarCatalogue, version: Version, engines: list[Child], fronts: list[Child]
 ) -> AvatarStatus:
     key = version.key
-    state: Literal["current", "loading", "leaving"] = "leaving" if version.left else "current"
-    if key in avatars.candidates:
+    state: Literal["current", "loading", "leaving"] = "leaving" if version.retired_in else "current"
+    if key in catalogue.candidates:
         state = "loading"
     loads = [engine.load for engine in engines]
     return AvatarStatus(

@@ -18,8 +18,8 @@ from lipsync_fast.avatars.identity import MANIFEST, identity_from, identity_of
 from lipsync_fast.errors import AvatarFormatError, AvatarNotFoundError
 
 
-class Opened:
-    """A package's place, kept open: its file can be loaded even when another one took its name.
+class OpenedPackage:
+    """A package that is kept open: its file can be loaded even when another one took its name.
 
     A folder's files cannot be kept so: it serves for as long as nobody removes them.
     """
@@ -34,11 +34,11 @@ class Opened:
         self.path = str(path.absolute())
         self.fd = -1
         try:
-            self.folder = os.path.isdir(path)
+            self.is_folder = os.path.isdir(path)
             # Not waiting: a pipe that nobody fills is no package.
-            how = os.O_PATH | os.O_DIRECTORY if self.folder else os.O_RDONLY | os.O_NONBLOCK
+            how = os.O_PATH | os.O_DIRECTORY if self.is_folder else os.O_RDONLY | os.O_NONBLOCK
             self.fd = os.open(path, how | os.O_CLOEXEC)
-            about = os.stat(MANIFEST, dir_fd=self.fd) if self.folder else os.fstat(self.fd)
+            about = os.stat(MANIFEST, dir_fd=self.fd) if self.is_folder else os.fstat(self.fd)
         except (FileNotFoundError, ValueError):
             self.close()
             raise AvatarNotFoundError(f"{self.path}: no such avatar package") from None
@@ -51,16 +51,16 @@ class Opened:
         self.identity = identity_from(about)
 
     @property
-    def opens(self) -> str:
+    def open_path(self) -> str:
         """The path by which this process and its children open just this package."""
-        if self.folder and identity_of(Path(self.path)) == self.identity:
+        if self.is_folder and identity_of(Path(self.path)) == self.identity:
             return self.path
         return f"/proc/{os.getpid()}/fd/{self.fd}"
 
     @property
-    def intact(self) -> bool:
+    def is_intact(self) -> bool:
         """Whether it still is what was opened."""
-        if not self.folder:
+        if not self.is_folder:
             return True
         try:
             return identity_from(os.stat(MANIFEST, dir_fd=self.fd)) == self.identity
@@ -81,19 +81,25 @@ class Version:
     Attributes:
         name: of the avatar; key: what jobs and engines know this version by.
         number: 1 is the first one of that name that sessions could get.
-        place: its files.
+        package: its files.
         since: when it came into use, CLOCK_MONOTONIC, s.
-        left: number of the catalogue that was the first without it; 0 while sessions can begin
-            with it.
+        retired_in: number of the catalogue that was the first without it; 0 while sessions can
+            begin with it.
     """
 
     name: str
     key: str
     number: int
-    place: Opened
+    package: OpenedPackage
     since: float = field(default_factory=time.monotonic)
-    left: int = 0
+    retired_in: int = 0
 
-    def told(self, error: str) -> str:
+    @property
+    def is_loadable(self) -> bool:
+        """Not where the files of a version that is leaving are others now: its sessions would see
+        a mixture."""
+        return not self.retired_in or self.package.is_intact
+
+    def for_people(self, error: str) -> str:
         """An engine's error, with the path that people know."""
-        return error.replace(f"/proc/{os.getpid()}/fd/{self.place.fd}", self.place.path)
+        return error.replace(f"/proc/{os.getpid()}/fd/{self.package.fd}", self.package.path)

@@ -296,7 +296,8 @@ def avatar_folder(run_base: Path, *names: str) -> Path:
 
 def infos(run: Server) -> dict[str, dict[str, Any]]:
     """Engines as the front was told last."""
-    return {e["name"]: e for e in run.notes("front-1", "Engines")[-1]["engines"]}
+    told = until(lambda: run.notes("front-1", "Engines"))  # a front says Ready before it listens
+    return {e["name"]: e for e in told[-1]["engines"]}
 
 
 def test_an_avatar_that_is_wanted_is_loaded_by_all_engines(tmp_path: Path) -> None:

@@ -19,8 +19,9 @@ from lipsync_fast.errors import AvatarError, AvatarFormatError, AvatarNotFoundEr
 from lipsync_fast.frontend.access.admin import admin_refusal, is_local
 from lipsync_fast.frontend.avatars.leases import Catalogue
 from lipsync_fast.ipc.control import AvatarVersion, EngineInfo, Engines
-from lipsync_fast.supervisor.avatars import AvatarsInUse
-from lipsync_fast.supervisor.versions import Opened
+from lipsync_fast.supervisor.avatar_catalogue import AvatarCatalogue
+from lipsync_fast.supervisor.avatar_folders import AvatarFolders
+from lipsync_fast.supervisor.versions import OpenedPackage
 
 LOCAL = {"Host": "127.0.0.1:8086"}
 TOKEN = {"Authorization": "Bearer admin"}
@@ -84,13 +85,13 @@ def test_the_admin_token() -> None:
 
 # ---------------------------------------------------------------- what is kept open
 def test_a_file_is_kept_when_another_takes_its_place(tiny_avatar: Path, tmp_path: Path) -> None:
-    place = Opened(put(tiny_avatar, tmp_path / "a.lsa", 192))
+    place = OpenedPackage(put(tiny_avatar, tmp_path / "a.lsa", 192))
     put(tiny_avatar, tmp_path / "a.lsa", 208)
     assert identity_of(tmp_path / "a.lsa") != place.identity
-    with AvatarPackage.open(place.opens) as package:
+    with AvatarPackage.open(place.open_path) as package:
         assert package.manifest.frame_height == 192
     os.unlink(tmp_path / "a.lsa")
-    with AvatarPackage.open(place.opens) as package:
+    with AvatarPackage.open(place.open_path) as package:
         package.verify()
     place.close()
     place.close()
@@ -108,7 +109,7 @@ def test_what_cannot_be_a_package(tmp_path: Path) -> None:
     ):
         before = len(os.listdir("/proc/self/fd"))
         with pytest.raises(error):
-            Opened(path)
+            OpenedPackage(path)
         assert identity_of(path) is None
         assert len(os.listdir("/proc/self/fd")) == before
 
@@ -119,24 +120,21 @@ def test_paths_from_elsewhere_lie_in_the_folders(tiny_avatar: Path, tmp_path: Pa
     put(tiny_avatar, inside / "a.lsa")
     put(tiny_avatar, outside / "b.lsa")
     (inside / "link.lsa").symlink_to(outside / "b.lsa")
-    avatars = AvatarsInUse(Avatars(folders=(str(inside),), default="a"))
-    try:
-        avatars.open("x", str(inside / "a.lsa"), anywhere=False).close()
-        avatars.open("x", str(outside / "b.lsa"), anywhere=True).close()
-        for path in (
-            outside / "b.lsa",
-            inside / ".." / "out" / "b.lsa",
-            inside / "link.lsa",
-            Path("a.lsa"),
-            inside,
-        ):
-            with pytest.raises(AvatarError, match="outside"):
-                avatars.open("x", str(path), anywhere=False)
-        for name in ("", "..", "a/b", "a.lsa", "a\nb", "\x1b[2J"):
-            with pytest.raises(AvatarError):
-                avatars.open(name, str(inside / "a.lsa"))
-    finally:
-        avatars.close()
+    folders = AvatarFolders(Avatars(folders=(str(inside),), default="a"))
+    folders.open("x", str(inside / "a.lsa"), anywhere=False).close()
+    folders.open("x", str(outside / "b.lsa"), anywhere=True).close()
+    for path in (
+        outside / "b.lsa",
+        inside / ".." / "out" / "b.lsa",
+        inside / "link.lsa",
+        Path("a.lsa"),
+        inside,
+    ):
+        with pytest.raises(AvatarError, match="outside"):
+            folders.open("x", str(path), anywhere=False)
+    for name in ("", "..", "a/b", "a.lsa", "a\nb", "\x1b[2J"):
+        with pytest.raises(AvatarError):
+            folders.open(name, str(inside / "a.lsa"))
 
 
 def test_names_are_looked_for_in_the_folders_alone(
@@ -149,37 +147,34 @@ def test_names_are_looked_for_in_the_folders_alone(
         place.symlink_to(tiny_avatar if place.name == "anna" else tiny_avatar / "manifest.json")
     put(tiny_avatar, tmp_path / "in" / "base.lsa")
     monkeypatch.chdir(tmp_path / "here")
-    avatars = AvatarsInUse(Avatars(folders=(str(tmp_path / "in"),), default="base"))
-    try:
-        for name in ("anna", ".."):
-            with pytest.raises(AvatarNotFoundError):
-                avatars.find(name)
-    finally:
-        avatars.close()
+    folders = AvatarFolders(Avatars(folders=(str(tmp_path / "in"),), default="base"))
+    for name in ("anna", ".."):
+        with pytest.raises(AvatarNotFoundError):
+            folders.locate(name)
 
 
 def test_keys_and_numbers(tiny_avatar: Path, tmp_path: Path) -> None:
     """No key comes twice; numbers count what sessions could get."""
     put(tiny_avatar, tmp_path / "a.lsa")
-    avatars = AvatarsInUse(Avatars(folders=(str(tmp_path),), default="a"))
+    catalogue = AvatarCatalogue(AvatarFolders(Avatars(folders=(str(tmp_path),), default="a")))
     try:
-        first = avatars.current["a"]
+        first = catalogue.current["a"]
         assert (first.key, first.number) == ("a", 1)
-        refused = avatars.candidate("a", Opened(tmp_path / "a.lsa"))
-        avatars.discard(refused)
-        second = avatars.candidate("a", Opened(tmp_path / "a.lsa"))
+        refused = catalogue.add_candidate("a", OpenedPackage(tmp_path / "a.lsa"))
+        catalogue.discard(refused)
+        second = catalogue.add_candidate("a", OpenedPackage(tmp_path / "a.lsa"))
         assert refused.key != second.key
-        before = avatars.catalogue
-        avatars.accept(second)
-        assert (second.number, first.left) == (2, before + 1)
-        assert avatars.keys == [second.key, first.key], "the default's current one first"
-        assert avatars.ended([]) == [first]
-        avatars.take_out("b")
-        assert avatars.unloaded == {"b"}
-        avatars.use("b", Opened(tmp_path / "a.lsa"))
-        assert not avatars.unloaded
+        before = catalogue.number
+        catalogue.accept(second)
+        assert (second.number, first.retired_in) == (2, before + 1)
+        assert catalogue.keys == [second.key, first.key], "the default's current one first"
+        assert catalogue.forget_unused([]) == [first]
+        catalogue.withdraw("b")
+        assert catalogue.unloaded == {"b"}
+        catalogue.use("b", OpenedPackage(tmp_path / "a.lsa"))
+        assert not catalogue.unloaded
     finally:
-        avatars.close()
+        catalogue.close()
 
 
 # ---------------------------------------------------------------- fronts

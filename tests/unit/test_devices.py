@@ -20,15 +20,17 @@ from lipsync_fast.config import Engines, ServeConfig
 from lipsync_fast.errors import ServerError
 from lipsync_fast.frontend.http.metrics import metrics_text
 from lipsync_fast.supervisor import gpus
-from lipsync_fast.supervisor.children import Child, Slot
-from lipsync_fast.supervisor.devices import plan
-from lipsync_fast.supervisor.gpus import Found, Gpu, look, processors_near
+from lipsync_fast.supervisor.children import Child, ChildSlot
+from lipsync_fast.supervisor.devices import plan_devices
+from lipsync_fast.supervisor.gpus import DetectedGpus, Gpu, detect_gpus, processors_near
 from lipsync_fast.supervisor.mps import CONTROL, LOGS, PIPES, Mps
-from lipsync_fast.supervisor.replicas import first, helper
-from lipsync_fast.supervisor.status import About, Rates, server_status
+from lipsync_fast.supervisor.replicas import initial_holders, next_holder
+from lipsync_fast.supervisor.status import FrameRates, ServerFacts, server_status
 
-TWO = Found([Gpu(0, "0"), Gpu(1, "1", (4, 5))])
-BROKEN = Found(TWO.gpus, "torch built for CUDA is missing (install the extra cuda12 or cuda13)")
+TWO = DetectedGpus([Gpu(0, "0"), Gpu(1, "1", (4, 5))])
+BROKEN = DetectedGpus(
+    TWO.gpus, "torch built for CUDA is missing (install the extra cuda12 or cuda13)"
+)
 
 
 # ---------------------------------------------------------------- what a machine shows
@@ -74,8 +76,8 @@ def test_gpus_are_numbered_by_address_and_know_their_processors(tmp_path: Path) 
     )
     upper = tmp_path / "sys/bus/pci/devices/0000:C1:00.0"
     upper.rename(upper.with_name("0000:c1:00.0"))  # as the kernel writes it
-    found = look(tmp_path, {})
-    assert found == Found([Gpu(0, "0", tuple(range(8))), Gpu(1, "1", tuple(range(8, 16)))])
+    found = detect_gpus(tmp_path, {})
+    assert found == DetectedGpus([Gpu(0, "0", tuple(range(8))), Gpu(1, "1", tuple(range(8, 16)))])
     assert found.gpus[1].environ() == {
         "CUDA_VISIBLE_DEVICES": "1",
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
@@ -86,14 +88,14 @@ def test_gpus_are_numbered_by_address_and_know_their_processors(tmp_path: Path) 
 def test_a_container_that_shows_one_of_many_has_a_gpu_0(tmp_path: Path) -> None:
     machine(tmp_path, (0, "0000:01:00.0", 0, "0"), (5, "0000:05:00.0", 0, "0"))
     (tmp_path / "dev/nvidia0").unlink()
-    assert [gpu.visible for gpu in look(tmp_path, {}).gpus] == ["0"]
+    assert [gpu.visible for gpu in detect_gpus(tmp_path, {}).gpus] == ["0"]
 
 
 @pytest.mark.usefixtures("all_parts")
 def test_a_driver_that_does_not_tell_addresses(tmp_path: Path) -> None:
     machine(tmp_path, (0, "0000:01:00.0", 0, "0"), (1, "0000:05:00.0", 0, "0"))
     (tmp_path / "proc/driver/nvidia/gpus/0000:05:00.0/information").write_bytes(b"\xff")
-    assert look(tmp_path, {}).gpus == [Gpu(0, "0"), Gpu(1, "1")]
+    assert detect_gpus(tmp_path, {}).gpus == [Gpu(0, "0"), Gpu(1, "1")]
 
 
 @pytest.mark.usefixtures("sixteen")
@@ -133,7 +135,7 @@ def test_only_those_that_cuda_may_see(
     tmp_path: Path, named: str | None, visible: list[str]
 ) -> None:
     machine(tmp_path, *((n, f"0000:0{n + 1}:00.0", -1, "0") for n in range(3)))
-    found = look(tmp_path, {} if named is None else {"CUDA_VISIBLE_DEVICES": named})
+    found = detect_gpus(tmp_path, {} if named is None else {"CUDA_VISIBLE_DEVICES": named})
     assert [gpu.visible for gpu in found.gpus] == visible
     assert [gpu.device for gpu in found.gpus] == [f"cuda:{n}" for n in range(len(visible))]
 
@@ -160,7 +162,7 @@ def test_a_machine_without_gpus_is_asked_for_nothing_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gpus, "_missing", lambda: pytest.fail("it has no GPU"))
-    assert look(tmp_path, {}) == Found()
+    assert detect_gpus(tmp_path, {}) == DetectedGpus()
 
 
 @pytest.mark.parametrize(
@@ -185,7 +187,7 @@ def test_the_driver_is_asked_in_another_process(
 
 # ---------------------------------------------------------------- the choice
 def test_all_gpus_get_engines() -> None:
-    chosen = plan(Engines(per_gpu=2, spares=3), 1, TWO)
+    chosen = plan_devices(Engines(per_gpu=2, spares=3), 1, TWO)
     assert chosen.devices == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
     assert chosen.spares == ["cuda:0", "cuda:1", "cuda:0"]
     assert chosen.gpus == {"cuda:0": TWO.gpus[0], "cuda:1": TWO.gpus[1]}
@@ -193,13 +195,13 @@ def test_all_gpus_get_engines() -> None:
 
 
 def test_some_gpus_get_engines() -> None:
-    chosen = plan(Engines(gpus="1", spares=0), 1, TWO)
+    chosen = plan_devices(Engines(gpus="1", spares=0), 1, TWO)
     assert (chosen.devices, chosen.gpus) == (["cuda:1"], {"cuda:1": TWO.gpus[1]})
 
 
 @pytest.mark.parametrize("asked", ["all", "none"])
 def test_without_gpus_there_are_cpu_engines(asked: str) -> None:
-    chosen = plan(Engines(gpus=asked, per_gpu=2, spares=1, threads=3), 1, Found())
+    chosen = plan_devices(Engines(gpus=asked, per_gpu=2, spares=1, threads=3), 1, DetectedGpus())
     assert (chosen.devices, chosen.spares, chosen.threads) == (["cpu", "cpu"], ["cpu"], 3)
     assert chosen.gpus == {}
     assert not chosen.alarming
@@ -208,33 +210,39 @@ def test_without_gpus_there_are_cpu_engines(asked: str) -> None:
 
 
 def test_gpus_that_cannot_be_used_are_told_of() -> None:
-    chosen = plan(Engines(), 1, BROKEN)
+    chosen = plan_devices(Engines(), 1, BROKEN)
     assert chosen.devices == ["cpu"]
     assert chosen.alarming
     assert chosen.remark == (
         f"2 NVIDIA GPUs were found but cannot be used: {BROKEN.missing}; engines run on the CPU"
     )
-    assert plan(Engines(gpus="none"), 1, BROKEN).remark == ""
+    assert plan_devices(Engines(gpus="none"), 1, BROKEN).remark == ""
 
 
 @pytest.mark.parametrize(
-    ("asked", "found", "said"),
+    ("asked", "detected", "said"),
     [
-        ("0", Found(), "engines.gpus = '0': no NVIDIA GPU was found; 'none' serves on the CPU"),
+        (
+            "0",
+            DetectedGpus(),
+            "engines.gpus = '0': no NVIDIA GPU was found; 'none' serves on the CPU",
+        ),
         ("0,1", BROKEN, "found but cannot be used: torch built for CUDA is missing"),
         ("1,2", TWO, "there is no GPU 2 here; there are: 0, 1"),
     ],
 )
-def test_numbers_that_cannot_be_used_are_an_error(asked: str, found: Found, said: str) -> None:
+def test_numbers_that_cannot_be_used_are_an_error(
+    asked: str, detected: DetectedGpus, said: str
+) -> None:
     with pytest.raises(ServerError) as error:
-        plan(Engines(gpus=asked), 1, found)
+        plan_devices(Engines(gpus=asked), 1, detected)
     assert said in str(error.value)
 
 
 # ---------------------------------------------------------------- avatars
 def engine(name: str, avatars: str, busy: float = 0.0, used: int = 0, total: int = 100) -> Child:
     """An engine that works, of 100 frames/s."""
-    child = Child(name, Slot("engine", 0), None, -1, None, state="ready")  # type: ignore[arg-type]
+    child = Child(name, ChildSlot("engine", 0), None, -1, None, state="ready")  # type: ignore[arg-type]
     child.avatars, child.capacity = set(avatars), 100.0
     child.load.frames_per_s = 100 * busy
     child.load.device_memory_used, child.load.device_memory_total = used, total
@@ -243,41 +251,41 @@ def engine(name: str, avatars: str, busy: float = 0.0, used: int = 0, total: int
 
 def test_an_avatar_is_loaded_by_all_that_have_room() -> None:
     cpu, roomy, full = engine("c", "", total=0), engine("r", "", used=85), engine("f", "", used=86)
-    assert first("x", [cpu, roomy, full]) == [cpu, roomy]
-    assert first("x", [full]) == [full], "somebody must"
+    assert initial_holders("x", [cpu, roomy, full]) == [cpu, roomy]
+    assert initial_holders("x", [full]) == [full], "somebody must"
     fuller = engine("g", "", used=99)
-    assert first("x", [fuller, full]) == [full], "the one with most left"
+    assert initial_holders("x", [fuller, full]) == [full], "the one with most left"
     fuller.avatars.add("x")
-    assert first("x", [fuller, full]) == []
+    assert initial_holders("x", [fuller, full]) == []
 
 
 def test_an_avatar_in_demand_is_loaded_by_one_more() -> None:
     holder, busy, idle = engine("h", "x", 0.8), engine("b", "y", 0.5), engine("i", "", 0.1, 99)
     engines = [holder, busy, idle]
-    assert helper("x", engines) is idle
-    idle.asked.add("x")
-    assert helper("x", engines) is None, "it is on its way"
-    idle.asked.clear()
-    idle.errors["x"] = "no memory is left", 0.0
-    assert helper("x", engines) is busy
+    assert next_holder("x", engines) is idle
+    idle.loading.add("x")
+    assert next_holder("x", engines) is None, "it is on its way"
+    idle.loading.clear()
+    idle.load_errors.add("x", "no memory is left")
+    assert next_holder("x", engines) is busy
     busy.avatars.add("x")
-    assert helper("x", engines) is None, "one that holds it has room"
+    assert next_holder("x", engines) is None, "one that holds it has room"
     busy.load.frames_per_s = 75
-    assert helper("x", engines) is None, "nobody is left to ask"
+    assert next_holder("x", engines) is None, "nobody is left to ask"
 
 
 def test_an_avatar_whose_only_engine_has_died_is_loaded_by_another() -> None:
     starting, other = engine("s", "", used=0), engine("o", "y", used=99)
-    starting.state, starting.asked = "starting", {"x"}
-    assert helper("x", [starting, other]) is other
+    starting.state, starting.loading = "starting", {"x"}
+    assert next_holder("x", [starting, other]) is other
 
 
 def test_a_gpus_memory_is_a_metric_and_a_cpu_has_none() -> None:
     status = server_status(
-        About(config=ServeConfig(), ports=[1], http_port=2, born=0.0),
+        ServerFacts(config=ServeConfig(), ports=[1], http_port=2, started_at=0.0),
         "serving",
         [known("g", 60, 100), known("c", 0, 0)],
-        Rates(),
+        FrameRates(),
         0,
     )
     lines = metrics_text(status)[0].decode().splitlines()

@@ -14,11 +14,11 @@ import pytest
 from lipsync_fast.config import Listen, Live
 from lipsync_fast.errors import ControlError, ServerError
 from lipsync_fast.notify import Notifier
-from lipsync_fast.supervisor import run_folder as place
+from lipsync_fast.supervisor import run_folder
 from lipsync_fast.supervisor.devices import cpu_threads
-from lipsync_fast.supervisor.ports import Bound, bind_all
+from lipsync_fast.supervisor.ports import BoundPort, bind_ports
 from lipsync_fast.supervisor.ring_broker import answer_ring
-from lipsync_fast.supervisor.status import speakers_of
+from lipsync_fast.supervisor.status import speakers_for
 
 
 # ---------------------------------------------------------------- folder
@@ -29,37 +29,37 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_folder_is_private_locked_and_removed(runtime: Path) -> None:
-    path = place.run_folder(8084)
+    path = run_folder.default_run_folder(8084)
     assert path == runtime / "lipsync-fast-8084"
-    taken = place.RunFolder.take(path)
+    taken = run_folder.RunFolder.take(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o700
-    assert place.is_running(path)
-    assert list(place.run_folders()) == [path]
+    assert run_folder.is_running(path)
+    assert list(run_folder.run_folders()) == [path]
     with pytest.raises(ServerError, match=rf"another server \(process {os.getpid()}\) runs there"):
-        place.RunFolder.take(path)
-    assert place.remove_crashed() == [], "it lives"
+        run_folder.RunFolder.take(path)
+    assert run_folder.remove_crashed() == [], "it lives"
     taken.remove()
     assert not path.exists()
-    assert not place.is_running(path)
+    assert not run_folder.is_running(path)
 
 
 def crash(path: Path) -> None:
     """Leave a folder as a killed server does."""
-    taken = place.RunFolder.take(path)
+    taken = run_folder.RunFolder.take(path)
     os.close(taken._fd)
-    (path / place.CONTROL).touch()
+    (path / run_folder.CONTROL).touch()
 
 
 def test_what_a_crashed_run_left_is_taken_over_or_removed(runtime: Path) -> None:
     for port in (1, 2):
-        crash(place.run_folder(port))
+        crash(run_folder.default_run_folder(port))
     (runtime / "lipsync-fast-notes").mkdir()
-    (place.run_folder(2) / "precious").touch()
-    assert place.was_running(place.run_folder(1))
-    taken = place.RunFolder.take(place.run_folder(1))
-    assert not (taken.path / place.CONTROL).exists()
-    assert place.remove_crashed() == [place.run_folder(2)]
-    assert (place.run_folder(2) / "precious").exists(), "what is not ours stays"
+    (run_folder.default_run_folder(2) / "precious").touch()
+    assert run_folder.was_running(run_folder.default_run_folder(1))
+    taken = run_folder.RunFolder.take(run_folder.default_run_folder(1))
+    assert not (taken.path / run_folder.CONTROL).exists()
+    assert run_folder.remove_crashed() == [run_folder.default_run_folder(2)]
+    assert (run_folder.default_run_folder(2) / "precious").exists(), "what is not ours stays"
     taken.remove()
     assert (runtime / "lipsync-fast-notes").exists()
 
@@ -68,58 +68,58 @@ def test_folders_that_cannot_be_trusted(runtime: Path) -> None:
     public = runtime / "public"
     public.mkdir(mode=0o755)
     with pytest.raises(ControlError, match="open to other users"):
-        place.RunFolder.take(public)
-    linked = place.RunFolder.take(runtime / "own")
+        run_folder.RunFolder.take(public)
+    linked = run_folder.RunFolder.take(runtime / "own")
     linked.remove()
     (runtime / "own").mkdir(mode=0o700)
-    (runtime / "own" / place.LOCK).symlink_to("/etc/passwd")
+    (runtime / "own" / run_folder.LOCK).symlink_to("/etc/passwd")
     with pytest.raises(ServerError, match="lock"):
-        place.RunFolder.take(runtime / "own")
+        run_folder.RunFolder.take(runtime / "own")
 
 
 def test_without_a_runtime_folder_it_is_under_tmp(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/nonexistent")
-    assert place.run_folder(7) == Path(f"/tmp/lipsync-fast-{os.geteuid()}/7")
+    assert run_folder.default_run_folder(7) == Path(f"/tmp/lipsync-fast-{os.geteuid()}/7")
 
 
 # ---------------------------------------------------------------- ports
 @pytest.fixture
-def bound() -> Iterator[list[Bound]]:
-    made: list[Bound] = []
+def bound() -> Iterator[list[BoundPort]]:
+    made: list[BoundPort] = []
     yield made
     for each in made:
         each.close()
 
 
-def test_all_ports_are_bound_and_listen(bound: list[Bound]) -> None:
-    bound += bind_all(Listen(ports=(0, 0), http_port=0), fronts=1)
+def test_all_ports_are_bound_and_listen(bound: list[BoundPort]) -> None:
+    bound += bind_ports(Listen(ports=(0, 0), http_port=0), fronts=1)
     assert [each.kind for each in bound] == ["stream", "stream", "http"]
     assert len({each.port for each in bound}) == 3
     for each in bound:
         socket.create_connection(("127.0.0.1", each.port), 5).close()
 
 
-def test_each_front_has_sockets_of_its_own(bound: list[Bound]) -> None:
-    bound += bind_all(Listen(ports=(0,), http_port=0), fronts=3)
+def test_each_front_has_sockets_of_its_own(bound: list[BoundPort]) -> None:
+    bound += bind_ports(Listen(ports=(0,), http_port=0), fronts=3)
     assert [len(each.sockets) for each in bound] == [3, 3]
     assert {s.getsockname()[1] for s in bound[0].sockets} == {bound[0].port}
 
 
 @pytest.mark.parametrize("fronts", [1, 2])
 def test_a_port_in_use_is_an_error_even_where_it_could_be_shared(
-    bound: list[Bound], fronts: int
+    bound: list[BoundPort], fronts: int
 ) -> None:
-    bound += bind_all(Listen(ports=(0,), http_port=0), fronts=2)
+    bound += bind_ports(Listen(ports=(0,), http_port=0), fronts=2)
     for listen in (
         Listen(ports=(bound[0].port,), http_port=0),
         Listen(ports=(0,), http_port=bound[1].port),
     ):
         with pytest.raises(ServerError, match=r"127.0.0.1 port \d+: the port is in use"):
-            bind_all(listen, fronts)
+            bind_ports(listen, fronts)
 
 
-def test_a_port_that_orphans_are_leaving_is_waited_for(bound: list[Bound]) -> None:
-    old = bind_all(Listen(ports=(0,), http_port=0), fronts=1)
+def test_a_port_that_orphans_are_leaving_is_waited_for(bound: list[BoundPort]) -> None:
+    old = bind_ports(Listen(ports=(0,), http_port=0), fronts=1)
     port = old[0].port
     asked = []
 
@@ -130,7 +130,7 @@ def test_a_port_that_orphans_are_leaving_is_waited_for(bound: list[Bound]) -> No
                 each.close()
         return True
 
-    bound += bind_all(Listen(ports=(port,), http_port=0), 1, orphans)
+    bound += bind_ports(Listen(ports=(port,), http_port=0), 1, orphans)
     assert bound[0].port == port
 
 
@@ -145,15 +145,15 @@ def test_a_port_that_orphans_are_leaving_is_waited_for(bound: list[Bound]) -> No
 )
 def test_hosts_that_cannot_be(host: str, said: str) -> None:
     with pytest.raises(ServerError, match=said):
-        bind_all(Listen(host=host, ports=(0,), http_port=0), 1)
+        bind_ports(Listen(host=host, ports=(0,), http_port=0), 1)
 
 
-def test_ipv6_and_names(bound: list[Bound]) -> None:
+def test_ipv6_and_names(bound: list[BoundPort]) -> None:
     if not socket.has_ipv6 or not os.path.exists("/proc/net/if_inet6"):
         pytest.skip("this machine has no IPv6")
-    bound += bind_all(Listen(host="::", ports=(0,), http_port=0), 1)
+    bound += bind_ports(Listen(host="::", ports=(0,), http_port=0), 1)
     socket.create_connection(("127.0.0.1", bound[0].port), 5).close()  # both families
-    bound += bind_all(Listen(host="localhost", ports=(0,), http_port=0), 1)
+    bound += bind_ports(Listen(host="localhost", ports=(0,), http_port=0), 1)
     assert bound[-1].sockets[0].family == socket.AF_INET
 
 
@@ -216,5 +216,5 @@ def test_no_manager_and_others_watchdogs() -> None:
 def test_as_many_may_speak_as_engines_and_front_can_serve(
     capacity: float, shared: int | None, expected: int
 ) -> None:
-    assert speakers_of(Live(), capacity, shared) == expected
-    assert speakers_of(Live(speakers=7), capacity, shared) == 7
+    assert speakers_for(Live(), capacity, shared) == expected
+    assert speakers_for(Live(speakers=7), capacity, shared) == 7
