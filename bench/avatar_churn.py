@@ -13,7 +13,6 @@ took, and memory and descriptors of every process.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -33,6 +32,7 @@ from soak import roles
 import lipsync_fast
 from lipsync_fast.audio.windows import frame_count
 from lipsync_fast.avatars.library import shipped_folder
+from lipsync_fast.benchmark import program
 from lipsync_fast.benchmark.processes import machine, usage
 from lipsync_fast.benchmark.speech import PIECE, piece_due_ns, shipped_recording
 from lipsync_fast.cli.status import Asker
@@ -266,15 +266,10 @@ def measure(rounds: int, quiet_s: float) -> dict[str, Any]:
 
 def main() -> None:
     """Measure, write, say."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("--rounds", type=int, default=200)
-    parser.add_argument("--quiet-s", type=float, default=20.0)
-    parser.add_argument("--out", type=Path, default=Path("bench/results/live"))
-    args = parser.parse_args()
+    args = program.options(__doc__, rounds=200, quiet_s=20.0, out=Path("bench/results/live"))
     result = measure(args.rounds, args.quiet_s)
     path = args.out / "avatar_churn.json"
-    args.out.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    program.write(path, result)
     draw(path)
     print(json.dumps({k: v for k, v in result.items() if k not in ("churn", "machine")}, indent=1))
     sys.exit(0 if result["good"] else 1)

@@ -1,29 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """How soon an interrupted avatar is silent, on a real server over a real socket.
 
-    python bench/barge_in.py [--times 50] [--out FILE]
+    python bench/barge_in.py [--times 50] [--warm-up 8] [--out FILE]
 
 A session hears the shipped recording at once, so that it speaks for long, and is interrupted at a
 random moment, again and again. Counted is from the moment at which ``session.interrupt`` is sent to
 ``session.interrupted``, and to the first frame behind it; none of the frames behind it may be of
-what was said before.
+what was said before. ``--warm-up``: seconds before the first one.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import trio
 
 import lipsync_fast
+from lipsync_fast.benchmark import program
 from lipsync_fast.benchmark.load import percentiles
-from lipsync_fast.benchmark.processes import keep
 from lipsync_fast.benchmark.speech import shipped_recording
 from lipsync_fast.client import Frame, Session, SessionInterrupted
 from lipsync_fast.client.local import LocalServer
@@ -74,16 +72,12 @@ async def measure(url: str, times: int) -> dict[str, Any]:
 
 def main() -> int:
     """Measure and print; exit status 1 where something was said behind an interruption."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--times", type=int, default=50)
-    parser.add_argument("--warm-up", type=float, default=8.0, help="seconds")
-    parser.add_argument("--out", type=Path, help="file for the result")
-    args = parser.parse_args()
+    args = program.options(__doc__, times=50, warm_up=8.0, out=None)
     with LocalServer({"log": {"level": "warning"}, "utterances": {"disk_mb": 0}}) as server:
         time.sleep(args.warm_up)
         found = trio.run(measure, server.url, args.times)
     print(json.dumps(found, indent=1))
-    keep(args.out, "bench/barge_in.py", **found)
+    program.keep(args.out, **found)
     return 1 if found["spoken_frames_behind"] else 0
 
 

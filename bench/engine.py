@@ -9,7 +9,6 @@ time from the process's birth to its messages, and the first frame's way through
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 import time
@@ -21,6 +20,7 @@ import numpy as np
 
 from lipsync_fast.avatars.jpeg import encode_frame
 from lipsync_fast.avatars.library import AvatarLibrary
+from lipsync_fast.benchmark import program
 from lipsync_fast.engine.backends import RegionJob, create_backend
 from lipsync_fast.engine.backends.cpu import CpuBackend
 from lipsync_fast.engine.picture_jobs import Served
@@ -128,11 +128,7 @@ def starts(path: Path, count: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--avatar", default="demo")
-    parser.add_argument("--runs", type=int, default=40)
-    parser.add_argument("--starts", type=int, default=5)
-    told = parser.parse_args()
+    told = program.options(__doc__, avatar="demo", runs=40, starts=5)
     path = AvatarLibrary().find(told.avatar)
     starts(path, told.starts)
     keep_memory()

@@ -10,10 +10,10 @@ the same on a slow machine and on a fast one. Fails when the median ratio of the
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import replace
 
+from lipsync_fast.benchmark import program
 from lipsync_fast.benchmark.peers import OnnxPeer
 from lipsync_fast.benchmark.rows import Spread, ratios
 from lipsync_fast.benchmark.run import Plan, run
@@ -39,10 +39,7 @@ def measured(rounds: int) -> Spread:
 
 def main() -> int:
     """0 where it is fast enough."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--least", type=float, default=LEAST)
-    parser.add_argument("--rounds", type=int, default=3)
-    args = parser.parse_args()
+    args = program.options(__doc__, least=LEAST, rounds=3)
     for _ in range(TRIES):
         found = measured(args.rounds)
         words = f"{found.median:.1f}x {OnnxPeer.name} ({found.least:.1f} to {found.most:.1f})"

@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import signal
 import sys
 import time
@@ -32,12 +31,12 @@ import msgspec
 import trio
 from plots import draw
 
-import lipsync_fast
 from lipsync_fast.audio.windows import AudioWindow, frame_count
 from lipsync_fast.avatars.library import AvatarLibrary
 from lipsync_fast.avatars.package import AvatarPackage
+from lipsync_fast.benchmark import program
 from lipsync_fast.benchmark.load import Figures, Notes, Talker, figures, percentiles
-from lipsync_fast.benchmark.processes import machine, pids, usage
+from lipsync_fast.benchmark.processes import pids, usage
 from lipsync_fast.benchmark.speech import Expected, shipped_recording
 from lipsync_fast.client.local import LocalServer
 from lipsync_fast.errors import LipsyncError
@@ -155,9 +154,7 @@ def report(found: Figures, watch: Watch, begin_ns: int, wall_s: float) -> dict[s
         for kill in watch.kills
     ]
     return {
-        "command": shlex.join(["python", "bench/live.py", *sys.argv[1:]]),
-        "version": lipsync_fast.__version__,
-        "machine": machine(),
+        **program.about_this_run(),
         "sessions": found.sessions,
         "wall_s": round(wall_s, 1),
         "utterances": found.utterances,
@@ -271,8 +268,7 @@ def find_capacity(args: argparse.Namespace, server: LocalServer) -> None:
         if found.overloaded:
             break
     result = {
-        "command": shlex.join(["python", "bench/live.py", *sys.argv[1:]]),
-        "machine": machine(),
+        **program.about_this_run(),
         "capacity_frames_per_s": status.capacity,
         "speakers": status.speakers,
         "steps": steps,

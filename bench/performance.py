@@ -12,7 +12,6 @@ again (run/again-*.json), run/prepared-avatars.json, and bench/results/micro/*.j
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import sys
@@ -20,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lipsync_fast.benchmark import program
 from lipsync_fast.benchmark.report import draw, markdown
 from lipsync_fast.benchmark.rows import Report, Row, Spread, rates, ratios
 from lipsync_fast.benchmark.run import IDLE, OURS, read
@@ -350,9 +350,7 @@ def document(report: Report, remarks: list[str]) -> str:
 
 def main() -> int:
     """Write the document, or check it."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--check", action="store_true")
-    args = parser.parse_args()
+    args = program.options(__doc__, check=False)
     report, remarks = renewed(read(RESULTS / "run" / "run.json"))
     text = document(report, remarks)
     if args.check:

@@ -16,26 +16,20 @@ Needs torch and onnx (the extra ``bench``), and no GPU.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnx
-from onnx import shape_inference
-
 from lipsync_fast.avatars.package import AvatarPackage
-from lipsync_fast.benchmark.processes import keep
+from lipsync_fast.benchmark import program
+from lipsync_fast.benchmark.operations import Operation, operations
 from lipsync_fast.benchmark.reference import reference_networks, write_reference_avatar
 from lipsync_fast.engine.backends.cuda.graphs import SIZES
 
 OUT = Path(__file__).resolve().parent / "results" / "simulate" / "predicted.json"
 SIDE = 328
 """Of the square that a region lies in, and, as it is assumed, of its place in the frame."""
-FREE = {"Constant", "Shape", "Flatten", "Reshape", "Identity", "Unsqueeze", "Squeeze", "Cast"}
-"""Operations on sizes and views, which take no time on a device."""
 JPEG_BYTES = 15_000
 """Of a region's coded segments (the demo avatar's are some 12 to 15 kB)."""
 
@@ -71,43 +65,6 @@ SETS = {
     "expected": Assumed(),
     "hopeful": Assumed(matrix_share=0.35, copy_share=0.8, kernel_us=1.5, host_us_per_frame=60.0),
 }
-
-
-@dataclass(frozen=True)
-class Operation:
-    """One of a graph, for one frame: multiply-adds, elements read and written, of weights."""
-
-    kind: str
-    multiply_adds: int
-    elements: int
-    weights: int
-
-
-def operations(model: bytes) -> list[Operation]:
-    """Of a package's graph, as it is written: nothing is assumed to be fused."""
-    read = onnx.load_from_string(model)
-    for value in read.graph.input:
-        value.type.tensor_type.shape.dim[0].dim_value = 1
-    graph = shape_inference.infer_shapes(read, data_prop=True).graph
-    sizes = {w.name: list(w.dims) for w in graph.initializer}
-    weights = set(sizes)
-    for v in (*graph.value_info, *graph.output, *graph.input):
-        sizes[v.name] = [d.dim_value for d in v.type.tensor_type.shape.dim]
-    found = []
-    for node in graph.node:
-        if node.op_type in FREE:
-            continue
-        inputs = [name for name in node.input if name in sizes]
-        read_, held = (
-            sum(int(np.prod(sizes[name])) for name in inputs if (name in weights) == kind)
-            for kind in (False, True)
-        )
-        written = sum(int(np.prod(sizes[name])) for name in node.output)
-        adds = 0
-        if node.op_type in ("Conv", "Gemm", "MatMul"):
-            adds = int(np.prod(sizes[node.input[1]][1:])) * written
-        found.append(Operation(node.op_type, adds, read_ + written, held))
-    return found
 
 
 def network_us(found: list[Operation], batch: int, assumed: Assumed, width: int = 2) -> float:
@@ -147,9 +104,7 @@ def predicted(networks: dict[str, list[Operation]], assumed: Assumed) -> dict[st
 
 def main() -> None:
     """Count, predict, write."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=Path, default=OUT)
-    args = parser.parse_args()
+    args = program.options(__doc__, out=OUT)
     with tempfile.TemporaryDirectory() as folder:
         path = write_reference_avatar(Path(folder) / "x", reference_networks(), frames=2)
         with AvatarPackage.open(path) as package:
@@ -169,10 +124,8 @@ def main() -> None:
     for name, times in sets.items():
         rate = max(int(n) / ms * 1e3 for n, ms in times["batch_ms"].items())
         print(f"{name}: {times['batch_ms']} ms a batch, {rate:.0f} frames/s of the device alone")
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    keep(
+    program.keep(
         args.out,
-        "bench/predict.py",
         kind="predicted",
         device="one NVIDIA H200",
         network="the reference's, region of 320, fp16",

@@ -35,8 +35,8 @@ from PIL import Image
 
 from lipsync_fast.avatars.library import AvatarLibrary
 from lipsync_fast.avatars.package import AvatarPackage
+from lipsync_fast.benchmark import program
 from lipsync_fast.benchmark.measure import server
-from lipsync_fast.benchmark.processes import keep
 from lipsync_fast.benchmark.reference import REGION, WIDTH, reference_networks
 from lipsync_fast.benchmark.rows import Row
 from lipsync_fast.benchmark.run import VISIT_S, commit
@@ -222,11 +222,7 @@ def sizes(folder: Path, args: argparse.Namespace) -> Iterator[tuple[str, dict[st
 
 def main() -> int:
     """Measure, say, write."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seconds", type=float, default=8.0)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
+    args = program.options(__doc__, seconds=8.0, rounds=3, out=None)
     with tempfile.TemporaryDirectory(prefix="prepared-avatars-") as name:
         folder = Path(name)
         names = write_videos(folder)
@@ -240,7 +236,7 @@ def main() -> int:
             f" engine's own and {each['shared_mb_each']} MB shared for each further one"
         )
     when = {"date": time.strftime("%Y-%m-%d", time.gmtime()), "commit": commit()}
-    keep(args.out, "bench/prepared_avatars.py", **when, prepare=prepared, networks=found)
+    program.keep(args.out, **when, prepare=prepared, networks=found)
     return 0 if all(each["right"] for each in found.values()) else 1
 
 

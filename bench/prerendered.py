@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """How soon a known utterance begins, and that no network runs for it, on a real server and socket.
 
-    python bench/prerendered.py [--times 40] [--seconds 0.8] [--out FILE]
+    python bench/prerendered.py [--times 40] [--others 8] [--seconds 0.8] [--warm-up 10]
+                                [--most-ms 20] [--out FILE]
 
 A part of the shipped recording is pre-rendered as ``lipsync-fast avatar prerender`` does it, into a
 folder of its own. A live session then has it said, again and again, with pauses of any length
 between: by name, counted from the moment at which ``utterance.say`` is sent; and by sending the
 same sound at once, counted from its last byte. For comparison, sounds that were never said before
-are sent in the same way. The pictures' networks are counted before and behind each part.
+(``--others`` of them) are sent in the same way. ``--seconds`` of sound, ``--warm-up`` seconds
+before the first; the exit status is 1 where a first picture takes longer than ``--most-ms``. The
+pictures' networks are counted before and behind each part.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -30,8 +32,8 @@ import trio
 from numpy.typing import NDArray
 
 import lipsync_fast
+from lipsync_fast.benchmark import program
 from lipsync_fast.benchmark.load import percentiles
-from lipsync_fast.benchmark.processes import keep
 from lipsync_fast.benchmark.speech import shipped_recording
 from lipsync_fast.client import Frame, Session, UtteranceEnded
 from lipsync_fast.client.local import LocalServer
@@ -128,14 +130,9 @@ async def measure(
 
 def main() -> int:
     """Measure and print; exit status 1 where a known utterance needed a network, or came late."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--times", type=int, default=40)
-    parser.add_argument("--others", type=int, default=8, help="sounds that were never said before")
-    parser.add_argument("--seconds", type=float, default=0.8, help="of sound")
-    parser.add_argument("--warm-up", type=float, default=10.0, help="seconds")
-    parser.add_argument("--most-ms", type=float, default=20.0, help="to the first picture")
-    parser.add_argument("--out", type=Path, help="file for the result")
-    args = parser.parse_args()
+    args = program.options(
+        __doc__, times=40, others=8, seconds=0.8, warm_up=10.0, most_ms=20.0, out=None
+    )
     pcm = shipped_recording()[8_000 : 8_000 + int(16_000 * args.seconds)]
     with tempfile.TemporaryDirectory(prefix="known-") as name:
         folder, sound = Path(name), Path(name) / "sound.wav"
@@ -151,7 +148,7 @@ def main() -> int:
             found = trio.run(measure, server, pcm, args.times, args.others)
     found = {"seconds": args.seconds, "prerender_s": round(took_s, 1), **found}
     print(json.dumps(found, indent=1))
-    keep(args.out, "bench/prerendered.py", **found)
+    program.keep(args.out, **found)
     known = [found["by_name"], found["by_sound"]]
     late = any(each["first_picture_ms"]["most"] > args.most_ms for each in known)
     return 1 if late or any(each["inferences"] for each in known) else 0

@@ -6,12 +6,12 @@
 Makes a recording of that length in a temporary folder, renders it to MP4 in a process of its own,
 and reads that process's resident memory every second (Linux). Prints its median in each tenth of
 the run, and how much the last tenth differs from the second. Ctrl-C ends it early; the report
-then says so. ``--draw JSON --plot PNG`` draws an earlier report.
+then says so. ``--json`` writes the report and the curve, ``--plot`` draws it; ``--draw JSON --plot
+PNG`` draws an earlier report, and measures nothing.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import subprocess
@@ -25,6 +25,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from lipsync_fast.benchmark import program
+from lipsync_fast.benchmark.processes import usage
 from lipsync_fast.timing import SAMPLE_RATE
 
 
@@ -45,16 +47,6 @@ def write_recording(path: Path, minutes: float) -> None:
             left -= n
 
 
-def resident_mb(pid: int) -> float | None:
-    """Resident memory of a process in MB; None when it has gone."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return None
-    line = next((x for x in status.splitlines() if x.startswith("VmRSS:")), None)
-    return None if line is None else int(line.split()[1]) / 1024
-
-
 def watch(command: list[str]) -> tuple[list[tuple[float, float]], float, bool]:
     """Run a render: (seconds, MB) as it goes, wall seconds, and whether it came to its end.
 
@@ -65,9 +57,9 @@ def watch(command: list[str]) -> tuple[list[tuple[float, float]], float, bool]:
     with subprocess.Popen(command) as process:
         try:
             while process.poll() is None:
-                found = resident_mb(process.pid)
+                found = usage(process.pid)
                 if found is not None:
-                    curve.append((time.monotonic() - begun, found))
+                    curve.append((time.monotonic() - begun, found.rss_mb))
                 time.sleep(1)
         except KeyboardInterrupt:
             whole = False
@@ -106,13 +98,7 @@ def draw(report: dict[str, Any], path: Path) -> None:
 
 def main() -> None:
     """Measure and report; exit status 1 when the render fails."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--avatar", default="demo")
-    parser.add_argument("--json", type=Path, help="write the report and the curve here")
-    parser.add_argument("--plot", type=Path, help="draw the curve here, as a PNG")
-    parser.add_argument("--draw", type=Path, metavar="JSON", help="draw this report, measure none")
-    args = parser.parse_args()
+    args = program.options(__doc__, minutes=60.0, avatar="demo", json=None, plot=None, draw=None)
     if args.draw is not None:
         draw(json.loads(args.draw.read_text()), args.plot)
         return
@@ -137,7 +123,7 @@ def main() -> None:
     print(json.dumps(report, indent=1))
     points = [(round(s, 1), round(m, 1)) for s, m in curve[:: max(1, len(curve) // 300)]]
     if args.json:
-        args.json.write_text(json.dumps({**report, "curve_s_mb": points}) + "\n")
+        program.write(args.json, {**report, "curve_s_mb": points}, indent=None)
     if args.plot:
         draw({**report, "curve_s_mb": points}, args.plot)
 

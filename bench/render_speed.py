@@ -11,11 +11,9 @@ its own, which no stage sees: they are what is left of the process's time.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -29,6 +27,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from lipsync_fast.benchmark import program
+from lipsync_fast.benchmark.processes import machine
 from lipsync_fast.cli.demo import demo_recording
 
 
@@ -130,24 +130,9 @@ def profile(sound: Path, out: Path, avatar_name: str) -> dict[str, Any]:
     return {"frames": frames, "wall_s": round(wall, 3), "cpu_s": round(whole, 3), "stages": rounded}
 
 
-def machine() -> dict[str, Any]:
-    """What it ran on."""
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(x.partition(":")[2].strip() for x in lines if x.startswith("model name"))
-        cores = len(os.sched_getaffinity(0))
-        return {"processor": name, "cores": cores, "system": platform.system()}
-    return {"processor": platform.machine(), "cores": os.cpu_count(), "system": platform.system()}
-
-
 def main() -> None:
     """Measure and report."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seconds", type=float, default=4)
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--avatar", default="demo")
-    parser.add_argument("--json", type=Path, help="write the report here")
-    args = parser.parse_args()
+    args = program.options(__doc__, seconds=4.0, runs=5, avatar="demo", json=None)
     with tempfile.TemporaryDirectory() as folder:
         sound, out = cut(args.seconds, Path(folder) / "cut.wav"), Path(folder) / "out.mp4"
         load = os.getloadavg()[0]
@@ -164,10 +149,9 @@ def main() -> None:
         "runs": [{k: round(v, 3) for k, v in run.items()} for run in runs],
         "profile": profiled,
     }
-    text = json.dumps(report, indent=1)
-    print(text)
+    print(json.dumps(report, indent=1))
     if args.json:
-        args.json.write_text(text + "\n")
+        program.write(args.json, report)
 
 
 if __name__ == "__main__":

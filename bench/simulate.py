@@ -26,7 +26,6 @@ caches that miss, an engine's second batch that is queued while the first one ru
 
 from __future__ import annotations
 
-import argparse
 import heapq
 import itertools
 import json
@@ -38,7 +37,7 @@ from typing import Any
 
 import numpy as np
 
-from lipsync_fast.benchmark.processes import keep
+from lipsync_fast.benchmark import program
 from lipsync_fast.engine.backends.cuda.graphs import first_batch
 from lipsync_fast.frontend.engines.placement import Placement
 from lipsync_fast.timing import FPS
@@ -352,12 +351,9 @@ def draw(found: dict[str, Any], path: Path) -> None:
 
 def main() -> None:
     """Run, draw, write."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--times", type=Path, default=HERE / "predicted.json")
-    parser.add_argument("--out", type=Path, default=HERE)
-    parser.add_argument("--quick", action="store_true", help="few points, to see that it runs")
-    parser.add_argument("--draw", action="store_true", help="only draw what was written")
-    args = parser.parse_args()
+    args = program.options(
+        __doc__, times=HERE / "predicted.json", out=HERE, quick=False, draw=False
+    )
     written, picture = args.out / "simulate.json", args.out / "simulate.png"
     if args.draw:
         draw(json.loads(written.read_text()), picture)
@@ -388,7 +384,7 @@ def main() -> None:
         ],
         "rows": curves(times, gpus, sessions),
     }
-    keep(written, "bench/simulate.py", **found)
+    program.keep(written, **found)
     draw(found, picture)
     for row in found["most"]:
         print(row)

@@ -17,7 +17,6 @@ import itertools
 import json
 import os
 import random
-import shlex
 import signal
 import statistics
 import sys
@@ -30,8 +29,8 @@ import trio
 from clients import Place, come_and_go
 from plots import draw
 
-import lipsync_fast
-from lipsync_fast.benchmark.processes import machine, shm_files, usage
+from lipsync_fast.benchmark import program
+from lipsync_fast.benchmark.processes import shm_files, usage
 from lipsync_fast.client.local import LocalServer
 from lipsync_fast.errors import LipsyncError
 from lipsync_fast.ipc.status import ServerStatus
@@ -234,7 +233,7 @@ def judge_again(path: Path) -> int:
     flat = all(v["flat"] for v in (*result["curves"], *result["left_behind"]))
     result["flat_and_right"] = flat and not result["wrong"]
     print(json.dumps({k: v for k, v in result.items() if k != "rows"}, indent=1))
-    path.write_text(json.dumps(result) + "\n")
+    program.write(path, result, indent=None)
     draw(path)
     return 0 if result["flat_and_right"] else 1
 
@@ -257,9 +256,7 @@ def main() -> int:
     flat, left = verdicts(soak.rows, soak.kills_s), left_behind(before, after)
     good = all(v["flat"] for v in (*flat, *left)) and not counts.wrong
     result = {
-        "command": shlex.join(["python", "bench/soak.py", *sys.argv[1:]]),
-        "version": lipsync_fast.__version__,
-        "machine": machine(),
+        **program.about_this_run(),
         "minutes": round(soak.now_s / 60, 1),
         "flat_and_right": good,
         "curves": flat,
@@ -272,9 +269,8 @@ def main() -> int:
     }
     print(json.dumps(result, indent=1))
     if args.out is not None:
-        args.out.mkdir(parents=True, exist_ok=True)
         path = args.out / "soak.json"
-        path.write_text(json.dumps(result | {"rows": soak.rows}) + "\n")
+        program.write(path, result | {"rows": soak.rows}, indent=None)
         (args.out / "soak.log").write_text(log)
         draw(path)
     return 0 if good else 1

@@ -10,8 +10,6 @@ engine. Writes start.json and prints medians, in seconds from the start of the p
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import signal
 import socket
@@ -24,6 +22,7 @@ from pathlib import Path
 
 from websockets.sync.client import connect
 
+from lipsync_fast.benchmark import program
 from lipsync_fast.benchmark.processes import machine
 from lipsync_fast.protocol import (
     MediaType,
@@ -91,17 +90,13 @@ def run_once(folder: Path) -> dict[str, float]:
 
 def main() -> None:
     """Run, sum up, write."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--runs", type=int, default=7)
-    parser.add_argument("--out", type=Path, default=Path("bench/results"))
-    args = parser.parse_args()
+    args = program.options(__doc__, runs=7, out=Path("bench/results"))
     with tempfile.TemporaryDirectory(prefix="lsf-") as folder:
         runs = [run_once(Path(folder) / f"run{k}") for k in range(args.runs)]
     medians = {name: statistics.median(r[name] for r in runs) for name in runs[0]}
     load = os.getloadavg()[0]
     result = {"machine": machine(), "load_average": load, "medians_s": medians, "runs_s": runs}
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "start.json").write_text(json.dumps(result, indent=1) + "\n")
+    program.write(args.out / "start.json", result)
     for name, seconds in medians.items():
         spread = ", ".join(f"{r[name]:.2f}" for r in sorted(runs, key=lambda r: r[name]))
         print(f"{name:>20}: {seconds:.2f} s ({spread})")

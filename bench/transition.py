@@ -10,9 +10,7 @@ in the face rectangle, in grey levels. Writes transition.json and, with matplotl
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from lipsync_fast.arrays import U8
 from lipsync_fast.audio.windows import BlockCache, block_starts
 from lipsync_fast.avatars.library import AvatarLibrary
 from lipsync_fast.avatars.package import AvatarPackage
+from lipsync_fast.benchmark import program
 from lipsync_fast.cli.demo import demo_recording
 from lipsync_fast.engine.backends import Backend, RegionJob, create_backend
 from lipsync_fast.engine.backends.base import LoadedAvatar
@@ -134,18 +133,14 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     """Play, sum up, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--avatar", default="demo")
-    parser.add_argument("--out", type=Path, default=Path("bench/results"))
-    args = parser.parse_args()
+    args = program.options(__doc__, avatar="demo", out=Path("bench/results"))
     pcm = np.concatenate(list(MediaSource(demo_recording())))[: int(16_000 * SPEECH_S)]
     backend = create_backend()
     with AvatarPackage.open(AvatarLibrary().find(args.avatar)) as package:
         rows = play(package, Maker(backend, backend.load(package)), pcm)
         backend.close()
     result = {"avatar": args.avatar, "lead": LEAD, "summary": summed_up(rows), "slots": rows}
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "transition.json").write_text(json.dumps(result, indent=1) + "\n")
+    program.write(args.out / "transition.json", result)
     draw(rows, args.out / "transition.png")
     for kind, found in result["summary"].items():
         steps, usual, most = found["steps"], found["median"], found["most"]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the engine's loop costs a job: taken, ordered by deadline, begun, answered.
 
-    python bench/micro/batcher.py [--jobs 2000] [--rounds 5] [--out FILE]
+    python bench/micro/batcher.py [--jobs 4000] [--rounds 5] [--out FILE]
 
 The loop runs with a backend that has every picture at once (60 kB, always the same), so that all
 time is the loop's own. Jobs of four sessions lie in the ring, as many as are given at a time.
@@ -11,7 +11,6 @@ the same records through the same rings, read and answered with nothing in betwe
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import time
@@ -23,7 +22,7 @@ from instant import JPEG, Instant
 
 from lipsync_fast.avatars.library import AvatarLibrary
 from lipsync_fast.avatars.package import AvatarPackage
-from lipsync_fast.benchmark.processes import keep
+from lipsync_fast.benchmark import program
 from lipsync_fast.engine.scheduler import Engine
 from lipsync_fast.engine.splice import FrameEncoder
 from lipsync_fast.frontend.playout.utterance import Utterance
@@ -133,11 +132,7 @@ def timed(turn: Callable[[], None], jobs: int, at_a_time: int) -> float:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--jobs", type=int, default=4000)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
+    args = program.options(__doc__, jobs=4000, rounds=5, out=None)
     path = AvatarLibrary().find("demo")
     found: dict[str, dict[str, list[float]]] = {}
     for _ in range(args.rounds):
@@ -148,7 +143,7 @@ def main() -> None:
     for name, values in found.items():
         a, b = (statistics.median(values[k]) for k in ("loop", "rings alone"))
         print(f"{name:14s} {a:6.1f} us a job, {b:6.1f} of it the rings ({a / b:.1f}x)")
-    keep(args.out, "bench/micro/batcher.py", size=len(JPEG), us_per_job=found)
+    program.keep(args.out, size=len(JPEG), us_per_job=found)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,11 @@ frame brings one new audio vector. Counted is processor time of all threads for 
 the interpreter that they share so the frames a second that one engine's Python could make at most.
 
 Not counted: torch's calls on a device (some 30 for a batch, whatever its size), and the engine's
-loop, which ``batcher.py`` measures.
+loop, which ``batcher.py`` measures. ``--profile``: of the calling thread, batches of 16, instead.
 """
 
 from __future__ import annotations
 
-import argparse
 import cProfile
 import pstats
 import statistics
@@ -32,7 +31,7 @@ import torch
 from lipsync_fast.audio.windows import block_starts, samples_seen
 from lipsync_fast.avatars.library import AvatarLibrary
 from lipsync_fast.avatars.package import AvatarPackage
-from lipsync_fast.benchmark.processes import keep
+from lipsync_fast.benchmark import program
 from lipsync_fast.engine.backends.base import Coded, RegionJob, Sound
 from lipsync_fast.engine.backends.cuda import batch as batch_module
 from lipsync_fast.engine.backends.cuda.backend import CudaBackend
@@ -145,12 +144,7 @@ def microseconds(path: Path, size: int, frames: int, profile: cProfile.Profile |
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--frames", type=int, default=512)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--profile", action="store_true", help="of the calling thread, batch of 16")
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
+    args = program.options(__doc__, frames=512, rounds=5, profile=False, out=None)
     torch.set_num_threads(1)
     batch_module.Batch._decode = _nothing  # type: ignore[method-assign]
     path = AvatarLibrary().find("demo")
@@ -171,7 +165,7 @@ def main() -> None:
             "least": round(min(found), 1),
         }
         print(f"batches of {size:2d}: {each:7.1f} us a frame, least {min(found):7.1f}")
-    keep(args.out, "bench/micro/cuda_host.py", results=results)
+    program.keep(args.out, results=results)
 
 
 def _nothing(*args: Any) -> None:

@@ -20,7 +20,6 @@ import os
 
 os.environ["OPENBLAS_NUM_THREADS"] = "1"  # the matrix product that the floor is measured with
 
-import argparse
 import math
 import time
 from collections.abc import Callable
@@ -35,6 +34,7 @@ from numpy.typing import NDArray
 from lipsync_fast import _native
 from lipsync_fast.avatars.library import AvatarLibrary
 from lipsync_fast.avatars.package import AvatarPackage
+from lipsync_fast.benchmark import program
 from lipsync_fast.engine.backends.decoder import SplitDecoder, split_decoder
 from lipsync_fast.families.synctalk2d import AUDIO_SHAPE, level_shapes
 from lipsync_fast.geometry import Rect
@@ -214,14 +214,15 @@ def floor(net: Network, variants: list[Variant], rates: tuple[float, float]) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     native = [name for name in _native.up_kernels() if name != "portable"]
-    parser.add_argument("--network", nargs="+", default=["demo", "reference"])
-    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
-    parser.add_argument("--stages", nargs="+", type=int, default=[1, 2])
-    parser.add_argument("--kernels", nargs="+", default=native)
-    parser.add_argument("--rounds", type=int, default=30)
-    args = parser.parse_args()
+    args = program.options(
+        __doc__,
+        network=["demo", "reference"],
+        threads=[1, 2],
+        stages=[1, 2],
+        kernels=native,
+        rounds=30,
+    )
     rates = peak()
     print(f"one thread: {rates[0] / 1e9:.1f} G multiply-adds/s, {rates[1] / 1e9:.1f} GB/s copied")
     for name in args.network:

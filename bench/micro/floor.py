@@ -10,19 +10,17 @@ processors (numpy, float32). What a frame takes in the engine is in docs/perform
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
-import onnx
-from onnx import shape_inference
 
 from lipsync_fast.avatars.library import AvatarLibrary
 from lipsync_fast.avatars.package import AvatarPackage
-from lipsync_fast.benchmark.processes import keep
+from lipsync_fast.benchmark import program
+from lipsync_fast.benchmark.operations import operations
 from lipsync_fast.benchmark.reference import reference_networks, write_reference_avatar
 
 NETWORKS = "audio_encoder", "image", "decoder"
@@ -31,21 +29,7 @@ SIDE = 2048
 
 def multiply_adds(model: bytes) -> float:
     """Millions, of all convolutions, for one frame."""
-    read = onnx.load_from_string(model)
-    for value in read.graph.input:
-        value.type.tensor_type.shape.dim[0].dim_value = 1
-    inferred = shape_inference.infer_shapes(read, data_prop=True).graph
-    shapes = {
-        v.name: [d.dim_value for d in v.type.tensor_type.shape.dim]
-        for v in (*inferred.value_info, *inferred.output, *inferred.input)
-    }
-    shapes |= {w.name: list(w.dims) for w in inferred.initializer}
-    total = 0
-    for node in inferred.node:
-        if node.op_type == "Conv":
-            per_output = np.prod(shapes[node.input[1]][1:])
-            total += int(np.prod(shapes[node.output[0]][1:]) * per_output)
-    return total / 1e6
+    return sum(op.multiply_adds for op in operations(model) if op.kind == "Conv") / 1e6
 
 
 def peak() -> float:
@@ -61,9 +45,7 @@ def peak() -> float:
 
 def main() -> None:
     """Count, measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
+    args = program.options(__doc__, out=None)
     found, speed = {}, peak()
     with tempfile.TemporaryDirectory() as folder:
         reference = write_reference_avatar(Path(folder) / "x", reference_networks(), frames=2)
@@ -75,7 +57,7 @@ def main() -> None:
             found[name] = counts | {"a_frame": round(each, 1), "floor_ms": round(each / speed, 2)}
             print(f"{name}: {found[name]}")
     print(f"peak: {speed:.0f} thousand million multiply-adds a second, all processors")
-    keep(args.out, "bench/micro/floor.py", peak=round(speed, 1), millions=found)
+    program.keep(args.out, peak=round(speed, 1), millions=found)
 
 
 if __name__ == "__main__":

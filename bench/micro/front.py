@@ -12,14 +12,12 @@ bare send of bench/micro/send.py.
 
 from __future__ import annotations
 
-import argparse
-import statistics
 import sys
 from pathlib import Path
 
 from instant import JPEG, Instant
 
-from lipsync_fast.benchmark.processes import keep
+from lipsync_fast.benchmark import program
 from lipsync_fast.benchmark.speech import shipped_recording
 from lipsync_fast.client.local import LocalServer
 
@@ -84,20 +82,13 @@ def main() -> int:
         engine()
     if sys.argv[1:2] == ["serve"]:
         return serve(Path(sys.argv[3]))
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
+    args = program.options(__doc__, seconds=10.0, rounds=3, out=None)
     rounds = [measured(args.seconds) for _ in range(args.rounds)]
-    medians = {
-        name: {key: statistics.median(r[name][key] for r in rounds) for key in rounds[0][name]}
-        for name in rounds[0]
-    }
+    medians = program.medians(rounds)
     for name, values in medians.items():
         rest = ", ".join(f"{who} {us:.0f}" for who, us in values.items() if who != "frames_per_s")
         print(f"{name:24s} {values['frames_per_s']:7.0f} frames/s; us a frame: {rest}")
-    keep(args.out, "bench/micro/front.py", size=len(JPEG), medians=medians, rounds=rounds)
+    program.keep(args.out, size=len(JPEG), medians=medians, rounds=rounds)
     return 0
 
 

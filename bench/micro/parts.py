@@ -10,12 +10,10 @@ share of the picture that the mouth may touch).
 
 from __future__ import annotations
 
-import argparse
 import math
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
@@ -24,7 +22,7 @@ from lipsync_fast.audio import mel_numpy
 from lipsync_fast.audio.windows import BlockCache, block_starts, samples_seen
 from lipsync_fast.avatars.jpeg import encode_frame
 from lipsync_fast.avatars.library import AvatarLibrary
-from lipsync_fast.benchmark.processes import keep
+from lipsync_fast.benchmark import program
 from lipsync_fast.benchmark.speech import shipped_recording
 from lipsync_fast.engine.backends.cpu import CpuBackend
 from lipsync_fast.engine.picture_jobs import Served
@@ -82,10 +80,7 @@ def jpeg(served: Served) -> tuple[Pair, str]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--runs", type=int, default=60)
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
+    args = program.options(__doc__, runs=60, out=None)
     backend = CpuBackend(1, live=True)
     served = Served.open(backend, AvatarLibrary().find("demo"))
     results: dict[str, dict[str, float | str]] = {}
@@ -113,7 +108,7 @@ def main() -> None:
             f"{name:24s} {ours} {statistics.median(mine):7.3f} ms, {plain} "
             f"{statistics.median(theirs):7.3f} ms: {ratio:5.1f}x   ({floor})"
         )
-    keep(args.out, "bench/micro/parts.py", results=results)
+    program.keep(args.out, results=results)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ring against other ways from one process to another: one-way latency and throughput.
 
-    python bench/micro/ring.py [--count 3000] [--rounds 5] [--out FILE]
+    python bench/micro/ring.py [--count 1000] [--rounds 5] [--out FILE]
 
 A child process takes what this one sends. Latency: a record each 2 ms, from just before it is
 written to when the reader has it, both on CLOCK_MONOTONIC; with a reader that sleeps before each,
@@ -15,7 +15,6 @@ copy of the bytes.
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing as mp
 import os
 import select
@@ -26,13 +25,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zmq
 
-from lipsync_fast.benchmark.processes import keep
+from lipsync_fast.benchmark import program
 from lipsync_fast.ipc.ring import RingHandle, RingReader, RingWriter
 
 SIZES = {"job, 100 B": 100, "frame, 60 kB": 60_000}
@@ -263,11 +261,7 @@ def copy_us(size: int) -> float:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--count", type=int, default=1000)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
+    args = program.options(__doc__, count=1000, rounds=5, out=None)
     rounds: dict[str, list[dict[str, dict[str, float]]]] = {way: [] for way in WAYS}
     for _ in range(args.rounds):
         for way in WAYS:
@@ -276,13 +270,7 @@ def main() -> None:
         "wake_us": round(wake_us(args.count), 2),
         "copy_us": {name: round(copy_us(size), 2) for name, size in SIZES.items()},
     }
-    medians = {
-        way: {
-            name: {key: statistics.median(r[name][key] for r in found) for key in found[0][name]}
-            for name in SIZES
-        }
-        for way, found in rounds.items()
-    }
+    medians = {way: program.medians(found) for way, found in rounds.items()}
     for name in SIZES:
         print(f"{name}: floor {floor['wake_us']} us to wake, {floor['copy_us'][name]} us to copy")
         for way, found in medians.items():
@@ -297,7 +285,7 @@ def main() -> None:
                 f"{f['p99_us']:8.2f}   p99.9 {f['p99.9_us']:8.2f}   {awake}   "
                 f"{f['records_per_s']:9.0f}/s {f['mb_per_s']:8.1f} MB/s"
             )
-    keep(args.out, "bench/micro/ring.py", floor=floor, medians=medians, rounds=rounds)
+    program.keep(args.out, floor=floor, medians=medians, rounds=rounds)
 
 
 if __name__ == "__main__":

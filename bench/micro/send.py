@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What sending a frame costs: a bare stream, websockets' connection, and the front's own way.
 
-    python bench/micro/send.py [--frames 4000] [--rounds 5] [--size 60000] [--out FILE]
+    python bench/micro/send.py [--frames 2000] [--rounds 5] [--size 60000] [--out FILE]
 
 A child process reads everything from a TCP connection on loopback. Counted is this process's
 processor time for each frame; frames go out in tens, so that the reader keeps up. The bare stream
@@ -10,18 +10,16 @@ is the floor: the kernel's copy of the bytes.
 
 from __future__ import annotations
 
-import argparse
 import os
 import socket
 import statistics
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import trio
 from websockets.trio.server import serve
 
-from lipsync_fast.benchmark.processes import keep
+from lipsync_fast.benchmark import program
 from lipsync_fast.duplex import DuplexServerConnection
 from lipsync_fast.frontend.listen.stream import StreamSocket
 from lipsync_fast.frontend.session.outbox import Item, Outbox
@@ -110,12 +108,7 @@ async def websocket(data: bytes, frames: int, ours: bool) -> float:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--frames", type=int, default=2000)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--size", type=int, default=60_000)
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
+    args = program.options(__doc__, frames=2000, rounds=5, size=60_000, out=None)
     data = os.urandom(args.size)
     ways: dict[str, Callable[[], Awaitable[float]]] = {
         "bare stream": lambda: bare(data, args.frames),
@@ -130,7 +123,7 @@ def main() -> None:
         ratio = statistics.median(a / b for a, b in zip(values, found["bare stream"], strict=True))
         print(f"{name:20s} {statistics.median(values):7.1f} us a frame, {ratio:.2f} x the floor")
     rounded = {name: [round(v, 2) for v in values] for name, values in found.items()}
-    keep(args.out, "bench/micro/send.py", size=args.size, us_per_frame=rounded)
+    program.keep(args.out, size=args.size, us_per_frame=rounded)
 
 
 if __name__ == "__main__":

@@ -3,18 +3,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from lipsync_fast.ipc.status import ServerStatus
-from lipsync_fast.version import __version__
 
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -96,17 +92,3 @@ def machine() -> dict[str, Any]:
         "kernel": platform.release().split("-")[0],
         "load_average": [round(x, 2) for x in os.getloadavg()],
     }
-
-
-def keep(path: Path | None, program: str, **found: Any) -> None:
-    """Write a program's result with its command line, version and machine; nothing without a path.
-
-    Args:
-        program: its path in the repository.
-    """
-    if path is None:
-        return
-    command = shlex.join(["python", program, *sys.argv[1:]])
-    result = {"command": command, "version": __version__, "machine": machine(), **found}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")

@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lipsync_fast.audio.windows import AudioWindow, frame_count, frame_sees
+from lipsync_fast.benchmark import program
 from lipsync_fast.benchmark.compare import compare, verdict
 from lipsync_fast.benchmark.hops import profile
 from lipsync_fast.benchmark.load import Notes, Spoken, figures
@@ -234,8 +235,8 @@ def test_wrong_options_are_refused_before_anything_starts(args: tuple[str, ...])
 
 
 def test_the_document_is_what_the_committed_results_say() -> None:
-    program = Path(__file__).parents[2] / "bench" / "performance.py"
-    command = [sys.executable, "-P", str(program), "--check"]
+    writer = Path(__file__).parents[2] / "bench" / "performance.py"
+    command = [sys.executable, "-P", str(writer), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
 
@@ -264,3 +265,51 @@ def test_load_is_offered_up_to_ten_times_what_is_admitted(
     admitted: int, expected: tuple[int, ...]
 ) -> None:
     assert offered(admitted) == expected
+
+
+def test_a_programs_options_are_read_by_their_defaults(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def told(*words: str) -> dict[str, object]:
+        monkeypatch.setattr(sys, "argv", ["bench/x.py", *words])
+        defaults = {"rounds": 5, "warm_up": 8.0, "stages": [1, 2], "quick": False, "avatar": "demo"}
+        return vars(program.options("What it does.", **defaults, out=None, to=Path("results")))
+
+    assert told() == {
+        "rounds": 5, "warm_up": 8.0, "stages": [1, 2], "quick": False, "avatar": "demo",
+        "out": None, "to": Path("results"),
+    }  # fmt: skip
+    words = [
+        "--rounds",
+        "7",
+        "--warm-up",
+        "2",
+        "--stages",
+        "3",
+        "--quick",
+        "--avatar",
+        "other",
+        "--out",
+        "x.json",
+        "--to",
+        "y",
+    ]
+    assert told(*words) == {
+        "rounds": 7, "warm_up": 2.0, "stages": [3], "quick": True, "avatar": "other",
+        "out": Path("x.json"), "to": Path("y"),
+    }  # fmt: skip
+    with pytest.raises(SystemExit):
+        told("--rounds", "many")
+
+
+def test_a_programs_result_says_what_it_was_measured_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["bench/x.py", "--rounds", "2"])
+    rounds = [{"a": {"us": us}} for us in (3.0, 1.0, 2.0)]
+    program.keep(None, found=1)
+    program.keep(tmp_path / "new" / "x.json", medians=program.medians(rounds))
+    read = json.loads((tmp_path / "new" / "x.json").read_text())
+    assert read["command"] == "python bench/x.py --rounds 2"
+    assert read["machine"]["cores"] >= 1
+    assert read["medians"] == {"a": {"us": 2.0}}

@@ -478,6 +478,16 @@ def test_an_idle_engine_finds_out_that_its_device_is_lost(
         _ = backend.device_memory
 
 
+def test_a_devices_memory_is_told_of(
+    backend: CudaBackend, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(backend, FrameEncoder())
+    for free, total in ((700, 1_000), (400, 1_600)):
+        monkeypatch.setattr(gate, "memory", lambda free=free, total=total: (free, total))
+        load = engine.load_now()
+        assert (load.device_memory_used, load.device_memory_total) == (total - free, total)
+
+
 def test_a_failed_batch_costs_its_frames_alone(
     backend: CudaBackend, avatar: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,8 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parents[2]
 NAME = "lipsync_fast"
 DOOR = "lipsync_fast itself"
+NATIVE = ("_native", "_cuda", "_emulated")
+"""Modules that are not Python; everybody may import them."""
 
 EXCEPTIONS: dict[tuple[str, str], str] = {}
 """Imports that climb, and why they may: (who, whom)."""
@@ -73,7 +75,7 @@ def _imports(who: str, file: Path) -> Iterator[Import]:
             names = [f"{node.module}.{alias.name}" for alias in node.names]
         for name in names:
             outermost, _, whom = name.partition(".")
-            if outermost != NAME or whom in ("_native", "_cuda"):
+            if outermost != NAME or whom in NATIVE:
                 continue
             if whom not in MODULES:  # a name in a module, not a module
                 whom = whom.rpartition(".")[0]
@@ -168,3 +170,36 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail(" is imported by ".join(error.args[1]))
+
+
+def _names(file: Path) -> set[str]:
+    """What a module defines or imports at its top level, and what it offers on demand."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            found.add(node.name)
+        elif isinstance(node, ast.ImportFrom | ast.Import):
+            found |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+    return found
+
+
+@pytest.mark.parametrize("folder", ["bench", "tools"])
+def test_programs_beside_the_package_import_what_is_there(folder: str) -> None:
+    lacking = []
+    for file in sorted((CHECKOUT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(node, ast.ImportFrom) or node.module is None:
+                continue
+            outermost, _, module = node.module.partition(".")
+            if outermost != NAME or module in NATIVE:
+                continue
+            names = _names(MODULES[module]) if module in MODULES else set()
+            lacking += [
+                f"{file.relative_to(CHECKOUT)}:{node.lineno}: {node.module}.{alias.name}"
+                for alias in node.names
+                if alias.name not in names
+                and f"{module}.{alias.name}".lstrip(".") not in {*MODULES, *NATIVE}
+            ]
+    assert not lacking, lacking

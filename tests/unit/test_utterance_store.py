@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -240,6 +240,28 @@ def test_a_file_that_another_one_locks_is_a_miss_and_nobody_waits(store: Store) 
     holder.close()
     assert there(reader, range(4)) == [1]
     reader.close()
+
+
+def test_what_is_not_kept_is_counted(tmp_path: Path) -> None:
+    keeper = Keeper(tmp_path / "kept", 4 * MB, 100 * MB)
+    for begin in (0, 300, 600):
+        for n in range(begin, begin + 300):
+            keeper.keep(Task("a", 6_000, lambda n=n: row(n)))  # type: ignore[misc]
+        until(lambda begin=begin: keeper.counts["kept"] == begin + 300)  # type: ignore[misc]
+    assert 0 < keeper.counts["evicted"] < 900
+    keeper.keep(Task("a", 100 * MB, lambda: row(0)))
+    assert keeper.counts["refused"] == 1
+    assert keeper.counts["mended"] == 0
+    keeper.damaged()
+    until(lambda: keeper.counts["mended"] == 1)
+    keeper.close()
+
+
+def until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < end, "nothing happened for a minute"
+        time.sleep(0.01)
 
 
 def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
