@@ -81,7 +81,7 @@ async def websocket(data: bytes, frames: int, ours: bool) -> float:
                 nursery.start_soon(box.run)
 
                 async def put(data: bytes) -> None:
-                    box.put(Item(data, 0, True))
+                    box.post(Item(data, 0, True))
                     await trio.lowlevel.checkpoint()
 
                 found.append(await spent(put, data, frames))

@@ -65,7 +65,7 @@ def test_what_the_kernel_does_not_take_at_once_follows_in_order() -> None:
             for k, message in enumerate(messages):
                 sent: list[int] = []
                 frame = k if isinstance(message, bytes) else None
-                box.put(Item(message, frame, frame is not None, lambda sent=sent: sent.append(1)))
+                box.post(Item(message, frame, frame is not None, lambda sent=sent: sent.append(1)))
                 at_once[0] += len(sent)
                 if k % 7 == 6:
                     await trio.sleep(0.01)
@@ -131,7 +131,7 @@ def test_a_peer_that_has_gone_is_noticed_by_who_flushes() -> None:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(box.run)
                 for k in range(1000):
-                    box.put(Item(bytes(100_000), k, True))
+                    box.post(Item(bytes(100_000), k, True))
                     await trio.sleep(0.001)
         except* Exception as group:
             found.extend(type(error).__name__ for error in group.exceptions)

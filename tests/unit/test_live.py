@@ -24,7 +24,7 @@ from lipsync_fast.frontend.playout.live import LivePlayout
 from lipsync_fast.frontend.playout.plan import GRACE_NS, HOLD_NS, MARGIN_NS, LiveSettings
 from lipsync_fast.frontend.playout.playout import Appearance, Ended, Event, Flag, Picture, Started
 from lipsync_fast.frontend.playout.slots import BEAT_NS
-from lipsync_fast.frontend.session.session import SLACK_NS
+from lipsync_fast.frontend.session.driver import SLACK_NS
 from lipsync_fast.geometry import Rect
 from lipsync_fast.ipc.messages import Answer, Job, Look, Speech, Status
 from lipsync_fast.timing import SLOT_NS

@@ -54,7 +54,7 @@ def test_in_order() -> None:
     socket = SlowSocket(math.inf)
     outbox = Outbox(socket, 5, lambda n: pytest.fail("none is left out"))
     for item in (Item("a"), frame(0), Item(b"sound", None, True), frame(1), Item("b")):
-        outbox.put(item)
+        outbox.post(item)
     trio.run(_all, socket, outbox)
     assert socket.got == ["a", b"0", b"sound", b"1", "b"]
     assert outbox.last_frame == 1
@@ -70,8 +70,8 @@ def test_a_slow_reader_goes_on_with_the_newest_picture_and_misses_no_message() -
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(outbox.run)
                 for number in range(10):
-                    outbox.put(frame(number))
-                    outbox.put(Item(f"note {number}"))
+                    outbox.post(frame(number))
+                    outbox.post(Item(f"note {number}"))
                     await trio.lowlevel.checkpoint()
                     assert outbox.frames <= 3
                 socket.allowed = math.inf
@@ -88,11 +88,11 @@ def test_a_slow_reader_goes_on_with_the_newest_picture_and_misses_no_message() -
 def test_dropped_media_is_not_sent() -> None:
     socket = SlowSocket(math.inf)
     outbox = Outbox(socket, 5, lambda n: None)
-    outbox.put(frame(0))
-    outbox.put(Item(b"sound", None, True))
-    outbox.put(Item("kept"))
+    outbox.post(frame(0))
+    outbox.post(Item(b"sound", None, True))
+    outbox.post(Item("kept"))
     outbox.drop_media()
-    outbox.put(frame(1))
+    outbox.post(frame(1))
     assert outbox.frames == 1
     trio.run(_all, socket, outbox)
     assert socket.got == ["kept", b"1"]
@@ -101,6 +101,6 @@ def test_dropped_media_is_not_sent() -> None:
 def test_a_client_that_reads_nothing_is_given_up() -> None:
     outbox = Outbox(SlowSocket(0), 5, lambda n: None)
     for _ in range(MOST_MESSAGES):
-        outbox.put(Item("x"))
+        outbox.post(Item("x"))
     with pytest.raises(SocketClosedError):
-        outbox.put(Item("x"))
+        outbox.post(Item("x"))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from lipsync_fast.errors import SocketClosedError
 from lipsync_fast.frontend.access.socket import Socket
+from lipsync_fast.protocol import ServerMessage, encode
 from lipsync_fast.signals import WakeUp
 
 MOST_MESSAGES = 1000
@@ -35,7 +36,7 @@ class Item:
 class Outbox:
     """Messages to a socket: sent at once where nothing waits and the socket can, else by ``run``.
 
-    ``put`` never waits.
+    Posting never waits.
 
     Args:
         socket: where to.
@@ -67,7 +68,7 @@ class Outbox:
         """Pictures that wait."""
         return self._frames
 
-    def put(self, item: Item) -> None:
+    def post(self, item: Item) -> None:
         """Send a message when those before it are sent.
 
         Raises:
@@ -89,6 +90,10 @@ class Outbox:
         elif len(self._items) - self._frames > MOST_MESSAGES:
             raise SocketClosedError(f"{MOST_MESSAGES} messages are left unread")
         self._filled.ring()
+
+    def post_message(self, message: ServerMessage) -> None:
+        """Send a text message when those before it are sent; see ``post``."""
+        self.post(Item(encode(message)))
 
     def drop_media(self) -> None:
         """Leave out all media that waits."""

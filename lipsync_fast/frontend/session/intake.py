@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A client's sound on its way into utterances, as many as may be spoken."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import trio
+
+from lipsync_fast.arrays import F32
+from lipsync_fast.errors import ProtocolError, UnknownUtteranceError
+from lipsync_fast.frontend.access.admission import RETRY_S
+from lipsync_fast.frontend.playout.playout import Playout
+from lipsync_fast.frontend.services import Services
+from lipsync_fast.frontend.session.client_audio import ClientAudio
+from lipsync_fast.frontend.session.shown_avatar import ShownAvatar
+from lipsync_fast.protocol import ServerMessage, SessionOverloaded
+from lipsync_fast.timing import NS_PER_S, SAMPLE_RATE
+
+QUIET, PAUSE_SAMPLES = 0.02, 12_800
+"""A pause in the sound: no sample beyond the one for as many as the other (0.8 s), or none."""
+
+
+class UtteranceIntake:
+    """Admits utterances of one session, and gives their sound to the playout.
+
+    What was refused stays refused: its rest is no utterance. The next one begins behind its end,
+    or, for a microphone that is always open, behind a pause in the sound. The session counts as
+    one that speaks from an utterance's first sound until all is shown (``set_speaking``).
+
+    Args:
+        audio: makes samples of what the client sends.
+        post: sends a message to the client.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        playout: Playout,
+        shown: ShownAvatar,
+        audio: ClientAudio,
+        post: Callable[[ServerMessage], None],
+    ) -> None:
+        self._admission, self._statistics = services.admission, services.statistics
+        self._utterances = services.utterances
+        self._playout, self._shown, self._audio, self._post = playout, shown, audio, post
+        self._speaking = False
+        self._refused_ns = 0
+        """Sound is dropped, until then at least: too many others speak. 0 while it is not."""
+        self._quiet_samples = self._last_sound_ns = 0
+        """Since sound was refused: of the pause that goes on, and when the last piece came."""
+
+    def push(self, data: bytes) -> None:
+        """A piece of the client's sound; begins an utterance where none is open."""
+        now_ns = time.monotonic_ns()
+        pcm = self._audio.push(data)
+        if not self._playout.open and not self._admit(pcm, now_ns):
+            return
+        self.set_speaking(True)
+        self._audio.keep(self._playout.push_audio(pcm, now_ns))
+
+    def _admit(self, pcm: F32, now_ns: int) -> bool:
+        """Whether an utterance may begin; tells the client where not."""
+        if self._refused_ns:
+            loud = len(pcm) > 0 and float(np.abs(pcm).max()) > QUIET
+            paused = (now_ns - self._last_sound_ns) * SAMPLE_RATE // NS_PER_S
+            self._quiet_samples = max(paused, 0 if loud else self._quiet_samples + len(pcm))
+            self._last_sound_ns = now_ns
+            if now_ns < self._refused_ns or self._quiet_samples < PAUSE_SAMPLES:
+                return False
+        if self._speaking or self._admission.may_speak():
+            self._refused_ns = 0
+            return True
+        self._refused_ns = now_ns + int(RETRY_S * 1e9)
+        self._quiet_samples, self._last_sound_ns = 0, now_ns
+        self._audio.reset()
+        self._statistics.count_refused("utterance")
+        self._statistics.count_error("overloaded")
+        self._post(
+            SessionOverloaded(
+                retry_after_ms=int(RETRY_S * 1000), message="as many speak as this server can serve"
+            )
+        )
+        return False
+
+    def end_utterance(self) -> None:
+        """All of the utterance has come, or of the sound that was refused."""
+        now_ns = time.monotonic_ns()
+        if self._playout.open:
+            last = self._audio.finish()
+            if len(last):
+                self._playout.push_audio(last, now_ns)
+            self._playout.end_utterance(now_ns)
+        else:
+            self._audio.reset()
+        self._refused_ns = 0
+        self.set_speaking(self._playout.speaking)
+
+    async def say(self, name: str) -> None:
+        """Say what was pre-rendered, as if the client had sent all of its sound.
+
+        Raises:
+            ProtocolError: an utterance is open.
+            UnknownUtteranceError: nothing was pre-rendered under that name.
+        """
+        if self._playout.open:
+            raise ProtocolError("utterance.say: an utterance is open; send utterance.end before")
+        pcm = self._utterances.named(self._shown.package.manifest.name, name)
+        if pcm is None:
+            raise UnknownUtteranceError(
+                f"nothing was pre-rendered for avatar {self._shown.name[:64]!r} as {name[:64]!r}"
+            )
+        self._refused_ns = 0
+        self._audio.reset()
+        if not self._admit(pcm, time.monotonic_ns()):
+            self._refused_ns = 0  # none of its sound is still to come
+            return
+        echo = pcm
+        if self._audio.resamples_echo:  # takes some milliseconds
+            echo = await trio.to_thread.run_sync(self._audio.for_echo, pcm)
+        self.set_speaking(True)
+        self._utterances.counts["named"] += 1
+        self._audio.keep_whole(self._playout.speak(pcm, time.monotonic_ns()), echo)
+
+    def interrupt(self) -> None:
+        """Forget the sound that has come, and its echo."""
+        self._audio.reset()
+        self._audio.silence()
+        self._refused_ns = 0
+        self.set_speaking(False)
+
+    def set_speaking(self, speaking: bool) -> None:
+        """Count the session among those that speak, or no more."""
+        if speaking != self._speaking:
+            self._speaking = speaking
+            self._statistics.load.speaking += 1 if speaking else -1

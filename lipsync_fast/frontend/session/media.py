@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A session's pictures, and the echo of its sound, behind their 40-byte headers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from lipsync_fast.frontend.engines.trace import SessionTrace
+from lipsync_fast.frontend.playout.playout import Picture
+from lipsync_fast.frontend.session.client_audio import ClientAudio
+from lipsync_fast.frontend.session.outbox import Item, Outbox
+from lipsync_fast.frontend.session.shown_avatar import ShownAvatar
+from lipsync_fast.frontend.session.statistics import SessionStatistics
+from lipsync_fast.geometry import EMPTY, Rect
+from lipsync_fast.protocol import MediaHeader, MediaType, pack_media
+
+
+class MediaSender:
+    """Packs what is shown, in the order in which it is; the echo of a frame goes before it.
+
+    Args:
+        outbox: where to.
+        shown: the avatar, for its own pictures and the form of all.
+        audio: keeps the sound, where the client wants it back.
+        statistics: count what was shown and sent.
+        trace: follows spoken frames; None where nobody does.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        shown: ShownAvatar,
+        audio: ClientAudio,
+        statistics: SessionStatistics,
+        trace: SessionTrace | None,
+    ) -> None:
+        self._outbox, self._shown, self._audio = outbox, shown, audio
+        self._statistics, self._trace = statistics, trace
+        self._sequence = 0
+
+    def send(self, picture: Picture) -> None:
+        """Send a picture whose turn has come, and the sound that is heard with it."""
+        if picture.frame is not None:
+            echo = self._audio.echo(picture.utterance, picture.frame)
+            if echo:
+                self._post(MediaType.AUDIO, picture, echo, EMPTY, None)
+        shown, jpeg = self._shown, picture.jpeg
+        if jpeg is None:
+            jpeg = shown.own_picture(picture.avatar_frame)
+            if jpeg is None:
+                return  # none was made yet in this look
+        box = picture.box if shown.mouth and picture.box is not None else Rect.of_size(shown.size)
+        kind = MediaType.MOUTH if shown.mouth else MediaType.FRAME
+        statistics, size = self._statistics, len(jpeg)
+        statistics.on_shown(picture)
+        traced = None if self._trace is None else self._trace.shown(picture)
+
+        def sent() -> None:
+            if traced is not None:
+                traced()
+            statistics.on_sent(picture, size)
+
+        self._post(kind, picture, jpeg, box, sent)
+
+    def _post(
+        self,
+        kind: MediaType,
+        picture: Picture,
+        payload: bytes,
+        box: Rect,
+        sent: Callable[[], None] | None,
+    ) -> None:
+        header = MediaHeader(
+            type=kind,
+            flags=picture.flags,
+            sequence=self._sequence,
+            utterance=picture.utterance,
+            pts_us=picture.pts_ns // 1000,
+            index=picture.avatar_frame,
+            box=box,
+            size=len(payload),
+        )
+        frame = None if kind == MediaType.AUDIO else self._sequence
+        self._sequence += 1
+        self._outbox.post(Item(pack_media(header) + payload, frame, True, sent))

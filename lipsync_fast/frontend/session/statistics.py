@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a session does: for its client, and added to the front's figures."""
+
+from __future__ import annotations
+
+import time
+
+from lipsync_fast.frontend.playout.playout import Flag, Picture, Playout
+from lipsync_fast.frontend.statistics import FrontStatistics
+from lipsync_fast.protocol import Stats
+
+
+class SessionStatistics:
+    """The figures of one session.
+
+    Args:
+        front: figures of all sessions of the front.
+        paced: frames have moments, so how late they come counts for the front's latencies.
+    """
+
+    def __init__(self, front: FrontStatistics, paced: bool) -> None:
+        self._front, self._load, self._paced = front, front.load, paced
+        self._frames = self._skipped = 0
+        self._latency_ms: float | None = None
+
+    def on_shown(self, picture: Picture) -> None:
+        """A picture's turn has come; it is on its way to the client."""
+        self._load.late += picture.frame is not None and bool(picture.flags & Flag.REPEATED)
+
+    def on_sent(self, picture: Picture, size: int) -> None:
+        """The transport has taken a picture of so many bytes."""
+        self._frames += 1
+        load = self._load
+        load.frames += 1
+        load.idle_frames += picture.frame is None
+        load.bytes += size
+        if picture.frame is not None and not picture.flags & Flag.REPEATED:
+            self._latency_ms = (time.monotonic_ns() - picture.ready_ns) / 1e6
+            if self._paced:
+                self._front.latencies.add(self._latency_ms)
+
+    def on_left_out(self, frames: int) -> None:
+        """The client reads too slowly: pictures were left out."""
+        self._skipped += frames
+        self._load.skipped += frames
+
+    def message(self, playout: Playout) -> Stats:
+        """What the client is told."""
+        return Stats(
+            frames=self._frames,
+            late=playout.late,
+            skipped=self._skipped,
+            queued_ms=round(playout.queued_s * 1000, 1),
+            latency_ms=None if self._latency_ms is None else round(self._latency_ms, 1),
+        )
