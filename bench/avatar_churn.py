@@ -36,7 +36,7 @@ from lipsync_fast.benchmark import program
 from lipsync_fast.benchmark.processes import machine, usage
 from lipsync_fast.benchmark.speech import PIECE, piece_due_ns, shipped_recording
 from lipsync_fast.cli.status import Asker
-from lipsync_fast.client import Frame, SessionError, UtteranceEnded
+from lipsync_fast.client import SessionError, UtteranceEnded, VideoFrame
 from lipsync_fast.client.local import LocalServer
 from lipsync_fast.timing import NS_PER_S
 
@@ -107,7 +107,7 @@ class Churn:
                     nursery.start_soon(send)
                     came = late = 0
                     async for event in session:
-                        if isinstance(event, Frame) and event.utterance:
+                        if isinstance(event, VideoFrame) and event.utterance:
                             came += 1
                             late += event.repeated
                             if event.repeated:
@@ -142,7 +142,7 @@ class Churn:
         try:
             async with lipsync_fast.connect(self._server.url, avatar=GUEST) as session:
                 async for event in session:
-                    if isinstance(event, Frame):
+                    if isinstance(event, VideoFrame):
                         break
         except SessionError as error:
             if served or error.code != "unknown_avatar":

@@ -23,7 +23,7 @@ import lipsync_fast
 from lipsync_fast.benchmark import program
 from lipsync_fast.benchmark.load import percentiles
 from lipsync_fast.benchmark.speech import shipped_recording
-from lipsync_fast.client import Frame, Session, SessionInterrupted
+from lipsync_fast.client import Session, SessionInterrupted, VideoFrame
 from lipsync_fast.client.local import LocalServer
 
 QUIET_FRAMES = 5
@@ -36,7 +36,7 @@ async def interrupted(session: Session, rng: random.Random) -> tuple[float, floa
     await session.end_utterance()
     left = rng.randint(3, 60)
     async for event in session:
-        left -= isinstance(event, Frame) and event.utterance > 0
+        left -= isinstance(event, VideoFrame) and event.utterance > 0
         if left <= 0:
             break
     await trio.sleep(rng.uniform(0, 0.04))
@@ -48,7 +48,7 @@ async def interrupted(session: Session, rng: random.Random) -> tuple[float, floa
         now = time.monotonic_ns()
         if isinstance(event, SessionInterrupted):
             told = now
-        elif told and isinstance(event, Frame):
+        elif told and isinstance(event, VideoFrame):
             first = first or now
             spoken += event.utterance > 0
             frames += 1

@@ -25,12 +25,12 @@ import lipsync_fast
 from lipsync_fast.audio.windows import frame_count
 from lipsync_fast.benchmark.speech import PIECE, piece_due_ns, shipped_recording
 from lipsync_fast.client import (
-    Frame,
     Session,
     SessionError,
     SessionInterrupted,
     SessionOverloaded,
     UtteranceEnded,
+    VideoFrame,
 )
 from lipsync_fast.protocol import SUBPROTOCOL, SessionStart, encode
 from lipsync_fast.timing import NS_PER_S, SAMPLE_RATE
@@ -87,7 +87,7 @@ async def _until_spoken(place: Place, session: Session, expected: int) -> bool:
     """Read until an utterance has ended, and count its frames; False when it is refused."""
     frames = late = 0
     async for event in session:
-        if isinstance(event, Frame) and event.utterance:
+        if isinstance(event, VideoFrame) and event.utterance:
             frames += 1
             late += event.repeated
         elif isinstance(event, SessionOverloaded):
@@ -131,14 +131,14 @@ async def interrupter(place: Place, rng: random.Random) -> None:
         await session.send(place.some_speech(rng, 3.0, 8.0))
         heard = rng.randint(3, 40)
         async for event in session:
-            heard -= isinstance(event, Frame)
+            heard -= isinstance(event, VideoFrame)
             if heard == 0:
                 await session.interrupt()
             if isinstance(event, SessionInterrupted):
                 break
         quiet = 10
         async for event in session:
-            if isinstance(event, Frame):
+            if isinstance(event, VideoFrame):
                 quiet -= 1
                 if event.utterance:
                     place.counts.note_wrong("a spoken frame behind session.interrupted")
@@ -161,7 +161,7 @@ async def watcher(place: Place, rng: random.Random) -> None:
     left = rng.randint(50, 400)
     async with lipsync_fast.connect(place.url) as session:
         async for event in session:
-            left -= isinstance(event, Frame)
+            left -= isinstance(event, VideoFrame)
             if left <= 0:
                 return
 

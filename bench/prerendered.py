@@ -35,7 +35,7 @@ import lipsync_fast
 from lipsync_fast.benchmark import program
 from lipsync_fast.benchmark.load import percentiles
 from lipsync_fast.benchmark.speech import shipped_recording
-from lipsync_fast.client import Frame, Session, UtteranceEnded
+from lipsync_fast.client import Session, UtteranceEnded, VideoFrame
 from lipsync_fast.client.local import LocalServer
 
 NAME = "greeting"
@@ -61,7 +61,7 @@ async def begun_after_ms(
     await speak()
     sent, first, repeated = time.monotonic_ns(), 0, 0
     async for event in session:
-        if isinstance(event, Frame) and event.utterance:
+        if isinstance(event, VideoFrame) and event.utterance:
             first = first or time.monotonic_ns()
             repeated += event.repeated
         if isinstance(event, UtteranceEnded):

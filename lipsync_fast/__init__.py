@@ -24,7 +24,7 @@ from lipsync_fast.version import __version__
 
 if TYPE_CHECKING:
     from lipsync_fast import errors
-    from lipsync_fast.api import Avatar, Frame, Rendering, open
+    from lipsync_fast.api import Avatar, RenderedFrame, Rendering, open
     from lipsync_fast.client import connect
     from lipsync_fast.errors import (
         AudioFormatError,
@@ -46,9 +46,9 @@ __all__ = [
     "AvatarNotFoundError",
     "AvatarVersionError",
     "BackendError",
-    "Frame",
     "LipsyncError",
     "MediaError",
+    "RenderedFrame",
     "Rendering",
     "SessionError",
     "__version__",
@@ -59,7 +59,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Avatar", "Frame", "Rendering", "open"):
+    if name in ("Avatar", "RenderedFrame", "Rendering", "open"):
         from lipsync_fast import api
 
         return getattr(api, name)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Python face: ``open`` an avatar, ``render`` speech with it."""
+"""The Python interface without a server: ``open`` an avatar, ``render`` speech with it."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from lipsync_fast.engine.pipeline import pictures
 from lipsync_fast.errors import AudioFormatError
 from lipsync_fast.media.audio import MediaSource
 from lipsync_fast.provenance import jpeg_with_xmp, xmp_packet
+from lipsync_fast.timing import FPS
 
 Path_ = str | os.PathLike[str]
 Audio = Path_ | NDArray[np.generic] | Iterable[NDArray[np.generic]]
@@ -30,8 +31,8 @@ PIECE = 16_000
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
-    """One frame of a video.
+class RenderedFrame:
+    """One frame of a rendered video.
 
     Attributes:
         index: its number from 0.
@@ -86,7 +87,7 @@ class Rendering:
     def total_frames(self) -> int | None:
         """Frames to expect by the file's header; None where nothing says it."""
         seconds = self._source.seconds if self._source is not None else None
-        return None if seconds is None else max(1, -int(-seconds * 25 // 1))
+        return None if seconds is None else max(1, -int(-seconds * FPS // 1))
 
     def _resampled(
         self, resampler: Resampler, pieces: Iterator[NDArray[np.generic]]
@@ -98,20 +99,21 @@ class Rendering:
         yield resampler.finish()
         self._warnings += resampler.report.warnings()
 
-    def _run(self) -> Iterator[Frame]:
+    def _run(self) -> Iterator[RenderedFrame]:
         package = self._avatar.package
         jpeg, xmp = package.manifest.jpeg, xmp_packet(package.manifest.synthetic)
         loaded, backend = self._avatar.loaded, self._avatar.backend
         try:
             for p in pictures(backend, loaded, self._pcm, self._start):
-                yield Frame(p.index, Fraction(p.index, 25), p.image, p.avatar_frame, jpeg, xmp)
+                pts = Fraction(p.index, FPS)
+                yield RenderedFrame(p.index, pts, p.image, p.avatar_frame, jpeg, xmp)
         finally:
             self.close()
 
-    def __iter__(self) -> Iterator[Frame]:
+    def __iter__(self) -> Iterator[RenderedFrame]:
         return self._frames
 
-    def __next__(self) -> Frame:
+    def __next__(self) -> RenderedFrame:
         return next(self._frames)
 
     def close(self) -> None:

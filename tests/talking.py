@@ -14,7 +14,7 @@ import trio
 from numpy.typing import NDArray
 
 import lipsync_fast
-from lipsync_fast.client import Event, Frame, Session, UtteranceEnded
+from lipsync_fast.client import Event, Session, UtteranceEnded, VideoFrame
 from lipsync_fast.client.local import LocalServer
 from lipsync_fast.ipc.status import FrontLoad
 
@@ -91,16 +91,16 @@ async def utterance(session: Session, number: int) -> tuple[UtteranceEnded, list
     return await until(session, UtteranceEnded, lambda e: e.utterance == number)
 
 
-def spoken(events: list[Event], number: int | None = None) -> list[Frame]:
+def spoken(events: list[Event], number: int | None = None) -> list[VideoFrame]:
     """The frames of an utterance, or of all."""
     return [
         e
         for e in events
-        if isinstance(e, Frame) and (e.utterance == number if number else e.utterance > 0)
+        if isinstance(e, VideoFrame) and (e.utterance == number if number else e.utterance > 0)
     ]
 
 
-def assert_whole(ended: UtteranceEnded, frames: list[Frame], count: int) -> None:
+def assert_whole(ended: UtteranceEnded, frames: list[VideoFrame], count: int) -> None:
     """An utterance has so many frames, and each came once, or was late and is owned up to."""
     assert ended.frames == count
     assert count - ended.dropped <= len(frames) <= count

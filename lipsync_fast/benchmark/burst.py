@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 import lipsync_fast
 from lipsync_fast.audio.windows import frame_count
 from lipsync_fast.benchmark.load import Sample
-from lipsync_fast.client import ErrorMessage, Frame, Session, SessionOverloaded, UtteranceEnded
+from lipsync_fast.client import ErrorMessage, Session, SessionOverloaded, UtteranceEnded, VideoFrame
 
 UNDER_WAY = 2
 """Utterances of a session that are sent and not ended."""
@@ -93,7 +93,7 @@ class Burst:
     async def _listen(self, session: Session, room: trio.Semaphore) -> None:
         frames, came, sequence = frame_count(len(self.pcm)), 0, -1
         async for event in session:
-            if isinstance(event, Frame):
+            if isinstance(event, VideoFrame):
                 self.arrivals.append(time.monotonic_ns())
                 self.bytes += len(event.jpeg)
                 if event.sequence != sequence + 1 or event.repeated:
@@ -101,7 +101,9 @@ class Burst:
                 sequence = event.sequence
                 place = len(self.arrivals)
                 if self.keep_every and place % self.keep_every == self.number % self.keep_every:
-                    self.samples.append(Sample(event.utterance, came, event.index, event.jpeg))
+                    self.samples.append(
+                        Sample(event.utterance, came, event.avatar_frame, event.jpeg)
+                    )
                 came += 1
             elif isinstance(event, UtteranceEnded):
                 if came != frames or event.frames != frames or event.dropped:

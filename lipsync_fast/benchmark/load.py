@@ -22,12 +22,12 @@ from lipsync_fast.audio.windows import AudioWindow, frame_count
 from lipsync_fast.benchmark.speech import PIECE, frame_due_ns, piece_due_ns
 from lipsync_fast.client import (
     ErrorMessage,
-    Frame,
     Session,
     SessionError,
     SessionOverloaded,
     Stats,
     UtteranceEnded,
+    VideoFrame,
 )
 from lipsync_fast.timing import NS_PER_S
 
@@ -155,7 +155,7 @@ class Talker:
         notes = self.notes
         async for event in session:
             now = time.monotonic_ns()
-            if isinstance(event, Frame):
+            if isinstance(event, VideoFrame):
                 notes.bytes += len(event.jpeg)
                 notes.frames.append((now, event.utterance > 0))
                 if event.utterance:
@@ -173,7 +173,7 @@ class Talker:
             elif isinstance(event, ErrorMessage):
                 notes.errors.append(f"{event.code}: {event.message}")
 
-    def _note(self, frame: Frame, now: int) -> None:
+    def _note(self, frame: VideoFrame, now: int) -> None:
         """The n-th message of an utterance is its frame n; the pictures compared confirm it."""
         notes = self.notes
         spoken = notes.utterance(frame.utterance)
@@ -194,11 +194,11 @@ class Talker:
             spoken.arrivals[number] = now
             self._keep(frame, number)
 
-    def _keep(self, frame: Frame, number: int) -> None:
+    def _keep(self, frame: VideoFrame, number: int) -> None:
         notes = self.notes
         self._spoken += 1
         if self._keep_every and self._spoken % self._keep_every == notes.number % self._keep_every:
-            notes.samples.append(Sample(frame.utterance, number, frame.index, frame.jpeg))
+            notes.samples.append(Sample(frame.utterance, number, frame.avatar_frame, frame.jpeg))
 
 
 async def _until(due_ns: int) -> None:

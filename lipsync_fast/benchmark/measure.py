@@ -27,7 +27,7 @@ from lipsync_fast.benchmark.load import Sample, Talker, figures
 from lipsync_fast.benchmark.processes import pids, usage
 from lipsync_fast.benchmark.rows import Row
 from lipsync_fast.benchmark.speech import Expected
-from lipsync_fast.client import Frame
+from lipsync_fast.client import VideoFrame
 from lipsync_fast.client.local import LocalServer
 from lipsync_fast.ipc.status import ServerStatus
 from lipsync_fast.timing import NS_PER_S
@@ -253,7 +253,7 @@ def idle(running: LocalServer, name: str, seconds: float, *, sessions: int) -> R
             nonlocal frames
             async with lipsync_fast.connect(running.url) as session:
                 async for event in session:
-                    frames += isinstance(event, Frame)
+                    frames += isinstance(event, VideoFrame)
 
         with trio.move_on_after(seconds):
             async with trio.open_nursery() as nursery:

@@ -61,7 +61,7 @@ async def _frames(url: str, recording: Path) -> list[bytes]:
     """All frames of the recording, as JPEGs."""
     import trio
 
-    from lipsync_fast.client import ErrorMessage, Frame, Session, UtteranceEnded, connect
+    from lipsync_fast.client import ErrorMessage, Session, UtteranceEnded, VideoFrame, connect
 
     with wave.open(str(recording), "rb") as file:
         rate, pcm = file.getframerate(), file.readframes(file.getnframes())
@@ -78,7 +78,7 @@ async def _frames(url: str, recording: Path) -> list[bytes]:
     ):
         nursery.start_soon(speak, session)
         async for event in session:
-            if isinstance(event, Frame):
+            if isinstance(event, VideoFrame):
                 frames.append(bytes(event.jpeg))
             elif isinstance(event, ErrorMessage):
                 raise LipsyncError(f"the server says: {event.message}")

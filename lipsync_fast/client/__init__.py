@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The client of a running server, for trio and asyncio: ``lipsync_fast.connect``.
 
-``docs/protocol.md`` has an example, and says what comes when.
+``docs/protocol.md`` has an example, and says what comes when. A ``Session`` gives events (``Event``
+is any of them): ``VideoFrame`` and ``AudioFrame``, and the server's messages under their class
+names.
 """
 
 from lipsync_fast.client.connecting import Connecting, connect
-from lipsync_fast.client.events import Audio, Event, Frame
+from lipsync_fast.client.events import AudioFrame, Event, VideoFrame
 from lipsync_fast.client.session import Session
 from lipsync_fast.errors import SessionError
 from lipsync_fast.protocol import (
@@ -20,11 +22,10 @@ from lipsync_fast.protocol import (
 )
 
 __all__ = [
-    "Audio",
+    "AudioFrame",
     "Connecting",
     "ErrorMessage",
     "Event",
-    "Frame",
     "Pong",
     "Session",
     "SessionError",
@@ -34,5 +35,6 @@ __all__ = [
     "Stats",
     "UtteranceEnded",
     "UtteranceStarted",
+    "VideoFrame",
     "connect",
 ]

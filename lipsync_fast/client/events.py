@@ -25,15 +25,15 @@ from lipsync_fast.protocol import (
 )
 
 
-class Frame(msgspec.Struct, frozen=True, kw_only=True):
-    """A picture.
+class VideoFrame(msgspec.Struct, frozen=True, kw_only=True):
+    """A picture of the session's video.
 
     Attributes:
         jpeg: the picture, encoded.
         content: the whole frame, or the face rectangle alone.
         box: where the picture lies in the full frame.
         pts_us: when to show it, microseconds from the session's start.
-        index: of the avatar's frame under it.
+        avatar_frame: index of the avatar's own frame under it.
         utterance: whose sound it shows; 0 for none.
         sequence: number of the media message in the session; gaps are what was left out.
         flags: MediaFlag bits, which ``kind``, ``first``, ``last`` and ``repeated`` spell out.
@@ -43,7 +43,7 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True):
     content: Literal["frame", "mouth"]
     box: Rect
     pts_us: int
-    index: int
+    avatar_frame: int
     utterance: int
     sequence: int
     flags: MediaFlag
@@ -74,7 +74,7 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True):
         return bool(self.flags & MediaFlag.REPEATED)
 
 
-class Audio(msgspec.Struct, frozen=True, kw_only=True):
+class AudioFrame(msgspec.Struct, frozen=True, kw_only=True):
     """Sound that came from the client, on the pictures' clock (``echo_audio``).
 
     Attributes:
@@ -95,8 +95,8 @@ class Audio(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Event: TypeAlias = (
-    Frame
-    | Audio
+    VideoFrame
+    | AudioFrame
     | SessionStarted
     | UtteranceStarted
     | UtteranceEnded
@@ -108,7 +108,7 @@ Event: TypeAlias = (
 )
 
 
-def media_event(data: bytes) -> Frame | Audio:
+def media_event(data: bytes) -> VideoFrame | AudioFrame:
     """A binary message of the server as an event.
 
     Raises:
@@ -116,7 +116,7 @@ def media_event(data: bytes) -> Frame | Audio:
     """
     header, payload = unpack_media(data)
     if header.type == MediaType.AUDIO:
-        return Audio(
+        return AudioFrame(
             pcm=bytes(payload),
             pts_us=header.pts_us,
             utterance=header.utterance,
@@ -124,12 +124,12 @@ def media_event(data: bytes) -> Frame | Audio:
         )
     if header.type not in (MediaType.FRAME, MediaType.MOUTH):
         raise ProtocolError(f"media message of type {header.type}")
-    return Frame(
+    return VideoFrame(
         jpeg=bytes(payload),
         content="frame" if header.type == MediaType.FRAME else "mouth",
         box=header.box,
         pts_us=header.pts_us,
-        index=header.index,
+        avatar_frame=header.index,
         utterance=header.utterance,
         sequence=header.sequence,
         flags=header.flags,

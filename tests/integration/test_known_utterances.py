@@ -27,7 +27,7 @@ from variants import put
 import lipsync_fast
 from lipsync_fast.cli.main import app
 from lipsync_fast.cli.status import Asker
-from lipsync_fast.client import Audio, ErrorMessage, Frame, SessionInterrupted
+from lipsync_fast.client import AudioFrame, ErrorMessage, SessionInterrupted, VideoFrame
 from lipsync_fast.client.local import LocalServer
 from lipsync_fast.ipc.status import ServerStatus
 from lipsync_fast.utterances.store import Store
@@ -186,9 +186,9 @@ async def test_pre_rendered_it_is_said_by_name_without_a_network(
             frames = spoken(events, number)
             assert (ended.frames, ended.dropped) == (23, 0)
             assert [f.repeated for f in frames] == 23 * [False]
-            echo = b"".join(e.pcm for e in events if isinstance(e, Audio))
+            echo = b"".join(e.pcm for e in events if isinstance(e, AudioFrame))
             assert echo == GREETING.tobytes()
-            idle = [e for e in events if isinstance(e, Frame) and not e.utterance]
+            idle = [e for e in events if isinstance(e, VideoFrame) and not e.utterance]
             assert all(a.pts_us < b.pts_us for a, b in itertools.pairwise(idle))
         with trio.move_on_after(0.5):
             async for _ in session:
@@ -218,7 +218,7 @@ async def test_a_name_that_is_not_there_is_an_error_and_the_session_goes_on(
         await session.say("greeting")
         ended, events = await utterance(session, 2)
         assert ended.frames == 23
-        echo = b"".join(e.pcm for e in events if isinstance(e, Audio) and e.utterance == 2)
+        echo = b"".join(e.pcm for e in events if isinstance(e, AudioFrame) and e.utterance == 2)
         assert abs(len(echo) / 2 - 0.9 * 24_000) <= 24, "at the client's rate"
 
 
@@ -226,7 +226,7 @@ async def test_a_name_that_is_not_there_is_an_error_and_the_session_goes_on(
 async def test_interrupted_in_its_middle(server: LocalServer, greeting: str) -> None:
     async with lipsync_fast.connect(server.url) as session:
         await session.say("greeting")
-        await until(session, Frame, lambda f: f.utterance == 1)
+        await until(session, VideoFrame, lambda f: f.utterance == 1)
         await session.interrupt()
         _, _ = await until(session, SessionInterrupted)
         await session.say("greeting")
@@ -252,7 +252,7 @@ async def test_an_engine_lost_in_its_middle(server: LocalServer, greeting: str) 
     (pid,) = (e.pid for e in status.engines if e.state == "ready")
     async with lipsync_fast.connect(server.url) as session:
         await session.say("greeting")
-        await until(session, Frame, lambda f: f.utterance == 1)
+        await until(session, VideoFrame, lambda f: f.utterance == 1)
         os.kill(pid, signal.SIGKILL)
         ended, events = await utterance(session, 1)
         assert ended.frames == 23

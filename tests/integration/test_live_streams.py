@@ -37,9 +37,8 @@ from websockets.trio.client import connect as connect_raw
 import lipsync_fast
 from lipsync_fast.avatars.library import shipped_folder
 from lipsync_fast.client import (
-    Audio,
+    AudioFrame,
     ErrorMessage,
-    Frame,
     Pong,
     SessionError,
     SessionInterrupted,
@@ -48,6 +47,7 @@ from lipsync_fast.client import (
     Stats,
     UtteranceEnded,
     UtteranceStarted,
+    VideoFrame,
 )
 from lipsync_fast.client.local import LocalServer
 from lipsync_fast.duplex import DuplexClientConnection
@@ -123,13 +123,13 @@ async def test_a_whole_conversation(server: LocalServer) -> None:
         stats, after = await until(session, Stats)
     assert pong == Pong(id="é 1")
     for frame in [*idle, *before, *after]:
-        assert isinstance(frame, Frame)
+        assert isinstance(frame, VideoFrame)
         assert (frame.kind, frame.utterance, frame.content) == ("idle", 0, "frame")
         assert frame.box == Rect(0, 0, 1280, 720)
     assert begun == UtteranceStarted(utterance=1)
     frames = spoken(during)
     assert_whole(ended, frames, 25)
-    assert [e for e in during if isinstance(e, Frame)] == frames
+    assert [e for e in during if isinstance(e, VideoFrame)] == frames
     assert [f.first for f in frames] == [True] + 24 * [False]
     assert [f.last for f in frames] == 24 * [False] + [True]
     assert {f.kind for f in frames} == {"speech"}
@@ -151,7 +151,7 @@ async def test_the_clock(server: LocalServer) -> None:
             ended, before = await utterance(session, number)
             assert ended.frames == 13
             events += [*before, ended]
-    frames = [e for e in events if isinstance(e, Frame)]
+    frames = [e for e in events if isinstance(e, VideoFrame)]
     steps = np.diff([f.pts_us for f in frames])
     assert np.all(np.diff([f.sequence for f in frames]) == 1)
     assert np.all(steps >= 40_000)
@@ -203,7 +203,7 @@ async def test_update_changes_avatar_and_pictures_behind_what_is_spoken(
         await session.update(avatar="nobody")
         error, _ = await until(session, ErrorMessage)
         assert (error.code, error.fatal) == ("unknown_avatar", False)
-        frames, number = list[Frame](), 1
+        frames, number = list[VideoFrame](), 1
         while not frames:  # until the first picture of a look is made, none stands in
             number += 1
             await say(session, speech(0.4))
@@ -235,11 +235,11 @@ def test_echo_is_the_sound_on_the_pictures_clock(
             await session.send(pcm.tobytes())
             await session.end_utterance()
             _, events = await utterance(session, 1)
-        media = [e for e in events if isinstance(e, (Audio, Frame))]
-        assert [type(e) for e in media] == 13 * [Audio, Frame]
+        media = [e for e in events if isinstance(e, (AudioFrame, VideoFrame))]
+        assert [type(e) for e in media] == 13 * [AudioFrame, VideoFrame]
         for sound, frame in zip(media[::2], media[1::2], strict=True):
             assert (sound.pts, sound.utterance) == (frame.pts, 1)
-        echo = np.frombuffer(b"".join(e.pcm for e in media if isinstance(e, Audio)), "<i2")
+        echo = np.frombuffer(b"".join(e.pcm for e in media if isinstance(e, AudioFrame)), "<i2")
         assert len(echo) == len(mono)
         assert np.abs(echo - mono).max() <= 1
 
@@ -255,17 +255,17 @@ def test_nothing_of_what_was_said_comes_behind_an_interruption(
     async def stream() -> None:
         async with lipsync_fast.connect(server.url, pace=pace) as session:
             await session.send(speech(6.0))
-            await until(session, Frame, lambda f: f.utterance == 1)
+            await until(session, VideoFrame, lambda f: f.utterance == 1)
             await session.interrupt()
             interrupted, before = await until(session, SessionInterrupted)
-            frames = [e for e in before if isinstance(e, Frame)]
+            frames = [e for e in before if isinstance(e, VideoFrame)]
             assert interrupted.last_frame >= (frames[-1].sequence if frames else 0)
             await say(session, speech(0.4, start_s=2))
             ended, after = await utterance(session, 2)
             assert_whole(ended, spoken(after, 2), 10)
             assert not spoken(after, 1)
             assert not [e for e in after if isinstance(e, UtteranceEnded)]
-            newest = next(e for e in after if isinstance(e, Frame))
+            newest = next(e for e in after if isinstance(e, VideoFrame))
             assert newest.sequence > interrupted.last_frame
 
     stream()
@@ -288,9 +288,9 @@ async def test_an_under_run_rests_and_loses_nothing(server: LocalServer) -> None
     sound = speech(1.6)
     async with lipsync_fast.connect(server.url) as session:
         await session.send(sound[:12_800])
-        first, _ = await until(session, Frame, lambda f: f.utterance == 1)
-        rest, begun = await until(session, Frame, lambda f: f.kind == "idle")
-        await until(session, Frame, lambda f: f.kind == "idle")
+        first, _ = await until(session, VideoFrame, lambda f: f.utterance == 1)
+        rest, begun = await until(session, VideoFrame, lambda f: f.kind == "idle")
+        await until(session, VideoFrame, lambda f: f.kind == "idle")
         await say(session, sound[12_800:])
         ended, more = await utterance(session, 1)
     frames = [first, *spoken(begun), *spoken(more)]
@@ -323,7 +323,7 @@ async def test_ten_minutes_of_sound_at_once_are_not_all_taken(server: LocalServe
                 assert each.queued_ms < 60_000 + 1000 * (65_536 / 2 / 16_000) + 100
             assert _front_memory_mb(server) - rss_before < 100
             async with lipsync_fast.connect(server.url) as other:
-                await until(other, Frame, lambda f: f.sequence == 10)
+                await until(other, VideoFrame, lambda f: f.sequence == 10)
             nursery.cancel_scope.cancel()
     load = await trio.to_thread.run_sync(
         wait_for, server, lambda load: load.sessions == 0, "the session has ended"
@@ -351,7 +351,7 @@ async def test_who_speaks_too_many_is_refused_and_may_come_again(shared_server: 
         overloaded, _ = await until(second, SessionOverloaded)
         assert overloaded.retry_after_ms > 0
         assert overloaded.message
-        await until(second, Frame, lambda f: f.kind == "idle")  # it lives
+        await until(second, VideoFrame, lambda f: f.kind == "idle")  # it lives
         await second.end_utterance()
         await trio.to_thread.run_sync(
             wait_for, server, lambda load: load.refused == refused, "it is counted"
@@ -420,11 +420,11 @@ async def test_who_reads_slowly_is_skipped_to_the_newest_and_told(server: LocalS
         lipsync_fast.connect(server.url) as quick,
     ):
         await slow.send(encode(SessionStart()))
-        begun, _ = await until(quick, Frame)
+        begun, _ = await until(quick, VideoFrame)
         newest = begun
         while front_load(server).skipped == skipped_before:
-            newest, _ = await until(quick, Frame)
-        frames: list[Frame] = []
+            newest, _ = await until(quick, VideoFrame)
+        frames: list[VideoFrame] = []
         told: Stats | None = None
         gap = False
         while told is None or not gap:
@@ -444,11 +444,11 @@ async def test_who_reads_slowly_is_skipped_to_the_newest_and_told(server: LocalS
     assert newest.sequence > begun.sequence
 
 
-def _frame(message: bytes) -> Frame:
+def _frame(message: bytes) -> VideoFrame:
     from lipsync_fast.client.events import media_event
 
     event = media_event(message)
-    assert isinstance(event, Frame)
+    assert isinstance(event, VideoFrame)
     return event
 
 

@@ -14,7 +14,7 @@ from talking import in_trio, say, speak, speech, spoken, utterance
 
 import lipsync_fast
 from lipsync_fast.api import Avatar
-from lipsync_fast.client import Frame
+from lipsync_fast.client import VideoFrame
 from lipsync_fast.client.local import LocalServer
 
 
@@ -58,7 +58,7 @@ def test_burst_equals_render(
     server: LocalServer, avatar: Avatar, rate: int, form: str, channels: int
 ) -> None:
     pcm = as_sent(rate, form, channels)
-    got: list[Frame] = []
+    got: list[VideoFrame] = []
 
     @in_trio
     async def stream() -> None:
@@ -75,7 +75,7 @@ def test_burst_equals_render(
     stream()
     wanted = list(avatar.render(pcm, rate))
     assert len(got) == len(wanted) >= 12
-    assert [f.index for f in got] == [w.avatar_frame for w in wanted]
+    assert [f.avatar_frame for f in got] == [w.avatar_frame for w in wanted]
     assert [f.pts for f in got] == [w.pts for w in wanted]
     assert [f.jpeg for f in got] == [w.jpeg for w in wanted]
 
@@ -85,7 +85,7 @@ def test_samples_that_are_no_numbers_are_silence(server: LocalServer, avatar: Av
     silent = pcm.copy()
     silent[3000:3400] = 0
     pcm[3000:3400:3], pcm[3001:3400:3], pcm[3002:3400:3] = np.nan, np.inf, -np.inf
-    got: list[Frame] = []
+    got: list[VideoFrame] = []
 
     @in_trio
     async def stream() -> None:
@@ -102,7 +102,7 @@ def test_samples_that_are_no_numbers_are_silence(server: LocalServer, avatar: Av
 def test_sessions_at_once_do_not_change_each_other(server: LocalServer, avatar: Avatar) -> None:
     """Frames of several sessions share batches, caches and buffers."""
     sounds = [speech(0.8, start_s=0.7 * k) for k in range(4)]
-    got: dict[int, list[Frame]] = {}
+    got: dict[int, list[VideoFrame]] = {}
 
     @in_trio
     async def stream() -> None:
@@ -125,7 +125,7 @@ def test_utterances_of_a_burst_go_on_in_the_avatar_s_loop(
     server: LocalServer, avatar: Avatar
 ) -> None:
     first, second = speech(0.4), speech(0.6, start_s=3)
-    got: list[Frame] = []
+    got: list[VideoFrame] = []
 
     @in_trio
     async def stream() -> None:
@@ -147,7 +147,7 @@ def test_live_frames_are_render_s_over_the_same_pictures(
 ) -> None:
     """Sound in pieces of 20 ms on the clock, with the avatar's loop under way."""
     sound = speech(1.0)
-    got: list[Frame] = []
+    got: list[VideoFrame] = []
 
     @in_trio
     async def stream() -> None:
@@ -164,7 +164,7 @@ def test_live_frames_are_render_s_over_the_same_pictures(
     start = next(
         s
         for s in range(2 * avatar.manifest.frame_count)
-        if all(avatar.manifest.avatar_frame(k, s) == frame.index for k, frame in fresh)
+        if all(avatar.manifest.avatar_frame(k, s) == frame.avatar_frame for k, frame in fresh)
     )
     wanted = list(avatar.render(sound, 16_000, start_frame=start))
     assert [frame.jpeg for _, frame in fresh] == [wanted[k].jpeg for k, _ in fresh]

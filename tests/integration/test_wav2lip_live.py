@@ -13,7 +13,7 @@ import trio
 from talking import SLOW_MACHINE, in_trio, say, speak, speech, spoken, utterance
 
 import lipsync_fast
-from lipsync_fast.client import Frame
+from lipsync_fast.client import VideoFrame
 from lipsync_fast.client.local import LocalServer
 
 pytestmark = pytest.mark.clock
@@ -41,7 +41,7 @@ def server(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def test_burst_equals_render(server: LocalServer, package: Path) -> None:
     """The first time, and the second time, when no network runs."""
     pcm = speech(0.7)
-    got: list[Frame] = []
+    got: list[VideoFrame] = []
 
     def loads() -> tuple[int, int]:
         found = [engine.load for engine in server.status().engines]
@@ -75,7 +75,7 @@ def test_burst_equals_render(server: LocalServer, package: Path) -> None:
 def test_live_frames_are_render_s(server: LocalServer, package: Path) -> None:
     """On the clock, with a way in from rest, 212.5 ms behind the sound and the margin."""
     sound = speech(1.0)
-    got: list[Frame] = []
+    got: list[VideoFrame] = []
     latency: list[float] = []
 
     @in_trio
@@ -96,7 +96,7 @@ def test_live_frames_are_render_s(server: LocalServer, package: Path) -> None:
         starts = [
             s
             for s in range(4)
-            if all(avatar.manifest.avatar_frame(k, s) == frame.index for k, frame in fresh)
+            if all(avatar.manifest.avatar_frame(k, s) == frame.avatar_frame for k, frame in fresh)
         ]
         wanted = list(avatar.render(sound, 16_000, start_frame=starts[0]))
     assert [frame.jpeg for _, frame in fresh] == [wanted[k].jpeg for k, _ in fresh]

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import numpy as np
@@ -22,11 +22,11 @@ from websockets.http11 import Request, Response
 from websockets.sync.server import ServerConnection, serve
 
 import lipsync_fast
+from lipsync_fast import client
 from lipsync_fast.client import (
-    Audio,
+    AudioFrame,
     ErrorMessage,
     Event,
-    Frame,
     Pong,
     Session,
     SessionError,
@@ -34,6 +34,7 @@ from lipsync_fast.client import (
     SessionOverloaded,
     SessionStarted,
     UtteranceEnded,
+    VideoFrame,
 )
 from lipsync_fast.errors import AudioFormatError
 from lipsync_fast.geometry import Rect
@@ -207,12 +208,17 @@ def test_what_comes(library: str) -> None:
 
     with scripted(script) as server:
         mouth, whole, audio, *rest = run(library, client)
-    assert isinstance(mouth, Frame)
-    assert isinstance(whole, Frame)
-    assert isinstance(audio, Audio)
+    assert isinstance(mouth, VideoFrame)
+    assert isinstance(whole, VideoFrame)
+    assert isinstance(audio, AudioFrame)
     assert (mouth.jpeg, mouth.content, mouth.kind) == (b"jpeg", "mouth", "speech")
     assert (mouth.first, mouth.last, mouth.repeated) == (True, False, True)
-    assert (mouth.box, mouth.index, mouth.sequence, mouth.utterance) == (Rect(1, 2, 3, 4), 9, 4, 2)
+    assert (mouth.box, mouth.avatar_frame, mouth.sequence, mouth.utterance) == (
+        Rect(1, 2, 3, 4),
+        9,
+        4,
+        2,
+    )
     assert mouth.pts == Fraction(2, 25)
     assert (whole.kind, whole.content, whole.first) == ("idle", "frame", False)
     assert (audio.pcm, audio.pts, audio.utterance) == (b"\0\0", Fraction(1, 25), 2)
@@ -323,7 +329,7 @@ def test_who_waits_in_send_still_reads(library: str) -> None:
     async def read(session: Session) -> None:
         for sequence in range(400):
             event = await anext(session)
-            assert isinstance(event, Frame)
+            assert isinstance(event, VideoFrame)
             assert event.sequence == sequence
 
     async def client() -> None:
@@ -464,3 +470,19 @@ def test_importing_the_client_loads_no_library_of_sockets() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.split() == []
+
+
+def test_the_package_exports_what_its_users_name() -> None:
+    for name in lipsync_fast.__all__:
+        assert getattr(lipsync_fast, name) is not None
+    for name, error in vars(lipsync_fast).copy().items():
+        if isinstance(error, type) and issubclass(error, Exception):
+            assert issubclass(error, lipsync_fast.LipsyncError), name
+    assert lipsync_fast.SessionError is SessionError
+    assert {kind.__name__ for kind in get_args(Event)} <= set(client.__all__)
+    code = "import sys, lipsync_fast\nlipsync_fast.errors.MediaError\nprint(len(sys.modules))"
+    loaded = [
+        int(subprocess.run([sys.executable, "-P", "-c", c], capture_output=True, check=True).stdout)
+        for c in (code, code.replace("lipsync_fast.errors.MediaError", "lipsync_fast.__version__"))
+    ]
+    assert loaded[0] == loaded[1] + 1, "the errors load nothing else"
