@@ -21,9 +21,9 @@ import numpy as np
 from lipsync_fast.avatars.jpeg import encode_frame
 from lipsync_fast.avatars.library import AvatarLibrary
 from lipsync_fast.benchmark import program
+from lipsync_fast.engine.avatar import RegisteredAvatar
 from lipsync_fast.engine.backends import RegionJob, create_backend
 from lipsync_fast.engine.backends.cpu import CpuBackend
-from lipsync_fast.engine.picture_jobs import Served
 from lipsync_fast.engine.process import keep_memory
 from lipsync_fast.engine.splice import FrameEncoder, Variant
 from lipsync_fast.provenance import jpeg_with_xmp, xmp_packet
@@ -47,7 +47,7 @@ def timed(what: str, act: Callable[[], object], runs: int) -> None:
 def parts(path: Path, runs: int) -> None:
     backend = create_backend("cpu", 1, live=True)
     assert isinstance(backend, CpuBackend)
-    served, encoder = Served.open(backend, path), FrameEncoder()
+    served, encoder = RegisteredAvatar.open(backend, path), FrameEncoder()
     package, avatar = served.package, served.loaded
     m = package.manifest
     own, small = Variant(m.jpeg.quality), Variant(m.jpeg.quality, m.frame_width // 2)

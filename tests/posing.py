@@ -15,17 +15,17 @@ import msgspec
 
 from lipsync_fast.config_load import load
 from lipsync_fast.engine import process
-from lipsync_fast.engine.scheduler import Engine
+from lipsync_fast.engine.scheduler import Scheduler
 from lipsync_fast.ipc.children import EngineSpec
 from lipsync_fast.logs import setup_logs
 from lipsync_fast.supervisor import launch
 from lipsync_fast.supervisor.children import Role, own_command
 from lipsync_fast.supervisor.gpus import DetectedGpus, Gpu
 
-_create_engine = process.create_engine
+_create_engine = process.create_scheduler
 
 
-def create_engine(spec: EngineSpec) -> Engine:
+def create_scheduler(spec: EngineSpec) -> Scheduler:
     """A CPU engine, whatever its device is called."""
     return _create_engine(msgspec.structs.replace(spec, device="cpu", threads=1))
 
@@ -37,7 +37,7 @@ def command(role: Role) -> list[str]:
 
 if __name__ == "__main__":
     if sys.argv[1] == "engine":
-        process.create_engine = create_engine
+        process.create_scheduler = create_scheduler
         process.main()
     config = load(Path(sys.argv[2]), {}).config
     setup_logs(config.log, "supervisor")

@@ -41,19 +41,19 @@ def serve(told: dict[str, Any]) -> None:
     """Be the engine, until standard input ends."""
     from lipsync_fast.engine.backends.cuda.backend import CudaBackend
     from lipsync_fast.engine.backends.cuda.device import CudaDevice, Device, HostDevice
-    from lipsync_fast.engine.scheduler import Engine
+    from lipsync_fast.engine.scheduler import Scheduler
     from lipsync_fast.engine.splice import FrameEncoder
 
     kind = told["precision"]
     device: Device = HostDevice() if told["dry"] else CudaDevice(0, exact=kind == "fp32")
     sizes = {"sizes": (1, 2)} if told["dry"] else {}
     backend = CudaBackend(device, precision=kind, live=True, **sizes)
-    engine = Engine(backend, FrameEncoder())
+    engine = Scheduler(backend, FrameEncoder())
     for name, path in told["avatars"].items():
-        engine.shelf.load(name, path)
-        engine.shelf.served[name].used = True
+        engine.registry.load(name, path)
+        engine.registry.avatars[name].used = True
     jobs, answers = (RingHandle(*fds) for fds in told["rings"])
-    engine.attach("front-1", jobs, answers)
+    engine.fronts.attach("front-1", jobs, answers)
     _say("ready")
     graphs = threading.Thread(target=_tell_of_graphs, args=(backend,))
     graphs.start()
@@ -78,12 +78,12 @@ def _loop(engine: Any, backend: Any) -> None:
         timeout_ms = 0
         if not worked:
             timeout_ms = int(engine.warm() * 1000) + 1
-            timeout_ms = timeout_ms if engine.want() else 0
+            timeout_ms = timeout_ms if engine.may_sleep() else 0
         poll = select.poll()
-        for fd in (*engine.bells(), 0):
+        for fd in (*engine.doorbells(), 0):
             poll.register(fd, select.POLLIN)
         ready = dict(poll.poll(timeout_ms))
-        engine.hear()
+        engine.drain()
         if 0 in ready:
             line = sys.stdin.readline()
             if not line:
@@ -93,17 +93,17 @@ def _loop(engine: Any, backend: Any) -> None:
 
 def _obey(engine: Any, backend: Any, told: dict[str, Any]) -> None:
     if told["do"] == "load":
-        engine.shelf.load(told["name"], told["path"])
+        engine.registry.load(told["name"], told["path"])
         backend.warming.wait()
-    halves = [s.loaded.images.allocated for s in engine.shelf.served.values()]
+    halves = [s.loaded.images.allocated for s in engine.registry.avatars.values()]
     free, total = backend.device.memory()
     _say(
         "state",
         used=total - free,
         halves=sum(halves),
         caches=backend.cache_bytes,
-        spent=backend.spent.seconds,
-        chores=any(s.unprepared or s.unwarmed for s in engine.shelf.served.values()),
+        spent=backend.cpu_time.seconds,
+        chores=any(s.unprepared or s.unwarmed for s in engine.registry.avatars.values()),
     )
 
 

@@ -23,7 +23,7 @@ from instant import JPEG, Instant
 from lipsync_fast.avatars.library import AvatarLibrary
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.benchmark import program
-from lipsync_fast.engine.scheduler import Engine
+from lipsync_fast.engine.scheduler import Scheduler
 from lipsync_fast.engine.splice import FrameEncoder
 from lipsync_fast.frontend.playout.utterance import Utterance
 from lipsync_fast.geometry import Rect
@@ -79,10 +79,10 @@ def records(package: AvatarPackage, count: int) -> list[tuple[Job, memoryview]]:
 
 def loop(path: Path, jobs: int, at_a_time: int) -> float:
     """Microseconds a job through the engine's loop."""
-    engine, rings = Engine(Instant(), FrameEncoder()), Rings()
-    engine.shelf.load("demo", path)
-    engine.attach("front-1", *rings.theirs())
-    package = engine.shelf.served["demo"].package
+    engine, rings = Scheduler(Instant(), FrameEncoder()), Rings()
+    engine.registry.load("demo", path)
+    engine.fronts.attach("front-1", *rings.theirs())
+    package = engine.registry.avatars["demo"].package
     some = records(package, at_a_time)
     for job, _ in some:  # as it is after some seconds
         engine.encoder.prepare(package, job.avatar_frame)

@@ -27,10 +27,10 @@ LIVE, BURST = (4, 16, 48), 4
 def engine() -> None:
     """An engine process, with that backend."""
     from lipsync_fast.engine import process
-    from lipsync_fast.engine.scheduler import Engine
+    from lipsync_fast.engine.scheduler import Scheduler
     from lipsync_fast.engine.splice import FrameEncoder
 
-    process.create_engine = lambda spec: Engine(Instant(), FrameEncoder())
+    process.create_scheduler = lambda spec: Scheduler(Instant(), FrameEncoder())
     process.main()
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from lipsync_fast.audio.windows import FEATURE_SIZE
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.engine.backends.base import LoadedAvatar, RegionJob
-from lipsync_fast.engine.cpu_time import Spent
+from lipsync_fast.engine.cpu_time import CpuTime
 from lipsync_fast.geometry import Rect
 
 JPEG = os.urandom(60_000)
@@ -31,11 +31,11 @@ class Instant:
     """A backend that has every picture at once."""
 
     name, depth, warms = "instant", 8, 1
-    hears = encodes = False
+    takes_sound = encodes = False
     device_memory = (0, 0)
 
     def __init__(self) -> None:
-        self.spent = Spent()
+        self.cpu_time = CpuTime()
         self.cache_bytes: dict[str, int] = {}
 
     def load(self, package: AvatarPackage) -> Loaded:
@@ -50,7 +50,7 @@ class Instant:
     def settle(self, timeout_s: float) -> bool:
         return True
 
-    def held_of(self, avatar: LoadedAvatar) -> tuple[int, int]:
+    def avatar_bytes(self, avatar: LoadedAvatar) -> tuple[int, int]:
         return 0, 0
 
     def share(self, avatar: LoadedAvatar, fd: int) -> None:

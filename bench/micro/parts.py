@@ -24,8 +24,8 @@ from lipsync_fast.avatars.jpeg import encode_frame
 from lipsync_fast.avatars.library import AvatarLibrary
 from lipsync_fast.benchmark import program
 from lipsync_fast.benchmark.speech import shipped_recording
+from lipsync_fast.engine.avatar import RegisteredAvatar
 from lipsync_fast.engine.backends.cpu import CpuBackend
-from lipsync_fast.engine.picture_jobs import Served
 from lipsync_fast.engine.splice import FrameEncoder, Variant
 
 Pair = dict[str, Callable[[], object]]
@@ -45,7 +45,7 @@ def mel() -> tuple[Pair, str]:
     )
 
 
-def vectors(served: Served, backend: CpuBackend) -> tuple[Pair, str]:
+def vectors(served: RegisteredAvatar, backend: CpuBackend) -> tuple[Pair, str]:
     """The audio block of the next frame of a sound: one new vector or two, against all sixteen."""
     window = served.package.manifest.audio
     pcm = (shipped_recording(4.0) / np.float32(32768)).astype(np.float32)
@@ -64,7 +64,7 @@ def vectors(served: Served, backend: CpuBackend) -> tuple[Pair, str]:
     return {"kept": lambda: block(kept), "anew": anew}, "floor: 1 new vector for each frame"
 
 
-def jpeg(served: Served) -> tuple[Pair, str]:
+def jpeg(served: RegisteredAvatar) -> tuple[Pair, str]:
     """A frame's JPEG: the pieces that the mouth touches spliced in, against the whole picture."""
     package, encoder = served.package, FrameEncoder()
     variant = Variant(package.manifest.jpeg.quality)
@@ -82,7 +82,7 @@ def main() -> None:
     """Measure and print."""
     args = program.options(__doc__, runs=60, out=None)
     backend = CpuBackend(1, live=True)
-    served = Served.open(backend, AvatarLibrary().find("demo"))
+    served = RegisteredAvatar.open(backend, AvatarLibrary().find("demo"))
     results: dict[str, dict[str, float | str]] = {}
     for name, (pair, floor) in {
         "mel rows of a second": mel(),

@@ -5,23 +5,22 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from lipsync_fast.avatars.signing import TrustedKeys
+from lipsync_fast.engine.avatar import RegisteredAvatar
 from lipsync_fast.engine.backends.base import Backend
-from lipsync_fast.engine.picture_jobs import Pictures, Served
+from lipsync_fast.engine.splice import FrameEncoder
+from lipsync_fast.engine.warmup import AvatarWarmup
 from lipsync_fast.errors import AvatarError, RingError
 from lipsync_fast.logs import get_logger
 
 log = get_logger("lipsync.engine")
-SELDOM_S = 1.0
 SWITCH_S = 0.0005
 """How long a thread may keep the interpreter from others, where frames of theirs wait: while an
 avatar is loaded beside them, or all the time (``process.create_engine``)."""
-RESTS = 2
 MOST_SHARED = 100
 """Pieces of shared memory that wait for their avatars; of more, the oldest is not used."""
 MOST_FIGURES = 200
@@ -30,30 +29,24 @@ Loaded = Callable[[str, str], None]
 """Gets an avatar's name and the reason why it was not loaded, or nothing."""
 
 
-class Shelf:
-    """Avatars by name. One thread; ``wake`` is called in others when ``step`` has work.
+class AvatarRegistry:
+    """Avatars by name. For one thread; ``wake`` is called in others when ``step`` has work.
 
     An avatar that was taken out, or replaced, stays usable for the jobs that hold it (``hold``,
     ``release``) and is closed when the last of them has ended.
     """
 
-    def __init__(self, backend: Backend, pictures: Pictures, wake: Callable[[], None]) -> None:
-        self._backend, self._pictures, self._wake = backend, pictures, wake
+    def __init__(self, backend: Backend, encoder: FrameEncoder, wake: Callable[[], None]) -> None:
+        self._backend, self._encoder, self._wake = backend, encoder, wake
         self.keys: TrustedKeys | None = None
         """One of them must have signed what is loaded."""
-        self._served: dict[str, Served] = {}
-        self._aside = ThreadPoolExecutor(1, "lipsync-load")
-        self._loading: dict[str, Future[Served]] = {}
-        self._loaded: deque[tuple[str, Future[Served], Loaded]] = deque()
-        self._chores = ThreadPoolExecutor(1, "lipsync-chores")
-        self._chore: tuple[Served, Future[None], float] | None = None
-        self._rested_at = 0.0
-        self._shared: dict[str, int] = {}
-
-    @property
-    def served(self) -> dict[str, Served]:
+        self.avatars: dict[str, RegisteredAvatar] = {}
         """Those that jobs may name."""
-        return self._served
+        self._aside = ThreadPoolExecutor(1, "lipsync-load")
+        self._loading: dict[str, Future[RegisteredAvatar]] = {}
+        self._loaded: deque[tuple[str, Future[RegisteredAvatar], Loaded]] = deque()
+        self._warmup = AvatarWarmup(backend, encoder, wake)
+        self._shared: dict[str, int] = {}
 
     def load(self, name: str, path: str | os.PathLike[str]) -> None:
         """Make an avatar available under ``name``; one of that name is replaced.
@@ -61,7 +54,7 @@ class Shelf:
         Raises:
             AvatarError: it cannot be used.
         """
-        self._put(name, Served.open(self._backend, path, self.keys))
+        self._install(name, RegisteredAvatar.open(self._backend, path, self.keys))
 
     def load_later(self, name: str, path: str, done: Loaded) -> None:
         """Like ``load``, in a thread; ``done`` is called by a later ``step``.
@@ -72,18 +65,18 @@ class Shelf:
         future = self._aside.submit(self._open_aside, path)
         self._loading[name] = future
 
-        def ended(future: Future[Served]) -> None:  # in the thread
+        def ended(future: Future[RegisteredAvatar]) -> None:  # in the thread
             self._loaded.append((name, future, done))
             self._wake()
 
         future.add_done_callback(ended)
 
-    def _open_aside(self, path: str) -> Served:
+    def _open_aside(self, path: str) -> RegisteredAvatar:
         """Open an avatar beside frames that are being made: those wait for this thread less."""
         before = sys.getswitchinterval()
         sys.setswitchinterval(min(before, SWITCH_S))
         try:
-            return Served.open(self._backend, path, self.keys)
+            return RegisteredAvatar.open(self._backend, path, self.keys)
         finally:
             sys.setswitchinterval(before)
 
@@ -97,7 +90,7 @@ class Shelf:
         if name in self._shared:
             os.close(self._shared.pop(name))
         self._shared[name] = fd
-        if name in self._served:
+        if name in self.avatars:
             self._share(name)
         elif len(self._shared) > MOST_SHARED:
             self._forget_shared(next(iter(self._shared)))
@@ -108,9 +101,9 @@ class Shelf:
             os.close(fd)
 
     def _share(self, name: str) -> None:
-        served, fd = self._served[name], self._shared.pop(name)
+        avatar, fd = self.avatars[name], self._shared.pop(name)
         try:
-            self._backend.share(served.loaded, fd)
+            self._backend.share(avatar.loaded, fd)
         except RingError as error:
             log.warning("keeps frames of its own", avatar=name, reason=str(error))
         finally:
@@ -119,107 +112,81 @@ class Shelf:
     def unload(self, name: str) -> None:
         """Take an avatar out; it may be one that is yet to be loaded."""
         self._forget_shared(name)
-        self._take_out(name)
+        self._remove(name)
 
-    def _take_out(self, name: str) -> None:
+    def _remove(self, name: str) -> None:
         self._loading.pop(name, None)
-        served = self._served.pop(name, None)
-        if served is not None:
-            self._retire(served)
+        avatar = self.avatars.pop(name, None)
+        if avatar is not None:
+            self._retire(avatar)
 
-    def hold(self, served: Served) -> None:
+    def hold(self, avatar: RegisteredAvatar) -> None:
         """A job needs it."""
-        served.users += 1
-        served.used = True
+        avatar.users += 1
+        avatar.used = True
 
-    def release(self, served: Served) -> None:
+    def release(self, avatar: RegisteredAvatar) -> None:
         """A job needs it no more."""
-        served.users -= 1
-        if served.retired:
-            self._retire(served)
+        avatar.users -= 1
+        if avatar.retired:
+            self._retire(avatar)
 
     # ------------------------------------------------------------ the loop's part
     @property
     def has_news(self) -> bool:
         """Whether ``step`` has something to do."""
-        return bool(self._loaded) or (self._chore is not None and self._chore[1].done())
+        return bool(self._loaded) or self._warmup.has_news
 
     def step(self) -> None:
         """Take in what the threads have done."""
         while self._loaded:
-            self._take_in(*self._loaded.popleft())
-        if self._chore is not None and self._chore[1].done():
-            (served, future, begun), self._chore = self._chore, None
-            now = time.monotonic()
-            self._rested_at = now + RESTS * (now - begun)
-            error = future.exception()
-            if error is not None:  # it comes up again in the jobs that meet it
-                log.warning("cannot prepare a frame", avatar=served.package.path, reason=str(error))
-                served.done_chores()
-            self.release(served)
+            self._finish_load(*self._loaded.popleft())
+        avatar = self._warmup.finished()
+        if avatar is not None:
+            self.release(avatar)
 
     def warm(self) -> float:
-        """Begin to prepare one frame of an avatar, if it is time.
+        """Begin to get an avatar's next frame ready; see ``AvatarWarmup.start``."""
+        return self._warmup.start(self.avatars.values())
 
-        Between two, there is a rest of ``RESTS`` times what one took: another engine may be using
-        the same processors for speech.
-
-        Returns:
-            Seconds after which to call again.
-        """
-        if self._chore is not None:
-            return SELDOM_S
-        left = self._rested_at - time.monotonic()
-        if left > 0:
-            return left
-        for served in self._served.values():
-            chore = self._pictures.chore(self._backend, served)
-            if chore is not None:
-                served.users += 1
-                future = self._chores.submit(chore)
-                self._chore = served, future, time.monotonic()
-                future.add_done_callback(lambda _: self._wake())
-                break
-        return SELDOM_S
-
-    def held(self) -> tuple[dict[str, int], dict[str, int]]:
+    def cached_bytes(self) -> tuple[dict[str, int], dict[str, int]]:
         """Bytes that caches hold of each avatar: here, and shared with other engines."""
         own, shared = {}, {}
-        for name, served in self._served.items():
-            in_backend, in_common = self._backend.held_of(served.loaded)
-            own[name] = in_backend + self._pictures.encoder.held_of(served.package)
+        for name, avatar in self.avatars.items():
+            in_backend, in_common = self._backend.avatar_bytes(avatar.loaded)
+            own[name] = in_backend + self._encoder.avatar_bytes(avatar.package)
             shared[name] = in_common
         return _largest(own), _largest(shared)
 
     @property
     def prepared(self) -> bool:
         """Whether nothing is left to load and to prepare."""
-        return not (self._chore or self._loading) and not any(
-            self._pictures.has_chore(served) for served in self._served.values()
+        return not (self._warmup.running or self._loading) and not any(
+            avatar.unprepared or avatar.unwarmed for avatar in self.avatars.values()
         )
 
     def close(self) -> None:
         """Stop the threads and close the packages; before the backend is closed."""
-        for threads in (self._chores, self._aside):
-            threads.shutdown(wait=True, cancel_futures=True)
+        self._warmup.close()
+        self._aside.shutdown(wait=True, cancel_futures=True)
         for _, future, _ in self._loaded:
             if not future.cancelled() and future.exception() is None:
                 future.result().package.close()
-        for served in self._served.values():
-            served.package.close()
-        self._served.clear()
+        for avatar in self.avatars.values():
+            avatar.package.close()
+        self.avatars.clear()
         for fd in self._shared.values():
             os.close(fd)
         self._shared.clear()
 
     # ------------------------------------------------------------ how
-    def _take_in(self, name: str, future: Future[Served], done: Loaded) -> None:
+    def _finish_load(self, name: str, future: Future[RegisteredAvatar], done: Loaded) -> None:
         wanted = self._loading.get(name) is future
         error = future.exception()
         if wanted:
             del self._loading[name]
             if error is None:
-                self._put(name, future.result())
+                self._install(name, future.result())
             else:
                 self._forget_shared(name)
                 if not isinstance(error, AvatarError):
@@ -228,18 +195,18 @@ class Shelf:
         elif error is None:
             self._retire(future.result())
 
-    def _put(self, name: str, served: Served) -> None:
-        self._take_out(name)
-        self._served[name] = served
+    def _install(self, name: str, avatar: RegisteredAvatar) -> None:
+        self._remove(name)
+        self.avatars[name] = avatar
         if name in self._shared:
             self._share(name)
 
-    def _retire(self, served: Served) -> None:
-        served.retired = True
-        if served.users == 0:
-            self._backend.unload(served.loaded)
-            self._pictures.encoder.forget(served.package)
-            served.package.close()
+    def _retire(self, avatar: RegisteredAvatar) -> None:
+        avatar.retired = True
+        if avatar.users == 0:
+            self._backend.unload(avatar.loaded)
+            self._encoder.forget(avatar.package)
+            avatar.package.close()
 
 
 def _largest(figures: dict[str, int]) -> dict[str, int]:

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipsync_fast.audio.windows import FEATURE_SIZE, block_starts, samples_seen
+from lipsync_fast.engine.avatar import RegisteredAvatar
 from lipsync_fast.engine.backends.base import Backend, Coded, RegionJob, Sound
-from lipsync_fast.engine.picture_jobs import Served
 from lipsync_fast.engine.splice import FrameEncoder, Variant, how_coded
 
 MEASURE_S = 0.25
@@ -21,13 +21,13 @@ MEASURE_S = 0.25
 FRAMES = 4
 """Of the avatar that are used; each is made once beforehand, as all are in the long run."""
 SOUND_FRAMES = 100
-"""Of a sound, for a backend that hears; then another one begins."""
+"""Of a sound, for a backend that takes sound; then another one begins."""
 SETTLE_S = 8.0
 """How long a backend is waited for that still prepares what makes it fast."""
 
 
 def measure(
-    backend: Backend, encoder: FrameEncoder, served: Served, seconds: float = MEASURE_S
+    backend: Backend, encoder: FrameEncoder, avatar: RegisteredAvatar, seconds: float = MEASURE_S
 ) -> float:
     """Frames a second of an avatar with all of the device, from audio features to JPEGs.
 
@@ -39,8 +39,8 @@ def measure(
     Args:
         seconds: how long to make frames that are counted; with 0, only the first ones are made.
     """
-    submit = _submitter(backend, encoder, served)
-    for future in [submit(index) for index in range(_count(served))]:
+    submit = _submitter(backend, encoder, avatar)
+    for future in [submit(index) for index in range(_count(avatar))]:
         future.result()
     if seconds == 0:
         return 0.0
@@ -59,15 +59,15 @@ def measure(
     return made / wall if threads is None else made * threads / cpu
 
 
-def _count(served: Served) -> int:
-    return min(FRAMES, served.package.manifest.frame_count)
+def _count(avatar: RegisteredAvatar) -> int:
+    return min(FRAMES, avatar.package.manifest.frame_count)
 
 
 def _submitter(
-    backend: Backend, encoder: FrameEncoder, served: Served
+    backend: Backend, encoder: FrameEncoder, avatar: RegisteredAvatar
 ) -> Callable[[int], Future[bytes]]:
     """Begins the picture of that number, as one of a sound that goes on: one new audio vector."""
-    package = served.package
+    package = avatar.package
     variant = Variant(package.manifest.jpeg.quality)
     how = how_coded(package.manifest, variant.quality)
     rng = np.random.default_rng(0)
@@ -77,27 +77,27 @@ def _submitter(
     noise = (rng.standard_normal(640 * (SOUND_FRAMES + 16)) * 0.1).astype(np.float32)
 
     def submit(number: int) -> Future[bytes]:
-        index = number % _count(served)
+        index = number % _count(avatar)
         sound = None
-        if backend.hears:
-            sound = _sound(served, number, noise)
+        if backend.takes_sound:
+            sound = _sound(avatar, number, noise)
         else:
-            backend.features(served.loaded, mel)
+            backend.features(avatar.loaded, mel)
         place = encoder.place(package, index, variant)
         encode = place.encode(how) if backend.encodes else None
 
         def finish(_: int, image: NDArray[np.uint8] | Coded) -> bytes:
             return encoder.frame(package, index, variant, image)
 
-        heard = None if backend.hears else block
-        job = RegionJob(served.loaded, index, heard, 1.0, place.part, sound, encode)
+        heard = None if backend.takes_sound else block
+        job = RegionJob(avatar.loaded, index, heard, 1.0, place.part, sound, encode)
         return backend.submit([job], finish)[0]
 
     return submit
 
 
-def _sound(served: Served, number: int, noise: NDArray[np.float32]) -> Sound:
-    starts = block_starts(number % SOUND_FRAMES, served.package.manifest.audio)
+def _sound(avatar: RegisteredAvatar, number: int, noise: NDArray[np.float32]) -> Sound:
+    starts = block_starts(number % SOUND_FRAMES, avatar.package.manifest.audio)
     first, end = samples_seen(starts)
     stream = ("capacity", number // SOUND_FRAMES)
     return Sound(stream, tuple(starts), noise[first:end], first)

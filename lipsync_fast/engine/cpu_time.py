@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 
 
-class Spent:
+class CpuTime:
     """Counts the processor time of threads by what they do; any thread may.
 
     Of parts within parts, each has its own time alone. So the sum of all is what was spent within

@@ -16,8 +16,10 @@ import numpy as np
 
 from lipsync_fast.avatars.jpeg import segment_offsets
 from lipsync_fast.config import Utterances
+from lipsync_fast.engine.avatar import RegisteredAvatar
 from lipsync_fast.engine.backends.base import Backend, Coded
-from lipsync_fast.engine.picture_jobs import Made, Served, SpokenPicture, Waiting, variant_of
+from lipsync_fast.engine.job_queue import QueuedJob
+from lipsync_fast.engine.picture_jobs import Made, SpokenPicture, variant_of
 from lipsync_fast.engine.splice import FrameEncoder, Place
 from lipsync_fast.errors import StoreDamagedError, StoreError
 from lipsync_fast.geometry import Rect
@@ -25,7 +27,7 @@ from lipsync_fast.ipc.messages import Content, Job, Look
 from lipsync_fast.logs import get_logger
 from lipsync_fast.utterances.keys import content_of, maker_of, scope_of, sound_of
 from lipsync_fast.utterances.store import Kept, Row, Store, store_folder
-from lipsync_fast.utterances.write_behind import Keeper, Task
+from lipsync_fast.utterances.write_behind import Task, WriteBehind
 
 log = get_logger("lipsync.engine")
 RETRY_S = 5.0
@@ -39,26 +41,26 @@ class Scopes:
     def __init__(self, maker: str) -> None:
         self._maker = maker
 
-    def of(self, served: Served, look: Look) -> bytes:
+    def of(self, avatar: RegisteredAvatar, look: Look) -> bytes:
         """The scope of an avatar's frames in a look."""
-        found = served.scopes.get(look)
+        found = avatar.scopes.get(look)
         if found is None:
-            served.content = served.content or content_of(served.package)
-            found = scope_of(served.content, self._maker, served.package.manifest, look)
-            served.scopes[look] = found
+            avatar.content = avatar.content or content_of(avatar.package)
+            found = scope_of(avatar.content, self._maker, avatar.package.manifest, look)
+            avatar.scopes[look] = found
         return found
 
-    def sound(self, served: Served, look: Look, spoken: SpokenPicture) -> bytes:
+    def sound(self, avatar: RegisteredAvatar, look: Look, spoken: SpokenPicture) -> bytes:
         """What a frame sees of its sound, hashed.
 
         Raises:
             ValueError: the frame's number cannot be.
         """
-        starts = served.starts(spoken)
-        return sound_of(self.of(served, look), starts, spoken.speech.first, spoken.pcm)
+        starts = avatar.window_starts(spoken.speech)
+        return sound_of(self.of(avatar, look), starts, spoken.speech.first, spoken.pcm)
 
 
-class KnownFrames:
+class FrameCache:
     """The frames that are kept, for one engine. All methods: its one thread.
 
     Args:
@@ -71,31 +73,33 @@ class KnownFrames:
         self._encoder = encoder
         self._folder, self._limit = store_folder(config.folder), config.disk_mb * 1_000_000
         self._scopes = Scopes(maker_of(backend))
-        self.keeper = Keeper(self._folder, self._limit, config.write_mb_s * 1e6)
+        self.write_behind = WriteBehind(self._folder, self._limit, config.write_mb_s * 1e6)
         self._store: Store | None = None
         self._renewed = 0
         self._retry_at = 0.0
         self._found = self._missed = 0
         self._told = ""
-        self._aside = ThreadPoolExecutor(1, "lipsync-known")
+        self._aside = ThreadPoolExecutor(1, "lipsync-cached")
 
     @property
     def counts(self) -> dict[str, int]:
-        """Frames that were ``found`` and ``missed``, and what ``Keeper`` counts."""
-        return {"found": self._found, "missed": self._missed, **self.keeper.counts}
+        """Frames that were ``found`` and ``missed``, and what ``WriteBehind`` counts."""
+        return {"found": self._found, "missed": self._missed, **self.write_behind.counts}
 
-    def find(self, served: Served, job: Job, spoken: SpokenPicture) -> Future[Made] | None:
+    def find(
+        self, avatar: RegisteredAvatar, job: Job, spoken: SpokenPicture
+    ) -> Future[Made] | None:
         """A frame that is kept, as its picture; None where it is to be made.
 
         Where the picture around it was not encoded before, that is done in a thread.
         """
-        kept = self._kept(served, job, spoken)
+        kept = self._kept(avatar, job, spoken)
         if kept is None:
             self._missed += 1
             return None
         self._found += 1
-        self.keeper.used(kept.id, kept.used)
-        package, variant = served.package, variant_of(job.look, served.package)
+        self.write_behind.used(kept.id, kept.used)
+        package, variant = avatar.package, variant_of(job.look, avatar.package)
         if job.look.content != Content.FRAME:
             return _done((kept.value, package.rect(job.avatar_frame)))
 
@@ -107,36 +111,36 @@ class KnownFrames:
             return _done(put_in())
         return self._aside.submit(put_in)
 
-    def _kept(self, served: Served, job: Job, spoken: SpokenPicture) -> Kept | None:
+    def _kept(self, avatar: RegisteredAvatar, job: Job, spoken: SpokenPicture) -> Kept | None:
         store = self._ready()
         if store is None:
             return None
         try:
-            sound = self._scopes.sound(served, job.look, spoken)
+            sound = self._scopes.sound(avatar, job.look, spoken)
             kept = store.find(sound, job.avatar_frame, spoken.speech.share)
             if store.bad:
-                self.keeper.bad(store.bad)
+                self.write_behind.bad(store.bad)
                 store.bad = []
         except StoreDamagedError:
-            self.keeper.damaged()
+            self.write_behind.damaged()
             self._retry_at = time.monotonic() + RETRY_S
             return None
         except (StoreError, ValueError):
             return None
         if kept is not None and job.look.content == Content.FRAME:
             place = self._encoder.place(
-                served.package, job.avatar_frame, variant_of(job.look, served.package)
+                avatar.package, job.avatar_frame, variant_of(job.look, avatar.package)
             )
             if not fits(kept.value, place):
-                self.keeper.bad([kept.id])
+                self.write_behind.bad([kept.id])
                 return None
         return kept
 
     def _ready(self) -> Store | None:
         """The store, or None while it cannot be had."""
-        if self._renewed != self.keeper.renewed and self._store is not None:
+        if self._renewed != self.write_behind.renewed and self._store is not None:
             self._store.close()
-            self._store, self._renewed, self._retry_at = None, self.keeper.renewed, 0.0
+            self._store, self._renewed, self._retry_at = None, self.write_behind.renewed, 0.0
         now = time.monotonic()
         if now < self._retry_at:
             return None
@@ -150,25 +154,25 @@ class KnownFrames:
                     log.warning("kept frames cannot be used", reason=str(error))
         return self._store
 
-    def keep(self, entry: Waiting, spoken: SpokenPicture, jpeg: bytes) -> None:
+    def keep(self, entry: QueuedJob, spoken: SpokenPicture, jpeg: bytes) -> None:
         """Keep a frame that was made, with its whole picture's JPEG."""
-        served, job = entry.avatar, entry.job
-        package, picture, share = served.package, job.avatar_frame, spoken.speech.share
+        avatar, job = entry.avatar, entry.job
+        package, picture, share = avatar.package, job.avatar_frame, spoken.speech.share
         place = None
         if job.look.content == Content.FRAME:
             place = self._encoder.place(package, picture, variant_of(job.look, package))
 
         def row() -> Row:
-            sound = self._scopes.sound(served, job.look, spoken)
+            sound = self._scopes.sound(avatar, job.look, spoken)
             return Row(sound, picture, share, jpeg if place is None else packed(jpeg, place))
 
-        stream = entry.lane.name, spoken.speech.stream
-        self.keeper.keep(Task(stream, len(jpeg), row))
+        stream = entry.front.name, spoken.speech.stream
+        self.write_behind.keep(Task(stream, len(jpeg), row))
 
     def close(self) -> None:
         """Write what waits, and close."""
         self._aside.shutdown(wait=True, cancel_futures=True)
-        self.keeper.close()
+        self.write_behind.close()
         if self._store is not None:
             self._store.close()
 
@@ -216,6 +220,8 @@ def fits(value: bytes, place: Place) -> bool:
     return not count or coded.offsets[-1] == len(coded.data)
 
 
-def kept_frames(backend: Backend, encoder: FrameEncoder, config: Utterances) -> KnownFrames | None:
+def open_frame_cache(
+    backend: Backend, encoder: FrameEncoder, config: Utterances
+) -> FrameCache | None:
     """An engine's kept frames; None where nothing is to be kept."""
-    return KnownFrames(backend, encoder, config) if config.disk_mb else None
+    return FrameCache(backend, encoder, config) if config.disk_mb else None

@@ -2,7 +2,7 @@
 """The offline pipeline: a stream of 16 kHz PCM to composed frames, in order, in bounded memory.
 
 Sound is read and encoded by the caller's thread while the backend makes the frames before it; a
-backend that hears gets the samples with the frames.
+backend that takes sound gets the samples with the frames.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def as_it_is(place: int, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 class SoundStream:
-    """What the frames 0, 1, 2 … of a stream see of it; for backends that hear.
+    """What the frames 0, 1, 2 … of a stream see of it; for backends that take sound.
 
     As ``audio.windows.BlockStream``, with samples in place of blocks. Only those are kept that
     later frames still see.
@@ -95,7 +95,7 @@ def pictures(
     """
     manifest = avatar.package.manifest
     stream: BlockStream | SoundStream
-    if backend.hears:
+    if backend.takes_sound:
         stream = SoundStream(manifest.audio)
     else:
         stream = BlockStream(manifest.audio, lambda windows: backend.features(avatar, windows))

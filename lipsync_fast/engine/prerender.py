@@ -20,9 +20,10 @@ from lipsync_fast.audio.windows import (
     samples_seen,
 )
 from lipsync_fast.avatars.package import AvatarPackage
+from lipsync_fast.engine.avatar import RegisteredAvatar
 from lipsync_fast.engine.backends.base import Backend, Coded
 from lipsync_fast.engine.frame_cache import Scopes, packed
-from lipsync_fast.engine.picture_jobs import Pictures, Served, SpokenPicture, variant_of
+from lipsync_fast.engine.picture_jobs import Pictures, SpokenPicture, variant_of
 from lipsync_fast.engine.splice import FrameEncoder
 from lipsync_fast.ipc.messages import Content, Job, Look, Speech
 from lipsync_fast.utterances.keys import content_of, maker_of
@@ -78,7 +79,7 @@ class Prerendering:
         self._encoder = FrameEncoder()
         loaded = backend.load(package)
         blocks = BlockCache(lambda mel: backend.features(loaded, mel))
-        self._served = Served(package, loaded, blocks)
+        self._avatar = RegisteredAvatar(package, loaded, blocks)
         self._pictures = Pictures(self._encoder)
         self._scopes = Scopes(maker_of(backend))
         self._samples = len(pcm)
@@ -105,7 +106,7 @@ class Prerendering:
         sounds: dict[int, bytes] = {}
         for frame in {want.frame for want in wants}:
             spoken = self._spoken(Wanted(frame, 0, 1.0))
-            sounds[frame] = self._scopes.sound(self._served, self._look, spoken)
+            sounds[frame] = self._scopes.sound(self._avatar, self._look, spoken)
         out, there = [], []
         known: dict[bytes, set[tuple[int, float]]] = {}
         for group in _groups(sounds):
@@ -131,13 +132,14 @@ class Prerendering:
             yield flying.popleft().result()
 
     def _begin(self, want: Wanted) -> Future[Row]:
-        spoken, hears = self._spoken(want), self._backend.hears
-        heard = (self._served.sound if hears else self._served.block)("prerender", spoken)
+        spoken = self._spoken(want)
+        audio_of = self._avatar.sound if self._backend.takes_sound else self._avatar.audio_block
+        audio = audio_of("prerender", spoken.speech, spoken.pcm)
         job = Job(0, 0, 0, "x", want.avatar_frame, 0, self._look, spoken.speech)
         region, finish = self._pictures.spoken(
-            self._served, job, want.share, heard, self._backend.encodes
+            self._avatar, job, want.share, audio, self._backend.encodes
         )
-        sound = self._scopes.sound(self._served, self._look, spoken)
+        sound = self._scopes.sound(self._avatar, self._look, spoken)
         package = self._package
         place = None
         if self._look.content == Content.FRAME:

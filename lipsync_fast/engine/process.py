@@ -44,7 +44,7 @@ from lipsync_fast.logs import get_logger, setup_logs
 from lipsync_fast.priority import GENTLE, in_background, lower_session, restore_session
 
 if TYPE_CHECKING:
-    from lipsync_fast.engine.scheduler import Engine
+    from lipsync_fast.engine.scheduler import Scheduler
 
 log = get_logger("lipsync.engine")
 _PR_SET_PDEATHSIG = 1
@@ -54,7 +54,7 @@ RESTED_S = 2.0
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
-def create_engine(spec: EngineSpec) -> Engine:
+def create_scheduler(spec: EngineSpec) -> Scheduler:
     """The engine on the device of a task.
 
     Raises:
@@ -63,8 +63,8 @@ def create_engine(spec: EngineSpec) -> Engine:
     # Imported here, after Hello: they take most of the time that a start takes.
     from lipsync_fast.engine.avatar_registry import SWITCH_S
     from lipsync_fast.engine.backends import create_backend
-    from lipsync_fast.engine.frame_cache import kept_frames
-    from lipsync_fast.engine.scheduler import Engine
+    from lipsync_fast.engine.frame_cache import open_frame_cache
+    from lipsync_fast.engine.scheduler import Scheduler
     from lipsync_fast.engine.splice import FrameEncoder
 
     device = backend_name(spec.device, os.environ.get(_VISIBLE))
@@ -75,7 +75,7 @@ def create_engine(spec: EngineSpec) -> Engine:
         device, spec.threads, live=True, kernels=spec.kernels, precision=spec.precision
     )
     encoder = FrameEncoder()
-    return Engine(backend, encoder, kept_frames(backend, encoder, spec.utterances))
+    return Scheduler(backend, encoder, open_frame_cache(backend, encoder, spec.utterances))
 
 
 def backend_name(device: str, visible: str | None) -> str:
@@ -117,12 +117,12 @@ class Process:
         from lipsync_fast.avatars.signing import trusted_keys
 
         loaded = []
-        self.engine = engine = create_engine(self.spec)
-        engine.shelf.keys = trusted_keys(self.spec.require_signed)
+        self.scheduler = scheduler = create_scheduler(self.spec)
+        scheduler.registry.keys = trusted_keys(self.spec.require_signed)
         self._take_offers()
         for name, path in self.spec.avatars.items():
             try:
-                engine.shelf.load(name, path)
+                scheduler.registry.load(name, path)
             except AvatarError as error:
                 log.error("cannot load an avatar", avatar=name, reason=str(error))
                 loaded.append(AvatarState(name=name, error=str(error)))
@@ -135,54 +135,54 @@ class Process:
         from lipsync_fast.engine.capacity import MEASURE_S, measure
         from lipsync_fast.utterances.keys import maker_of
 
-        engine = self.engine
+        scheduler = self.scheduler
         for state in loaded:
             self.link.send(state)
         capacity = self.spec.capacity
-        for first in list(engine.shelf.served.values())[:1]:
+        for first in list(scheduler.registry.avatars.values())[:1]:
             seconds = 0 if capacity else MEASURE_S
-            measured = measure(engine.backend, engine.encoder, first, seconds)
+            measured = measure(scheduler.backend, scheduler.encoder, first, seconds)
             capacity = capacity or measured
             first.used = True  # the default avatar will be: prepare all of it, in spares too
         log.info("ready", frames_per_s=round(capacity, 1))
-        self.link.send(Ready(capacity=capacity, maker=maker_of(engine.backend)))
+        self.link.send(Ready(capacity=capacity, maker=maker_of(scheduler.backend)))
 
     def run(self) -> None:
         """Work until told to leave."""
         while not self.leaving:
-            worked = self.engine.step()
+            worked = self.scheduler.step()
             if worked:
                 self._worked_at = time.monotonic()
             self._beat()
             # The link's descriptor tells of news once: all must be taken before every sleep.
             for message in self.link.received():
-                self._obey(message)
-            if self._draining and not worked and self.engine.idle:
+                self._apply(message)
+            if self._draining and not worked and self.scheduler.idle:
                 self.link.send(Bye())
                 return
             timeout_ms = 0
             if not worked and not self.leaving:
-                timeout_ms = min(self._until_beat_ms(), int(self.engine.warm() * 1000) + 1)
+                timeout_ms = min(self._until_beat_ms(), int(self.scheduler.warm() * 1000) + 1)
             self._sleep(timeout_ms)
 
     def _until_beat_ms(self) -> int:
         return max(0, (self._next_beat - time.monotonic_ns()) // 1_000_000 + 1)
 
     def _sleep(self, timeout_ms: int) -> None:
-        """Wait for bells, news, rings, or the next beat; take the rings that have come."""
-        if timeout_ms and not self.engine.want():
+        """Wait for doorbells, news, rings, or the next beat; take the rings that have come."""
+        if timeout_ms and not self.scheduler.may_sleep():
             timeout_ms = 0
         poll = select.poll()
-        for fd in (*self.engine.bells(), self.link.fd, self.rings.fileno()):
+        for fd in (*self.scheduler.doorbells(), self.link.fd, self.rings.fileno()):
             poll.register(fd, select.POLLIN)
         ready = dict(poll.poll(timeout_ms))
         if self.rings.fileno() in ready:
             self._take_offers()
         if self._lowered:
-            called = any(lane.jobs.bell in ready for lane in self.engine.lanes.values())
-            if called or self.engine.shelf.prepared:
+            called = any(fd in ready for fd in self.scheduler.fronts.doorbells)
+            if called or self.scheduler.registry.prepared:
                 self._lowered = not restore_session()
-        self.engine.hear()
+        self.scheduler.drain()
 
     def _take_offers(self) -> None:
         """Serve the fronts whose rings have come, and use the memory that is to be shared.
@@ -192,10 +192,10 @@ class Process:
         """
         while (offer := self.rings.accept()) is not None:
             if isinstance(offer, FramesOffered):
-                self.engine.shelf.share(offer.avatar, offer.fd)
+                self.scheduler.registry.share(offer.avatar, offer.fd)
                 continue
             try:
-                self.engine.attach(offer.peer, offer.jobs, offer.answers)
+                self.scheduler.fronts.attach(offer.peer, offer.jobs, offer.answers)
             except RingError as error:
                 log.error("cannot take the rings of a front", front=offer.peer, reason=str(error))
 
@@ -204,22 +204,22 @@ class Process:
         if now < self._next_beat:
             return
         self._next_beat = now + int(self.spec.heartbeat_s * 1e9)
-        load = self.engine.load_now()
+        load = self.scheduler.load_now()
         load.frames_per_s = (load.made - self._made) * 1e9 / max(1, now - self._made_at)
         self._made, self._made_at = load.made, now
         self.link.send(Heartbeat(load=load))
 
-    def _obey(self, message: AnyMessage) -> None:
+    def _apply(self, message: AnyMessage) -> None:
         if isinstance(message, LoadAvatar):
             if time.monotonic() - self._worked_at > RESTED_S and not self._lowered:
                 # No frame waits for this engine: those of others come first.
                 lower_session(os.getpid(), GENTLE)
                 self._lowered = True
-            self.engine.shelf.load_later(message.name, message.path, self._loaded)
+            self.scheduler.registry.load_later(message.name, message.path, self._loaded)
         elif isinstance(message, UnloadAvatar):
-            self.engine.shelf.unload(message.name)
+            self.scheduler.registry.unload(message.name)
         elif isinstance(message, PeerGone):
-            self.engine.detach(message.peer)
+            self.scheduler.fronts.detach(message.peer)
         elif isinstance(message, Drain):
             self._draining = True
         elif isinstance(message, Stop):

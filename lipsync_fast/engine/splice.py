@@ -390,7 +390,7 @@ class FrameEncoder:
             key, lambda: self.alone(package, rule.inner(package.crop(index)), quality)
         )
 
-    def held_of(self, package: AvatarPackage) -> int:
+    def avatar_bytes(self, package: AvatarPackage) -> int:
         """Bytes that the caches hold of an avatar."""
         return self._spoken.used_by(package) + self._own.used_by(package)
 

@@ -68,8 +68,8 @@ class Load(msgspec.Struct, kw_only=True):
 
     Attributes:
         inferences: frames that a network made.
-        store: counts of frames that are kept (``utterances.keeper``); store_bytes: of all that is
-            kept, by whomever.
+        store: counts of frames that are kept (``utterances.write_behind``); store_bytes: of all
+            that is kept, by whomever.
         spent_s: processor time of the host, by what it was spent on; only grows.
         device_memory_used, device_memory_total: bytes of its GPU, whoever uses them; 0 on a CPU.
         avatar_bytes: what caches hold of avatars, by the versions' keys; the largest alone where
@@ -463,9 +463,9 @@ class RingSocket:
     """A Unix socket pair's end, on which the supervisor hands rings to a child.
 
     A message is the offer's peer and generation, with six descriptors (SCM_RIGHTS): memory, data
-    bell and space bell of the job ring, then those of the answer ring. The supervisor closes its
-    copies; so the rings are gone when both peers are. Engines are also offered the memory that they
-    share for an avatar's frames: the avatar's name, with one descriptor.
+    doorbell and space doorbell of the job ring, then those of the answer ring. The supervisor
+    closes its copies; so the rings are gone when both peers are. Engines are also offered the
+    memory that they share for an avatar's frames: the avatar's name, with one descriptor.
     """
 
     socket: socket.socket

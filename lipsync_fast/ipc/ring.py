@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rings of records between one writing and one reading process, with bells to sleep by.
+"""Rings of records between one writing and one reading process, with doorbells to sleep by.
 
 The ring itself is csrc/ring.hpp, which draws its memory and says what a killed process leaves:
 whole records, and nothing else. This module adds who makes a ring, how it gets to another process,
@@ -38,14 +38,14 @@ class RingHandle:
 
     Attributes:
         memory: descriptor of the ring's memory.
-        data_bell: eventfd that wakes the reader.
-        space_bell: eventfd that wakes the writer.
+        data_doorbell: eventfd that wakes the reader.
+        space_doorbell: eventfd that wakes the writer.
         generation: the number that the ring was made with; another ring's is refused.
     """
 
     memory: int
-    data_bell: int
-    space_bell: int
+    data_doorbell: int
+    space_doorbell: int
     generation: int
 
     @classmethod
@@ -73,7 +73,7 @@ class RingHandle:
     @property
     def fds(self) -> tuple[int, int, int]:
         """The descriptors, in the order of the attributes."""
-        return self.memory, self.data_bell, self.space_bell
+        return self.memory, self.data_doorbell, self.space_doorbell
 
     def close(self) -> None:
         """Close the descriptors in this process; sides that were taken keep working memory."""
@@ -86,8 +86,8 @@ def _damaged(error: Exception) -> RingError:
     return RingError(f"the ring is damaged: {error}")
 
 
-class _Bell:
-    """An eventfd: rung any number of times, heard once."""
+class _Doorbell:
+    """An eventfd: rung any number of times, read empty once."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -95,8 +95,8 @@ class _Bell:
     def ring(self) -> None:
         os.eventfd_write(self.fd, 1)
 
-    def hear(self) -> None:
-        """Forget the ringing up to now."""
+    def drain(self) -> None:
+        """Read it empty: forget the ringing up to now."""
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self.fd)
 
@@ -105,7 +105,7 @@ class _Bell:
         poll = select.poll()
         poll.register(self.fd, select.POLLIN)
         poll.poll(max(0, int(seconds * 1000 + 0.999)))
-        self.hear()
+        self.drain()
 
 
 class RingWriter:
@@ -121,7 +121,7 @@ class RingWriter:
             self._ring = _native.RingWriter(handle.memory, handle.generation)
         except (OSError, _native.RingCorruptError) as error:
             raise RingError(f"cannot write to the ring: {error}") from None
-        self._data, self._space = _Bell(handle.data_bell), _Bell(handle.space_bell)
+        self._data, self._space = _Doorbell(handle.data_doorbell), _Doorbell(handle.space_doorbell)
         self._data.ring()
 
     @property
@@ -200,11 +200,11 @@ class RingReader:
             self._ring = _native.RingReader(handle.memory, handle.generation)
         except (OSError, _native.RingCorruptError) as error:
             raise RingError(f"cannot read from the ring: {error}") from None
-        self._data, self._space = _Bell(handle.data_bell), _Bell(handle.space_bell)
+        self._data, self._space = _Doorbell(handle.data_doorbell), _Doorbell(handle.space_doorbell)
         self._space.ring()
 
     @property
-    def bell(self) -> int:
+    def doorbell(self) -> int:
         """The descriptor that becomes readable once ``want_data`` was true and a record came."""
         return self._data.fd
 
@@ -244,12 +244,12 @@ class RingReader:
             raise _damaged(error) from None
 
     def want_data(self) -> bool:
-        """Ask for the bell. False when there is a record by now: then do not sleep."""
+        """Ask for the doorbell. False when there is a record by now: then do not sleep."""
         return self._ring.want_data()
 
-    def hear(self) -> None:
-        """Forget the ringing up to now (after ``bell`` has become readable)."""
-        self._data.hear()
+    def drain(self) -> None:
+        """Read the doorbell empty, after it has become readable."""
+        self._data.drain()
 
     def wait(self, timeout_s: float) -> memoryview | None:
         """The next record, waiting up to ``timeout_s`` for it; None when none came."""
@@ -271,5 +271,5 @@ class RingReader:
             if (record := self.next()) is not None:
                 return record
             if self.want_data():
-                await trio.lowlevel.wait_readable(self.bell)
-                self.hear()
+                await trio.lowlevel.wait_readable(self.doorbell)
+                self.drain()

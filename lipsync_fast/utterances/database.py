@@ -106,7 +106,7 @@ class Database:
             self.path, timeout=self._wait_s, isolation_level=None, check_same_thread=False
         )
         try:
-            with told(self.path):
+            with sqlite_errors(self.path):
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = NORMAL")
                 connection.execute("PRAGMA journal_size_limit = 8388608")
@@ -168,7 +168,7 @@ class Database:
         Raises:
             StoreError: as ``find``.
         """
-        with told(self.path):
+        with sqlite_errors(self.path):
             return self._used_bytes()
 
     def _used_bytes(self) -> int:
@@ -179,7 +179,7 @@ class Database:
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         """One transaction: whole, or not there."""
-        with told(self.path):
+        with sqlite_errors(self.path):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
@@ -203,7 +203,7 @@ _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
 
 
 @contextlib.contextmanager
-def told(path: Path) -> Iterator[None]:
+def sqlite_errors(path: Path) -> Iterator[None]:
     """SQLite's errors as ours."""
     try:
         yield

@@ -19,7 +19,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from lipsync_fast.errors import StoreError
-from lipsync_fast.utterances.database import FILE, PAGE, Database, store_folder, told
+from lipsync_fast.utterances.database import FILE, PAGE, Database, sqlite_errors, store_folder
 
 __all__ = ["FILE", "Kept", "Named", "Row", "Store", "store_folder"]
 ROW_BYTES = 200
@@ -89,7 +89,7 @@ class Store(Database):
         Raises:
             StoreError: it cannot be read now; StoreDamagedError: nor later.
         """
-        with told(self.path):
+        with sqlite_errors(self.path):
             rows = self._connection.execute(
                 "SELECT id, value, used, mark FROM frames"
                 " WHERE sound = ? AND picture = ? AND share = ?",
@@ -111,7 +111,7 @@ class Store(Database):
         """
         found: dict[bytes, set[tuple[int, float]]] = {sound: set() for sound in sounds}
         marks = ", ".join("?" * len(found))
-        with told(self.path):
+        with sqlite_errors(self.path):
             rows = self._connection.execute(
                 f"SELECT sound, picture, share FROM frames WHERE sound IN ({marks})", [*found]
             ).fetchall()
@@ -126,7 +126,7 @@ class Store(Database):
         Raises:
             StoreError: as ``find``.
         """
-        with told(self.path):
+        with sqlite_errors(self.path):
             return not self._connection.execute("SELECT 1 FROM frames LIMIT 1").fetchall()
 
     def pinned_bytes(self) -> int:
@@ -135,7 +135,7 @@ class Store(Database):
         Raises:
             StoreError: as ``find``.
         """
-        with told(self.path):
+        with sqlite_errors(self.path):
             (frames,) = self._connection.execute(
                 "SELECT total(size) FROM frames WHERE pins > 0"
             ).fetchone()
@@ -237,7 +237,7 @@ class Store(Database):
         Raises:
             StoreError: as ``find``.
         """
-        with told(self.path):
+        with sqlite_errors(self.path):
             rows = self._connection.execute(
                 "SELECT pcm, mark FROM names WHERE avatar = ? AND name = ? AND whole",
                 (avatar, name),
@@ -253,7 +253,7 @@ class Store(Database):
         Raises:
             StoreError: as ``find``.
         """
-        with told(self.path):
+        with sqlite_errors(self.path):
             rows = self._connection.execute(
                 "SELECT n.name, n.whole, count(f.id), total(f.size), length(n.pcm), n.made"
                 " FROM names n LEFT JOIN pins p ON p.name = n.id"

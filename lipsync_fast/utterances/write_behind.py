@@ -82,7 +82,7 @@ class Admission:
         self._left -= size
 
 
-class Keeper:
+class WriteBehind:
     """Keeps frames. ``keep``, ``used`` and ``bad`` return at once; for one thread.
 
     Args:

@@ -34,13 +34,13 @@ def served(path: str) -> None:
     """As an engine: opened, its networks loaded, a frame made."""
     import numpy as np
 
+    from lipsync_fast.engine.avatar import RegisteredAvatar
     from lipsync_fast.engine.backends import create_backend
     from lipsync_fast.engine.backends.base import RegionJob
-    from lipsync_fast.engine.picture_jobs import Served
 
     backend = create_backend("cpu", 1)
     try:
-        avatar = Served.open(backend, path)
+        avatar = RegisteredAvatar.open(backend, path)
         package = avatar.package
         backend.compose(avatar.loaded, 0, np.zeros((224, 224, 3), np.uint8))
         for index in range(package.manifest.frame_count):

@@ -107,8 +107,8 @@ class PlayedEngine:
                     self.answer(0)
             await trio.lowlevel.checkpoint()
             if self._jobs.want_data():
-                await trio.lowlevel.wait_readable(self._jobs.bell)
-                self._jobs.hear()
+                await trio.lowlevel.wait_readable(self._jobs.doorbell)
+                self._jobs.drain()
 
     async def asked(self, count: int) -> None:
         """Wait for jobs."""

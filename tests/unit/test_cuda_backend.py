@@ -30,15 +30,15 @@ from lipsync_fast.avatars.jpeg import encode_frame, segment_offsets
 from lipsync_fast.avatars.library import AvatarLibrary
 from lipsync_fast.avatars.manifest import FrameJpeg
 from lipsync_fast.avatars.package import AvatarPackage
+from lipsync_fast.engine.avatar import RegisteredAvatar
 from lipsync_fast.engine.backends import create_backend
 from lipsync_fast.engine.backends.base import SQUARE, Coded, Encode, RegionJob, Sound
 from lipsync_fast.engine.backends.cuda.backend import CudaBackend
 from lipsync_fast.engine.backends.cuda.device import Fault, HostDevice
 from lipsync_fast.engine.capacity import measure
-from lipsync_fast.engine.picture_jobs import Served
 from lipsync_fast.engine.pipeline import SoundStream, pictures
 from lipsync_fast.engine.process import backend_name
-from lipsync_fast.engine.scheduler import Engine
+from lipsync_fast.engine.scheduler import Scheduler
 from lipsync_fast.engine.splice import FrameEncoder
 from lipsync_fast.errors import BackendError, DeviceLostError
 from lipsync_fast.geometry import Rect
@@ -364,11 +364,11 @@ def test_boxes_that_leave_their_part_are_refused(backend: CudaBackend, avatar: A
 # ---------------------------------------------------------------- in an engine
 def made_by(
     backend: Any, path: Path, looks: list[Look], seconds: float
-) -> tuple[dict[int, Any], Engine]:
+) -> tuple[dict[int, Any], Scheduler]:
     """Answers to a sound's jobs, each in all looks, from an engine with real rings."""
-    engine = Engine(backend, FrameEncoder())
-    engine.shelf.load("a", path)
-    m = engine.shelf.served["a"].package.manifest
+    engine = Scheduler(backend, FrameEncoder())
+    engine.registry.load("a", path)
+    m = engine.registry.avatars["a"].package.manifest
     front = Front(engine)
     count = 0
     for look in looks:
@@ -430,7 +430,7 @@ class _Spy:
 
 
 def test_capacity_is_measured_with_the_device_full(backend: CudaBackend, tiny_avatar: Path) -> None:
-    served = Served.open(backend, tiny_avatar)
+    served = RegisteredAvatar.open(backend, tiny_avatar)
     assert measure(backend, FrameEncoder(), served, 0.0) == 0.0
     frames = backend.launcher.frames
     assert measure(backend, FrameEncoder(), served, 0.2) > 0
@@ -444,9 +444,9 @@ def test_a_lost_device_ends_the_loop_and_answers_nothing(tiny_avatar: Path) -> N
     """Its jobs are for another engine; every one that follows is refused."""
     gate = Gate()
     backend = CudaBackend(gate, precision="fp32", sizes=(1, 2))
-    engine = Engine(backend, FrameEncoder())
-    engine.shelf.load("a", tiny_avatar)
-    m = engine.shelf.served["a"].package.manifest
+    engine = Scheduler(backend, FrameEncoder())
+    engine.registry.load("a", tiny_avatar)
+    m = engine.registry.avatars["a"].package.manifest
     front = Front(engine)
     gate.lost = True
     for job, pcm in jobs_of(noise(0.4), m.audio, m.avatar_frame, avatar="a"):
@@ -455,7 +455,7 @@ def test_a_lost_device_ends_the_loop_and_answers_nothing(tiny_avatar: Path) -> N
         until(lambda: engine.step() and False)
     front.read()
     assert front.got == []
-    avatar = engine.shelf.served["a"].loaded
+    avatar = engine.registry.avatars["a"].loaded
     with pytest.raises(DeviceLostError):
         backend.submit(spoken(avatar, 1), keep)
     with pytest.raises(DeviceLostError):
@@ -481,7 +481,7 @@ def test_an_idle_engine_finds_out_that_its_device_is_lost(
 def test_a_devices_memory_is_told_of(
     backend: CudaBackend, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = Engine(backend, FrameEncoder())
+    engine = Scheduler(backend, FrameEncoder())
     for free, total in ((700, 1_000), (400, 1_600)):
         monkeypatch.setattr(gate, "memory", lambda free=free, total=total: (free, total))
         load = engine.load_now()

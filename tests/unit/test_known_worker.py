@@ -18,9 +18,9 @@ from lipsync_fast.avatars.library import AvatarLibrary
 from lipsync_fast.avatars.manifest import Manifest
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.config import Utterances
-from lipsync_fast.engine.frame_cache import kept_frames
+from lipsync_fast.engine.frame_cache import open_frame_cache
 from lipsync_fast.engine.prerender import Prerendering, wanted
-from lipsync_fast.engine.scheduler import Engine
+from lipsync_fast.engine.scheduler import Scheduler
 from lipsync_fast.engine.splice import FrameEncoder
 from lipsync_fast.ipc.messages import Content, Job, Look, Status, StoreMode
 from lipsync_fast.utterances.store import Store
@@ -42,23 +42,25 @@ def manifest(tiny_avatar: Path) -> Manifest:
         return package.manifest
 
 
-def engine_of(tiny_avatar: Path, folder: Path, backend: str = "cpu", mb: int = 64) -> Engine:
+def engine_of(tiny_avatar: Path, folder: Path, backend: str = "cpu", mb: int = 64) -> Scheduler:
     made, encoder = backends.make(backend, live=True), FrameEncoder()
     config = Utterances(folder=str(folder), disk_mb=mb, write_mb_s=100.0)
-    engine = Engine(made, encoder, kept_frames(made, encoder, config))
-    engine.shelf.load("tiny", tiny_avatar)
+    engine = Scheduler(made, encoder, open_frame_cache(made, encoder, config))
+    engine.registry.load("tiny", tiny_avatar)
     return engine
 
 
 @pytest.fixture(params=backends.NAMES)
-def engine(request: pytest.FixtureRequest, tiny_avatar: Path, tmp_path: Path) -> Iterator[Engine]:
+def engine(
+    request: pytest.FixtureRequest, tiny_avatar: Path, tmp_path: Path
+) -> Iterator[Scheduler]:
     made = engine_of(tiny_avatar, tmp_path / "kept", request.param)
     yield made
     made.close()
 
 
 @pytest.fixture
-def front(engine: Engine) -> Iterator[Front]:
+def front(engine: Scheduler) -> Iterator[Front]:
     made = Front(engine)
     yield made
     made.close()
@@ -85,15 +87,15 @@ def answers(front: Front, jobs: list[tuple[Job, F32]]) -> dict[int, tuple[bytes,
     return {a.number: (jpeg, a.kept, a.box) for a, jpeg in found}
 
 
-def until_kept(engine: Engine, count: int) -> None:
-    known = engine.known
+def until_kept(engine: Scheduler, count: int) -> None:
+    known = engine.cache
     assert known is not None
     until_true(engine, lambda: known.counts["kept"] >= count)
 
 
 @pytest.mark.parametrize("look", LOOKS, ids=lambda look: f"{look.content.name} {look.quality}")
 def test_what_was_made_is_found_with_the_same_bytes(
-    engine: Engine, front: Front, manifest: Manifest, look: Look
+    engine: Scheduler, front: Front, manifest: Manifest, look: Look
 ) -> None:
     first = answers(front, asked(manifest, KEEP, look))
     until_kept(engine, len(first))
@@ -112,13 +114,13 @@ def test_what_was_made_is_found_with_the_same_bytes(
 
 
 def test_nothing_is_looked_for_or_kept_unasked(
-    engine: Engine, front: Front, manifest: Manifest
+    engine: Scheduler, front: Front, manifest: Manifest
 ) -> None:
     for _ in range(2):
         found = answers(front, asked(manifest, OFF, Look()))
         assert not any(kept for _, kept, _ in found.values())
     settle(engine)
-    known = engine.known
+    known = engine.cache
     assert known is not None
     assert set(known.counts.values()) == {0}
     assert engine.load_now().inferences == 2 * len(found)
@@ -178,14 +180,14 @@ def test_whatever_becomes_of_the_file_frames_are_made(
 def test_the_file_is_full(tiny_avatar: Path, tmp_path: Path, manifest: Manifest) -> None:
     """A disk without room: what cannot be kept is made each time, and nothing else happens."""
     engine = engine_of(tiny_avatar, tmp_path)
-    known = engine.known
+    known = engine.cache
     assert known is not None
     until = Store(tmp_path, 64_000_000, 1.0)
     until.close()
     front = Front(engine)
     first = answers(front, asked(manifest, KEEP, Look()))
     until_kept(engine, len(first))
-    store = known.keeper._store
+    store = known.write_behind._store
     assert store is not None
     (pages,) = store._connection.execute("PRAGMA page_count").fetchone()
     store._connection.execute(f"PRAGMA max_page_count = {pages}")
@@ -200,7 +202,7 @@ def test_the_file_is_full(tiny_avatar: Path, tmp_path: Path, manifest: Manifest)
 
 
 def test_pre_rendered_frames_are_those_that_an_engine_makes(
-    engine: Engine, front: Front, manifest: Manifest, tiny_avatar: Path, tmp_path: Path
+    engine: Scheduler, front: Front, manifest: Manifest, tiny_avatar: Path, tmp_path: Path
 ) -> None:
     """In the same store, by another process's backend of the same kind: found, byte for byte."""
     store = Store(tmp_path / "kept", 64_000_000, 2.0)
@@ -228,14 +230,14 @@ def test_a_frame_of_the_demo_avatar(tmp_path: Path) -> None:
     """720p with a window and several segments in a row: the same bytes, some of its size."""
     engine = engine_of(AvatarLibrary().find("demo"), tmp_path)
     front = Front(engine)
-    m = engine.shelf.served["tiny"].package.manifest
+    m = engine.registry.avatars["tiny"].package.manifest
     jobs = asked(m, 2, Look(), noise(0.2))
     first = answers(front, jobs)
     until_kept(engine, len(first))
     again = answers(front, asked(m, 1, Look(), noise(0.2)))
     for number, (jpeg, _, box) in first.items():
         assert again[number] == (jpeg, True, box)
-    known = engine.known
+    known = engine.cache
     assert known is not None
     assert known.counts["kept_bytes"] < sum(len(jpeg) for jpeg, _, _ in first.values()) / 4
     front.close()

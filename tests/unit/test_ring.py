@@ -139,10 +139,10 @@ def test_other_generation_is_refused(handle: RingHandle) -> None:
 
 def test_what_is_no_ring_is_refused(handle: RingHandle) -> None:
     with open("/dev/zero", "rb") as zeros, pytest.raises(RingError, match="not a ring"):
-        RingReader(RingHandle(zeros.fileno(), handle.data_bell, handle.space_bell, 3))
+        RingReader(RingHandle(zeros.fileno(), handle.data_doorbell, handle.space_doorbell, 3))
     short = os.memfd_create("short", os.MFD_ALLOW_SEALING)
     with pytest.raises(RingError, match="not a ring"):
-        RingReader(RingHandle(short, handle.data_bell, handle.space_bell, 3))
+        RingReader(RingHandle(short, handle.data_doorbell, handle.space_doorbell, 3))
     os.close(short)
 
 
@@ -244,16 +244,16 @@ def test_new_writer_wakes_the_reader_of_a_dead_one(handle: RingHandle) -> None:
     """A writer may be killed between its record and the bell."""
     reader = RingReader(handle)
     dead = RingWriter(handle)
-    reader.hear()
+    reader.drain()
     assert reader.want_data()
     view = dead._ring.try_reserve(1)
     assert view is not None
     assert dead._ring.commit(1), "the bell is to be rung"
-    os.set_blocking(reader.bell, False)
+    os.set_blocking(reader.doorbell, False)
     with pytest.raises(BlockingIOError):
-        os.eventfd_read(reader.bell)
+        os.eventfd_read(reader.doorbell)
     RingWriter(handle)
-    assert os.eventfd_read(reader.bell) == 1
+    assert os.eventfd_read(reader.doorbell) == 1
 
 
 def test_trio_waits_without_a_thread(handle: RingHandle) -> None:

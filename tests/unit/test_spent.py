@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Processor time by what it was spent on."""
+"""Processor time by what it was cpu_time on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from lipsync_fast.engine.cpu_time import Spent
+from lipsync_fast.engine.cpu_time import CpuTime
 
 
 def work(seconds: float) -> None:
@@ -18,36 +18,36 @@ def work(seconds: float) -> None:
 
 
 def test_a_part_within_a_part_counts_once() -> None:
-    spent = Spent()
+    cpu_time = CpuTime()
     begun = time.thread_time()
-    with spent.on("outer"):
+    with cpu_time.on("outer"):
         work(0.02)
-        with spent.on("inner"):
+        with cpu_time.on("inner"):
             work(0.05)
-        with spent.on("inner"):
+        with cpu_time.on("inner"):
             work(0.01)
-    with spent.on("inner"):
+    with cpu_time.on("inner"):
         work(0.01)
     took = time.thread_time() - begun
-    found = spent.seconds
+    found = cpu_time.seconds
     assert found["outer"] == pytest.approx(0.02, abs=0.005)
     assert found["inner"] == pytest.approx(0.07, abs=0.005)
     assert sum(found.values()) == pytest.approx(took, abs=0.002)
 
 
 def test_waiting_costs_nothing() -> None:
-    spent = Spent()
-    with spent.on("waiting"):
+    cpu_time = CpuTime()
+    with cpu_time.on("waiting"):
         time.sleep(0.05)
-    assert spent.seconds["waiting"] < 0.02
+    assert cpu_time.seconds["waiting"] < 0.02
 
 
 def test_threads_add_up_and_do_not_mix() -> None:
-    spent = Spent()
+    cpu_time = CpuTime()
 
     def one(what: str) -> None:
         for _ in range(50):
-            with spent.on("all"), spent.on(what):
+            with cpu_time.on("all"), cpu_time.on(what):
                 work(0.0004)
 
     threads = [threading.Thread(target=one, args=(name,)) for name in "abc"]
@@ -55,7 +55,7 @@ def test_threads_add_up_and_do_not_mix() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    found = spent.seconds
+    found = cpu_time.seconds
     assert set(found) == {"all", "a", "b", "c"}
     for name in "abc":
         assert found[name] >= 50 * 0.0004
@@ -63,16 +63,16 @@ def test_threads_add_up_and_do_not_mix() -> None:
 
 
 def test_what_fails_is_counted_too() -> None:
-    spent = Spent()
+    cpu_time = CpuTime()
 
     def fail() -> None:
-        with spent.on("outer"), spent.on("broken"):
+        with cpu_time.on("outer"), cpu_time.on("broken"):
             work(0.01)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         fail()
-    with spent.on("after"):
+    with cpu_time.on("after"):
         pass
-    assert spent.seconds["broken"] >= 0.01
-    assert spent.seconds["after"] < 0.005
+    assert cpu_time.seconds["broken"] >= 0.01
+    assert cpu_time.seconds["after"] < 0.005

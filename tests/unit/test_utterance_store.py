@@ -23,7 +23,7 @@ from lipsync_fast.utterances.keys import content_of, scope_of, sound_of
 from lipsync_fast.utterances.likeness import Likeness, period_of, places_of, thumbnails
 from lipsync_fast.utterances.store import FILE, Row, Store
 from lipsync_fast.utterances.transitions import LEAD, LEAD_OUT, shown
-from lipsync_fast.utterances.write_behind import Admission, Keeper, Task
+from lipsync_fast.utterances.write_behind import Admission, Task, WriteBehind
 
 MB = 1_000_000
 MANIFEST = small_manifest((640, 480), 40, name="x")
@@ -196,19 +196,19 @@ def test_a_damaged_file_is_put_aside_and_begun_anew(store: Store, damage: object
     store.close()
     data = store.path.read_bytes()
     store.path.write_bytes(damage(data))  # type: ignore[operator]
-    keeper = Keeper(store.path.parent, 4 * MB, 10 * MB)
+    write_behind = WriteBehind(store.path.parent, 4 * MB, 10 * MB)
     for n in range(100, 140):
-        keeper.keep(Task("a", 100, lambda n=n: row(n)))  # type: ignore[misc]
-    keeper.close()
-    if keeper.counts["refused"]:  # what was found out only when it was written
-        keeper = Keeper(store.path.parent, 4 * MB, 10 * MB)
+        write_behind.keep(Task("a", 100, lambda n=n: row(n)))  # type: ignore[misc]
+    write_behind.close()
+    if write_behind.counts["refused"]:  # what was found out only when it was written
+        write_behind = WriteBehind(store.path.parent, 4 * MB, 10 * MB)
         reader = Store(store.path.parent, 4 * MB)
         with pytest.raises(StoreDamagedError):
             reader.add([row(n) for n in range(1_000)])
         reader.mended().close()
         for n in range(100, 140):
-            keeper.keep(Task("a", 100, lambda n=n: row(n)))  # type: ignore[misc]
-        keeper.close()
+            write_behind.keep(Task("a", 100, lambda n=n: row(n)))  # type: ignore[misc]
+        write_behind.close()
     again = Store(store.path.parent, 4 * MB)
     assert there(again, range(200)) == list(range(100, 140))
     again.close()
@@ -227,15 +227,15 @@ def test_who_finds_the_damage_second_takes_what_the_first_has_begun(store: Store
 def test_a_file_that_another_one_locks_is_a_miss_and_nobody_waits(store: Store) -> None:
     store.add([row(1)])
     reader = Store(store.path.parent, 4 * MB)
-    keeper = Keeper(store.path.parent, 4 * MB, 10 * MB)
+    write_behind = WriteBehind(store.path.parent, 4 * MB, 10 * MB)
     holder = sqlite3.connect(store.path, isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
     assert reader.find(row(1).sound, 3, 1.0) is not None, "readers read beside a writer"
     with pytest.raises(StoreError, match="locked"):
         reader.add([row(2)])
-    keeper.keep(Task("a", 100, lambda: row(3)))
-    keeper.close()
-    assert keeper.counts["refused"] == 1
+    write_behind.keep(Task("a", 100, lambda: row(3)))
+    write_behind.close()
+    assert write_behind.counts["refused"] == 1
     holder.execute("ROLLBACK")
     holder.close()
     assert there(reader, range(4)) == [1]
@@ -243,18 +243,18 @@ def test_a_file_that_another_one_locks_is_a_miss_and_nobody_waits(store: Store) 
 
 
 def test_what_is_not_kept_is_counted(tmp_path: Path) -> None:
-    keeper = Keeper(tmp_path / "kept", 4 * MB, 100 * MB)
+    write_behind = WriteBehind(tmp_path / "kept", 4 * MB, 100 * MB)
     for begin in (0, 300, 600):
         for n in range(begin, begin + 300):
-            keeper.keep(Task("a", 6_000, lambda n=n: row(n)))  # type: ignore[misc]
-        until(lambda begin=begin: keeper.counts["kept"] == begin + 300)  # type: ignore[misc]
-    assert 0 < keeper.counts["evicted"] < 900
-    keeper.keep(Task("a", 100 * MB, lambda: row(0)))
-    assert keeper.counts["refused"] == 1
-    assert keeper.counts["mended"] == 0
-    keeper.damaged()
-    until(lambda: keeper.counts["mended"] == 1)
-    keeper.close()
+            write_behind.keep(Task("a", 6_000, lambda n=n: row(n)))  # type: ignore[misc]
+        until(lambda begin=begin: write_behind.counts["kept"] == begin + 300)  # type: ignore[misc]
+    assert 0 < write_behind.counts["evicted"] < 900
+    write_behind.keep(Task("a", 100 * MB, lambda: row(0)))
+    assert write_behind.counts["refused"] == 1
+    assert write_behind.counts["mended"] == 0
+    write_behind.damaged()
+    until(lambda: write_behind.counts["mended"] == 1)
+    write_behind.close()
 
 
 def until(true: Callable[[], bool]) -> None:

@@ -22,11 +22,11 @@ from lipsync_fast.avatars.jpeg import encode_frame
 from lipsync_fast.avatars.library import AvatarLibrary
 from lipsync_fast.avatars.manifest import Manifest
 from lipsync_fast.avatars.package import AvatarPackage
-from lipsync_fast.engine.avatar_registry import SELDOM_S
 from lipsync_fast.engine.backends import RegionJob, create_backend
-from lipsync_fast.engine.picture_jobs import SpokenPicture
-from lipsync_fast.engine.scheduler import MOST_WAITING, Engine
+from lipsync_fast.engine.front_link import MOST_WAITING
+from lipsync_fast.engine.scheduler import Scheduler
 from lipsync_fast.engine.splice import FrameEncoder
+from lipsync_fast.engine.warmup import SELDOM_S
 from lipsync_fast.errors import AvatarNotFoundError, RingError
 from lipsync_fast.geometry import Rect
 from lipsync_fast.ipc.messages import (
@@ -50,11 +50,11 @@ RECT = Rect(32, 40, 96, 96)
 class Front:
     """A front's sides of the rings to an engine in this process."""
 
-    def __init__(self, engine: Engine, name: str = "front-1", answers: int = 1 << 22) -> None:
+    def __init__(self, engine: Scheduler, name: str = "front-1", answers: int = 1 << 22) -> None:
         self.engine = engine
         self.handles = RingHandle.create(1 << 22, 1), RingHandle.create(answers, 1)
         self.jobs, self.answers = RingWriter(self.handles[0]), RingReader(self.handles[1])
-        engine.attach(name, *(dup(handle) for handle in self.handles))
+        engine.fronts.attach(name, *(dup(handle) for handle in self.handles))
         self.got: list[tuple[Answer, bytes]] = []
 
     def submit(self, job: Job | Cancel, pcm: F32 | None = None) -> None:
@@ -82,7 +82,7 @@ def dup(handle: RingHandle) -> RingHandle:
     return RingHandle(*(os.dup(fd) for fd in handle.fds), handle.generation)
 
 
-def until_true(engine: Engine, done: Callable[[], bool]) -> None:
+def until_true(engine: Scheduler, done: Callable[[], bool]) -> None:
     until = time.monotonic() + 60
     while not done():
         assert time.monotonic() < until, "nothing happened for a minute"
@@ -90,22 +90,22 @@ def until_true(engine: Engine, done: Callable[[], bool]) -> None:
             engine.sleep(0.05)
 
 
-def settle(engine: Engine) -> None:
+def settle(engine: Scheduler) -> None:
     """Work until there is nothing to do."""
     while engine.step() or not engine.idle:
         engine.sleep(0.05)
 
 
 @pytest.fixture
-def engine(tiny_avatar: Path) -> Iterator[Engine]:
-    made = Engine(create_backend("cpu", 2, live=True), FrameEncoder())
-    made.shelf.load("tiny", tiny_avatar)
+def engine(tiny_avatar: Path) -> Iterator[Scheduler]:
+    made = Scheduler(create_backend("cpu", 2, live=True), FrameEncoder())
+    made.registry.load("tiny", tiny_avatar)
     yield made
     made.close()
 
 
 @pytest.fixture
-def front(engine: Engine) -> Iterator[Front]:
+def front(engine: Scheduler) -> Iterator[Front]:
     made = Front(engine)
     yield made
     made.close()
@@ -150,11 +150,11 @@ def test_frames_are_those_of_a_rendering(
         assert 0 < answer.taken_ns <= answer.made_ns <= time.monotonic_ns()
 
 
-def test_the_demo_avatar(engine: Engine, front: Front) -> None:
+def test_the_demo_avatar(engine: Scheduler, front: Front) -> None:
     """Frames of 720p with masks, of which the network makes a part: the same bytes as rendered."""
     path = AvatarLibrary().find("demo")
-    engine.shelf.load("demo", path)
-    served = engine.shelf.served["demo"]
+    engine.registry.load("demo", path)
+    served = engine.registry.avatars["demo"]
     m = served.package.manifest
     jobs = jobs_of(noise(0.4), m.audio, m.avatar_frame, avatar="demo")
     for job, pcm in jobs:
@@ -167,7 +167,7 @@ def test_the_demo_avatar(engine: Engine, front: Front) -> None:
             assert got[frame.index] == frame.jpeg
         job, pcm = jobs[5]
         assert job.speech is not None
-        block = served.block("another", SpokenPicture(job.speech, pcm))
+        block = served.audio_block("another", job.speech, pcm)
         window = avatar.backend.regions([RegionJob(avatar.loaded, job.avatar_frame, block)])[0]
         wanted = served.package.crop(job.avatar_frame)[4:-4, 4:-4].copy()
     w = m.window
@@ -209,8 +209,8 @@ def test_looks(front: Front, manifest: Manifest, tiny_avatar: Path) -> None:
         block = avatar.backend.regions  # the square as the network made it
         speech = job.speech
         assert speech is not None
-        served = front.engine.shelf.served["tiny"]
-        audio = served.block("another", SpokenPicture(speech, pcm))
+        served = front.engine.registry.avatars["tiny"]
+        audio = served.audio_block("another", speech, pcm)
         region = block([RegionJob(avatar.loaded, job.avatar_frame, audio)])[0]
     x, y, w, h = RECT.x, RECT.y, *RECT.size
     how = msgspec.structs.replace(manifest.jpeg, restart_interval=65_535)
@@ -251,7 +251,7 @@ def test_own_pictures_cost_no_inference(front: Front, tiny_avatar: Path) -> None
 
 # ---------------------------------------------------------------- order
 def test_earliest_deadline_first_across_fronts_and_sessions(
-    engine: Engine, front: Front, manifest: Manifest
+    engine: Scheduler, front: Front, manifest: Manifest
 ) -> None:
     """All are there before the first is begun; of each front, answers come by deadline."""
     other = Front(engine, "front-2")
@@ -260,10 +260,10 @@ def test_earliest_deadline_first_across_fronts_and_sessions(
         job, pcm = speech_job(manifest, int(number), session=int(number) % 3)
         job = msgspec.structs.replace(job, deadline_ns=later() + int(number) * 10**9)
         (front, other)[int(number) % 2].submit(job, pcm)
-    engine._take()
+    engine.intake.take()
     begun = []
-    while engine._spoken:
-        begun.append(engine._pop(engine._spoken).job.number)
+    while engine.dispatcher.spoken:
+        begun.append(engine.dispatcher.spoken.pop().job.number)
     assert begun == list(range(12))
     other.close()
 
@@ -297,23 +297,23 @@ def test_late_jobs_are_skipped(front: Front, manifest: Manifest) -> None:
 
 
 def test_jobs_that_become_late_while_they_wait_are_skipped_at_once(
-    engine: Engine, front: Front, manifest: Manifest
+    engine: Scheduler, front: Front, manifest: Manifest
 ) -> None:
     """Also while the device is full of other work."""
     front.submit(*speech_job(manifest, 0))
-    engine._take()
-    engine._spoken[0].deadline_ns = 1
-    engine._making = engine.backend.depth
+    engine.intake.take()
+    engine.dispatcher.spoken.first.deadline_ns = 1
+    engine.dispatcher.making = engine.backend.depth
     engine.step()
-    engine._making = 0
+    engine.dispatcher.making = 0
     assert [a.status for a, _ in front.run(1)] == [Status.SKIPPED]
 
 
 def test_jobs_that_would_be_late_are_not_begun(
-    engine: Engine, front: Front, manifest: Manifest
+    engine: Scheduler, front: Front, manifest: Manifest
 ) -> None:
     """They would make the next ones late; but one slow moment is not believed for ever."""
-    engine._takes_ns = 5e10  # a frame takes 50 s
+    engine.dispatcher.frame_time._mean_ns = 5e10  # a frame takes 50 s
     answers = []
     for number in range(60):
         front.submit(
@@ -364,7 +364,7 @@ def test_damaged_records_are_counted(front: Front, manifest: Manifest) -> None:
     assert front.engine.counts.damaged == 4
 
 
-def test_cancelled_jobs_get_no_answer(engine: Engine, front: Front, manifest: Manifest) -> None:
+def test_cancelled_jobs_get_no_answer(engine: Scheduler, front: Front, manifest: Manifest) -> None:
     """Those of the session, of lower epochs, that have not begun."""
     other = Front(engine, "front-2")
     for number in range(10):
@@ -378,24 +378,24 @@ def test_cancelled_jobs_get_no_answer(engine: Engine, front: Front, manifest: Ma
     numbers = sorted(answer.number for answer, _ in front.got)
     assert numbers == [1, 3, 5, 7, 9, 20]
     assert [answer.number for answer, _ in other.got] == [30]
-    assert engine.shelf.served["tiny"].users == 0
-    assert front.engine.lanes["front-1"].waiting == 0
+    assert engine.registry.avatars["tiny"].users == 0
+    assert [link.waiting for link in front.engine.fronts.all()] == [0, 0]
     other.close()
 
 
-def test_no_more_is_taken_of_a_front_than_its_share(engine: Engine, front: Front) -> None:
+def test_no_more_is_taken_of_a_front_than_its_share(engine: Scheduler, front: Front) -> None:
     for number in range(MOST_WAITING + 10):
         front.submit(own(0, number))
     other = Front(engine, "front-2")
     other.submit(own(0, 0))
-    engine._take()
+    engine.intake.take()
     assert engine.waiting == MOST_WAITING + 1
     assert len(front.run(MOST_WAITING + 10)) == MOST_WAITING + 10
     other.close()
 
 
 # ---------------------------------------------------------------- fronts
-def test_a_front_that_does_not_read_costs_the_others_little(engine: Engine) -> None:
+def test_a_front_that_does_not_read_costs_the_others_little(engine: Scheduler) -> None:
     asleep, awake = Front(engine, "asleep", answers=1 << 15), Front(engine, "awake")
     for number in range(60):
         asleep.submit(own(0, number))
@@ -414,50 +414,50 @@ def test_a_front_that_does_not_read_costs_the_others_little(engine: Engine) -> N
     awake.close()
 
 
-def test_a_front_that_is_gone(engine: Engine, front: Front, manifest: Manifest) -> None:
+def test_a_front_that_is_gone(engine: Scheduler, front: Front, manifest: Manifest) -> None:
     """Its jobs are dropped; a successor of the same name gets nothing of them."""
     for number in range(20):
         front.submit(*speech_job(manifest, number))
     engine.step()
-    engine.detach("front-1")
+    engine.fronts.detach("front-1")
     successor = Front(engine)
     successor.submit(own(0, 77))
     assert [a.number for a, _ in successor.run(1)] == [77]
     settle(engine)
     successor.read()
     assert successor.got == []
-    assert engine.shelf.served["tiny"].users == 0
+    assert engine.registry.avatars["tiny"].users == 0
     successor.close()
 
 
-def test_a_ring_that_lies_costs_its_front_alone(engine: Engine, front: Front) -> None:
+def test_a_ring_that_lies_costs_its_front_alone(engine: Scheduler, front: Front) -> None:
     liar = Front(engine, "liar")
     liar.submit(own(0, 1))
     at = 4096 + 4  # the check word of the first record
     os.pwrite(liar.handles[0].memory, b"\0\0\0\x7f", at)
     front.submit(own(0, 5))
     assert [a.number for a, _ in front.run(1)] == [5]
-    assert list(engine.lanes) == ["front-1"]
+    assert engine.fronts.names == ["front-1"]
     liar.close()
 
 
-def test_rings_that_are_none_are_refused(engine: Engine) -> None:
+def test_rings_that_are_none_are_refused(engine: Scheduler) -> None:
     made = RingHandle.create(4096, 3), RingHandle.create(4096, 4)
     wrong = RingHandle(*made[1].fds, generation=3)
     with pytest.raises(RingError, match="generation"):
-        engine.attach("front-9", made[0], wrong)
-    assert "front-9" not in engine.lanes
+        engine.fronts.attach("front-9", made[0], wrong)
+    assert "front-9" not in engine.fronts.names
 
 
 # ---------------------------------------------------------------- avatars
 def test_an_avatar_in_use_is_closed_by_its_last_job(
-    engine: Engine, front: Front, manifest: Manifest
+    engine: Scheduler, front: Front, manifest: Manifest
 ) -> None:
     for number in range(12):
         front.submit(*speech_job(manifest, number))
-    engine._take()
-    served = engine.shelf.served["tiny"]
-    engine.shelf.unload("tiny")
+    engine.intake.take()
+    served = engine.registry.avatars["tiny"]
+    engine.registry.unload("tiny")
     front.submit(own(0, 50))
     got = {a.number: a.status for a, _ in front.run(13)}
     assert [got[k] for k in range(12)] == [Status.MADE] * 12
@@ -468,12 +468,12 @@ def test_an_avatar_in_use_is_closed_by_its_last_job(
 
 
 def test_loading_goes_on_beside_the_work(
-    engine: Engine, front: Front, manifest: Manifest, tiny_avatar: Path, tmp_path: Path
+    engine: Scheduler, front: Front, manifest: Manifest, tiny_avatar: Path, tmp_path: Path
 ) -> None:
     told: list[tuple[str, str]] = []
     note: Callable[[str, str], None] = lambda name, error: told.append((name, error))  # noqa: E731
-    engine.shelf.load_later("second", str(tiny_avatar), note)
-    engine.shelf.load_later("none", str(tmp_path / "nothing"), note)
+    engine.registry.load_later("second", str(tiny_avatar), note)
+    engine.registry.load_later("none", str(tmp_path / "nothing"), note)
     front.submit(*speech_job(manifest))
     assert front.run(1)[0][0].status == Status.MADE
     until_true(engine, lambda: len(told) == 2)
@@ -485,45 +485,45 @@ def test_loading_goes_on_beside_the_work(
 
 
 def test_replaced_while_in_use(
-    engine: Engine, front: Front, manifest: Manifest, tiny_avatar: Path
+    engine: Scheduler, front: Front, manifest: Manifest, tiny_avatar: Path
 ) -> None:
     told: list[tuple[str, str]] = []
     for number in range(10):
         front.submit(*speech_job(manifest, number))
-    engine._take()
-    first = engine.shelf.served["tiny"]
-    engine.shelf.load_later("tiny", str(tiny_avatar), lambda *a: told.append(a))
+    engine.intake.take()
+    first = engine.registry.avatars["tiny"]
+    engine.registry.load_later("tiny", str(tiny_avatar), lambda *a: told.append(a))
     until_true(engine, lambda: bool(told))
     front.submit(*speech_job(manifest, 10))
     got = front.run(11)
     assert {a.status for a, _ in got} == {Status.MADE}
-    assert engine.shelf.served["tiny"] is not first
+    assert engine.registry.avatars["tiny"] is not first
     assert first.package._storage.names() == []
 
 
-def test_unloaded_before_it_was_loaded(engine: Engine, tiny_avatar: Path) -> None:
+def test_unloaded_before_it_was_loaded(engine: Scheduler, tiny_avatar: Path) -> None:
     told: list[str] = []
-    engine.shelf.load_later("x", str(tiny_avatar), lambda name, _: told.append(name))
-    engine.shelf.unload("x")
-    engine.shelf.load_later("y", str(tiny_avatar), lambda name, _: told.append(name))
+    engine.registry.load_later("x", str(tiny_avatar), lambda name, _: told.append(name))
+    engine.registry.unload("x")
+    engine.registry.load_later("y", str(tiny_avatar), lambda name, _: told.append(name))
     until_true(engine, lambda: "y" in told)
     assert told == ["y"]
-    assert set(engine.shelf.served) == {"tiny", "y"}
+    assert set(engine.registry.avatars) == {"tiny", "y"}
 
 
-def test_an_avatar_that_is_not_there(engine: Engine, tmp_path: Path) -> None:
+def test_an_avatar_that_is_not_there(engine: Scheduler, tmp_path: Path) -> None:
     with pytest.raises(AvatarNotFoundError):
-        engine.shelf.load("x", tmp_path / "nothing")
+        engine.registry.load("x", tmp_path / "nothing")
 
 
 def test_frames_are_prepared_when_there_is_time(
-    engine: Engine, front: Front, manifest: Manifest
+    engine: Scheduler, front: Front, manifest: Manifest
 ) -> None:
     """All of the encoder's; the backend's once the avatar is used. Nothing is left to do then."""
 
     def warm_all() -> None:
         until = time.monotonic() + 60
-        while (wait := engine.warm()) < SELDOM_S or engine.shelf._chore is not None:
+        while (wait := engine.warm()) < SELDOM_S or engine.registry._warmup.running:
             assert time.monotonic() < until
             engine.sleep(min(wait, 0.01))
             engine.step()
@@ -545,7 +545,9 @@ def test_frames_are_prepared_when_there_is_time(
     assert front.run(1)[0][1] == first[0][1]
 
 
-def test_load_as_told_to_the_supervisor(engine: Engine, front: Front, manifest: Manifest) -> None:
+def test_load_as_told_to_the_supervisor(
+    engine: Scheduler, front: Front, manifest: Manifest
+) -> None:
     for number in range(20):
         front.submit(*speech_job(manifest, number))
     engine.step()

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from lipsync_fast.audio.windows import FEATURE_SIZE
 from lipsync_fast.avatars.package import AvatarPackage
-from lipsync_fast.engine.cpu_time import Spent
+from lipsync_fast.engine.cpu_time import CpuTime
 from lipsync_fast.geometry import EMPTY, Rect
 
 Result = TypeVar("Result")
@@ -35,7 +35,7 @@ class LoadedAvatar(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Sound:
-    """What a frame sees of its sound; for backends that hear (``Backend.hears``).
+    """What a frame sees of its sound; for backends that take sound (``Backend.takes_sound``).
 
     Attributes:
         stream: a key that no other sound has; its samples never change.
@@ -94,7 +94,7 @@ class RegionJob:
         part: what ``submit`` makes of it: the whole frame (None); a part of it that holds the face
             rectangle; or ``SQUARE``, the generated square alone, as the
             network made it (with a ``manifest.window``: put into the avatar's own square).
-        sound: in place of ``audio_block``, for a backend that hears.
+        sound: in place of ``audio_block``, for a backend that takes sound.
         encode: for a backend that encodes: this box of the part, coded, is wanted, not pixels.
     """
 
@@ -116,7 +116,7 @@ class Backend(Protocol):
         ...
 
     @property
-    def hears(self) -> bool:
+    def takes_sound(self) -> bool:
         """Whether jobs may carry their sound in place of an audio block."""
         ...
 
@@ -170,7 +170,7 @@ class Backend(Protocol):
         """Bytes that are held to save work, by what they are."""
         ...
 
-    def held_of(self, avatar: LoadedAvatar) -> tuple[int, int]:
+    def avatar_bytes(self, avatar: LoadedAvatar) -> tuple[int, int]:
         """Bytes of these that are an avatar's: in caches here, and shared with other engines."""
         ...
 
@@ -180,7 +180,7 @@ class Backend(Protocol):
         ...
 
     @property
-    def spent(self) -> Spent:
+    def cpu_time(self) -> CpuTime:
         """The host's processor time; whoever uses the backend adds what it spends itself."""
         ...
 
@@ -246,18 +246,18 @@ class Backend(Protocol):
         ...
 
 
-def check_job(job: RegionJob, hears: bool) -> None:
+def check_job(job: RegionJob, takes_sound: bool) -> None:
     """Refuse a job whose block or share cannot be.
 
     Args:
-        hears: whether it may have its sound in place of a block (``Backend.hears``).
+        takes_sound: whether it may have its sound in place of a block (``Backend.takes_sound``).
 
     Raises:
         ValueError: what is wrong.
     """
     shape = None if job.audio_block is None else job.audio_block.shape
     wanted = (job.avatar.package.manifest.audio.vectors, FEATURE_SIZE)
-    if not (hears and job.sound is not None) and shape != wanted:
+    if not (takes_sound and job.sound is not None) and shape != wanted:
         raise ValueError(f"audio block of shape {shape}, expected {wanted}")
     if not 0 <= job.share <= 1:
         raise ValueError(f"share {job.share}: expected 0 to 1")

@@ -33,7 +33,7 @@ from lipsync_fast.engine.backends.base import (
 from lipsync_fast.engine.backends.decoder import SplitDecoder, choose_kernel, split_decoder
 from lipsync_fast.engine.backends.sessions import Sessions
 from lipsync_fast.engine.caches import AHEAD_SHARE, ByteLru, within_memory
-from lipsync_fast.engine.cpu_time import Spent
+from lipsync_fast.engine.cpu_time import CpuTime
 from lipsync_fast.errors import AvatarFormatError, BackendError, UnexpectedGraphError
 from lipsync_fast.families import CropRule
 from lipsync_fast.geometry import Rect
@@ -205,7 +205,7 @@ class CpuBackend:
     """
 
     name = "cpu"
-    hears = encodes = False
+    takes_sound = encodes = False
     device_memory = (0, 0)
 
     def __init__(
@@ -223,7 +223,7 @@ class CpuBackend:
         self._faces: ByteLru[Face] = ByteLru(within_memory(FACE_CACHE_BYTES))
         self._workers = ThreadPoolExecutor(self.threads, "lipsync-cpu")
         self._live, self._closed = live, False
-        self.spent = Spent()
+        self.cpu_time = CpuTime()
         self._sharing: list[CpuAvatar] = []
         self._most_shared = within_memory(SHARED_BYTES, SHARED_SHARE)
 
@@ -291,7 +291,7 @@ class CpuBackend:
         """Nothing is made beside the work."""
         return True
 
-    def held_of(self, avatar: LoadedAvatar) -> tuple[int, int]:
+    def avatar_bytes(self, avatar: LoadedAvatar) -> tuple[int, int]:
         """Bytes that the caches hold of an avatar: in this process, and shared with others."""
         mine = self._own(avatar)
         caches = self._levels, self._pictures, self._faces
@@ -306,7 +306,7 @@ class CpuBackend:
         out = np.empty((len(mel_windows), FEATURE_SIZE), np.float32)
 
         def compute(first: int, step: int) -> None:
-            with self.spent.on("audio encoder"):
+            with self.cpu_time.on("audio encoder"):
                 for i in range(first, len(mel_windows), step):
                     mel = np.ascontiguousarray(mel_windows[i].T)[None, None]
                     out[i] = mine.audio_encoder.run(None, {"mel": mel})[0][0]
@@ -341,14 +341,14 @@ class CpuBackend:
 
     def _check(self, job: RegionJob) -> None:
         self._own(job.avatar)
-        check_job(job, self.hears)
+        check_job(job, self.takes_sound)
 
     def _region(self, job: RegionJob, face: Face | None = None) -> NDArray[np.uint8]:
         avatar = self._own(job.avatar)
         levels = self._image_half(avatar, job.avatar_frame, face)
         assert job.audio_block is not None
         audio = np.ascontiguousarray(job.audio_block, np.float32).reshape(1, *avatar.audio_shape)
-        with self.spent.on("decoder"):
+        with self.cpu_time.on("decoder"):
             made = avatar.decode(levels, audio)
         if job.share == 1:
             return made
@@ -363,7 +363,7 @@ class CpuBackend:
             return self._square(avatar, job)
         face = self._face(avatar, job.avatar_frame, job.part)
         made = self._region(job, face)
-        with self.spent.on("compose"):
+        with self.cpu_time.on("compose"):
             return face.composed(made, avatar.corner)
 
     def _square(self, avatar: CpuAvatar, job: RegionJob) -> NDArray[np.uint8]:
@@ -406,7 +406,7 @@ class CpuBackend:
 
         def make() -> tuple[Face, int]:
             assert part is not None
-            with self.spent.on("avatar's frame"):
+            with self.cpu_time.on("avatar's frame"):
                 whole = self._pictures.find((avatar, index))
                 picture = package.picture(index) if whole is None else whole
                 made = face(picture[part.slices].copy(), package.rect(index).seen_from(part))
@@ -431,7 +431,7 @@ class CpuBackend:
 
         def make() -> tuple[dict[str, NDArray[np.float32]], int]:
             crop = (face or self._face(avatar, index, None)).crop
-            with self.spent.on("image half"):
+            with self.cpu_time.on("image half"):
                 return self._made_levels(avatar, crop)
 
         shared = avatar.shared

@@ -278,9 +278,9 @@ class EnginePool:
                     self.gone(engine.name)
                     return
                 if taken < ANSWERS_IN_A_ROW and engine.answers.want_data():
-                    await trio.lowlevel.wait_readable(engine.answers.bell)
+                    await trio.lowlevel.wait_readable(engine.answers.doorbell)
                     if not engine.scope.cancel_called:  # else its descriptors are closed
-                        engine.answers.hear()
+                        engine.answers.drain()
                 else:
                     await trio.lowlevel.checkpoint()
 

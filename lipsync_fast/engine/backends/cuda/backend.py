@@ -37,7 +37,7 @@ from lipsync_fast.engine.backends.cuda.nets import Statics
 from lipsync_fast.engine.backends.cuda.tasks import Kind, Task, cancelled_with, check, finish_all
 from lipsync_fast.engine.backends.cuda.warming import Warming
 from lipsync_fast.engine.caches import AHEAD_SHARE, ByteLru, Key, within_memory
-from lipsync_fast.engine.cpu_time import Spent
+from lipsync_fast.engine.cpu_time import CpuTime
 from lipsync_fast.errors import AvatarError, BackendError, DeviceLostError
 from lipsync_fast.geometry import Rect
 
@@ -65,7 +65,7 @@ class CudaBackend:
         BackendError: there is not even enough memory to begin.
     """
 
-    hears = encodes = True
+    takes_sound = encodes = True
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class CudaBackend:
             raise BackendError(f"precision {precision!r}: expected one of {', '.join(DTYPES)}")
         self.device, self.dtype, self._sizes = device, DTYPES[precision], tuple(sizes)
         self.budget = Budget(device)
-        self.spent = Spent()
+        self.cpu_time = CpuTime()
         self._lock, self._loading = threading.Lock(), threading.Lock()
         self._setup = device.stream()
         self._count, self._closed = 0, False
@@ -90,7 +90,7 @@ class CudaBackend:
         self._pictures: ByteLru[NDArray[np.uint8]] = ByteLru(within_memory(PICTURE_BYTES), uses=2)
         self._sounds, self._hearing, tables = self.budget.with_room(self._first, "the first tables")
         self.launcher = Launcher(
-            device, self.budget, self._sounds, tables, self._finished, self.spent
+            device, self.budget, self._sounds, tables, self._finished, self.cpu_time
         )
         self.warming = Warming(self.budget)
         self._loaders = ThreadPoolExecutor(LOADERS, "lipsync-frames")
@@ -243,7 +243,7 @@ class CudaBackend:
             avatar.images.undo(halves)
             raise
 
-    def held_of(self, avatar: LoadedAvatar) -> tuple[int, int]:
+    def avatar_bytes(self, avatar: LoadedAvatar) -> tuple[int, int]:
         """Bytes that the caches hold of an avatar, and nothing that others share."""
         mine = self._own(avatar)
         return mine.images.used + self._faces.used_by(mine) + self._pictures.used_by(mine), 0
@@ -391,7 +391,7 @@ class CudaBackend:
     def _load_face(self, task: Task) -> None:  # in a loader's thread
         key = (task.avatar, task.job.avatar_frame, task.part)
         try:
-            with self.spent.on("avatar's frame"):
+            with self.cpu_time.on("avatar's frame"):
                 load = lambda: self._faces.load(key, task.avatar.package, key[1], key[2])  # noqa: E731
                 task.face = self.budget.with_room(load, "an avatar's frame")
         except DeviceLostError as error:

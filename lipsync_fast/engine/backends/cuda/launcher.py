@@ -29,7 +29,7 @@ from lipsync_fast.engine.backends.cuda.graphs import first_batch
 from lipsync_fast.engine.backends.cuda.lanes import LANES, Lane, Streams
 from lipsync_fast.engine.backends.cuda.sounds import Sounds
 from lipsync_fast.engine.backends.cuda.tasks import Task
-from lipsync_fast.engine.cpu_time import Spent
+from lipsync_fast.engine.cpu_time import CpuTime
 from lipsync_fast.errors import BackendError, DeviceLostError, LipsyncError
 from lipsync_fast.logs import get_logger
 
@@ -55,11 +55,11 @@ class Launcher:
         sounds: Sounds,
         tables: Tensor,
         finish: Callable[[list[Task], list[Any]], None],
-        spent: Spent,
+        cpu_time: CpuTime,
         lanes: int = LANES,
     ) -> None:
         self._device, self._budget, self._sounds, self._tables = device, budget, sounds, tables
-        self._finish, self._spent = finish, spent
+        self._finish, self._cpu_time = finish, cpu_time
         self.streams = Streams.of(device)
         self._changed = threading.Condition()
         self._ready: dict[CudaAvatar, deque[Task]] = {}
@@ -172,7 +172,7 @@ class Launcher:
             if not waiting:
                 del self._ready[avatar]
             lane = self._lanes.pop()
-        with self._spent.on("launch"):
+        with self._cpu_time.on("launch"):
             self._launch(tasks, lane, size)
 
     def _launch(self, tasks: list[Task], lane: Lane, size: int) -> None:
@@ -245,7 +245,7 @@ class Launcher:
             tasks, made, error = batch.tasks, [], None
             try:
                 batch.lane.done.synchronize()
-                with self._spent.on("results"):
+                with self._cpu_time.on("results"):
                     made = batch.read()
             except Exception as caught:
                 error = caught

@@ -81,7 +81,7 @@ def check(job: RegionJob) -> None:
     Raises:
         ValueError: what is wrong.
     """
-    check_job(job, hears=True)
+    check_job(job, takes_sound=True)
     encode = job.encode
     if encode is not None and job.part is not None and job.part != SQUARE:
         box, (width, height) = encode.box, job.part.size
