@@ -37,7 +37,7 @@ class Rect(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     @classmethod
     def of_size(cls, size: tuple[int, int]) -> Rect:
         """All of a picture of that width and height."""
-        return cls(0, 0, *size)
+        return cls(0, 0, size[0], size[1])
 
     @property
     def right(self) -> int:
@@ -52,7 +52,7 @@ class Rect(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     @property
     def corners(self) -> Corners:
         """Its upper left corner, and the lower right one, which lies outside."""
-        return Corners(self.x, self.y, self.right, self.bottom)
+        return Corners(self.x, self.y, self.x + self.width, self.y + self.height)
 
     @property
     def size(self) -> tuple[int, int]:

@@ -17,7 +17,7 @@ def main(context: Context) -> None:
     from golden import synctalk_dataset
     from tiny import write_tiny_avatar
 
-    from lipsync_fast.avatars.importer import import_synctalk
+    from lipsync_fast.avatars.importing.build import import_synctalk
     from lipsync_fast.benchmark.reference import reference_networks, write_reference_avatar
 
     context.avatars.mkdir()

@@ -323,7 +323,7 @@ class _Model:
         self._dest = (user_folder() if avatars is None else avatars) / names[0]
         if self._dest.exists() and not force:
             raise OutputError(f"{self._dest}: already exists; --force replaces it")
-        from lipsync_fast.avatars.importer import find_audio_encoder
+        from lipsync_fast.avatars.importing.weights import find_audio_encoder
 
         for path in (weights, encoder):
             if path is not None and not path.is_file():

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lipsync_fast.avatars.importer import keep_mask, read_picture
+from lipsync_fast.avatars.importing.pictures import keep_mask, read_picture
 from lipsync_fast.avatars.jpeg import decode
 from lipsync_fast.avatars.members import PileWriter, packed_mask, replace_with, thumbnail
 from lipsync_fast.errors import OutputError, PrepareError

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsync_fast.avatars.importer import LANDMARKS, read_landmarks
+from lipsync_fast.avatars.importing.landmarks import LANDMARKS, read_landmarks
 from lipsync_fast.errors import PrepareError
 from lipsync_fast.prepare.detectors import MOST_POINTS
 from lipsync_fast.untrusted import limits

@@ -168,10 +168,10 @@ def _refuse_gaps(missing: NDArray[np.bool_], bridge: int) -> None:
 
 
 def _bridged(corners: Series, missing: NDArray[np.bool_]) -> Series:
-    places = np.arange(len(corners))
+    frames = np.arange(len(corners))
     out = corners.copy()
     for k in range(3):
-        out[missing, k] = np.interp(places[missing], places[~missing], corners[~missing, k])
+        out[missing, k] = np.interp(frames[missing], frames[~missing], corners[~missing, k])
     return out
 
 

@@ -212,6 +212,6 @@ def looked_at(held: Sequence[int]) -> list[tuple[int, int, int]]:
     picture already need not be heard.
     """
     count = min(LOOKED_AT, len(held))
-    places = sorted({int(p) for p in np.linspace(0, len(held) - 1, count)})
+    chosen = sorted({int(p) for p in np.linspace(0, len(held) - 1, count)})
     half = len(held) // 2
-    return [(held[p], held[(p + half) % len(held)], held[p]) for p in places]
+    return [(held[p], held[(p + half) % len(held)], held[p]) for p in chosen]

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lipsync_fast.avatars.importer import import_synctalk, read_landmarks
+from lipsync_fast.avatars.importing.build import import_synctalk
+from lipsync_fast.avatars.importing.landmarks import read_landmarks
 from lipsync_fast.errors import AvatarError, AvatarImportError, CheckpointError
 
 WIDTH, HEIGHT, COUNT = 96, 80, 3

@@ -54,7 +54,7 @@ def served(path: str) -> None:
 
 def imported(path: str) -> None:
     """As ``avatar import``."""
-    from lipsync_fast.avatars.importer import import_synctalk
+    from lipsync_fast.avatars.importing.build import import_synctalk
 
     import_synctalk(Path(path), Path(path).parents[1] / "avatars", overwrite=True)
 

@@ -13,7 +13,7 @@ from golden import synctalk_dataset
 def reference_avatar(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The package's folder; its networks are the reference's at full width."""
     pytest.importorskip("torch", reason="the extra train is not installed")
-    from lipsync_fast.avatars.importer import import_synctalk
+    from lipsync_fast.avatars.importing.build import import_synctalk
 
     folder = tmp_path_factory.mktemp("golden")
     return import_synctalk(synctalk_dataset(folder), folder / "avatars")

@@ -11,15 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import lipsync_fast
-from lipsync_fast.avatars.importer import (
-    crop_rectangle,
-    find_audio_encoder,
-    find_checkpoint,
-    import_synctalk,
-    keep_mask,
-    numbered_pictures,
-    read_landmarks,
-)
+from lipsync_fast.avatars.importing.build import import_synctalk
+from lipsync_fast.avatars.importing.landmarks import crop_rectangle, read_landmarks
+from lipsync_fast.avatars.importing.pictures import keep_mask, numbered_pictures
+from lipsync_fast.avatars.importing.weights import find_audio_encoder, find_checkpoint
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.errors import AvatarImportError, OutputError
 

@@ -16,7 +16,7 @@ import pytest
 from videos import write_video
 
 import lipsync_fast
-from lipsync_fast.avatars.importer import Imported, import_avatar
+from lipsync_fast.avatars.importing.build import Imported, import_avatar
 from lipsync_fast.avatars.importing.recognise import recognise
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.errors import AvatarError, AvatarImportError, CheckpointError

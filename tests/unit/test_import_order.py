@@ -26,7 +26,7 @@ NATIVE = ("_native", "_cuda", "_emulated")
 EXCEPTIONS: dict[tuple[str, str], str] = {}
 """Imports that climb, and why they may: (who, whom)."""
 
-NO_TORCH = ("models", "avatars.importing", "avatars.importer", "prepare", "train")
+NO_TORCH = ("models", "avatars.importing", "prepare", "train")
 WALLS: dict[str, tuple[str, ...]] = {
     "api": NO_TORCH,
     "engine": NO_TORCH,

@@ -160,11 +160,11 @@ class _Reader:
             raise TypeError("no list")
         target += values
 
-    def _keep(self, place: int) -> None:
-        self._kept[int(place)] = self._stack[-1]
+    def _keep(self, number: int) -> None:
+        self._kept[int(number)] = self._stack[-1]
 
-    def _again(self, place: int) -> None:
-        self._stack.append(self._kept[int(place)])
+    def _again(self, number: int) -> None:
+        self._stack.append(self._kept[int(number)])
 
     def _stack_name(self) -> None:
         name, module = self._stack.pop(), self._stack.pop()
