@@ -59,13 +59,13 @@ class KeptUtterances:
         self.counts = dict.fromkeys(("hits", "misses", "at_once", "named"), 0)
         """Utterances: whose beginning was there, or was not; begun at once; said by name."""
         self._store: Store | None = None
-        self._look_at = self._retry_at = 0.0
+        self._checked_until = self._retry_at = 0.0
         self._filled = False
         self._reported = ""
         self._packages: dict[str, tuple[weakref.ref[AvatarPackage], bytes]] = {}
         self._scopes: dict[tuple[bytes, str, Look], bytes] = {}
         self._likeness: dict[bytes, Likeness] = {}
-        self._looked_at: dict[bytes, Future[Likeness]] = {}
+        self._comparisons: dict[bytes, Future[Likeness]] = {}
         self._stop = threading.Event()
         self._aside = ThreadPoolExecutor(1, "lipsync-likeness")
 
@@ -85,20 +85,20 @@ class KeptUtterances:
         self, manifest: Manifest, ref: weakref.ref[AvatarPackage], content: bytes
     ) -> Likeness:
         """Which positions are alike; only those near to each other until all pictures were seen."""
-        future, package = self._looked_at.get(content), ref()
+        future, package = self._comparisons.get(content), ref()
         if package is None:
             return Likeness(manifest)
         if future is None:
-            while len(self._looked_at) >= MOST_AVATARS:
-                gone = next(iter(self._looked_at))
-                self._looked_at.pop(gone).cancel()
+            while len(self._comparisons) >= MOST_AVATARS:
+                gone = next(iter(self._comparisons))
+                self._comparisons.pop(gone).cancel()
                 self._likeness.pop(gone, None)
 
-            def look() -> Likeness:
+            def compare() -> Likeness:
                 return Likeness(package.manifest, thumbnails(package, self._stop))
 
             self._likeness[content] = Likeness(package.manifest)
-            future = self._looked_at[content] = self._aside.submit(look)
+            future = self._comparisons[content] = self._aside.submit(compare)
         if future.done() and not future.cancelled() and future.exception() is None:
             self._likeness[content] = future.result()
         return self._likeness[content]
@@ -139,8 +139,8 @@ class KeptUtterances:
     def filled(self) -> bool:
         """Whether anything is kept; looked at now and then."""
         now = time.monotonic()
-        if self.enabled and now >= self._look_at:
-            self._look_at = now + RETRY_S
+        if self.enabled and now >= self._checked_until:
+            self._checked_until = now + RETRY_S
             if self._store is not None and self._store.replaced:
                 self._store.close()
                 self._store = None

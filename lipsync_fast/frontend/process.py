@@ -47,7 +47,7 @@ from lipsync_fast.signals import WakeUp
 
 log = get_logger("lipsync.front")
 LATENCIES_S = 1.0
-"""Between two looks at how long frames take."""
+"""How often the percentiles of how long frames take are made."""
 _status = msgspec.msgpack.Decoder(ServerStatus)
 _encoder = msgspec.msgpack.Encoder()
 
@@ -129,12 +129,12 @@ class Front:
 
     async def beat(self) -> None:
         """Say that this process lives, and how it does."""
-        statistics, next_look = self.services.statistics, 0.0
+        statistics, next_percentiles = self.services.statistics, 0.0
         while True:
             now = trio.current_time()
-            if now >= next_look:  # a minute's percentiles cost more than all else that is told
+            if now >= next_percentiles:  # they cost more than all else that is sent
                 statistics.load.latency_ms = statistics.latencies.percentiles()
-                next_look = now + LATENCIES_S
+                next_percentiles = now + LATENCIES_S
             self._send_load()
             await trio.sleep(self.spec.config.engines.heartbeat_s)
 

@@ -81,13 +81,13 @@ class Services:
         )
 
     def apply_update(self, update: Engines) -> None:
-        """The supervisor has told of engines and avatars."""
+        """The supervisor has news of engines and avatars."""
         self.admission.apply_update(update.speakers, update.others)
         self.avatars.apply_update(update)
         self.pool.update(update.engines)
 
     def load_now(self) -> FrontLoad:
-        """What this front does, as it is told to the supervisor."""
+        """What this front does, for the supervisor."""
         load, catalogue = self.statistics.load, self.avatars.catalogue
         load.avatars, load.catalogue = dict(catalogue.uses), catalogue.number
         load.utterances = dict(self.utterances.counts)

@@ -18,7 +18,7 @@ from lipsync_fast.ipc.status import FrontLoad
 
 Result = TypeVar("Result")
 RETRY_S = 2.0
-"""What a client that was refused is told to wait."""
+"""How long a client that was refused is asked to wait."""
 
 
 class Admission:

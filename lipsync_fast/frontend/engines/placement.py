@@ -27,7 +27,7 @@ class Candidate(Protocol):
 
     @property
     def name(self) -> str:
-        """Of this engine alone."""
+        """A name that this engine alone has."""
 
     @property
     def capacity(self) -> float:
@@ -35,7 +35,7 @@ class Candidate(Protocol):
 
     @property
     def frames_per_s(self) -> float:
-        """That it makes now, for all fronts."""
+        """Frames a second that it makes now, for all fronts."""
 
     @property
     def backlog(self) -> int:

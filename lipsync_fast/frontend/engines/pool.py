@@ -91,7 +91,7 @@ class Engine:
 
     @property
     def frames_per_s(self) -> float:
-        """That it makes now, for all fronts."""
+        """Frames a second that it makes now, for all fronts."""
         return self.info.frames_per_s
 
 
@@ -101,19 +101,19 @@ class EnginePool:
     def __init__(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
         self._engines: dict[str, Engine] = {}
-        self._known: dict[str, EngineInfo] = {}
+        self._infos: dict[str, EngineInfo] = {}
         self._waiting: deque[Pending] = deque()
         self._placement = Placement()
         self._changed = Changes()
         self.redispatched = 0
         self.damaged = 0
         self.latency = LatencyEstimate()
-        """Of urgent jobs."""
+        """What urgent jobs take."""
 
     # ------------------------------------------------------------ what the supervisor says
     def attach(self, name: str, jobs: RingHandle, answers: RingHandle) -> None:
         """Take the rings to a new engine; the handles are closed when it is gone."""
-        info = self._known.get(name) or EngineInfo(
+        info = self._infos.get(name) or EngineInfo(
             name=name, device="", active=False, capacity=0.0, avatars=[]
         )
         handles = jobs, answers
@@ -131,11 +131,11 @@ class EnginePool:
 
     def update(self, engines: list[EngineInfo]) -> None:
         """The engines that there are now; those that are not named are gone."""
-        self._known = {info.name: info for info in engines}
+        self._infos = {info.name: info for info in engines}
         for name, engine in self._engines.items():
-            if name in self._known:
-                engine.info = self._known[name]
-        for name in [n for n in self._engines if n not in self._known]:
+            if name in self._infos:
+                engine.info = self._infos[name]
+        for name in [n for n in self._engines if n not in self._infos]:
             self.gone(name)
         self._retry_waiting()
         self._changed.notify()
@@ -161,19 +161,19 @@ class EnginePool:
 
     # ------------------------------------------------------------ what sessions ask
     @property
-    def known(self) -> list[EngineInfo]:
-        """All engines of the server, as the supervisor told last."""
-        return list(self._known.values())
+    def engines(self) -> list[EngineInfo]:
+        """All engines of the server, as the supervisor has said last."""
+        return list(self._infos.values())
 
     @property
     def capacity(self) -> float:
         """Frames a second that the active engines make."""
-        return sum(i.capacity for i in self._known.values() if i.active)
+        return sum(i.capacity for i in self._infos.values() if i.active)
 
     @property
     def maker(self) -> str:
         """What pictures of the active engines depend on besides their jobs; "" while none works."""
-        return next((i.maker for i in self._known.values() if i.active), "")
+        return next((i.maker for i in self._infos.values() if i.active), "")
 
     @property
     def backlog(self) -> int:
@@ -186,7 +186,7 @@ class EnginePool:
 
     def error(self, avatar: str) -> str | None:
         """Why no engine can load an avatar; None where one can or none has tried."""
-        errors = [i.errors.get(avatar) for i in self._known.values()]
+        errors = [i.errors.get(avatar) for i in self._infos.values()]
         found = [e for e in errors if e is not None]
         return found[0] if found and len(found) == len(errors) else None
 

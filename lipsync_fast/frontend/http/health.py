@@ -32,7 +32,7 @@ def health_of(services: Services) -> Health:
     status = services.statistics.server
     loads = {e.name: e.load for e in status.engines} if status is not None else {}
     backends = []
-    for info in services.pool.known:
+    for info in services.pool.engines:
         load = loads.get(info.name, Load())
         total = load.made + load.failed + load.skipped
         backends.append(Backend(info.name, bool(info.avatars), total, load.failed))

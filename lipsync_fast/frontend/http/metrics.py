@@ -61,12 +61,12 @@ class StatusCollector(Collector):
         yield from _fronts(status.fronts)
 
 
-def _gauge(name: str, told: str, value: float) -> GaugeMetricFamily:
-    return GaugeMetricFamily(P + name, told, value=value)
+def _gauge(name: str, about: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(P + name, about, value=value)
 
 
-def _counter(name: str, told: str, value: float) -> CounterMetricFamily:
-    return CounterMetricFamily(P + name, told, value=value)
+def _counter(name: str, about: str, value: float) -> CounterMetricFamily:
+    return CounterMetricFamily(P + name, about, value=value)
 
 
 def _avatars(avatars: Sequence[AvatarStatus]) -> Iterator[Metric]:
@@ -79,8 +79,8 @@ def _avatars(avatars: Sequence[AvatarStatus]) -> Iterator[Metric]:
         "avatar_engines": "Engines that hold it.",
         "avatar_loaded_seconds": "Since it came into use.",
     }
-    gauges = {n: GaugeMetricFamily(P + n, told, labels=labels) for n, told in plain.items()}
-    held = GaugeMetricFamily(
+    gauges = {n: GaugeMetricFamily(P + n, about, labels=labels) for n, about in plain.items()}
+    cache_bytes = GaugeMetricFamily(
         P + "avatar_cache_bytes", "What engines hold of it.", labels=[*labels, "kind"]
     )
     current = {a.name: 0 for a in avatars} | {
@@ -95,9 +95,9 @@ def _avatars(avatars: Sequence[AvatarStatus]) -> Iterator[Metric]:
         values = (a.uses, len(a.engines), a.loaded_s)
         for gauge, value in zip(gauges.values(), values, strict=True):
             gauge.add_metric(who, value)
-        held.add_metric([*who, "own"], a.cached_bytes)
-        held.add_metric([*who, "shared"], a.shared_bytes)
-    yield from (number, *gauges.values(), held)
+        cache_bytes.add_metric([*who, "own"], a.cached_bytes)
+        cache_bytes.add_metric([*who, "shared"], a.shared_bytes)
+    yield from (number, *gauges.values(), cache_bytes)
 
 
 def _engines(engines: Sequence[EngineStatus]) -> Iterator[Metric]:
@@ -121,7 +121,7 @@ def _engines(engines: Sequence[EngineStatus]) -> Iterator[Metric]:
     kept_bytes = CounterMetricFamily(
         P + "utterance_kept_bytes", "Of frames that were kept.", labels=["engine"]
     )
-    held = GaugeMetricFamily(
+    cache_bytes = GaugeMetricFamily(
         P + "engine_cache_bytes", "Memory that a cache holds.", labels=["engine", "cache"]
     )
     memory = GaugeMetricFamily(
@@ -139,7 +139,7 @@ def _engines(engines: Sequence[EngineStatus]) -> Iterator[Metric]:
         "engine_oldest_job_seconds": "How long the oldest has waited.",
         "engine_silent_seconds": "Since its last heartbeat.",
     }
-    gauges = {n: GaugeMetricFamily(P + n, told, labels=["engine"]) for n, told in plain.items()}
+    gauges = {n: GaugeMetricFamily(P + n, about, labels=["engine"]) for n, about in plain.items()}
     for e in engines:
         for name in STATES:
             state.add_metric([e.name, e.device, name], float(e.state == name))
@@ -153,7 +153,7 @@ def _engines(engines: Sequence[EngineStatus]) -> Iterator[Metric]:
             kept.add_metric([e.name, result], load.store.get(result, 0))
         kept_bytes.add_metric([e.name], load.store.get("kept_bytes", 0))
         for cache, size in load.cache_bytes.items():
-            held.add_metric([e.name, cache], size)
+            cache_bytes.add_metric([e.name, cache], size)
         if load.device_memory_total:
             memory.add_metric([e.name, e.device, "used"], load.device_memory_used)
             memory.add_metric([e.name, e.device, "total"], load.device_memory_total)
@@ -162,7 +162,7 @@ def _engines(engines: Sequence[EngineStatus]) -> Iterator[Metric]:
         values = (e.capacity, load.frames_per_s, load.waiting, load.oldest_ms / 1e3, e.silent_s)
         for gauge, value in zip(gauges.values(), values, strict=True):
             gauge.add_metric([e.name], value)
-    yield from (state, restarts, frames, inferences, kept, kept_bytes, held, memory, spent)
+    yield from (state, restarts, frames, inferences, kept, kept_bytes, cache_bytes, memory, spent)
     yield from gauges.values()
     yield _gauge(
         "utterance_store_bytes",
@@ -191,9 +191,9 @@ def _fronts(fronts: Sequence[FrontStatus]) -> Iterator[Metric]:
         "rest_stride": "Sessions that rest are shown one slot in so many.",
     }
     counters = {
-        n: CounterMetricFamily(P + n, told, labels=["front"]) for n, told in counted.items()
+        n: CounterMetricFamily(P + n, about, labels=["front"]) for n, about in counted.items()
     }
-    gauges = {n: GaugeMetricFamily(P + n, told, labels=["front"]) for n, told in now.items()}
+    gauges = {n: GaugeMetricFamily(P + n, about, labels=["front"]) for n, about in now.items()}
     refused = CounterMetricFamily(P + "refused", "Refused, by reason.", labels=["front", "reason"])
     errors = CounterMetricFamily(
         P + "errors", "Of clients and of the server, by code.", labels=["front", "code"]

@@ -124,12 +124,12 @@ def _schema(name: str) -> Answers:
     return {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
 
 
-def _answer(told: str, content: Answers) -> Answers:
-    return {"description": told, "content": content}
+def _answer(description: str, content: Answers) -> Answers:
+    return {"description": description, "content": content}
 
 
 def _get(
-    told: str,
+    summary: str,
     content: Answers | None,
     others: Answers,
     parameters: list[Answers] | None = None,
@@ -142,14 +142,14 @@ def _get(
     answers["403"] = {"description": "Called by a name, or from a page, that is not allowed."}
     if private:
         answers["401"] = {"description": "The token is not shown."}
-    operation: Answers = {"summary": told, "responses": dict(sorted(answers.items()))}
+    operation: Answers = {"summary": summary, "responses": dict(sorted(answers.items()))}
     if parameters:
         operation["parameters"] = parameters
     operation["security"] = [{}, {"bearer": []}, {"query": []}] if private else []
     return {"get": operation}
 
 
-def _change(told: str, name: Answers, body: Answers | None) -> Answers:
+def _change(summary: str, name: Answers, body: Answers | None) -> Answers:
     """An operation on an avatar, for this machine or with the admin token."""
     change = _schema("AvatarChange")
     answers = {
@@ -164,7 +164,7 @@ def _change(told: str, name: Answers, body: Answers | None) -> Answers:
     if body is None:
         del answers["400"]
     operation: Answers = {
-        "summary": told,
+        "summary": summary,
         "responses": answers,
         "parameters": [name],
         "security": [{}, {"bearer": []}],

@@ -29,7 +29,7 @@ from lipsync_fast.logs import get_logger
 
 log = get_logger("lipsync.front")
 SEND_BUFFER = 256 << 10
-"""Of the kernel, a connection: what a slow reader has not read beyond it is noticed."""
+"""The kernel's, for a connection: what a slow reader has not read beyond it is noticed."""
 SEND_S = 20.0
 """To take a piece of an answer, or a message."""
 SILENT_MS = 20_000

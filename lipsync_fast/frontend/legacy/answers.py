@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What each message of an old client is answered.
 
-A message is first read and its sound placed, in the order in which messages come; what is then to
+A message is first read and its sound located, in the order in which messages come; what is then to
 be done may run beside others. Each piece of work is answered once, by a picture, by words, or by
 the error of its own protocol.
 """
@@ -23,7 +23,7 @@ from lipsync_fast.frontend.legacy import wire
 from lipsync_fast.frontend.legacy.counts import LegacyCounts
 from lipsync_fast.frontend.legacy.json_messages import Asked
 from lipsync_fast.frontend.legacy.pictures import VIDEO_TYPES, Pictures, Region, region_bounds
-from lipsync_fast.frontend.legacy.stitch import Heard, Stitcher
+from lipsync_fast.frontend.legacy.stitch import SoundWindow, Stitcher
 from lipsync_fast.frontend.services import Services
 
 Reply = str | bytes
@@ -112,13 +112,13 @@ class Answers:
         refused = partial(refuse, frame_id=frame_id)
         if isinstance(request, wire.PlainRequest):
             return Work(partial(self._plain, name, frame_id, began), refused)
-        heard = self._stitcher.hear(name, request.audio)
-        return Work(partial(self._binary_region, name, frame_id, heard, began), refused)
+        window = self._stitcher.locate(name, request.audio)
+        return Work(partial(self._binary_region, name, frame_id, window, began), refused)
 
     async def _binary_region(
-        self, name: str, frame_id: int, heard: Heard | None, began: int
+        self, name: str, frame_id: int, window: SoundWindow | None, began: int
     ) -> bytes:
-        region = await self._pictures.region(name, frame_id, heard)
+        region = await self._pictures.region(name, frame_id, window)
         self._made(name, began)
         return wire.pack_picture(frame_id, _milliseconds(began), region.jpeg, region.bounds)
 
@@ -220,13 +220,15 @@ class Answers:
             return Work(partial(_fail, LipsyncError(asked.problem)), refuse)
         name = self._pictures.name(asked.model_name)
         frames = max(1, len(asked.frame_ids))
-        heard = self._stitcher.hear(name, asked.audio, frames)
+        window = self._stitcher.locate(name, asked.audio, frames)
         asked.audio = b""  # may be long, and may wait long
         make = self._inference if asked.type == said.INFERENCE else self._batch
-        return Work(partial(make, asked, name, heard, began), refuse)
+        return Work(partial(make, asked, name, window, began), refuse)
 
-    async def _inference(self, asked: Asked, name: str, heard: Heard | None, began: int) -> str:
-        region = await self._pictures.region(name, asked.frame_id, heard)
+    async def _inference(
+        self, asked: Asked, name: str, window: SoundWindow | None, began: int
+    ) -> str:
+        region = await self._pictures.region(name, asked.frame_id, window)
         self._made(name, began)
         inference = said.Inference(
             model_name=asked.model_name,
@@ -239,10 +241,10 @@ class Answers:
         )
         return said.encode(inference)
 
-    async def _batch(self, asked: Asked, name: str, heard: Heard | None, began: int) -> str:
+    async def _batch(self, asked: Asked, name: str, window: SoundWindow | None, began: int) -> str:
         """Frames of one window, or of successive chunks where it holds as many."""
         count = len(asked.frame_ids)
-        successive = heard is not None and heard.frames >= count
+        successive = window is not None and window.frames >= count
         made: list[said.BatchPicture | None] = [None] * count
         limiter = trio.CapacityLimiter(BATCH_AT_A_TIME)
         failed: list[LipsyncError] = []
@@ -253,7 +255,7 @@ class Answers:
                     return
                 try:
                     ahead = k if successive else 0
-                    region = await self._pictures.region(name, frame_id, heard, ahead)
+                    region = await self._pictures.region(name, frame_id, window, ahead)
                 except LipsyncError as error:
                     failed.append(error)
                     return

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """One connection of an old client.
 
-    receive ─► read, place its sound ─► worked on, up to ``requests_in_flight`` at a time
+    receive ─► read, locate its sound ─► worked on, up to ``requests_in_flight`` at a time
                     │                                   │
                     ▼                                   ▼
-               its place in the queue ────────► sent in the order of the messages
+               its turn in the queue ───────────► sent in the order of the messages
 
 Exactly one reply for each message. While as many wait to be made and sent as may be, nothing is
 read from the client (back-pressure). When the server drains, what was asked is answered still.
@@ -50,8 +50,8 @@ async def serve_legacy(
 
 
 @dataclass
-class _Place:
-    """A reply's place in the queue."""
+class _QueuedReply:
+    """A reply in the queue, made or to be made; ``unasked`` where no message waits for it."""
 
     reply: Reply = ""
     ready: trio.Event = field(default_factory=trio.Event)
@@ -65,7 +65,7 @@ class _Connection:
         limit = services.config.limits.requests_in_flight
         self._free = trio.Semaphore(limit, max_value=limit)
         # One more than may be in flight: statistics come unasked.
-        self._queue, self._to_send = trio.open_memory_channel[_Place](limit + 1)
+        self._queue, self._to_send = trio.open_memory_channel[_QueuedReply](limit + 1)
         self._reading, self._asides = trio.CancelScope(), trio.CancelScope()
 
     def close(self) -> None:
@@ -95,37 +95,37 @@ class _Connection:
         message = first
         await self._free.acquire()
         while True:
-            place = _Place()
-            await self._queue.send(place)
-            nursery.start_soon(self._answer, place, self._answers.read(message))
+            queued = _QueuedReply()
+            await self._queue.send(queued)
+            nursery.start_soon(self._answer, queued, self._answers.read(message))
             await self._free.acquire()
             with trio.move_on_after(limit) as patience:
                 message = await self._socket.receive()
             if patience.cancelled_caught:
                 return POLICY, f"nothing was heard for {limit:g} s"
 
-    async def _answer(self, place: _Place, work: Work) -> None:
+    async def _answer(self, queued: _QueuedReply, work: Work) -> None:
         statistics = self._services.statistics
         load = statistics.load
         try:
-            place.reply = await work.make()
+            queued.reply = await work.make()
         except LipsyncError as error:
-            place.reply = work.refuse(str(error))
+            queued.reply = work.refuse(str(error))
             load.request_errors += work.request
         except Exception:  # a defect; the client still gets its one reply
             log.exception("a request has failed", peer=self._socket.peer)
-            place.reply = work.refuse("internal error")
+            queued.reply = work.refuse("internal error")
             load.request_errors += work.request
             statistics.count_error("internal")
-        place.ready.set()
+        queued.ready.set()
 
     async def _write(self, scope: trio.CancelScope) -> None:
         """Send what is ready, in order."""
         try:
-            async for place in self._to_send:
-                await place.ready.wait()
-                await self._socket.send(place.reply)
-                if not place.unasked:
+            async for queued in self._to_send:
+                await queued.ready.wait()
+                await self._socket.send(queued.reply)
+                if not queued.unasked:
                     self._free.release()
         except SocketClosedError:
             scope.cancel()
@@ -142,7 +142,7 @@ class _Connection:
     async def _tell_stats(self) -> None:
         while True:
             await trio.sleep(STATS_S)
-            place = _Place(unasked=True)
-            place.ready.set()
-            place.reply = self._answers.stats()
-            await self._queue.send(place)
+            queued = _QueuedReply(unasked=True)
+            queued.ready.set()
+            queued.reply = self._answers.stats()
+            await self._queue.send(queued)

@@ -21,7 +21,7 @@ RequestId = str | int | float
 MOST_BATCH = 100
 """Frames of one batch request."""
 MOST_BATCH_BYTES = 64 << 10
-"""Of its list of frames."""
+"""Bytes of a request's list of frames."""
 MOST_TEXT = 1_000
 """Characters of a name or an id."""
 INFERENCE, BATCH = "inference", "batch"

@@ -24,7 +24,7 @@ from lipsync_fast.errors import (
     OverloadedError,
 )
 from lipsync_fast.frontend.avatars.leases import AvatarLease
-from lipsync_fast.frontend.legacy.stitch import NOTHING, SOUNDS, Heard
+from lipsync_fast.frontend.legacy.stitch import NOTHING, SOUNDS, SoundWindow
 from lipsync_fast.frontend.services import Services
 from lipsync_fast.ipc.messages import Content, Look
 from lipsync_fast.logs import get_logger
@@ -107,14 +107,16 @@ class Pictures:
         return await trio.to_thread.run_sync(self._services.avatars.names)
 
     @asynccontextmanager
-    async def using(self, name: str, heard: Heard | None = None) -> AsyncIterator[AvatarLease]:
+    async def using(
+        self, name: str, window: SoundWindow | None = None
+    ) -> AsyncIterator[AvatarLease]:
         """An avatar that an engine has loaded: the version that the sound began with, or, without
         one, the current version.
 
         Raises:
             LipsyncError: it cannot be used; lists those that can.
         """
-        stream = 0 if heard is None else heard.stream
+        stream = 0 if window is None else window.stream
         begun = self._begun.get(name)
         holds = self._services.pool.holds
         if begun is not None and stream == begun[0] and holds(begun[1].key):
@@ -158,22 +160,24 @@ class Pictures:
             lease.release()
         self._begun.clear()
 
-    async def region(self, name: str, frame_id: int, heard: Heard | None, ahead: int = 0) -> Region:
+    async def region(
+        self, name: str, frame_id: int, window: SoundWindow | None, ahead: int = 0
+    ) -> Region:
         """The generated square of a frame; without sound, the avatar's own.
 
         Args:
             name: from ``name``.
             frame_id: any number; it goes through the avatar's frames there and back.
-            heard: the window of sound.
+            window: the window of sound.
             ahead: frames behind the window's current one.
 
         Raises:
             LipsyncError: there is no such avatar, or too much to do.
         """
-        async with self.using(name, heard) as lease:
+        async with self.using(name, window) as lease:
             package, manifest = lease.package, lease.package.manifest
             avatar_frame = manifest.avatar_frame(frame_id)
-            speech, pcm = heard.speech(manifest.audio, ahead) if heard else (None, NOTHING)
+            speech, pcm = window.speech(manifest.audio, ahead) if window else (None, NOTHING)
             make = self._services.requests.make
             try:
                 jpeg = (

@@ -50,7 +50,7 @@ AFTER = 7
 AHEAD = 24
 """Chunks behind the current one that are taken; no frame sees farther."""
 KEPT_CHUNKS = 32
-"""Of a sound, in which windows are looked for."""
+"""Chunks of a sound that are kept, among which windows are looked for."""
 PAST_SAMPLES = 20 * FRAME_SAMPLES
 """Kept before the oldest of these: as far back as its frame can see."""
 FEWEST_CHUNKS = 6
@@ -63,7 +63,7 @@ NOTHING = np.zeros(0, np.float32)
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class SoundWindow:
     """A window in its sound; stays as it is when the sound goes on.
 
     Attributes:
@@ -128,10 +128,10 @@ class _Sound:
         self._append(window[self._end - at :])
         return True
 
-    def heard(self, current: int, frames: int) -> Heard:
+    def located(self, current: int, frames: int) -> SoundWindow:
         """The window taken last, with its current chunk."""
         pcm = np.concatenate([self._pcm, self._tail()])
-        return Heard(self.stream, self.at + current, pcm, self._first, frames=frames)
+        return SoundWindow(self.stream, self.at + current, pcm, self._first, frames=frames)
 
     @property
     def _end(self) -> int:
@@ -187,7 +187,7 @@ class Stitcher:
         self._streams = streams
         self._sounds: OrderedDict[str, _Sound] = OrderedDict()
 
-    def hear(self, avatar: str, audio: bytes | memoryview, frames: int = 1) -> Heard | None:
+    def locate(self, avatar: str, audio: bytes | memoryview, frames: int = 1) -> SoundWindow | None:
         """Where a window lies in the sound of its avatar's windows.
 
         Args:
@@ -206,14 +206,14 @@ class Stitcher:
         if len(chunks) < FEWEST_CHUNKS:
             alone = _alone(chunks)
             padded = np.pad(alone, (0, max(0, MIN_SAMPLES - len(alone))))
-            return Heard(self._streams(), current, padded, samples=len(alone))
+            return SoundWindow(self._streams(), current, padded, samples=len(alone))
         sound = self._sounds.get(avatar)
         if sound is None or not sound.take(chunks):
             sound = self._sounds[avatar] = _Sound(self._streams(), chunks)
         self._sounds.move_to_end(avatar)
         if len(self._sounds) > SOUNDS:
             self._sounds.popitem(last=False)
-        return sound.heard(current, max(1, len(chunks) - BEFORE - AFTER))
+        return sound.located(current, max(1, len(chunks) - BEFORE - AFTER))
 
 
 def _chunks(audio: bytes | memoryview) -> list[bytes]:

@@ -23,7 +23,7 @@ from lipsync_fast.frontend.services import Services
 from lipsync_fast.protocol import SUBPROTOCOL
 
 SEND_BUFFER = 256 << 10
-"""Of the kernel, a connection: what a slow reader has not read beyond it is noticed."""
+"""The kernel's, for a connection: what a slow reader has not read beyond it is noticed."""
 PING_S, PONG_S = 20.0, 20.0
 CLOSE_S = 2.0
 QUEUED = 4

@@ -18,7 +18,7 @@ import trio
 MOST_STRIDE = 4
 """One picture in so many is shown at least."""
 LOOK_S, LOOKS = 0.25, 4
-"""How often it looks, and over how many looks it measures: a session that begins costs a front some
+"""How often it measures, and over how many times together: a session that begins costs a front some
 tens of milliseconds once, and that is no pressure."""
 CALM_S, MOST_CALM_S = 2.0, 16.0
 """Without pressure for so long, more pictures are shown again; longer each time it was too soon."""
@@ -60,8 +60,8 @@ class IdleRate:
         self._calm_s, self._calm_since, self._eased = CALM_S, clock(), clock() - MOST_CALM_S
         self._spoke = clock()
 
-    def look(self) -> None:
-        """Measure since the last look, and decide."""
+    def measure(self) -> None:
+        """Measure since the last time, and decide."""
         now, used = self._clock(), self._used_s()
         passed, busy = now - self._last[0], used - self._last[1]
         if passed <= 0:
@@ -105,4 +105,4 @@ class IdleRate:
         """Look again and again until cancelled."""
         while True:
             await trio.sleep(LOOK_S)
-            self.look()
+            self.measure()

@@ -60,7 +60,7 @@ class LivePlayout(Speaker[Spoken]):
     """One session with ``pace: live``; see ``playout.Playout``.
 
     Args:
-        settings: what it is told once.
+        settings: what it is given once.
         appearance: what it begins with.
         now_ns: the time, on CLOCK_MONOTONIC.
     """
@@ -74,7 +74,7 @@ class LivePlayout(Speaker[Spoken]):
         self._late_in_a_row = 0
         self._numbers = itertools.count(1)
         self._behind = False
-        """The clock was held and is not reached again yet."""
+        """Slots were put on hold, and the clock is not reached again yet."""
         self._expects = False
         """A slot is due whose picture is waited for."""
 
@@ -179,8 +179,8 @@ class LivePlayout(Speaker[Spoken]):
         plan.extend(now_ns)
         while timeline.due(plan.slot) <= now_ns:
             if now_ns < self._until(plan.slot):
-                held = plan.slots[plan.slot].held_ns > 0
-                self._behind, self._expects = self._behind or held, True
+                on_hold = plan.slots[plan.slot].hold_until_ns > 0
+                self._behind, self._expects = self._behind or on_hold, True
                 return events
             self._expects = False
             events += self._show(now_ns)
@@ -194,7 +194,7 @@ class LivePlayout(Speaker[Spoken]):
         planned = self._plan.slots.get(slot)
         if planned is None or not planned.job or planned.jpeg is not None or planned.failed:
             return 0
-        return max(planned.held_ns, self._timeline.due(slot) + GRACE_NS)
+        return max(planned.hold_until_ns, self._timeline.due(slot) + GRACE_NS)
 
     # ------------------------------------------------------------ showing
     def _show(self, now_ns: int) -> list[Event]:

@@ -49,7 +49,7 @@ SILENCE = np.zeros(MIN_SAMPLES, np.float32)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveSettings:
-    """What a live session is told when it begins; callables are asked whenever it matters.
+    """What a live session is given when it begins; callables are asked whenever it matters.
 
     Attributes:
         number: of the session in its front.
@@ -111,7 +111,7 @@ class Plan:
         """To be planned next."""
         self._numbers = itertools.count(1)
         self._last_speech: tuple[Speech, F32] | None = None
-        self._held_ns = 0
+        self._hold_until_ns = 0
         """Until when pictures are waited for, since an engine was lost. Engines take jobs of one
         deadline as they come, so none is overtaken by one that is shown behind it."""
         self._loop_offset = 0
@@ -180,9 +180,9 @@ class Plan:
         """
         if not planned.lost:
             planned.lost = True
-            self._held_ns = max(self._held_ns, now_ns + self._settings.hold_ns)
-            planned.held_ns = max(deadline_ns, self._held_ns)
-        return planned.held_ns
+            self._hold_until_ns = max(self._hold_until_ns, now_ns + self._settings.hold_ns)
+            planned.hold_until_ns = max(deadline_ns, self._hold_until_ns)
+        return planned.hold_until_ns
 
     def _apply_change(self) -> None:
         if self.change is None or self.utterances:
@@ -332,8 +332,8 @@ class Plan:
         planned.job = next(self._numbers)
         self.by_job[planned.job] = planned
         deadline_ns = due + GRACE_NS
-        if now_ns < self._held_ns:  # the next engine has to catch up: these wait for it, too
-            planned.held_ns = deadline_ns = max(deadline_ns, self._held_ns)
+        if now_ns < self._hold_until_ns:  # the next engine has to catch up: these wait for it, too
+            planned.hold_until_ns = deadline_ns = max(deadline_ns, self._hold_until_ns)
         self._send(planned.job, planned.avatar_frame, deadline_ns, speech, samples)
 
     def _keep_lead_in(self, speech: Speech, samples: F32, slot: int, now_ns: int) -> None:

@@ -125,7 +125,7 @@ class Planned:
     jpeg: bytes | None = None
     box: Rect | None = None
     failed: bool = False
-    held_ns: int = 0
+    hold_until_ns: int = 0
     """Worth waiting for up to then: an engine was lost."""
     lost: bool = False
     """It was the one that was to make this; the next one's loss gives no more time."""

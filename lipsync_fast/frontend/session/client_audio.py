@@ -74,7 +74,7 @@ class ClientAudio:
         self._resampler = Resampler(self.form.sample_rate)
         self._rest = b""
 
-    def silence(self) -> None:
+    def forget_echoes(self) -> None:
         """Forget all echoes."""
         self._kept.clear()
         self._given.clear()
@@ -92,7 +92,7 @@ class ClientAudio:
         self._given[utterance] = max(given, end)
         return piece
 
-    def ended(self, utterance: int) -> None:
+    def forget_echo(self, utterance: int) -> None:
         """An utterance was shown: forget its echo."""
         self._kept.pop(utterance, None)
         self._given.pop(utterance, None)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What comes before a session of lipsync.v1, and how a client's mistakes are told."""
+"""What comes before a session of lipsync.v1, and the words for a client's mistakes."""
 
 from __future__ import annotations
 

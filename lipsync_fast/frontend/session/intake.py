@@ -62,7 +62,7 @@ class UtteranceIntake:
         self._audio.keep(self._playout.push_audio(pcm, now_ns))
 
     def _admit(self, pcm: F32, now_ns: int) -> bool:
-        """Whether an utterance may begin; tells the client where not."""
+        """Whether an utterance may begin; where not, the client gets a message."""
         if self._refused_ns:
             loud = len(pcm) > 0 and float(np.abs(pcm).max()) > QUIET
             paused = (now_ns - self._last_sound_ns) * SAMPLE_RATE // NS_PER_S
@@ -127,7 +127,7 @@ class UtteranceIntake:
     def interrupt(self) -> None:
         """Forget the sound that has come, and its echo."""
         self._audio.reset()
-        self._audio.silence()
+        self._audio.forget_echoes()
         self._refused_ns = 0
         self.set_speaking(False)
 

@@ -41,8 +41,8 @@ class Outbox:
     Args:
         socket: where to.
         late_frames: pictures that may wait.
-        skipped: with more, all media but the newest picture are left out, and this is told how many
-            pictures; None where none may be left out: then ``has_room`` is to be asked.
+        skipped: with more, all media but the newest picture are left out, and this gets the number
+            of pictures; None where none may be left out: then ``has_room`` is to be asked.
         room: called when one that had to wait was sent, and there is room.
     """
 

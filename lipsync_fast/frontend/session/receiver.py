@@ -19,8 +19,8 @@ from lipsync_fast.protocol import ClientMessage, ErrorMessage, ServerMessage, de
 class Receiver:
     """Takes sound and commands of one client.
 
-    A mistake is told and costs nothing else; who does not stop making them is sent away. While more
-    sound waits than may, nothing is read (back-pressure).
+    A mistake is answered with an error and costs nothing else; who does not stop making them is
+    sent away. While more sound waits than may, nothing is read (back-pressure).
 
     Args:
         playout: knows how much sound waits.

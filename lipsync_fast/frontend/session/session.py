@@ -205,7 +205,7 @@ class NativeSession:
             self._show_end(event)
 
     def _show_end(self, event: Ended) -> None:
-        self._audio.ended(event.utterance)
+        self._audio.forget_echo(event.utterance)
         if event.dropped == event.frames and self._services.pool.capacity == 0:
             self._services.statistics.count_error("engine_lost")
             message = "no engine could make the frames; it will be replaced"

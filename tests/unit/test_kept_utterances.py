@@ -144,7 +144,7 @@ class World:
             for slot, frame, share in shown(sound.frames):
                 speech, seen = sound.speech(frame, share, StoreMode.LOOK_UP)
                 self.do(Job(1, 0, 0, "x", index(place + slot), 0, Look(), speech), seen)
-        self.known._look_at = 0.0  # it looks only now and then, by the real clock
+        self.known._checked_until = 0.0  # it looks only now and then, by the real clock
 
 
 @pytest.fixture(scope="module")

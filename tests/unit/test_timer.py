@@ -83,7 +83,7 @@ def test_one_that_sets_itself_again_lets_others_ring() -> None:
     assert abs(counts[0] - counts[1]) <= 1
 
 
-def test_one_that_fails_is_logged_and_the_others_ring(capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_that_fails_is_logged_and_the_others_ring(caplog: pytest.LogCaptureFixture) -> None:
     rung: list[int] = []
 
     def fail() -> None:
@@ -95,7 +95,7 @@ def test_one_that_fails_is_logged_and_the_others_ring(capsys: pytest.CaptureFixt
 
     run(act, 0.05)
     assert rung == [1]
-    assert "a defect" in capsys.readouterr().out
+    assert "a defect" in caplog.text
 
 
 def test_one_that_is_always_put_off_costs_no_memory() -> None:

@@ -44,7 +44,7 @@ class World:
         for _ in range(round(seconds / LOOK_S)):
             self.now += LOOK_S
             self.used += LOOK_S * (self.speech + self.rest / self.rate.stride)
-            self.rate.look()
+            self.rate.measure()
             if not self.seen or self.seen[-1][1] != self.rate.stride:
                 self.seen.append((self.now, self.rate.stride))
 

@@ -63,7 +63,7 @@ def test_frames_of_the_echo_are_40_ms_wherever_it_begins() -> None:
     assert sound.echo(3, 1) == b"", "what has been given is forgotten"
     assert np.frombuffer(sound.echo(3, 24), "<i2")[-1] == 7_999
     assert sound.echo(3, 25) == b""
-    sound.ended(3)
+    sound.forget_echo(3)
     assert sound.echo(3, 3) == b""
 
 
