@@ -35,7 +35,7 @@ from lipsync_fast.avatars.library import shipped_folder
 from lipsync_fast.benchmark import program
 from lipsync_fast.benchmark.processes import machine, usage
 from lipsync_fast.benchmark.speech import PIECE, piece_due_ns, shipped_recording
-from lipsync_fast.cli.status import Asker
+from lipsync_fast.cli.status import ControlClient
 from lipsync_fast.client import SessionError, UtteranceEnded, VideoFrame
 from lipsync_fast.client.local import LocalServer
 from lipsync_fast.timing import NS_PER_S
@@ -127,8 +127,8 @@ class Churn:
 
     async def _change(self, kind: str, action: Any, expected: str) -> None:
         def change() -> tuple[str, int]:
-            with Asker(self._server.folder) as asker:
-                done = asker.change(action, GUEST)
+            with ControlClient(self._server.folder) as client:
+                done = client.change(action, GUEST)
                 return f"{done.state} {done.reason}".strip(), done.version
 
         begun = time.monotonic_ns()

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading the configuration from its places, and writing it down.
+"""Reads the configuration from its sources, and writes it down.
 
     defaults  <  TOML file  <  environment, LIPSYNC_FAST_SECTION_KEY  <  flags
 
-Every key is checked by itself, so that an error names it, the place that it came from, and what it
-may be. A key that is not known is an error in every place.
+Every key is checked by itself, so that an error names it, the source that it came from, and what it
+may be. A key that is not known is an error in every source.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def load(
     environ: Mapping[str, str] = os.environ,
     flags: Mapping[str, tuple[str, object]] | None = None,
 ) -> Loaded:
-    """The configuration from all its places.
+    """The configuration from all its sources.
 
     Args:
         file: TOML file, where there is one.
@@ -93,7 +93,7 @@ def load(
         flags: key to the flag's name and its value, for those that were given.
 
     Raises:
-        ConfigError: names the key, its place, and what it may be.
+        ConfigError: names the key, its source, and what it may be.
     """
     known = keys()
     values: dict[str, object] = {name: key.default for name, key in known.items()}
@@ -110,7 +110,7 @@ def load(
     return loaded
 
 
-# ---------------------------------------------------------------- places
+# ---------------------------------------------------------------- sources
 def _from_file(file: Path | None, known: Mapping[str, Key]) -> Iterator[tuple[str, object, str]]:
     if file is None:
         return

@@ -36,7 +36,7 @@ OPTIONAL_PACKAGES: tuple[tuple[str, str, str], ...] = (
     ("safetensors", "safetensors", "train"),
     ("nvidia-dali", "nvidia.dali", "cuda12 or cuda13"),
 )
-"""Name, module to import, extra that brings it."""
+"""Optional packages: name, module to import, extra that brings it."""
 CORE_PACKAGES = ("numpy", "onnxruntime", "av", "soxr", "msgspec", "pillow", "typer", "rich")
 
 

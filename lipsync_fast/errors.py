@@ -194,7 +194,7 @@ class SessionError(LipsyncError):
 
 
 class ConfigError(LipsyncError):
-    """A configuration holds a key or a value that cannot be; the message names it and its place."""
+    """A configuration holds a key or a value that cannot be; the message says where."""
 
 
 class ServerError(LipsyncError):

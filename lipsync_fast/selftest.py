@@ -56,7 +56,7 @@ def check_picture() -> str:
         avatar = lipsync_fast.open("demo", backend="cpu")
     except AvatarNotFoundError:
         raise NotCheckedError("the demo avatar is not installed") from None
-    wanted = {int(index): place for place, index in enumerate(indices)}
+    wanted = {int(index): row for row, index in enumerate(indices)}
     worst = seen = 0
     with avatar:
         for frame in avatar.render(pcm, 16_000):

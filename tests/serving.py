@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lipsync_fast.cli.status import Asker
+from lipsync_fast.cli.status import ControlClient
 from lipsync_fast.errors import ServerError
 from lipsync_fast.ipc.status import ServerStatus
 
@@ -92,8 +92,8 @@ class Server:
 
     def status(self) -> ServerStatus:
         """The status now; raises ServerError where there is no server."""
-        with Asker(self.folder) as asker:
-            status = asker.ask()
+        with ControlClient(self.folder) as client:
+            status = client.status()
         self.seen |= {child.pid for child in [*status.engines, *status.fronts]}
         return status
 

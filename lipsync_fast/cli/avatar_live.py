@@ -38,13 +38,13 @@ def load(
     Sessions that begin from then on get it; those that are there keep what they began with.
     """
     where = "" if path is None else str(path.absolute())
-    _tell(_changed("load", name, where, folder, port), json)
+    _print_outcome(_changed("load", name, where, folder, port), json)
 
 
 @guarded
 def unload(name: Name, folder: Folder = None, port: Port = None, json: Json = False) -> None:
     """Have a running server refuse an avatar to sessions that begin, until it is loaded again."""
-    _tell(_changed("unload", name, "", folder, port), json)
+    _print_outcome(_changed("unload", name, "", folder, port), json)
 
 
 def register(app: typer.Typer) -> None:
@@ -60,16 +60,16 @@ def _changed(
     folder: Path | None,
     port: int | None,
 ) -> AvatarChanged:
-    from lipsync_fast.cli.status import Asker, find_folder
+    from lipsync_fast.cli.status import ControlClient, running_folder
 
     if not name.isprintable() or not 0 < len(name) <= 1000 or len(path) > 4096:
         raise AvatarNotFoundError(f"there is no avatar {one_line(name[:64])!r}")
-    with Asker(find_folder(folder, port)) as asker:
-        return asker.change(action, name, path)
+    with ControlClient(running_folder(folder, port)) as client:
+        return client.change(action, name, path)
 
 
-def _tell(done: AvatarChanged, as_json: bool) -> None:
-    """Say what became of it.
+def _print_outcome(done: AvatarChanged, as_json: bool) -> None:
+    """Print what became of a change.
 
     Raises:
         AvatarError, ServerError: it was not done.
@@ -77,8 +77,8 @@ def _tell(done: AvatarChanged, as_json: bool) -> None:
     if as_json:
         import msgspec
 
-        said = {"name": done.name, "version": done.version, "state": done.state}
-        typer.echo(msgspec.json.encode(said | {"reason": done.reason}).decode())
+        outcome = {"name": done.name, "version": done.version, "state": done.state}
+        typer.echo(msgspec.json.encode(outcome | {"reason": done.reason}).decode())
     if done.state == "late":
         raise ServerError(f"avatar {done.name}: {done.reason}")
     if done.state in ("missing", "refused"):

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from lipsync_fast.errors import LipsyncError
 
 PIECE = 8_000
-"""Bytes a message."""
+"""Bytes of sound in a message."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class LoopKind(StrEnum):
-    """Of ``--loop``."""
+    """What ``--loop`` may be."""
 
     auto = "auto"
     pingpong = "pingpong"

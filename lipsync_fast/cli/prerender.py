@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from lipsync_fast.utterances.store import Store
 
 MOST_S = 120.0
-"""Of a sound: what is longer is a programme, not an utterance."""
+"""The longest sound: what is longer is a programme, not an utterance."""
 SAMPLE = 12
-"""Frames that are made before it is said how long all take."""
+"""Frames that are made before an estimate is shown of how long all take."""
 WAIT_S = 10.0
-"""For others that write."""
+"""How long others that write are waited for."""
 
 Avatar = Annotated[str, typer.Argument(help="The avatar's name, or its package's path.")]
 Folders = Annotated[
@@ -102,7 +102,7 @@ def prerender(
         )
         look = _look(content, quality, max_width)
         work = Prerendering(made, package, pcm, look, store)
-        _prerender(package, work, store, name, pcm, _places(package, every_phase), quiet)
+        _prerender(package, work, store, name, pcm, _loop_positions(package, every_phase), quiet)
 
 
 @guarded
@@ -212,8 +212,8 @@ def _sound(path: Path) -> tuple[NDArray[np.float32], list[str]]:
     return np.concatenate(pieces), warnings
 
 
-def _places(package: AvatarPackage, every: bool) -> list[int]:
-    """The places of the loop that an utterance is to begin at."""
+def _loop_positions(package: AvatarPackage, every: bool) -> list[int]:
+    """Positions of the loop at which an utterance is to begin."""
     from lipsync_fast.utterances.likeness import Likeness, period_of, thumbnails
 
     if every:
@@ -227,16 +227,16 @@ def _prerender(
     store: Store,
     name: str,
     pcm: NDArray[np.float32],
-    places: list[int],
+    loop_positions: list[int],
     quiet: bool,
 ) -> None:
     """Say what it will cost, make it, and say what it has cost."""
     from lipsync_fast.engine.prerender import wanted
 
     avatar = package.manifest.name
-    wants = wanted(package, len(pcm), places)
+    wants = wanted(package, len(pcm), loop_positions)
     missing = work.missing(wants)
-    _check_room(store, missing, _trial(work, missing), len(places), quiet)
+    _check_room(store, missing, _trial(work, missing), len(loop_positions), quiet)
     number = store.begin_name(avatar, name, work.content, pcm.tobytes())
     missing = work.missing(wants, number)
     begun, size = time.monotonic(), 0
@@ -246,9 +246,9 @@ def _prerender(
     store.end_name(number)
     if not quiet:
         say(
-            f"{avatar}: {one_line(name)}, {len(pcm) / 16_000:.2f} s over {len(places)} places of"
-            f" the loop: {len(wants)} frames, {len(missing)} of them made now"
-            f" ({size / 1e6:.1f} MB in {time.monotonic() - begun:.1f} s)"
+            f"{avatar}: {one_line(name)}, {len(pcm) / 16_000:.2f} s over"
+            f" {len(loop_positions)} places of the loop: {len(wants)} frames, {len(missing)} of"
+            f" them made now ({size / 1e6:.1f} MB in {time.monotonic() - begun:.1f} s)"
         )
 
 
@@ -265,7 +265,7 @@ def _trial(work: Prerendering, missing: list[Wanted]) -> tuple[float, float]:
 
 
 def _check_room(
-    store: Store, missing: list[Wanted], each: tuple[float, float], places: int, quiet: bool
+    store: Store, missing: list[Wanted], each: tuple[float, float], positions: int, quiet: bool
 ) -> None:
     """Say what it will cost.
 
@@ -276,7 +276,7 @@ def _check_room(
     pinned, limit = store.pinned_bytes(), store.limit
     if not quiet and missing:
         say(
-            f"{len(missing)} frames over {places} places of the loop: about {size / 1e6:.0f} MB,"
+            f"{len(missing)} frames over {positions} places of the loop: about {size / 1e6:.0f} MB,"
             f" {clock(len(missing) * each[1])}"
         )
     if pinned + size > limit:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 ANSWER_S = 3.0
 CHANGE_S = 75.0
-"""The server gives a change up before."""
+"""How long a change may take; the server gives it up before."""
 WATCH_S = 1.0
 KEPT = ("found", "missed", "kept", "refused", "evicted")
 """What engines count of frames of utterances that are kept."""
@@ -46,19 +46,19 @@ def status_command(folder: Path | None, port: int | None, *, as_json: bool, watc
     Raises:
         ServerError: there is no server, or it does not answer.
     """
-    where = find_folder(folder, port)
-    with Asker(where) as asker:
+    where = running_folder(folder, port)
+    with ControlClient(where) as client:
         if not watch:
-            _print(asker.ask(), as_json)
+            _print(client.status(), as_json)
         elif as_json:
             while True:
-                _print(asker.ask(), as_json)
+                _print(client.status(), as_json)
                 time.sleep(WATCH_S)
         else:
-            _show(asker.ask)
+            _show(client.status)
 
 
-def find_folder(folder: Path | None, port: int | None) -> Path:
+def running_folder(folder: Path | None, port: int | None) -> Path:
     """The folder of the running server that is meant.
 
     Raises:
@@ -78,7 +78,7 @@ def find_folder(folder: Path | None, port: int | None) -> Path:
     return running[0]
 
 
-class Asker:
+class ControlClient:
     """A connection to a server's control socket, under a name that no other has."""
 
     def __init__(self, folder: Path) -> None:
@@ -87,20 +87,20 @@ class Asker:
         name = f"status-{os.getpid()}-{secrets.token_hex(4)}"
         self._link = Link.connect(self._context, folder, name)
 
-    def __enter__(self) -> Asker:
+    def __enter__(self) -> ControlClient:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._link.close()
         self._context.term()
 
-    def ask(self) -> ServerStatus:
+    def status(self) -> ServerStatus:
         """The server's status now.
 
         Raises:
             ServerError: it has gone, does not answer, or is of another version.
         """
-        reply = self._asked(StatusRequest(), ANSWER_S, lambda m: isinstance(m, StatusReply))
+        reply = self._ask(StatusRequest(), ANSWER_S, lambda m: isinstance(m, StatusReply))
         assert isinstance(reply, StatusReply)
         try:
             return msgspec.msgpack.decode(reply.status, type=ServerStatus)
@@ -114,16 +114,16 @@ class Asker:
             ServerError: the server has gone, or does not answer.
         """
         request = secrets.token_hex(8)
-        wanted = ChangeAvatar(request=request, action=action, name=name, path=path, anywhere=True)
+        change = ChangeAvatar(request=request, action=action, name=name, path=path, anywhere=True)
 
         def mine(message: AnyMessage) -> bool:
             return isinstance(message, AvatarChanged) and message.request == request
 
-        reply = self._asked(wanted, CHANGE_S, mine)
+        reply = self._ask(change, CHANGE_S, mine)
         assert isinstance(reply, AvatarChanged)
         return reply
 
-    def _asked(
+    def _ask(
         self, question: AnyMessage, patience_s: float, answers: Callable[[AnyMessage], bool]
     ) -> AnyMessage:
         for _ in self._link.received():
@@ -153,7 +153,10 @@ def _show(ask: Callable[[], ServerStatus]) -> None:
     """The tables, drawn anew each second."""
     from rich.live import Live
 
-    with contextlib.suppress(KeyboardInterrupt), Live(as_tables(ask()), auto_refresh=False) as live:
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        Live(as_tables(ask()), auto_refresh=False) as live,
+    ):
         while True:
             time.sleep(WATCH_S)
             live.update(as_tables(ask()), refresh=True)
@@ -176,8 +179,8 @@ def as_tables(status: ServerStatus) -> RenderableType:
         f"{status.capacity:.0f} frames/s can be made; "
         f"default avatar {status.default_avatar}"
     )
-    said = [load.utterances for load in loads]
-    hits, misses = (sum(each.get(kind, 0) for each in said) for kind in ("hits", "misses"))
+    counts = [load.utterances for load in loads]
+    hits, misses = (sum(each.get(kind, 0) for each in counts) for kind in ("hits", "misses"))
     if hits or misses:
         size = max((e.load.store_bytes for e in status.engines), default=0)
         head += f"\n{hits} utterances were known, {misses} were not; {size / 1e6:.0f} MB are kept"

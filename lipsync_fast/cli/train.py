@@ -156,11 +156,11 @@ def _smoke(
     from lipsync_fast.train.smoke import STEPS, SmokeRequest, smoke
 
     with tempfile.TemporaryDirectory(prefix="lipsync-smoke-") as temporary:
-        place = folder or Path(temporary) / "prepared"
+        prepared = folder or Path(temporary) / "prepared"
         report = smoke(
             SmokeRequest(
-                folder=place,
-                out=out or place.parent / "smoke.lsa",
+                folder=prepared,
+                out=out or prepared.parent / "smoke.lsa",
                 steps=steps or STEPS,
                 seed=seed,
                 threads=threads,

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from lipsync_fast.client.running import last_words, opened, running_library
+from lipsync_fast.client.running import close_within, opened, running_library
 from lipsync_fast.client.session import Session
 from lipsync_fast.errors import SessionError
 from lipsync_fast.protocol import (
@@ -120,7 +120,7 @@ class Connecting:
 
     async def _begun(self) -> Session:
         session = Session(self._connection, self._start.audio, self._start.video)
-        await session._put(encode(self._start))
+        await session._send_raw(encode(self._start))
         async for event in session:
             if isinstance(event, SessionStarted):
                 return session
@@ -144,7 +144,7 @@ class Connecting:
                 while True:
                     await self._connection.recv()
 
-        await last_words(self._library, self._connection, stop, CLOSE_S)
+        await close_within(self._library, self._connection, stop, CLOSE_S)
         # What was raised inside is the caller's, and no business of websockets' task group.
         await self._manager.__aexit__(None, None, None)
 

@@ -54,15 +54,15 @@ def opened(library: Library, url: str, **options: Any) -> AbstractAsyncContextMa
     return connect_asyncio(url, **options)
 
 
-async def last_words(
-    library: Library, connection: Any, say: Callable[[], Awaitable[None]], seconds: float
+async def close_within(
+    library: Library, connection: Any, farewell: Callable[[], Awaitable[None]], seconds: float
 ) -> None:
-    """Say goodbye and close within so many seconds, also when what was inside is cancelled."""
+    """Send a farewell and close, within so many seconds, also when what was inside is cancelled."""
     if library == "trio":
         import trio
 
         with trio.CancelScope(shield=True, deadline=trio.current_time() + seconds) as scope:
-            await say()
+            await farewell()
             await connection.aclose()
         if scope.cancelled_caught:  # a server that does not read is left without its answer
             await trio.aclose_forcefully(connection.stream)
@@ -71,7 +71,7 @@ async def last_words(
 
     try:
         async with asyncio.timeout(seconds):
-            await say()
+            await farewell()
             await connection.close()
     except TimeoutError:
         connection.transport.abort()

@@ -68,22 +68,22 @@ class Session:
         raw = isinstance(pcm, (bytes, bytearray, memoryview))
         data = memoryview(pcm if raw else self._encoded(pcm)).cast("B")  # type: ignore[arg-type]
         for start in range(0, len(data), PIECE):
-            await self._put(bytes(data[start : start + PIECE]))
+            await self._send_raw(bytes(data[start : start + PIECE]))
 
     async def end_utterance(self) -> None:
         """What was sent is all that is to be said for now: show its last frames."""
-        await self._say(UtteranceEnd())
+        await self._send_message(UtteranceEnd())
 
     async def say(self, name: str) -> None:
         """Have a pre-rendered utterance of the avatar said, as a whole; none may be open.
 
         Where there is none of that name, an ErrorMessage with code ``unknown_utterance`` comes.
         """
-        await self._say(UtteranceSay(name=name))
+        await self._send_message(UtteranceSay(name=name))
 
     async def interrupt(self) -> None:
         """Stop what is being said, at once; answered by SessionInterrupted."""
-        await self._say(SessionInterrupt())
+        await self._send_message(SessionInterrupt())
 
     async def update(
         self,
@@ -104,16 +104,16 @@ class Session:
             old = self._video
             kept = {"content": old.content, "quality": old.quality, "max_width": old.max_width}
             video = self._video = VideoFormat(**(kept | given))
-        await self._say(SessionUpdate(avatar=avatar, video=video))
+        await self._send_message(SessionUpdate(avatar=avatar, video=video))
 
     async def ping(self, id: str | int | None = None) -> None:
         """Ask for a Pong; also tells the server that a silent client is still there."""
-        await self._say(Ping(id=id))
+        await self._send_message(Ping(id=id))
 
-    async def _say(self, message: ClientMessage) -> None:
-        await self._put(encode(message))
+    async def _send_message(self, message: ClientMessage) -> None:
+        await self._send_raw(encode(message))
 
-    async def _put(self, data: str | bytes) -> None:
+    async def _send_raw(self, data: str | bytes) -> None:
         from websockets.exceptions import ConnectionClosed
 
         try:

@@ -31,7 +31,7 @@ from lipsync_fast.supervisor.roster import Roster
 from lipsync_fast.supervisor.versions import OpenedPackage, Version
 
 MOST_VERSIONS = 8
-"""Of one name, with the one that is being loaded: sessions may be on as many different ones."""
+"""Versions of one name, with the one that is being loaded: sessions may be on as many."""
 ROOM_S = 10.0
 """How long a load waits for the sessions of the oldest ones to end."""
 LOAD_S = 60.0
@@ -39,7 +39,7 @@ LOAD_S = 60.0
 FRONTS_S = 3.0
 """How long fronts are waited for; they say four times a second which catalogue they know."""
 MOST_CHANGES = 100
-"""That are under way or wait; more are refused."""
+"""Changes that are under way or wait; more are refused."""
 
 log = get_logger("lipsync.supervisor")
 

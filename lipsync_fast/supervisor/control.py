@@ -33,7 +33,7 @@ from lipsync_fast.supervisor.status import (
 )
 
 MOST_MESSAGES = 100
-"""Taken before other tasks get their turn."""
+"""Messages that are taken before other tasks get their turn."""
 
 OnMessage = Callable[[Child, AnyMessage], None]
 OnChangeAvatar = Callable[[str, ChangeAvatar], None]

@@ -85,15 +85,15 @@ def _shown(root: Path) -> list[Gpu]:
 
 def _addresses(folder: Path) -> dict[int, str]:
     """PCI address of each device file's number."""
-    found = {}
+    addresses = {}
     for path in folder.glob("*/information"):
         try:
             minor = re.search(r"^Device Minor:\s*(\d+)", path.read_text(), re.MULTILINE)
         except (OSError, UnicodeDecodeError):
             continue
         if minor is not None:
-            found[int(minor[1])] = path.parent.name.lower()
-    return found
+            addresses[int(minor[1])] = path.parent.name.lower()
+    return addresses
 
 
 def processors_near(address: str, root: Path = Path("/")) -> tuple[int, ...]:
@@ -112,11 +112,11 @@ def processors_near(address: str, root: Path = Path("/")) -> tuple[int, ...]:
 
 def _numbers(text: str) -> set[int]:
     """The kernel's way to write a list, such as "0-3,8"."""
-    found: set[int] = set()
+    numbers: set[int] = set()
     for part in text.strip().split(","):
         first, _, last = part.partition("-")
-        found |= set(range(int(first), int(last or first) + 1))
-    return found
+        numbers |= set(range(int(first), int(last or first) + 1))
+    return numbers
 
 
 def _visible(gpus: list[Gpu], named: str | None) -> list[Gpu]:

@@ -32,7 +32,7 @@ CONTROL = "nvidia-cuda-mps-control"
 PIPES, LOGS = "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY"
 USUAL = "/tmp/nvidia-mps"
 FOLDER = "mps"
-"""In the server's private folder."""
+"""The daemon's, in the server's private folder."""
 START_S, ANSWER_S, QUIT_S = 10.0, 5.0, 5.0
 KEEPER = """
 trap '' INT HUP
@@ -86,12 +86,12 @@ class Mps:
     @classmethod
     def _start(cls, program: str, folder: Path, environ: Mapping[str, str]) -> Mps:
         remove(folder)
-        places = {PIPES: str(folder / "pipes"), LOGS: str(folder / "logs")}
-        for path in places.values():
+        folders = {PIPES: str(folder / "pipes"), LOGS: str(folder / "logs")}
+        for path in folders.values():
             os.makedirs(path, 0o700)
         # It sees all GPUs in the order that ours are numbered in: its clients' numbers are its own.
         clean = {name: value for name, value in environ.items() if name != VISIBLE}
-        own = {**clean, **places, ORDER: "PCI_BUS_ID"}
+        own = {**clean, **folders, ORDER: "PCI_BUS_ID"}
         with open(folder / "output", "wb") as output:
             keeper = subprocess.Popen(
                 ["/bin/sh", "-c", KEEPER, program],
@@ -101,13 +101,13 @@ class Mps:
                 env=own,
                 start_new_session=True,
             )
-        made = cls(places, folder, keeper)
+        made = cls(folders, folder, keeper)
         until = time.monotonic() + START_S
         while not _answers(program, own):
             if time.monotonic() > until or keeper.poll() is not None:
-                said = (folder / "output").read_text(errors="replace").strip().rpartition("\n")[2]
+                last = (folder / "output").read_text(errors="replace").strip().rpartition("\n")[2]
                 made.close()
-                raise ServerError(f"engines.mps: {CONTROL} does not start: {said or 'no reason'}")
+                raise ServerError(f"engines.mps: {CONTROL} does not start: {last or 'no reason'}")
             time.sleep(0.05)
         log.info("started an MPS daemon, which ends with this server", folder=folder)
         return made

@@ -112,14 +112,14 @@ def _listener(family: socket.AddressFamily, host: str, port: int, *, share: bool
 def _resolve(host: str) -> tuple[socket.AddressFamily, str]:
     """Family and address of a host; IPv4 where it has both."""
     try:
-        found = socket.getaddrinfo(
+        addresses = socket.getaddrinfo(
             host or None, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "no name of a host"
         raise ServerError(f"cannot listen on host {host!r}: {reason}") from None
-    found.sort(key=lambda entry: entry[0] != socket.AF_INET)
-    family, _, _, _, address = found[0]
+    addresses.sort(key=lambda entry: entry[0] != socket.AF_INET)
+    family, _, _, _, address = addresses[0]
     return family, str(address[0])
 
 

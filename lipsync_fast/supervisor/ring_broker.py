@@ -31,7 +31,7 @@ RETRY_S = 1.0
 log = get_logger("lipsync.supervisor")
 Key = tuple[str, str]
 RingPair = tuple[RingHandle, RingHandle]
-"""For jobs, and for answers."""
+"""One ring for jobs, one for answers."""
 
 
 def answer_ring(device: str, fronts: int) -> int:

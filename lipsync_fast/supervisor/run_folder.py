@@ -25,7 +25,7 @@ from lipsync_fast.supervisor import mps
 
 LOCK, CONTROL = "lock", "control"
 _TRIES, _PAUSE_S = 10, 0.02
-"""For a lock: another start that cleans up holds it for an instant."""
+"""Tries to lock, and the pause between: another start that cleans up holds it for an instant."""
 
 
 def default_run_folder(port: int) -> Path:

@@ -23,7 +23,7 @@ from lipsync_fast.supervisor.ports import BoundPort
 from lipsync_fast.supervisor.roster import Roster
 
 STOP_S = 2.0
-"""From Stop to SIGKILL."""
+"""Seconds from Stop to SIGKILL."""
 
 log = get_logger("lipsync.supervisor")
 

@@ -185,10 +185,10 @@ def avatar_statuses(
 ) -> list[AvatarStatus]:
     """All versions that engines hold or are to hold, and what is unloaded; by name and version."""
     there = [*catalogue.versions.values(), *catalogue.candidates.values()]
-    found = [_avatar_status(catalogue, version, engines, fronts) for version in there]
+    statuses = [_avatar_status(catalogue, version, engines, fronts) for version in there]
     unloaded = catalogue.unloaded
-    found += [AvatarStatus(name=name, version=0, state="unloaded") for name in unloaded]
-    return sorted(found, key=lambda status: (status.name, status.version))
+    statuses += [AvatarStatus(name=name, version=0, state="unloaded") for name in unloaded]
+    return sorted(statuses, key=lambda status: (status.name, status.version))
 
 
 def _avatar_status(

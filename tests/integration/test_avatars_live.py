@@ -23,7 +23,7 @@ from talking import SLOW_MACHINE, assert_whole, in_trio, say, speech, spoken, un
 from variants import put
 
 import lipsync_fast
-from lipsync_fast.cli.status import Asker
+from lipsync_fast.cli.status import ControlClient
 from lipsync_fast.client import Session, SessionError, SessionStarted
 from lipsync_fast.client.local import LocalServer
 from lipsync_fast.ipc.control import AvatarChanged
@@ -59,8 +59,8 @@ def unloaded_behind(server: LocalServer) -> Iterator[None]:
 
 
 def change(server: LocalServer, action: str, name: str, path: str = "") -> AvatarChanged:
-    with Asker(server.folder) as asker:
-        return asker.change(action, name, path)  # type: ignore[arg-type]
+    with ControlClient(server.folder) as client:
+        return client.change(action, name, path)  # type: ignore[arg-type]
 
 
 def load(server: LocalServer, name: str, path: str = "") -> tuple[str, int]:
@@ -322,12 +322,12 @@ def test_what_kills_engines_is_refused(tmp_path: Path) -> None:
     options = {"deadly": ["cursed"], "bad": {"bad": "it is damaged"}}
     with stand_ins(config, options) as run:
         working = next(e.name for e in run.serving(spares=2).engines if e.state == "ready")
-        with Asker(run.folder) as asker:
-            done = asker.change("load", "cursed")
+        with ControlClient(run.folder) as client:
+            done = client.change("load", "cursed")
             assert (done.state, done.version) == ("refused", 0)
             assert "died" in done.reason
-            assert asker.change("load", "bad").reason == "it is damaged"
-            done = asker.change("load", "good")
+            assert client.change("load", "bad").reason == "it is damaged"
+            done = client.change("load", "good")
             assert (done.state, done.version) == ("loaded", 1)
         status = run.serving(spares=2)
         assert working in {e.name for e in status.engines if e.state == "ready"}

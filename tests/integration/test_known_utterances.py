@@ -26,7 +26,7 @@ from variants import put
 
 import lipsync_fast
 from lipsync_fast.cli.main import app
-from lipsync_fast.cli.status import Asker
+from lipsync_fast.cli.status import ControlClient
 from lipsync_fast.client import AudioFrame, ErrorMessage, SessionInterrupted, VideoFrame
 from lipsync_fast.client.local import LocalServer
 from lipsync_fast.ipc.status import ServerStatus
@@ -270,8 +270,8 @@ async def test_a_replaced_avatar_shows_nothing_of_the_old_ones(
     pcm, sizes = speech(0.6, 4.0), []
     for height in (192, 208):
         put(tiny_avatar, folder / "guest.lsa", height)
-        with Asker(server.folder) as asker:
-            assert asker.change("load", "guest").state in ("loaded", "unchanged")
+        with ControlClient(server.folder) as client:
+            assert client.change("load", "guest").state in ("loaded", "unchanged")
         before = settled(server)
         enough = kept(before) + 15
         for _ in range(2):

@@ -470,7 +470,7 @@ async def test_who_reads_a_burst_slowly_gets_all_of_it(server: LocalServer) -> N
 @in_trio
 async def test_a_second_start_is_a_mistake_that_hurts_nobody(server: LocalServer) -> None:
     async with lipsync_fast.connect(server.url) as session:
-        await session._put(encode(SessionStart(audio=AudioFormat(sample_rate=8000))))
+        await session._send_raw(encode(SessionStart(audio=AudioFormat(sample_rate=8000))))
         error, _ = await until(session, ErrorMessage)
         assert (error.code, error.fatal) == ("bad_request", False)
         await say(session, speech(0.4))
@@ -516,7 +516,7 @@ def test_a_start_may_be_tried_again(server: LocalServer, offered: bool) -> None:
 async def test_a_hundred_mistakes_are_fatal(server: LocalServer) -> None:
     async with lipsync_fast.connect(server.url, idle=False) as session:
         for _ in range(100):
-            await session._put("nonsense")
+            await session._send_raw("nonsense")
         for _ in range(99):
             await until(session, ErrorMessage)
         with pytest.raises(SessionError) as caught:
