@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ from lipsync_fast.avatars.jpeg import encode_frame
 from lipsync_fast.avatars.library import AvatarLibrary
 from lipsync_fast.avatars.manifest import FrameJpeg, Manifest
 from lipsync_fast.avatars.package import AvatarPackage
+from lipsync_fast.closing import Closing
 from lipsync_fast.engine.backends import Backend, create_backend
 from lipsync_fast.engine.pipeline import pictures
 from lipsync_fast.errors import AudioFormatError
@@ -54,7 +54,7 @@ class RenderedFrame:
         return jpeg_with_xmp(encode_frame(self.image, self._jpeg), self._xmp)
 
 
-class Rendering:
+class Rendering(Closing):
     """Iterates over the frames of one sound, once; made by ``Avatar.render``.
 
     Raises while iterating:
@@ -121,24 +121,13 @@ class Rendering:
         if self._source is not None:
             self._source.close()
 
-    def __enter__(self) -> Rendering:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
 
 def _split(pcm: NDArray[np.generic]) -> Iterator[NDArray[np.generic]]:
     for i in range(0, len(pcm) if pcm.ndim else 0, PIECE):
         yield pcm[i : i + PIECE]
 
 
-class Avatar:
+class Avatar(Closing):
     """An avatar that is ready to speak; made by ``lipsync_fast.open``. Not for several threads."""
 
     def __init__(self, package: AvatarPackage, backend: Backend) -> None:
@@ -180,17 +169,6 @@ class Avatar:
         """Free the backend and the package; twice is harmless."""
         self.backend.close()
         self.package.close()
-
-    def __enter__(self) -> Avatar:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def open(

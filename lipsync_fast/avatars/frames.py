@@ -12,9 +12,8 @@ Indexes are held against the files when they are opened; a member's checksum onl
 from __future__ import annotations
 
 import hashlib
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from pathlib import Path
-from types import TracebackType
 from typing import ClassVar, Generic, Protocol, Self, TypeVar
 
 import numpy as np
@@ -29,6 +28,7 @@ from lipsync_fast.avatars.storage import (
     read_array,
     unpacked_mask,
 )
+from lipsync_fast.closing import Closing
 from lipsync_fast.errors import AvatarError, AvatarFormatError
 from lipsync_fast.geometry import Rect
 
@@ -55,7 +55,7 @@ class Head(Protocol):
 M = TypeVar("M", bound=Head)
 
 
-class MappedFrames(ABC, Generic[M]):
+class MappedFrames(Closing, Generic[M]):
     """Frames, face rectangles and masks in mapped memory; opening them copies nothing.
 
     A frame's index must be in [0, manifest.frame_count).
@@ -94,17 +94,6 @@ class MappedFrames(ABC, Generic[M]):
         except AvatarError:
             storage.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Forget the mapping; twice is harmless."""

@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 
 import av
 import av.error
@@ -16,6 +15,7 @@ from av.audio.frame import AudioFrame
 from numpy.typing import NDArray
 
 from lipsync_fast.audio.pcm import Resampler, to_float, to_mono
+from lipsync_fast.closing import Closing
 from lipsync_fast.errors import MediaError
 
 _CENTRE, _FRONT, _BACK, _LOW = 1.0, 0.7071, 0.5, 0.0
@@ -50,7 +50,7 @@ def downmix(frame: AudioFrame) -> NDArray[np.float32]:
     return out
 
 
-class MediaSource:
+class MediaSource(Closing):
     """An open media file's first audio stream; iterate once for its 16 kHz mono pieces.
 
     A file that ends early or is damaged on the way yields what decodes; ``warnings`` says so.
@@ -64,17 +64,6 @@ class MediaSource:
         self.warnings: list[str] = []
         self._container = open_container(self.path)
         self._stream = self._container.streams.audio[0]
-
-    def __enter__(self) -> MediaSource:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the file; twice is harmless."""

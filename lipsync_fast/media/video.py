@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import av
@@ -24,6 +23,7 @@ from av.sidedata.sidedata import Type
 from av.video.reformatter import Colorspace
 from numpy.typing import NDArray
 
+from lipsync_fast.closing import Closing
 from lipsync_fast.errors import MediaError
 from lipsync_fast.timing import FPS
 
@@ -59,7 +59,7 @@ class Picture:
     rgb: NDArray[np.uint8] | None
 
 
-class Video:
+class Video(Closing):
     """An open video; iterate over ``pictures`` once.
 
     Raises:
@@ -81,17 +81,6 @@ class Video:
         self.begins: Fraction | None = None
         """Time stamp of the first picture in seconds; known once there is one."""
         self._matrix = _UPRIGHT
-
-    def __enter__(self) -> Video:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the file; twice is harmless."""
