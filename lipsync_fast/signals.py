@@ -7,7 +7,11 @@ questions answered: who is woken, and what becomes of a signal that nobody waits
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import trio
+
+POLL_S = 0.05
 
 
 class Changes:
@@ -45,3 +49,9 @@ class WakeUp:
         """Until it is rung, or was since the last wait."""
         await self._rung.wait()
         self._rung = trio.Event()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what nobody signals: looks every ``POLL_S``, and returns at once if it is so."""
+    while not condition():
+        await trio.sleep(POLL_S)

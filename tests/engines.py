@@ -21,8 +21,10 @@ from numpy.typing import NDArray
 from lipsync_fast.audio.windows import AudioWindow, frame_count
 from lipsync_fast.frontend.playout.utterance import Utterance
 from lipsync_fast.ipc.children import EngineSpec
-from lipsync_fast.ipc.control import AnyMessage, Hub, Ready, RingSocket, private_folder
+from lipsync_fast.ipc.control import AnyMessage, Ready
+from lipsync_fast.ipc.control_socket import Hub, private_folder
 from lipsync_fast.ipc.messages import Answer, Job, Look, read_answer, try_send
+from lipsync_fast.ipc.offers import RingSocket
 from lipsync_fast.ipc.ring import RingHandle, RingReader, RingWriter
 
 DEADLINE_S = 60.0

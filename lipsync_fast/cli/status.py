@@ -21,10 +21,10 @@ from lipsync_fast.ipc.control import (
     AnyMessage,
     AvatarChanged,
     ChangeAvatar,
-    Link,
     StatusReply,
     StatusRequest,
 )
+from lipsync_fast.ipc.control_socket import Link
 from lipsync_fast.ipc.status import AvatarStatus, EngineStatus, FrontStatus, ServerStatus
 from lipsync_fast.supervisor.run_folder import default_run_folder, is_running, run_folders
 

@@ -25,7 +25,8 @@ import msgspec
 import zmq
 
 from lipsync_fast.errors import LipsyncError
-from lipsync_fast.ipc.control import Link, StatusReply, StatusRequest
+from lipsync_fast.ipc.control import StatusReply, StatusRequest
+from lipsync_fast.ipc.control_socket import Link
 from lipsync_fast.ipc.status import ServerStatus
 
 POLL_S = 0.05

@@ -29,17 +29,16 @@ from lipsync_fast.ipc.control import (
     AvatarState,
     Bye,
     Drain,
-    FramesOffered,
     Heartbeat,
     Hello,
-    Link,
     LoadAvatar,
     PeerGone,
     Ready,
-    RingSocket,
     Stop,
     UnloadAvatar,
 )
+from lipsync_fast.ipc.control_socket import Link
+from lipsync_fast.ipc.offers import FramesOffered, RingSocket
 from lipsync_fast.logs import get_logger, setup_logs
 from lipsync_fast.priority import GENTLE, in_background, lower_session, restore_session
 

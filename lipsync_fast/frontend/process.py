@@ -33,17 +33,16 @@ from lipsync_fast.ipc.control import (
     Engines,
     FrontHeartbeat,
     Hello,
-    Link,
     PeerGone,
     Ready,
-    RingSocket,
-    RingsOffered,
     StatusReply,
     Stop,
 )
+from lipsync_fast.ipc.control_socket import Link
+from lipsync_fast.ipc.offers import RingSocket, RingsOffered
 from lipsync_fast.ipc.status import ServerStatus
 from lipsync_fast.logs import get_logger, setup_logs
-from lipsync_fast.signals import WakeUp
+from lipsync_fast.signals import until
 
 log = get_logger("lipsync.front")
 LATENCIES_S = 1.0
@@ -64,31 +63,18 @@ class Front:
         self.legacy = LegacyService(self.services)
         self.connections = Connections(self.services, self.legacy)
         self.stop = trio.Event()
-        self._link_used = WakeUp()
 
     # ------------------------------------------------------------ control
     def send(self, message: AnyMessage) -> None:
         """Send to the supervisor."""
         self.link.send(message)
-        self._link_used.ring()  # sending may swallow the descriptor's edge
 
     async def listen(self) -> None:
         """Obey the supervisor."""
         while True:
             for message in self.link.received():
                 self._obey(message)
-            async with trio.open_nursery() as nursery:
-
-                async def readable() -> None:
-                    await trio.lowlevel.wait_readable(self.link.fd)
-                    nursery.cancel_scope.cancel()
-
-                async def used() -> None:
-                    await self._link_used.wait()
-                    nursery.cancel_scope.cancel()
-
-                nursery.start_soon(readable)
-                nursery.start_soon(used)
+            await self.link.wait()
 
     def _obey(self, message: AnyMessage) -> None:
         services = self.services
@@ -143,8 +129,7 @@ class Front:
         self.send(FrontHeartbeat(load=msgspec.Raw(load)))
 
     async def _leave_when_empty(self) -> None:
-        while self.services.statistics.load.connections:
-            await trio.sleep(0.05)
+        await until(lambda: not self.services.statistics.load.connections)
         self.send(Bye())
         self.stop.set()
 

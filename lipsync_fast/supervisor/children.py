@@ -22,7 +22,8 @@ import msgspec
 
 from lipsync_fast.config import Engines
 from lipsync_fast.ipc.children import EngineSpec, FrontSpec, Listener
-from lipsync_fast.ipc.control import Load, RingSocket
+from lipsync_fast.ipc.control import Load
+from lipsync_fast.ipc.offers import RingSocket
 from lipsync_fast.ipc.status import EngineState, FrontLoad
 from lipsync_fast.priority import lower_session
 from lipsync_fast.supervisor.recent_errors import RecentErrors

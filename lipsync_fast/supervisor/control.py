@@ -11,14 +11,8 @@ from collections.abc import Callable
 import msgspec
 import trio
 
-from lipsync_fast.ipc.control import (
-    AnyMessage,
-    ChangeAvatar,
-    Engines,
-    Hub,
-    StatusReply,
-    StatusRequest,
-)
+from lipsync_fast.ipc.control import AnyMessage, ChangeAvatar, Engines, StatusReply, StatusRequest
+from lipsync_fast.ipc.control_socket import Hub
 from lipsync_fast.ipc.status import ServerStatus
 from lipsync_fast.supervisor.avatar_catalogue import AvatarCatalogue
 from lipsync_fast.supervisor.children import Child
@@ -58,7 +52,6 @@ class ControlServer:
     ) -> None:
         self._hub, self._roster, self._catalogue, self._facts = hub, roster, catalogue, facts
         self._on_message, self._on_change_avatar = on_message, on_change_avatar
-        self._sleep = trio.CancelScope()
         self.rates = FrameRates()
         self.unreadable_loads = 0
         """Loads of fronts that could not be read."""
@@ -70,8 +63,7 @@ class ControlServer:
             if self.receive():
                 await trio.lowlevel.checkpoint()
                 continue
-            with trio.CancelScope() as self._sleep:
-                await trio.lowlevel.wait_readable(self._hub.fd)
+            await self._hub.wait()
 
     def receive(self) -> bool:
         """Hand on what has come; True when there may be more."""
@@ -96,7 +88,6 @@ class ControlServer:
     def reply(self, name: str, message: AnyMessage) -> None:
         """Send to whoever has asked, a child or not."""
         self._hub.send(name, message)
-        self._sleep.cancel()  # sending may swallow the edge of the socket's descriptor
 
     # ------------------------------------------------------------ publishing
     def status(self) -> ServerStatus:

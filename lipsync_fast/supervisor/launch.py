@@ -16,7 +16,7 @@ from types import FrameType
 
 from lipsync_fast.config import ServeConfig
 from lipsync_fast.errors import ConfigError, ServerError
-from lipsync_fast.ipc.control import address
+from lipsync_fast.ipc.control_socket import address
 from lipsync_fast.logs import get_logger
 from lipsync_fast.notify import Notifier
 from lipsync_fast.supervisor.avatar_catalogue import AvatarCatalogue

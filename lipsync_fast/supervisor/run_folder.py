@@ -3,7 +3,7 @@
 
     $XDG_RUNTIME_DIR/lipsync-fast-PORT, or /tmp/lipsync-fast-UID/PORT; PORT is the first stream port
         lock       held (flock) while the server lives, whatever ends it; holds its process number
-        control    the Unix socket of ipc/control.py
+        control    the Unix socket of ipc/control_socket.py
         mps        pipes and logs of an MPS daemon that is the server's own (mps.py)
 
 A folder whose lock nobody holds is a crashed run's, and is removed by the next start.
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lipsync_fast.errors import ServerError
-from lipsync_fast.ipc.control import private_folder
+from lipsync_fast.ipc.control_socket import private_folder
 from lipsync_fast.supervisor import mps
 
 LOCK, CONTROL = "lock", "control"

@@ -32,12 +32,12 @@ from lipsync_fast.ipc.control import (
     FrontHeartbeat,
     Heartbeat,
     Hello,
-    Hub,
     PeerGone,
     Ready,
     Stop,
     WantAvatar,
 )
+from lipsync_fast.ipc.control_socket import Hub
 from lipsync_fast.ipc.status import FrontLoad
 from lipsync_fast.logs import get_logger
 from lipsync_fast.notify import Notifier

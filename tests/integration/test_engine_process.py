@@ -188,7 +188,7 @@ def test_a_device_that_is_not_there(host: Host, tmp_path: Path) -> None:
         line = json.loads(log.read())
     assert line["level"] == "error"
     assert line["process"] == engine.name
-    assert "CUDA" in line["message"]
+    assert "CUDA" in line["reason"]
 
 
 def test_a_task_that_is_none(host: Host, tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from typing import TypeVar
 
 import msgspec
 import pytest
+import trio
+import trio.testing
 import zmq
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,16 +22,12 @@ from lipsync_fast.ipc.control import (
     AvatarState,
     Heartbeat,
     Hello,
-    Hub,
-    Link,
     Load,
     LoadAvatar,
-    RingSocket,
-    RingsOffered,
     StatusReply,
-    address,
-    private_folder,
 )
+from lipsync_fast.ipc.control_socket import Hub, Link, address, private_folder
+from lipsync_fast.ipc.offers import RingSocket, RingsOffered
 from lipsync_fast.ipc.ring import RingHandle, RingReader, RingWriter
 
 T = TypeVar("T")
@@ -195,3 +193,35 @@ def test_offers_that_lie_are_refused_and_leak_nothing() -> None:
     ours.close()
     assert not theirs.offer("x", RingHandle(0, 0, 0, 1), RingHandle(0, 0, 0, 1))
     theirs.close()
+
+
+@pytest.mark.parametrize("who", ["hub", "link"])
+def test_a_wait_ends_with_a_message_and_with_sending(
+    context: zmq.Context[zmq.Socket[bytes]], folder: Path, who: str
+) -> None:
+    """Sending may swallow the edge of the socket's descriptor: so it ends the wait, too."""
+    hub, link = Hub.bind(context, folder), Link.connect(context, folder, "engine-0")
+    link.send(Hello(role="engine", pid=1))
+    wait_for([hub], lambda: list(hub.received()) or None)
+
+    def send(mine: bool) -> None:
+        if mine == (who == "hub"):
+            hub.send("engine-0", StatusReply(status=msgspec.Raw(b"\xc0")))
+        else:
+            link.send(Hello(role="engine", pid=2))
+
+    waiter: Hub | Link = hub if who == "hub" else link
+
+    async def main() -> None:
+        for mine in (True, False, False, True):
+            while list(waiter.received()):
+                pass
+            with trio.fail_after(30):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(waiter.wait)
+                    await trio.testing.wait_all_tasks_blocked()
+                    send(mine)
+
+    trio.run(main)
+    hub.close()
+    link.close()

@@ -51,6 +51,7 @@ from lipsync_fast.protocol import (
     UtteranceSay,
     UtteranceStarted,
 )
+from lipsync_fast.signals import until
 
 STATS_S = 5.0
 FAREWELL_S = 2.0
@@ -244,8 +245,7 @@ class NativeSession:
     async def _leave_when_drained(self) -> None:
         """When the server drains: say what is to be said, then go."""
         await self._services.admission.draining.wait()
-        while self._playout.speaking:
-            await trio.sleep(0.05)
+        await until(lambda: not self._playout.speaking)
         self._outbox.close()
         await trio.sleep_forever()
 
