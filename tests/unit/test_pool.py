@@ -13,8 +13,9 @@ import pytest
 import trio
 
 from lipsync_fast.errors import MessageError
+from lipsync_fast.frontend.engines.engine_link import Pending
 from lipsync_fast.frontend.engines.placement import PAUSE_NS
-from lipsync_fast.frontend.engines.pool import EnginePool, Pending
+from lipsync_fast.frontend.engines.pool import EnginePool
 from lipsync_fast.ipc.control import EngineInfo
 from lipsync_fast.ipc.messages import (
     Answer,

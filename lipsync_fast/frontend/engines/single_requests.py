@@ -10,8 +10,9 @@ import trio
 
 from lipsync_fast.arrays import F32
 from lipsync_fast.errors import EngineLostError, LipsyncError, OverloadedError
+from lipsync_fast.frontend.engines.engine_link import Pending
 from lipsync_fast.frontend.engines.numbers import JobNumbers
-from lipsync_fast.frontend.engines.pool import EnginePool, Pending
+from lipsync_fast.frontend.engines.pool import EnginePool
 from lipsync_fast.geometry import Rect
 from lipsync_fast.ipc.messages import Answer, Job, Look, Speech, Status
 from lipsync_fast.timing import NS_PER_S

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from lipsync_fast.frontend.engines.pool import Pending
+from lipsync_fast.frontend.engines.engine_link import Pending
 from lipsync_fast.frontend.playout.playout import Picture
 from lipsync_fast.ipc.messages import Answer
 from lipsync_fast.logs import get_logger

@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 import trio
 
+from lipsync_fast.frontend.engines.engine_link import Pending
 from lipsync_fast.frontend.engines.latency_estimate import urgent_before
-from lipsync_fast.frontend.engines.pool import Pending
 from lipsync_fast.frontend.engines.trace import SessionTrace
 from lipsync_fast.frontend.playout.plan import GRACE_NS
 from lipsync_fast.frontend.playout.playout import Event, Playout
