@@ -30,12 +30,13 @@ POSING = Path(__file__).with_name("posing.py")
 
 def until(found: Callable[[], T | None], what: str = "") -> T:
     """Wait until something is there: neither None, nor False, nor empty."""
-    end = time.monotonic() + PATIENCE_S
+    end, pause = time.monotonic() + PATIENCE_S, 0.005
     while time.monotonic() < end:
         value = found()
         if value:
             return value
-        time.sleep(0.005)
+        time.sleep(pause)  # longer and longer: who asks without a pause takes a processor
+        pause = min(1.2 * pause, 0.04)
     raise AssertionError(f"waited {PATIENCE_S:g} s in vain {what}")
 
 
