@@ -6,6 +6,7 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable
 
+import pytest
 import trio
 from websockets.trio.client import connect
 from websockets.trio.server import serve
@@ -48,6 +49,7 @@ def run(handle: Handle, talk: Talk) -> None:
     trio.run(main)
 
 
+@pytest.mark.clock
 def test_what_the_kernel_does_not_take_at_once_follows_in_order() -> None:
     rng = random.Random(1)
     messages = [
