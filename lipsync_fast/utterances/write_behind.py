@@ -161,6 +161,8 @@ class WriteBehind:
                 time.sleep(GATHER_S)
             self._something.clear()
             self._write_all()
+        if self._tasks or self._used or self._bad:  # came while that was written
+            self._write_all()
         if self._store is not None:
             self._store.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -179,6 +180,27 @@ def test_a_value_that_is_not_what_was_written_is_not_given_out(store: Store) -> 
     store.remove(store.bad)
     assert store.add([row(1)]) == (1, 0)
     assert there(store, range(4)) == [1, 2]
+
+
+def test_what_comes_while_others_are_written_is_written_at_the_end(tmp_path: Path) -> None:
+    keeper = WriteBehind(tmp_path, 4 * MB, 10 * MB)
+    writing, ending = threading.Event(), threading.Event()
+
+    def slow() -> Row:
+        writing.set()
+        assert ending.wait(60)
+        return row(1)
+
+    keeper.keep(Task("a", 100, slow))
+    assert writing.wait(60)
+    keeper.keep(Task("a", 100, lambda: row(2)))
+    end = threading.Thread(target=keeper.close)
+    end.start()
+    while not keeper._closing:
+        time.sleep(0.001)
+    ending.set()
+    end.join()
+    assert there(Store(tmp_path, 4 * MB), range(4)) == [1, 2]
 
 
 @pytest.mark.parametrize(
