@@ -10,6 +10,7 @@ may be. A key that is not known is an error in every source.
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import math
 import os
@@ -60,7 +61,8 @@ class Loaded:
     sources: dict[str, str]
 
 
-def keys() -> dict[str, Key]:
+@functools.cache
+def keys() -> Mapping[str, Key]:
     """All keys by name, in the order of the file."""
     return {key.name: key for key in _keys(ServeConfig, "")}
 

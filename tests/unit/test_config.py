@@ -84,7 +84,7 @@ def test_any_text_is_printed_so_that_it_is_read_back(
     made = ServeConfig(
         listen=Listen(token=text), avatars=Avatars(folders=tuple(names)), folder=text
     )
-    path = tmp_path_factory.mktemp("c") / "c.toml"
+    path = tmp_path_factory.getbasetemp() / "any.toml"
     path.write_text(as_toml(Loaded(made, dict.fromkeys(keys(), "a\nplace"))))
     assert load(path, {}).config == made
 
