@@ -90,6 +90,18 @@ class SocketClosedError(Exception):
     """
 
 
+class ClosingError(Exception):
+    """The server closes a client's connection, which is no mistake: no ``LipsyncError`` either.
+
+    Attributes:
+        close_code, reason: of the WebSocket's close.
+    """
+
+    def __init__(self, close_code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.close_code, self.reason = close_code, reason
+
+
 # ---------------------------------------------------------------- sound, avatars, output
 class MediaError(LipsyncError):
     """A sound or video file is missing, unreadable, not media, or holds no sound."""

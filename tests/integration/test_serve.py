@@ -79,7 +79,8 @@ def test_serve_from_start_to_end() -> None:
         assert status.host == "127.0.0.1"
         assert status.default_avatar == "demo"
         assert [e.device for e in status.engines] == ["cpu", "cpu"]
-        assert running.log.count("no NVIDIA GPU was found; engines run on the CPU\n") == 1
+        remark = "remark='no NVIDIA GPU was found; engines run on the CPU'\n"
+        assert running.log.count(remark) == 1
         assert all(e.capacity > 0 and e.avatars == ["demo"] for e in status.engines)
         page = f"page    http://127.0.0.1:{status.http_port}/"
         assert page in running.log

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import trio
 
-from lipsync_fast.errors import ErrorCode, LipsyncError, ProtocolError, ReportedError
+from lipsync_fast.errors import ClosingError, ErrorCode, LipsyncError, ProtocolError, ReportedError
 from lipsync_fast.frontend.access.socket import Socket
 from lipsync_fast.frontend.avatars.leases import AvatarLease
 from lipsync_fast.frontend.services import Services
@@ -25,14 +25,6 @@ MOST_ERRORS = 100
 NORMAL, GOING_AWAY, POLICY = 1000, 1001, 1008
 
 
-class EndError(Exception):
-    """The session ends: close the connection with this code and reason."""
-
-    def __init__(self, code: int, reason: str) -> None:
-        super().__init__(reason)
-        self.code, self.reason = code, reason
-
-
 async def begin(
     socket: Socket, services: Services, first: str | bytes | None
 ) -> tuple[SessionStart, AvatarLease]:
@@ -42,7 +34,7 @@ async def begin(
         if message is None:
             message = await services.admission.unless_draining(lambda: receive(socket, services))
         if message is None:
-            raise EndError(GOING_AWAY, "the server is going away")
+            raise ClosingError(GOING_AWAY, "the server is going away")
         first = None
         try:
             wanted = _decoded(message)
@@ -50,7 +42,7 @@ async def begin(
                 await socket.send(encode(Pong(id=wanted.id)))
                 continue
             if isinstance(wanted, SessionStop):
-                raise EndError(NORMAL, "stopped")
+                raise ClosingError(NORMAL, "stopped")
             if not isinstance(wanted, SessionStart):
                 raise ProtocolError("expected session.start")
             return wanted, await services.avatars.lease(wanted.avatar)
@@ -58,7 +50,7 @@ async def begin(
             code = code_of(error)
             services.statistics.count_error(code)
             await socket.send(encode(ErrorMessage(code=code, message=str(error), fatal=False)))
-    raise EndError(POLICY, f"{MOST_ERRORS} mistakes before session.start")
+    raise ClosingError(POLICY, f"{MOST_ERRORS} mistakes before session.start")
 
 
 async def receive(socket: Socket, services: Services) -> str | bytes:
@@ -68,9 +60,9 @@ async def receive(socket: Socket, services: Services) -> str | bytes:
     raise silent(limit)
 
 
-def silent(limit_s: float) -> EndError:
+def silent(limit_s: float) -> ClosingError:
     """The end of a client that says nothing."""
-    return EndError(POLICY, f"nothing was heard for {limit_s:g} s; send a ping now and then")
+    return ClosingError(POLICY, f"nothing was heard for {limit_s:g} s; send a ping now and then")
 
 
 def _decoded(message: str | bytes) -> ClientMessage:

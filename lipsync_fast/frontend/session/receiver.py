@@ -7,12 +7,12 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from lipsync_fast.errors import LipsyncError
+from lipsync_fast.errors import ClosingError, LipsyncError
 from lipsync_fast.frontend.access.socket import Socket
 from lipsync_fast.frontend.playout.playout import Playout
 from lipsync_fast.frontend.services import Services
 from lipsync_fast.frontend.session.driver import PlayoutDriver
-from lipsync_fast.frontend.session.handshake import MOST_ERRORS, POLICY, EndError, code_of, silent
+from lipsync_fast.frontend.session.handshake import MOST_ERRORS, POLICY, code_of, silent
 from lipsync_fast.protocol import ClientMessage, ErrorMessage, ServerMessage, decode_client
 
 
@@ -52,7 +52,7 @@ class Receiver:
         """Until the client goes.
 
         Raises:
-            SocketClosedError, EndError: how it ended.
+            SocketClosedError, ClosingError: how it ended.
         """
         limit = self._limits.queued_s
         while True:
@@ -81,13 +81,13 @@ class Receiver:
         self._statistics.count_error(code)
         self._post(ErrorMessage(code=code, message=str(error), fatal=fatal))
         if fatal:
-            raise EndError(POLICY, f"{MOST_ERRORS} mistakes")
+            raise ClosingError(POLICY, f"{MOST_ERRORS} mistakes")
 
     async def leave_when_silent(self) -> None:
         """End a session whose client says nothing.
 
         Raises:
-            EndError: it was silent for too long.
+            ClosingError: it was silent for too long.
         """
         limit = self._limits.idle_s
         while True:

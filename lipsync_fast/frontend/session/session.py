@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from lipsync_fast.errors import ProtocolError, SocketClosedError
+from lipsync_fast.errors import ClosingError, ProtocolError, SocketClosedError
 from lipsync_fast.frontend.access.socket import Socket
 from lipsync_fast.frontend.avatars.leases import AvatarLease
 from lipsync_fast.frontend.engines.trace import SessionTrace
@@ -29,7 +29,7 @@ from lipsync_fast.frontend.playout.playout import Ended, Event, Picture, Playout
 from lipsync_fast.frontend.services import Services
 from lipsync_fast.frontend.session.client_audio import ClientAudio
 from lipsync_fast.frontend.session.driver import PlayoutDriver
-from lipsync_fast.frontend.session.handshake import GOING_AWAY, NORMAL, POLICY, EndError, begin
+from lipsync_fast.frontend.session.handshake import GOING_AWAY, NORMAL, POLICY, begin
 from lipsync_fast.frontend.session.intake import UtteranceIntake
 from lipsync_fast.frontend.session.media import MediaSender
 from lipsync_fast.frontend.session.outbox import Outbox
@@ -68,8 +68,8 @@ async def serve_native(socket: Socket, services: Services, first: str | bytes | 
             await session.run()
         finally:
             lease.release()
-    except EndError as end:
-        code, reason = end.code, end.reason
+    except ClosingError as end:
+        code, reason = end.close_code, end.reason
     except SocketClosedError:
         return
     await socket.close(code, reason)
@@ -126,21 +126,21 @@ class NativeSession:
         """Until the client goes.
 
         Raises:
-            SocketClosedError, EndError: how it ended.
+            SocketClosedError, ClosingError: how it ended.
         """
         front = self._services.statistics
         front.load.sessions += 1
         front.playouts[self._number] = self._playout
-        ended: list[EndError | SocketClosedError] = []
+        ended: list[ClosingError | SocketClosedError] = []
         try:
             async with trio.open_nursery() as nursery:
 
                 async def until_end(task: Callable[[], Awaitable[None]]) -> None:
                     try:
                         await task()
-                    except (EndError, SocketClosedError) as error:
+                    except (ClosingError, SocketClosedError) as error:
                         ended.append(error)
-                        if isinstance(error, EndError) and error.code == POLICY:
+                        if isinstance(error, ClosingError) and error.close_code == POLICY:
                             self._outbox.close()  # the reason is still said; then it ends
                             await trio.sleep(FAREWELL_S)
                         nursery.cancel_scope.cancel()
@@ -176,7 +176,7 @@ class NativeSession:
         elif isinstance(message, Ping):
             self._outbox.post_message(Pong(id=message.id))
         elif isinstance(message, SessionStop):
-            raise EndError(NORMAL, "stopped")
+            raise ClosingError(NORMAL, "stopped")
         else:
             raise ProtocolError("the session has begun already; use session.update, or reconnect")
 
@@ -240,7 +240,7 @@ class NativeSession:
     # ------------------------------------------------------------ its end
     async def _send_all(self) -> None:
         await self._outbox.run()
-        raise EndError(GOING_AWAY, "the server is going away")
+        raise ClosingError(GOING_AWAY, "the server is going away")
 
     async def _leave_when_drained(self) -> None:
         """When the server drains: say what is to be said, then go."""
