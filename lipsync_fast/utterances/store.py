@@ -76,11 +76,13 @@ class Store(Database):
 
     Attributes:
         bad: rows that are not what was written, to be removed.
+        added_bytes: of the frames that ``add`` has added; those that were there do not count.
     """
 
     def __init__(self, folder: Path, limit: int, wait_s: float = 0.0) -> None:
         super().__init__(folder, limit, wait_s)
         self.bad: list[int] = []
+        self.added_bytes = 0
 
     # ------------------------------------------------------------ reading
     def find(self, sound: bytes, picture: int, share: float) -> Kept | None:
@@ -155,7 +157,7 @@ class Store(Database):
         Raises:
             StoreError: there is no room for them, or it cannot be written; none is kept then.
         """
-        now, added = int(time.time()), 0
+        now, added, size = int(time.time()), 0, 0
         with self._writing() as to:
             dropped = self._make_room(sum(row.size for row in rows))
             for row in rows:
@@ -166,8 +168,10 @@ class Store(Database):
                     (*where, now, row.size, _mark(*where, row.value), row.value),
                 )
                 added += done.rowcount
+                size += row.size * done.rowcount
             if name:
                 self._pin(name, [(row.sound, row.avatar_frame, row.share) for row in rows])
+        self.added_bytes += size
         return added, dropped
 
     def _make_room(self, needed: int) -> int:

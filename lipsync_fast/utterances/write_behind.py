@@ -204,12 +204,12 @@ class WriteBehind:
         return self._store
 
     def _add(self, store: Store, rows: list[Row]) -> None:
+        before = store.added_bytes
         added, dropped = store.add(rows)
-        size = sum(row.size for row in rows)
         with self._lock:
-            self._admission.spent(size)
+            self._admission.spent(sum(row.size for row in rows))
             self.counts["kept"] += added
-            self.counts["kept_bytes"] += size
+            self.counts["kept_bytes"] += store.added_bytes - before
             self.counts["evicted"] += dropped
 
     def _warn(self, what: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import itertools
 import os
 import signal
 import struct
@@ -21,7 +22,7 @@ import pytest
 import trio
 from figures import FIGURES, values
 from raw_websocket import RawWebSocket
-from talking import in_trio, say, speech, utterance
+from talking import in_trio, say, speak, speech, utterance
 from variants import put
 
 import lipsync_fast
@@ -250,18 +251,31 @@ async def test_sessions_move_them(server: LocalServer) -> None:
 async def test_an_engine_that_stalls_moves_them(server: LocalServer) -> None:
     """Frames take long, so those that rest give way; at last some come too late."""
     watch, pid = await Watch.begin(server), worker(server)
-    async with reading(server), reading(server), reading(server) as speaker:
-        await speaker.send(speech(8.0, 1.0))
-        await watch.moved({"fronts.load.speaking"})
-        try:
-            for pause_s in (0.15, 0.15, 0.15, 0.15, 1.2):
+    async with (
+        reading(server),
+        reading(server),
+        reading(server) as speaker,
+        trio.open_nursery() as nursery,
+    ):
+
+        async def stall() -> None:
+            for pause_s in itertools.cycle((0.15, 0.15, 0.15, 0.15, 1.2)):
                 os.kill(pid, signal.SIGSTOP)
-                await trio.sleep(pause_s)
-                os.kill(pid, signal.SIGCONT)
+                try:
+                    await trio.sleep(pause_s)
+                finally:
+                    os.kill(pid, signal.SIGCONT)
                 await trio.sleep(0.15)
-        finally:
-            os.kill(pid, signal.SIGCONT)
+
+        async def talk() -> None:  # as it is spoken, so that its frames have no time to lose
+            while True:
+                await speak(speaker, speech(8.0, 1.0))
+
+        nursery.start_soon(talk)
+        await watch.moved({"fronts.load.speaking"})
+        nursery.start_soon(stall)
         await watch.moved(STALLED)
+        nursery.cancel_scope.cancel()
 
 
 @in_trio

@@ -271,6 +271,12 @@ def test_what_is_not_kept_is_counted(tmp_path: Path) -> None:
             write_behind.keep(Task("a", 6_000, lambda n=n: row(n)))  # type: ignore[misc]
         until(lambda begin=begin: write_behind.counts["kept"] == begin + 300)  # type: ignore[misc]
     assert 0 < write_behind.counts["evicted"] < 900
+    size = write_behind.counts["kept_bytes"]
+    assert size == sum(row(n).size for n in range(900))
+    for n in (899, 900):  # the first of them is there
+        write_behind.keep(Task("a", 6_000, lambda n=n: row(n)))  # type: ignore[misc]
+    until(lambda: write_behind.counts["kept"] == 901)
+    assert write_behind.counts["kept_bytes"] == size + row(900).size
     write_behind.keep(Task("a", 100 * MB, lambda: row(0)))
     assert write_behind.counts["refused"] == 1
     assert write_behind.counts["mended"] == 0
