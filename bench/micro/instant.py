@@ -31,6 +31,7 @@ class Instant:
     """A backend that has every picture at once."""
 
     name, depth, warms = "instant", 8, 1
+    numerics, threads = "", None
     takes_sound = encodes = False
     device_memory = (0, 0)
 

@@ -165,10 +165,9 @@ def _settings(file: Path | None) -> ServeConfig:
 
 
 def _store(config: ServeConfig) -> Store:
-    from lipsync_fast.utterances.store import Store, store_folder
+    from lipsync_fast.utterances.opening import open_store
 
-    kept = config.utterances
-    return Store(store_folder(kept.folder), kept.disk_mb * 1_000_000, WAIT_S)
+    return open_store(config.utterances, WAIT_S)
 
 
 def _name_of(avatar: str, avatars: list[Path] | None, config: ServeConfig) -> str:

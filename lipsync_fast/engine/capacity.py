@@ -55,8 +55,7 @@ def measure(
     for future in flying:
         future.result()
     wall, cpu = time.perf_counter() - begun, time.process_time() - used
-    threads = getattr(backend, "threads", None)
-    return made / wall if threads is None else made * threads / cpu
+    return made / wall if backend.threads is None else made * backend.threads / cpu
 
 
 def _count(avatar: RegisteredAvatar) -> int:

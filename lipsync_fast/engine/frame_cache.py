@@ -9,7 +9,6 @@ made, and costs a hash, a look into the store, and the splice.
 from __future__ import annotations
 
 import struct
-import time
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -24,14 +23,11 @@ from lipsync_fast.engine.splice import FrameEncoder, Place
 from lipsync_fast.errors import StoreDamagedError, StoreError
 from lipsync_fast.geometry import Rect
 from lipsync_fast.ipc.messages import Content, Job, Look
-from lipsync_fast.logs import get_logger
 from lipsync_fast.utterances.keys import content_of, maker_of, scope_of, sound_of
+from lipsync_fast.utterances.opening import StoreReader
 from lipsync_fast.utterances.store import Kept, Row, Store, store_folder
 from lipsync_fast.utterances.write_behind import Task, WriteBehind
 
-log = get_logger("lipsync.engine")
-RETRY_S = 5.0
-"""Before a store that could not be opened is tried again."""
 _COUNT = struct.Struct("<I")
 
 
@@ -71,14 +67,13 @@ class FrameCache:
 
     def __init__(self, backend: Backend, encoder: FrameEncoder, config: Utterances) -> None:
         self._encoder = encoder
-        self._folder, self._limit = store_folder(config.folder), config.disk_mb * 1_000_000
         self._scopes = Scopes(maker_of(backend))
-        self.write_behind = WriteBehind(self._folder, self._limit, config.write_mb_s * 1e6)
-        self._store: Store | None = None
+        self.write_behind = WriteBehind(
+            store_folder(config.folder), config.disk_mb * 1_000_000, config.write_mb_s * 1e6
+        )
+        self._reader = StoreReader(config)
         self._renewed = 0
-        self._retry_at = 0.0
         self._found = self._missed = 0
-        self._told = ""
         self._aside = ThreadPoolExecutor(1, "lipsync-cached")
 
     @property
@@ -123,7 +118,7 @@ class FrameCache:
                 store.bad = []
         except StoreDamagedError:
             self.write_behind.damaged()
-            self._retry_at = time.monotonic() + RETRY_S
+            self._reader.suspend()
             return None
         except (StoreError, ValueError):
             return None
@@ -138,21 +133,10 @@ class FrameCache:
 
     def _ready(self) -> Store | None:
         """The store, or None while it cannot be had."""
-        if self._renewed != self.write_behind.renewed and self._store is not None:
-            self._store.close()
-            self._store, self._renewed, self._retry_at = None, self.write_behind.renewed, 0.0
-        now = time.monotonic()
-        if now < self._retry_at:
-            return None
-        if self._store is None:
-            try:
-                self._store = Store(self._folder, self._limit)
-            except StoreError as error:
-                self._retry_at = now + RETRY_S
-                if str(error) != self._told:
-                    self._told = str(error)
-                    log.warning("kept frames cannot be used", reason=str(error))
-        return self._store
+        if self._renewed != self.write_behind.renewed and self._reader.is_open:
+            self._renewed = self.write_behind.renewed
+            self._reader.reopen()
+        return self._reader.store()
 
     def keep(self, entry: QueuedJob, spoken: SpokenPicture, jpeg: bytes) -> None:
         """Keep a frame that was made, with its whole picture's JPEG."""
@@ -173,8 +157,7 @@ class FrameCache:
         """Write what waits, and close."""
         self._aside.shutdown(wait=True, cancel_futures=True)
         self.write_behind.close()
-        if self._store is not None:
-            self._store.close()
+        self._reader.close()
 
 
 def _done(made: Made) -> Future[Made]:

@@ -27,21 +27,20 @@ from lipsync_fast.errors import StoreDamagedError, StoreError
 from lipsync_fast.frontend.playout.playout import Appearance
 from lipsync_fast.frontend.playout.utterance_lookup import Beginning, Move
 from lipsync_fast.ipc.messages import Look, Speech, StoreMode
-from lipsync_fast.logs import get_logger
 from lipsync_fast.utterances.keys import (
     content_of,
     scope_of,
     sound_of,
 )
 from lipsync_fast.utterances.likeness import Likeness, places_of, thumbnails
-from lipsync_fast.utterances.store import Store, store_folder
+from lipsync_fast.utterances.opening import StoreReader
+from lipsync_fast.utterances.store import Store
 from lipsync_fast.utterances.transitions import blended
 
-log = get_logger("lipsync.front")
 MOST_POSITIONS = 32
 """Positions of the loop over which one utterance is kept."""
-RETRY_S = 5.0
-"""Between looks at a store that cannot be had; and at whether there is anything in it."""
+LOOK_S = 5.0
+"""Between looks at whether there is anything in the store."""
 MOST_AVATARS = 64
 
 
@@ -58,10 +57,9 @@ class KeptUtterances:
         self.enabled = config.disk_mb > 0
         self.counts = dict.fromkeys(("hits", "misses", "at_once", "named"), 0)
         """Utterances: whose beginning was there, or was not; begun at once; said by name."""
-        self._store: Store | None = None
-        self._checked_until = self._retry_at = 0.0
+        self._reader = StoreReader(config)
+        self._checked_until = 0.0
         self._filled = False
-        self._reported = ""
         self._packages: dict[str, tuple[weakref.ref[AvatarPackage], bytes]] = {}
         self._scopes: dict[tuple[bytes, str, Look], bytes] = {}
         self._likeness: dict[bytes, Likeness] = {}
@@ -115,24 +113,10 @@ class KeptUtterances:
         return found
 
     # ------------------------------------------------------------ the store
-    def _opened(self) -> Store | None:
-        now = time.monotonic()
-        if now < self._retry_at:
-            return None
-        if self._store is None:
-            try:
-                self._store = Store(store_folder(self._config.folder), self._config.disk_mb * 10**6)
-            except StoreError as error:
-                self._retry_at = now + RETRY_S
-                if str(error) != self._reported:
-                    self._reported = str(error)
-                    log.warning("kept utterances cannot be used", reason=str(error))
-        return self._store
-
     def _failed(self, error: StoreError) -> None:
-        if isinstance(error, StoreDamagedError) and self._store is not None:
-            damaged, self._store = self._store, None
-            self._retry_at = time.monotonic() + RETRY_S
+        damaged = self._reader.hand_over() if isinstance(error, StoreDamagedError) else None
+        if damaged is not None:
+            self._reader.suspend()
             self._aside.submit(_mend, damaged)
 
     @property
@@ -140,11 +124,10 @@ class KeptUtterances:
         """Whether anything is kept; looked at now and then."""
         now = time.monotonic()
         if self.enabled and now >= self._checked_until:
-            self._checked_until = now + RETRY_S
-            if self._store is not None and self._store.replaced:
-                self._store.close()
-                self._store = None
-            store = self._opened()
+            self._checked_until = now + LOOK_S
+            if self._reader.replaced:
+                self._reader.close()
+            store = self._reader.store()
             try:
                 self._filled = store is not None and not store.empty
             except StoreError as error:
@@ -158,7 +141,7 @@ class KeptUtterances:
         Args:
             avatar: the name in its manifest.
         """
-        store = self._opened() if self.enabled else None
+        store = self._reader.store() if self.enabled else None
         try:
             pcm = None if store is None else store.named(avatar, name)
         except StoreError as error:
@@ -185,7 +168,7 @@ class KeptUtterances:
         manifest = appearance.manifest
         ref, content = self._packages[appearance.avatar]
         scope = self._scope(content, manifest, appearance.look)
-        store = self._opened() if scope is not None else None
+        store = self._reader.store() if scope is not None else None
         if store is None or scope is None:
             return Beginning(StoreMode.OFF, loop_position)
         sounds = [_sound(scope, manifest, speech, pcm) for speech, pcm in seen]
@@ -222,8 +205,7 @@ class KeptUtterances:
         """Stop looking at pictures, and close the store."""
         self._stop.set()
         self._aside.shutdown(wait=True, cancel_futures=True)
-        if self._store is not None:
-            self._store.close()
+        self._reader.close()
 
 
 def _mend(store: Store) -> None:

@@ -33,6 +33,9 @@ class _SaysWhatItIs(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def numerics(self) -> str: ...
+
 
 def content_of(package: AvatarPackage) -> bytes:
     """16 bytes that no avatar of another content has.
@@ -47,8 +50,7 @@ def maker_of(backend: _SaysWhatItIs) -> str:
     from PIL import __version__ as pillow
 
     kind = backend.name.partition(":")[0]
-    how = getattr(backend, "kernel", None) or getattr(backend, "dtype", "")
-    return f"{kind} {how} {pillow} {__version__}"
+    return f"{kind} {backend.numerics} {pillow} {__version__}"
 
 
 def scope_of(content: bytes, maker: str, manifest: Manifest, look: Look) -> bytes:

@@ -116,6 +116,16 @@ class Backend(Protocol):
         ...
 
     @property
+    def numerics(self) -> str:
+        """What pictures' bits depend on besides their jobs, in a word: kernels, precision."""
+        ...
+
+    @property
+    def threads(self) -> int | None:
+        """Frames that the host's processors make at a time; None on any other device."""
+        ...
+
+    @property
     def takes_sound(self) -> bool:
         """Whether jobs may carry their sound in place of an audio block."""
         ...
@@ -190,14 +200,6 @@ class Backend(Protocol):
         """Audio features: mel windows N x 16 x 80 (rows of 12.5 ms) to N x 512 float32."""
         ...
 
-    def regions(self, jobs: Sequence[RegionJob]) -> list[NDArray[np.uint8]]:
-        """The generated pictures, H x W x 3 uint8 RGB each, in the order of ``jobs``.
-
-        Jobs of several avatars may be mixed; height and width are those of each avatar's
-        ``manifest.window``, or ``manifest.region`` where it has none.
-        """
-        ...
-
     @property
     def depth(self) -> int:
         """How many submitted frames keep the device busy."""
@@ -216,7 +218,7 @@ class Backend(Protocol):
         jobs: Sequence[RegionJob],
         finish: Callable[[int, Any], Result],
     ) -> list[Future[Result]]:
-        """Begin to make frames: ``regions``, ``compose``, then ``finish``, for each job.
+        """Begin to make frames: generate, compose, then ``finish``, for each job.
 
         Args:
             jobs: what to make, the most urgent first.
@@ -233,12 +235,6 @@ class Backend(Protocol):
             DeviceLostError: the device cannot be used any more, nor can this backend; the same
                 error ends jobs that had begun.
         """
-        ...
-
-    def compose(
-        self, avatar: LoadedAvatar, avatar_frame: int, region: NDArray[np.uint8]
-    ) -> NDArray[np.uint8]:
-        """The whole frame H x W x 3 uint8 RGB with ``region`` pasted in; the caller owns it."""
         ...
 
     def close(self) -> None:

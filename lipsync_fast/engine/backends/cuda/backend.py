@@ -55,6 +55,9 @@ Made = TypeVar("Made")
 class CudaBackend:
     """See ``engine.backends.base.Backend``; one per process.
 
+    The interface alone has most of its methods; the others lead a job to the launcher. ``regions``
+    and ``compose`` are for parity tests, which look at the two halves of a frame by themselves.
+
     Args:
         device: it runs on.
         precision: of the networks; what pixels are made of is float32 in any case.
@@ -66,6 +69,7 @@ class CudaBackend:
     """
 
     takes_sound = encodes = True
+    threads = None
 
     def __init__(
         self,
@@ -115,6 +119,11 @@ class CudaBackend:
     def name(self) -> str:
         """Of the device."""
         return self.device.name
+
+    @property
+    def numerics(self) -> str:
+        """The networks' precision."""
+        return str(self.dtype)
 
     @property
     def depth(self) -> int:
@@ -178,18 +187,9 @@ class CudaBackend:
     def _statics_of(self, shapes: Shapes) -> Statics:
         found = self._statics.get(shapes)
         if found is None:
-            most = max(self._sizes_of(shapes))
-            levels = dict(shapes.levels)
-            found = Statics.make(
-                levels,
-                shapes.region,
-                shapes.audio,
-                shapes.made,
-                most,
-                self.dtype,
-                self.device.where,
-            )
-            self._statics[shapes] = found
+            most, where = max(self._sizes_of(shapes)), self.device.where
+            levels, sides = dict(shapes.levels), (shapes.region, shapes.audio, shapes.made)
+            found = self._statics[shapes] = Statics.make(levels, *sides, most, self.dtype, where)
         return found
 
     def unload(self, avatar: LoadedAvatar) -> None:
