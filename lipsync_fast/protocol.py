@@ -292,7 +292,7 @@ class MediaHeader(msgspec.Struct, frozen=True, kw_only=True):
         sequence: number of the message in the session.
         utterance: whose sound it shows; 0 for none.
         pts_us: presentation time, microseconds from the session's start.
-        index: of the avatar's frame under the picture.
+        avatar_frame: index of the avatar's frame under the picture.
         box: where the picture lies in the full frame: x, y, width and height.
         size: bytes of payload.
     """
@@ -302,7 +302,7 @@ class MediaHeader(msgspec.Struct, frozen=True, kw_only=True):
     sequence: int = 0
     utterance: int = 0
     pts_us: int = 0
-    index: int = 0
+    avatar_frame: int = 0
     box: Rect = EMPTY
     size: int = 0
 
@@ -323,7 +323,7 @@ def pack_media(header: MediaHeader) -> bytes:
         header.sequence & 0xFFFF_FFFF,
         header.utterance & 0xFFFF_FFFF,
         header.pts_us,
-        header.index,
+        header.avatar_frame,
         box.x,
         box.y,
         box.width,
@@ -341,8 +341,8 @@ def unpack_media(data: bytes | memoryview) -> tuple[MediaHeader, memoryview]:
     view = memoryview(data)
     if len(view) < HEADER_SIZE or view[:4] != MAGIC:
         raise ProtocolError("not a media message of lipsync.v1")
-    _, kind, flags, length, sequence, utterance, pts, index, x, y, w, h, size = _LAYOUT.unpack_from(
-        view
+    _, kind, flags, length, sequence, utterance, pts, avatar_frame, x, y, w, h, size = (
+        _LAYOUT.unpack_from(view)
     )
     if length < HEADER_SIZE or len(view) != length + size:
         raise ProtocolError(f"media message of {len(view)} bytes says {length} + {size}")
@@ -356,7 +356,7 @@ def unpack_media(data: bytes | memoryview) -> tuple[MediaHeader, memoryview]:
         sequence=sequence,
         utterance=utterance,
         pts_us=pts,
-        index=index,
+        avatar_frame=avatar_frame,
         box=Rect(x, y, w, h),
         size=size,
     )

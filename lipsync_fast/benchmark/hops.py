@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A frame's way from its last needed sample to its bytes at the client, hop by hop.
 
-What the fronts have traced (``frontend.trace``) is joined with what the clients of the same machine
-noted: both read CLOCK_MONOTONIC.
+What the fronts have traced (``frontend.engines.trace``) is joined with what the clients of the same
+machine noted: both read CLOCK_MONOTONIC.
 """
 
 from __future__ import annotations

@@ -129,7 +129,7 @@ def media_event(data: bytes) -> VideoFrame | AudioFrame:
         content="frame" if header.type == MediaType.FRAME else "mouth",
         box=header.box,
         pts_us=header.pts_us,
-        avatar_frame=header.index,
+        avatar_frame=header.avatar_frame,
         utterance=header.utterance,
         sequence=header.sequence,
         flags=header.flags,

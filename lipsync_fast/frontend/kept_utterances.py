@@ -32,7 +32,7 @@ from lipsync_fast.utterances.keys import (
     scope_of,
     sound_of,
 )
-from lipsync_fast.utterances.likeness import Likeness, places_of, thumbnails
+from lipsync_fast.utterances.likeness import Likeness, loop_positions_of, thumbnails
 from lipsync_fast.utterances.opening import StoreReader
 from lipsync_fast.utterances.store import Store
 from lipsync_fast.utterances.transitions import blended
@@ -222,7 +222,7 @@ def _sound(scope: bytes, manifest: Manifest, speech: Speech, pcm: F32) -> bytes:
 def _positions(manifest: Manifest, there: set[tuple[int, float]], share: float) -> list[int]:
     """Positions of the loop over which a frame is kept with a share."""
     below = sorted(a for a, s in there if s == share and a < manifest.frame_count)
-    return [position for avatar_frame in below for position in places_of(manifest, avatar_frame)]
+    return [position for frame in below for position in loop_positions_of(manifest, frame)]
 
 
 def _all(

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where in its loop an avatar may begin to speak instead of where it is, without a jump to be seen.
 
-Two places of the loop are alike when it moves the same way there and small grey thumbnails of its
-pictures differ by no more than the loop itself changes within ``NEAR`` pictures, in the middle of
-all of them. Places that are so near to each other are alike in any case.
+Two positions of the loop are alike when it moves the same way there and small grey thumbnails of
+its pictures differ by no more than the loop itself changes within ``NEAR`` pictures, in the middle
+of all of them. Positions that are so near to each other are alike in any case.
 
-A *place* is a number of a slot in the loop, 0 <= place < ``period_of(manifest)``.
+A *position* is one within the loop: 0 <= position < ``period_of(manifest)``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NEAR = 3
 SIDE = 32
 """Of a thumbnail, pixels."""
 MOST_PICTURES = 5000
-"""Of a longer loop only places that are near to each other are alike."""
+"""Of a longer loop only positions that are near to each other are alike."""
 REST_S = 0.001
 """Between two pictures that are looked at: others use this interpreter."""
 
@@ -38,11 +38,11 @@ def period_of(manifest: Manifest) -> int:
     return n if manifest.loop == "cycle" or n == 1 else 2 * n - 2
 
 
-def places_of(manifest: Manifest, picture: int) -> list[int]:
-    """The places at which a picture is shown: one, or one on each way."""
+def loop_positions_of(manifest: Manifest, avatar_frame: int) -> list[int]:
+    """The positions over which an avatar's frame is shown: one, or one on each way."""
     period = period_of(manifest)
-    back = picture if manifest.loop == "cycle" else (period - picture) % period
-    return sorted({picture, back})
+    back = avatar_frame if manifest.loop == "cycle" else (period - avatar_frame) % period
+    return sorted({avatar_frame, back})
 
 
 def _same_way(manifest: Manifest, one: int, other: int) -> bool:
@@ -54,7 +54,7 @@ def _same_way(manifest: Manifest, one: int, other: int) -> bool:
 
 
 def distance(period: int, one: int, other: int) -> int:
-    """Slots between two places, the shorter way round."""
+    """Slots between two positions, the shorter way round."""
     apart = (one - other) % period
     return min(apart, period - apart)
 
@@ -82,10 +82,10 @@ def thumbnails(package: AvatarPackage, stop: threading.Event | None = None) -> F
 
 
 class Likeness:
-    """Which places of an avatar's loop are alike.
+    """Which positions of an avatar's loop are alike.
 
     Args:
-        small: ``thumbnails``; without them only near places are.
+        small: ``thumbnails``; without them only near positions are.
     """
 
     def __init__(self, manifest: Manifest, small: F32 | None = None) -> None:
@@ -93,44 +93,44 @@ class Likeness:
         self.period = period_of(manifest)
         self._bound = 0.0
         if small is not None:
-            order = [manifest.avatar_frame(place) for place in range(self.period + NEAR)]
+            order = [manifest.avatar_frame(position) for position in range(self.period + NEAR)]
             moved = small[order[NEAR:]] - small[order[: self.period]]
             self._bound = float(np.median(np.sqrt(np.mean(moved**2, axis=1))))
 
     def _apart(self, one: int, others: list[int]) -> F32:
-        """How far pictures at places differ from the one at a place, in grey levels."""
+        """How far pictures at positions differ from the one at a position, in grey levels."""
         assert self._small is not None
         index = self._manifest.avatar_frame
-        moved = self._small[[index(place) for place in others]] - self._small[index(one)]
+        moved = self._small[[index(position) for position in others]] - self._small[index(one)]
         apart: F32 = np.sqrt(np.mean(moved**2, axis=1))
         return apart
 
-    def nearest(self, place: int, others: Iterable[int]) -> int | None:
-        """The one of some places that is alike: the nearest in the loop; None where none is."""
-        there = [o for o in others if _same_way(self._manifest, place, o)]
-        there.sort(key=lambda other: distance(self.period, place, other))
-        if not there or distance(self.period, place, there[0]) <= NEAR:
+    def nearest(self, position: int, others: Iterable[int]) -> int | None:
+        """The one of some positions that is alike: the nearest in the loop; None where none is."""
+        there = [o for o in others if _same_way(self._manifest, position, o)]
+        there.sort(key=lambda other: distance(self.period, position, other))
+        if not there or distance(self.period, position, there[0]) <= NEAR:
             return there[0] if there else None
         if self._small is None:
             return None
-        apart = self._apart(place, there)
+        apart = self._apart(position, there)
         found = np.flatnonzero(apart <= self._bound)
         return there[int(found[0])] if len(found) else None
 
-    def alike(self, place: int) -> NDArray[np.bool_]:
-        """For each place of the loop, whether it may stand for this one."""
+    def alike(self, position: int) -> NDArray[np.bool_]:
+        """For each position of the loop, whether it may stand for this one."""
         out = np.zeros(self.period, np.bool_)
-        ways = [o for o in range(self.period) if _same_way(self._manifest, place, o)]
-        near = [o for o in ways if distance(self.period, place, o) <= NEAR]
+        ways = [o for o in range(self.period) if _same_way(self._manifest, position, o)]
+        near = [o for o in ways if distance(self.period, position, o) <= NEAR]
         if self._small is not None:
-            out[np.array(ways)[self._apart(place, ways) <= self._bound]] = True
+            out[np.array(ways)[self._apart(position, ways) <= self._bound]] = True
         out[near] = True
         return out
 
     def cover(self) -> list[int]:
-        """Few places such that each one of the loop has an alike one among them; 0 is there, since
-        sessions begin with it."""
-        alike = np.array([self.alike(place) for place in range(self.period)])
+        """Few positions such that each one of the loop has an alike one among them; 0 is there,
+        since sessions begin with it."""
+        alike = np.array([self.alike(position) for position in range(self.period)])
         chosen, left = [0], ~alike[:, 0]
         while left.any():
             best = int(np.argmax(alike[left].sum(axis=0)))

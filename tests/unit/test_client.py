@@ -195,7 +195,7 @@ def test_what_comes(library: str) -> None:
         say(connection, STARTED)
         connection.send(
             media(MediaType.MOUTH, b"jpeg", flags=flags, sequence=4, utterance=2, pts_us=80_000,
-                  index=9, box=Rect(1, 2, 3, 4))
+                  avatar_frame=9, box=Rect(1, 2, 3, 4))
         )  # fmt: skip
         connection.send(media(MediaType.FRAME, b"whole", flags=MediaFlag.IDLE))
         connection.send(media(MediaType.AUDIO, b"\0\0", pts_us=40_000, utterance=2))

@@ -41,7 +41,7 @@ headers = st.builds(
     sequence=WORD,
     utterance=WORD,
     pts_us=LONG,
-    index=WORD,
+    avatar_frame=WORD,
     box=st.builds(Rect, SHORT, SHORT, SHORT, SHORT),
 )
 things: st.SearchStrategy[Any] = st.recursive(

@@ -21,7 +21,7 @@ from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.errors import StoreDamagedError, StoreError
 from lipsync_fast.ipc.messages import Content, Look
 from lipsync_fast.utterances.keys import content_of, scope_of, sound_of
-from lipsync_fast.utterances.likeness import Likeness, period_of, places_of, thumbnails
+from lipsync_fast.utterances.likeness import Likeness, loop_positions_of, period_of, thumbnails
 from lipsync_fast.utterances.store import FILE, Row, Store
 from lipsync_fast.utterances.transitions import LEAD, LEAD_OUT, shown
 from lipsync_fast.utterances.write_behind import Admission, Task, WriteBehind
@@ -314,12 +314,12 @@ def test_utterances_are_kept_as_a_whole_and_no_faster_than_the_rate() -> None:
 
 
 # ---------------------------------------------------------------- places of the loop
-def test_places_of_the_loop() -> None:
+def test_positions_of_the_loop() -> None:
     assert period_of(MANIFEST) == 78
     for place in range(78):
-        assert place in places_of(MANIFEST, MANIFEST.avatar_frame(place))
-    assert places_of(MANIFEST, 0) == [0]
-    assert places_of(MANIFEST, 39) == [39]
+        assert place in loop_positions_of(MANIFEST, MANIFEST.avatar_frame(place))
+    assert loop_positions_of(MANIFEST, 0) == [0]
+    assert loop_positions_of(MANIFEST, 39) == [39]
 
 
 def test_a_place_stands_for_those_that_are_near_or_look_alike() -> None:

@@ -76,7 +76,7 @@ class MediaSender:
             sequence=self._sequence,
             utterance=picture.utterance,
             pts_us=picture.pts_ns // 1000,
-            index=picture.avatar_frame,
+            avatar_frame=picture.avatar_frame,
             box=box,
             size=len(payload),
         )
