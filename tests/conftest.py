@@ -16,7 +16,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before numpy and torch are loaded: th
 
 import pytest
 from hypothesis import HealthCheck, settings
-from talking import SLOW_MACHINE, Serve
+from talking import BUSY_MACHINE, SLOW_MACHINE, Serve
 from tiny import write_tiny_avatar
 
 from lipsync_fast.client.local import LocalServer
@@ -87,4 +87,4 @@ def shared_server() -> Iterator[Serve]:
 @pytest.fixture(scope="session")
 def server(shared_server: Serve) -> LocalServer:
     """A server with the demo avatar and time enough for its frames."""
-    return shared_server({"live": {"speakers": 8, **SLOW_MACHINE}})
+    return shared_server({"live": {"speakers": 8, **SLOW_MACHINE}, "engines": BUSY_MACHINE})

@@ -25,11 +25,15 @@ PATIENCE_S = 120.0
 """Generous: what a test waits for comes at once, but for a machine that is busy."""
 SLOW_MACHINE = {"margin_ms": 400, "margin_most_ms": 400}
 """For [live]: frames have much time, since other things run here. Some may be late all the same."""
-ONE_SPEAKER = {"live": {"speakers": 1, **SLOW_MACHINE}, "engines": {"spares": 0}}
+BUSY_MACHINE = {"hung_s": 20.0}
+"""For [engines]: who says nothing for some seconds has not hung, but waits for a processor."""
+ALONE = {"spares": 0, **BUSY_MACHINE}
+"""For [engines] of a server whose engine does not die: it starts in half the time."""
+ONE_SPEAKER = {"live": {"speakers": 1, **SLOW_MACHINE}, "engines": ALONE}
 GUARDED = {
     "live": SLOW_MACHINE,
     "listen": {"token": "open sesame", "origins": ["https://good.example"]},
-    "engines": {"spares": 0},
+    "engines": ALONE,
 }
 """Servers of which one does for all tests (``shared_server``)."""
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cdp import Browser, Page, browser, chromium
-from talking import GUARDED, ONE_SPEAKER, Serve
+from talking import ALONE, GUARDED, ONE_SPEAKER, Serve
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
@@ -22,7 +22,7 @@ from lipsync_fast.client.local import LocalServer
 
 pytestmark = pytest.mark.clock
 
-CONFIG = {"live": {"margin_ms": 400.0, "speakers": 2}, "engines": {"spares": 0}}
+CONFIG = {"live": {"margin_ms": 400.0, "speakers": 2}, "engines": ALONE}
 """Time enough for the frames, also where tests of other kinds keep the machine busy."""
 ATTEMPTS = 4
 IN_STEP_MS = 40.0

@@ -17,6 +17,8 @@ import pytest
 import trio
 from raw_websocket import BINARY, CONTINUATION, TEXT, ClosedError, RawWebSocket
 from talking import (
+    ALONE,
+    BUSY_MACHINE,
     SLOW_MACHINE,
     assert_whole,
     in_trio,
@@ -33,7 +35,6 @@ from lipsync_fast.client.local import LocalServer
 
 START = '{"type": "session.start", "idle": false}'
 HANDSHAKE_S = 1.0
-ALONE = {"engines": {"spares": 0}}
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,7 @@ def server() -> Iterator[LocalServer]:
     config = {
         "live": {"speakers": 8, **SLOW_MACHINE},
         "limits": {"handshake_s": HANDSHAKE_S, "sessions_per_address": 1000},
+        "engines": BUSY_MACHINE,
     }
     with LocalServer(config) as server:
         yield server
@@ -332,7 +334,7 @@ async def test_a_reader_of_a_kilobyte_a_second_costs_others_nothing(server: Loca
 
 @in_trio
 async def test_too_many_connections_of_one_address() -> None:
-    with LocalServer({"limits": {"sessions_per_address": 3}, **ALONE}) as small:
+    with LocalServer({"limits": {"sessions_per_address": 3}, "engines": ALONE}) as small:
         sessions = [begun(small) for _ in range(3)]
         try:
             with pytest.raises(SessionError) as caught:
@@ -354,7 +356,7 @@ async def test_too_many_connections_of_one_address() -> None:
 
 
 def test_who_reads_nothing_at_all_is_not_kept() -> None:
-    with LocalServer({"limits": {"idle_s": 2.0}, **ALONE}) as server:
+    with LocalServer({"limits": {"idle_s": 2.0}, "engines": ALONE}) as server:
         connection = RawWebSocket(server.url)
         connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.send('{"type": "session.start"}')
@@ -364,7 +366,10 @@ def test_who_reads_nothing_at_all_is_not_kept() -> None:
 
 
 def test_nobody_is_heard_for_too_long() -> None:
-    with LocalServer({"limits": {"idle_s": 0.5}, **ALONE}) as server, begun(server) as connection:
+    with (
+        LocalServer({"limits": {"idle_s": 0.5}, "engines": ALONE}) as server,
+        begun(server) as connection,
+    ):
         with pytest.raises(ClosedError) as caught:
             next_of(connection, "error")
         assert caught.value.code == 1008

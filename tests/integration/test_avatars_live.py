@@ -19,7 +19,18 @@ import pytest
 import trio
 from engines import open_fds
 from serving import server as stand_ins
-from talking import SLOW_MACHINE, assert_whole, in_trio, say, speech, spoken, until, utterance
+from talking import (
+    ALONE,
+    BUSY_MACHINE,
+    SLOW_MACHINE,
+    assert_whole,
+    in_trio,
+    say,
+    speech,
+    spoken,
+    until,
+    utterance,
+)
 from variants import put
 
 import lipsync_fast
@@ -44,7 +55,7 @@ def server(tiny_avatar: Path, folder: Path) -> Iterator[LocalServer]:
         "live": {"speakers": 4, **SLOW_MACHINE},
         "avatars": {"folders": [str(folder)], "default": "base"},
         "listen": {"admin_token": TOKEN},
-        "engines": {"gpus": "none"},
+        "engines": {"gpus": "none", **BUSY_MACHINE},
     }
     with LocalServer(config) as server:
         yield server
@@ -461,7 +472,7 @@ def test_from_the_command_line(server: LocalServer, tiny_avatar: Path, tmp_path:
 def test_a_watched_folder(tiny_avatar: Path, tmp_path: Path) -> None:
     config = {
         "avatars": {"folders": [str(tmp_path)], "default": "base", "watch": 0.1},
-        "engines": {"gpus": "none", "spares": 0},
+        "engines": {"gpus": "none", **ALONE},
     }
     put(tiny_avatar, tmp_path / "base.lsa")
     with LocalServer(config) as server:

@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from talking import ALONE
 
 from lipsync_fast.client.local import LocalServer
 
@@ -339,7 +340,7 @@ def strict() -> Iterator[LocalServer]:
     config = {
         "listen": {"token": "sesame", "origins": ["https://friend.example"]},
         "limits": {"sessions": 2, "handshake_s": 1.0, "message_bytes": 2048},
-        "engines": {"spares": 0},
+        "engines": ALONE,
     }
     with LocalServer(config) as server:
         yield server
@@ -436,7 +437,7 @@ def test_many_who_come_and_go(strict: LocalServer) -> None:
 
 
 def test_who_does_not_read_does_not_hold_up_the_end() -> None:
-    with LocalServer({"engines": {"spares": 0}, "drain_seconds": 0.5}) as server:
+    with LocalServer({"engines": ALONE, "drain_seconds": 0.5}) as server:
         connection, head = upgrade(server, "Sec-WebSocket-Protocol: lipsync.v1")
         with connection:
             assert head.startswith("http/1.1 101 ")

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import trio
 from numpy.typing import NDArray
-from talking import in_trio, say, speech, spoken, until, utterance
+from talking import BUSY_MACHINE, in_trio, say, speech, spoken, until, utterance
 from typer.testing import CliRunner
 from variants import put
 
@@ -61,7 +61,7 @@ def server(tiny_avatar: Path, folder: Path, environ: dict[str, str]) -> Iterator
     config = {
         "live": {"speakers": 4},
         "avatars": {"default": "base"},
-        "engines": {"gpus": "none", "spares": 1},
+        "engines": {"gpus": "none", "spares": 1, **BUSY_MACHINE},
     }
     before = dict(os.environ)
     os.environ.update(environ)

@@ -17,6 +17,8 @@ import trio
 from PIL import Image
 from sounds import write_wav
 from talking import (
+    ALONE,
+    BUSY_MACHINE,
     GUARDED,
     ONE_SPEAKER,
     SLOW_MACHINE,
@@ -74,6 +76,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
     config = {
         "live": {"speakers": 4, **SLOW_MACHINE},
         "avatars": {"folders": [str(folder)]},
+        "engines": BUSY_MACHINE,
     }
     with LocalServer(config) as server:
         yield server
@@ -366,7 +369,7 @@ async def test_who_speaks_too_many_is_refused_and_may_come_again(shared_server: 
 # ---------------------------------------------------------------- leaving
 @in_trio
 async def test_a_drained_server_says_what_is_being_said() -> None:
-    with LocalServer({"live": {"speakers": 2, **SLOW_MACHINE}, "engines": {"spares": 0}}) as server:
+    with LocalServer({"live": {"speakers": 2, **SLOW_MACHINE}, "engines": ALONE}) as server:
         async with lipsync_fast.connect(server.url) as session:
             await session.send(speech(1.5))
             await session.end_utterance()
@@ -381,7 +384,7 @@ async def test_a_drained_server_says_what_is_being_said() -> None:
 
 @in_trio
 async def test_a_second_signal_ends_at_once() -> None:
-    config = {"live": SLOW_MACHINE, "drain_seconds": 100, "engines": {"spares": 0}}
+    config = {"live": SLOW_MACHINE, "drain_seconds": 100, "engines": ALONE}
     with LocalServer(config) as server:
         async with lipsync_fast.connect(server.url) as session:
             await session.send(speech(8.0))

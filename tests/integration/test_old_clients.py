@@ -28,6 +28,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from raw_websocket import BINARY, CONTINUATION, ClosedError, RawWebSocket
+from talking import BUSY_MACHINE
 
 from lipsync_fast.audio.pcm import Resampler
 from lipsync_fast.audio.windows import BlockStream
@@ -42,6 +43,13 @@ DEMO = shipped_folder() / "demo.lsa"
 Rendered = dict[tuple[int, int], NDArray[np.uint8]]
 COUNT = 40
 """Windows of the sound that the tests speak."""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[LocalServer]:
+    """One of its own: an engine of it dies."""
+    with LocalServer({"live": {"speakers": 4}, "engines": BUSY_MACHINE}) as server:
+        yield server
 
 
 # ---------------------------------------------------------------- what clients send and read

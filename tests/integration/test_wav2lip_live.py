@@ -10,7 +10,7 @@ from pathlib import Path
 import livetalking
 import pytest
 import trio
-from talking import SLOW_MACHINE, in_trio, say, speak, speech, spoken, utterance
+from talking import BUSY_MACHINE, SLOW_MACHINE, in_trio, say, speak, speech, spoken, utterance
 
 import lipsync_fast
 from lipsync_fast.client import VideoFrame
@@ -30,6 +30,7 @@ def server(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     config = {
         "live": {"speakers": 4, **SLOW_MACHINE},
         "avatars": {"folders": [str(package.parent)], "default": package.name},
+        "engines": BUSY_MACHINE,
         "utterances": {"folder": str(tmp_path_factory.mktemp("kept"))},
     }
     with pytest.MonkeyPatch.context() as patch:
