@@ -23,9 +23,11 @@ import msgspec
 import zmq
 
 from lipsync_fast.config_load import load
-from lipsync_fast.errors import LipsyncError
+from lipsync_fast.errors import ControlError, LipsyncError
 from lipsync_fast.ipc import control as c
 from lipsync_fast.ipc.children import EngineSpec, FrontSpec, read_spec
+from lipsync_fast.ipc.control_socket import Link
+from lipsync_fast.ipc.offers import FramesOffered, RingSocket
 from lipsync_fast.ipc.ring import RingReader, RingWriter
 from lipsync_fast.ipc.status import FrontLoad
 from lipsync_fast.logs import setup_logs
@@ -72,10 +74,10 @@ class StandIn:
         self.role = role
         self.spec: Any = read_spec(EngineSpec if role == "engine" else FrontSpec)
         self.context = zmq.Context[zmq.Socket[bytes]]()
-        self.link = c.Link.connect(self.context, Path(self.spec.folder), self.spec.name)
+        self.link = Link.connect(self.context, Path(self.spec.folder), self.spec.name)
         rings = socket.socket(fileno=self.spec.rings_fd)
         rings.setblocking(False)
-        self.rings = c.RingSocket(rings)
+        self.rings = RingSocket(rings)
         base = Path(self.options.folder) / self.spec.name
         self.log = open(f"{base}.jsonl", "a", buffering=1)  # noqa: SIM115
         self.orders = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -161,7 +163,7 @@ class StandIn:
         """Take what is offered; leave when the supervisor has gone."""
         try:
             while (offer := self.rings.accept()) is not None:
-                if isinstance(offer, c.FramesOffered):
+                if isinstance(offer, FramesOffered):
                     self.note("frames", avatar=offer.avatar, inode=os.fstat(offer.fd).st_ino)
                     os.close(offer.fd)
                     continue
@@ -171,7 +173,7 @@ class StandIn:
                 else:
                     RingWriter(jobs), RingReader(answers)
                 self.note("rings", peer=peer, generation=jobs.generation)
-        except c.ControlError:
+        except ControlError:
             self.note("orphan")
             if self.role not in self.options.deaf:
                 self.leave()
