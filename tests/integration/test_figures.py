@@ -26,7 +26,7 @@ from talking import in_trio, say, speak, speech, utterance
 from variants import put
 
 import lipsync_fast
-from lipsync_fast.cli.status import Asker
+from lipsync_fast.cli.status import ControlClient
 from lipsync_fast.client import Session, SessionOverloaded
 from lipsync_fast.client.local import LocalServer
 from lipsync_fast.ipc.status import ServerStatus
@@ -303,12 +303,12 @@ async def test_old_clients_move_them(server: LocalServer) -> None:
 async def test_avatars_move_them(server: LocalServer, tiny_avatar: Path, folder: Path) -> None:
     put(tiny_avatar, folder / "guest.lsa", 208)
     watch = await Watch.begin(server)
-    with Asker(server.folder) as asker:
-        assert asker.change("load", "guest").state == "loaded"
+    with ControlClient(server.folder) as client:
+        assert client.change("load", "guest").state == "loaded"
         async with reading(server, avatar="guest") as speaker:
             await say(speaker, speech(0.4))
             await watch.moved(ANOTHER)
-        assert asker.change("unload", "guest").state == "unloaded"
+        assert client.change("unload", "guest").state == "unloaded"
     await watch.moved({"avatars.state"})
     assert {a.state for a in server.status().avatars if a.name == "guest"} & {"unloaded"}
 
