@@ -27,7 +27,7 @@ from variants import put
 
 import lipsync_fast
 from lipsync_fast.cli.status import ControlClient
-from lipsync_fast.client import Session, SessionOverloaded
+from lipsync_fast.client import Session, SessionError, SessionOverloaded
 from lipsync_fast.client.local import LocalServer
 from lipsync_fast.ipc.status import ServerStatus
 from lipsync_fast.version import __version__
@@ -201,8 +201,12 @@ async def reading(server: LocalServer, **more: Any) -> AsyncIterator[Session]:
     ):
 
         async def read() -> None:
-            async for _ in session:
-                pass
+            try:
+                async for _ in session:
+                    pass
+            except SessionError as error:
+                if str(error) != "the server is going away":
+                    raise
 
         nursery.start_soon(read)
         yield session

@@ -185,7 +185,7 @@ def _names(file: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("folder", ["bench", "tools"])
+@pytest.mark.parametrize("folder", ["bench", "tests", "tools"])
 def test_programs_beside_the_package_import_what_is_there(folder: str) -> None:
     lacking = []
     for file in sorted((CHECKOUT / folder).rglob("*.py")):
