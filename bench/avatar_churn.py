@@ -198,7 +198,7 @@ class Churn:
 
 
 def growth(rows: list[dict[str, Any]], rounds_s: tuple[float, float]) -> dict[str, dict[str, Any]]:
-    """Of each process: what it had in the second quarter of the rounds, and in the last one."""
+    """How each process grows: what it had in the second quarter of the rounds and in the last."""
     begun, ended = rounds_s
     quarter = (ended - begun) / 4
     found: dict[str, dict[str, Any]] = {}

@@ -45,7 +45,7 @@ from lipsync_fast.timing import NS_PER_S, SAMPLE_RATE
 AFTER_KILL_MS = 3_000
 """A gap that ends within this after a kill is counted as its doing."""
 WINDOW_S = 5
-"""Of the plot."""
+"""Seconds of one point of the plot."""
 CAPACITY_S = 20.0
 """How long each number of speakers is held when looking for the capacity."""
 

@@ -292,7 +292,7 @@ def from_videos() -> list[str]:
 
 
 def is_offered(row: Row) -> bool:
-    """Of the sweep over sessions in real time: how many there are follows from what is admitted."""
+    """Whether a row is of the sweep over sessions: how many follows from what is admitted."""
     return row.kind == "live" and row.name.endswith(" in real time")
 
 

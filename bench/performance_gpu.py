@@ -14,7 +14,7 @@ sys.path.insert(0, str(RESULTS.parent))
 from gpu_check import goals  # noqa: E402 (it lies beside this file)
 
 WEIGHTS_MB = 2 * (12_186_935 + 2_812_672) / 1e6
-"""Of the reference's U-Net and audio encoder in 16 bits."""
+"""Megabytes of the reference's U-Net and audio encoder in 16 bits."""
 
 
 def load(name: str) -> Any:

@@ -29,9 +29,9 @@ from lipsync_fast.engine.backends.cuda.graphs import SIZES
 
 OUT = Path(__file__).resolve().parent / "results" / "simulate" / "predicted.json"
 SIDE = 328
-"""Of the square that a region lies in, and, as it is assumed, of its place in the frame."""
+"""Side of the square that a region lies in, and, as it is assumed, of its place in the frame."""
 JPEG_BYTES = 15_000
-"""Of a region's coded segments (the demo avatar's are some 12 to 15 kB)."""
+"""Bytes of a region's coded segments (the demo avatar's are some 12 to 15 kB)."""
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from lipsync_fast.geometry import Rect
 BATCHES = (1, 16, 64)
 SETS = 4
 SIDE, PART = 328, 352
-"""Of a crop and of a part, in pixels: the reference's avatar at 1280 x 720."""
+"""Sides of a crop and of a part, in pixels: the reference's avatar at 1280 x 720."""
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 

@@ -18,7 +18,7 @@ from lipsync_fast.avatars.package import AvatarPackage
 
 STEPS = (30, 60, 90, 120, 180, 240)
 SECONDS, WARM_S, LAST_S = 6.0, 1.5, 2.0
-"""Of a step; of it not counted; and waited for answers after it."""
+"""Seconds of a step; those of it that are not counted; and those that answers are waited for."""
 BEAT_S = 0.04
 
 

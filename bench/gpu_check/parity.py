@@ -36,9 +36,9 @@ from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.families.synctalk2d import REGION_BORDER
 
 MEL_TOLERANCE = {"fp32": 1e-4, "fp16": 4e-3, "bf16": 3.2e-2}
-"""Of values up to 4: the rounding of the type itself comes on top."""
+"""Tolerance for values up to 4: the rounding of the type itself comes on top."""
 RELATIVE = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 6e-2}
-"""Of the networks' outputs, ‖out - ref‖ / ‖ref‖."""
+"""Tolerance for the networks' outputs, ‖out - ref‖ / ‖ref‖."""
 
 
 def main(context: Context) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 DONE = ("ok", "failed")
 """How a part has ended that has done all it had to do: in the latter, checks were not good."""
 TOTAL_S = 570.0
-"""Of ten minutes."""
+"""Seconds that all parts may take together, of ten minutes."""
 REPORT_S = 12.0
 """Kept for the report and its plots."""
 LEAST_S = 8.0

@@ -12,7 +12,7 @@ from gpu_check import goals
 from gpu_check.plan import Part
 
 MOST_FILES, MOST_BYTES = 8, 16 << 20
-"""Of what a check leaves."""
+"""Bounds of what a check leaves."""
 Found = Mapping[str, Mapping[str, Any]]
 """Each part's document, as findings.py writes it."""
 

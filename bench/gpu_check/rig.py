@@ -263,7 +263,7 @@ class Speaker:
         return self._at + FRAME_SAMPLES > len(self._sound)
 
     def jobs(self) -> Iterator[tuple[Job, F32]]:
-        """Of the frames that are decided and not yet asked for."""
+        """Jobs for the frames that are decided and not yet asked for."""
         while self.made < self.utterance.decided:
             speech, pcm = self.utterance.speech(self.made)
             picture = self._manifest.avatar_frame(self.made, self._start)

@@ -86,7 +86,7 @@ def profile(
 
 
 def _moments(found: Hops, notes: Notes | None, due: list[int]) -> tuple[int, ...] | None:
-    """Of one frame; None where the client has not seen it, or it sees beyond the sound."""
+    """A frame's moments; None where the client has not seen it, or it sees beyond the sound."""
     spoken = None if notes is None else notes.utterance(found.utterance)
     if spoken is None:
         return None

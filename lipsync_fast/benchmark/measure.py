@@ -35,7 +35,7 @@ from lipsync_fast.timing import NS_PER_S
 PLAIN = Look()
 COMPARE_EVERY = 50
 MOST_COMPARED = 24
-"""Of one measurement: each takes as long as a frame takes."""
+"""Frames of one measurement that are compared: each takes as long as a frame takes."""
 NEAR_MEAN, NEAR_MOST = 2.0, 10
 """Grey levels by which a frame of a GPU may differ from the CPU's, on average over the pixels that
 differ at all and at most: two levels before coding, and what coding makes of them."""

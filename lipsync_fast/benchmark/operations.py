@@ -24,7 +24,7 @@ class Operation:
 
 
 def operations(model: bytes) -> list[Operation]:
-    """Of a package's graph, as it is written: nothing is assumed to be fused."""
+    """Operations of a package's graph, as it is written: nothing is assumed to be fused."""
     read = onnx.load_from_string(model)
     for value in read.graph.input:
         value.type.tensor_type.shape.dim[0].dim_value = 1

@@ -185,7 +185,7 @@ class BatchedOnnxPeer:
 
 
 def _sessions(networks: Networks) -> tuple[ort.InferenceSession, ort.InferenceSession]:
-    """Of the audio encoder and the U-Net, a peer's own."""
+    """Sessions of the audio encoder and the U-Net, a peer's own."""
     encoder, unet = (
         ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
         for graph in _exported(networks)

@@ -43,7 +43,7 @@ def options(about: str | None, **defaults: Any) -> argparse.Namespace:
 
 
 def medians(rounds: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
-    """Of each figure of each row, over the rounds; all have the same."""
+    """The median of each figure of each row over the rounds, which all have the same."""
     return {
         name: {key: statistics.median(r[name][key] for r in rounds) for key in row}
         for name, row in rounds[0].items()

@@ -99,7 +99,7 @@ class Spread(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, values: Iterable[float]) -> Spread:
-        """Of one value or more.
+        """The spread of one value or more.
 
         Raises:
             statistics.StatisticsError: of none.

@@ -43,9 +43,9 @@ OURS = "lipsync-fast"
 IDLE = "4 sessions, nobody speaks"
 PROFILE = "2 in real time, traced"
 SHORT_S = 4.0
-"""Of the recording, in bursts."""
+"""Seconds of the recording that are said in bursts."""
 VISIT_S = 1.0
-"""Of the recording, where avatars take turns."""
+"""Seconds of the recording that are said where avatars take turns."""
 FEW_FRAMES = 1000
 """A longer sound is said once, not once a round."""
 

@@ -18,7 +18,7 @@ import msgspec
 
 CHILD = Path(__file__).with_name("trust_child.py")
 SECONDS, KIB = 5.0, 160 << 10
-"""Of processor time for each file, and by how much all of them together make a process grow."""
+"""Processor time for each file, and how much all of them together make a process grow."""
 TIMEOUT_S = 120.0
 
 

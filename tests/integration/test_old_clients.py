@@ -475,7 +475,7 @@ def test_pictures_in_text(client: OldClient, rendered: Rendered) -> None:
 
 
 def test_a_batch_of_pictures(client: OldClient, rendered: Rendered) -> None:
-    """Of successive chunks: 8 before, one each, 7 behind."""
+    """Windows of successive chunks: 8 before, one each, 7 behind."""
     asked = {
         "model_name": "demo",
         "batch_frames": [{"frame_id": k} for k in range(20)],

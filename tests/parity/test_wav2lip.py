@@ -180,7 +180,7 @@ def test_the_network_of_256_pixels() -> None:
 
 
 def published_shapes(region: int) -> dict[str, tuple[int, ...]]:
-    """Of the published width."""
+    """Shapes of the tensors of a network of the published width."""
     from lipsync_fast.models.wav2lip import Wav2Lip
 
     with torch.device("meta"):

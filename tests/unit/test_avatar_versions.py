@@ -219,7 +219,7 @@ def test_what_is_looked_at_is_as_it_is_now(tiny_avatar: Path, tmp_path: Path) ->
 
 def test_an_old_client_keeps_the_version_of_its_sound(tiny_avatar: Path, tmp_path: Path) -> None:
     def window(first: int) -> bytes:
-        """Of a sound whose chunks all differ."""
+        """A window of a sound whose chunks all differ."""
         return b"".join(bytes([k & 255, k >> 8]) * 960 for k in range(first, first + 16))
 
     async def main() -> None:

@@ -17,7 +17,7 @@ from lipsync_fast import _emulated
 from lipsync_fast._native import mel_rows_at
 
 TOLERANCE = 1e-4
-"""Of the output's range -4 to 4."""
+"""Tolerance in the output's range, -4 to 4."""
 
 Pcm = NDArray[np.int16] | NDArray[np.float32]
 

@@ -353,7 +353,7 @@ def test_the_emulated_device_makes_the_cpu_s_frames(
 def test_the_emulated_device_resizes_to_the_very_bytes(
     package: AvatarPackage, emulated: tuple[Backend, LoadedAvatar]
 ) -> None:
-    """Of what it itself has made: so its kernel is held to OpenCV."""
+    """The device resizes what it itself has made: so its kernel is held to OpenCV."""
     backend, avatar = emulated
     for k in range(3):
         job = RegionJob(avatar, k, blocks()[k])

@@ -225,7 +225,7 @@ def test_frames_behind_the_current_one() -> None:
 def test_any_windows_in_any_order(
     words: list[bytes | tuple[int, int]], window: AudioWindow
 ) -> None:
-    """Of few different chunks, so that much fits by chance; nothing is kept without bound."""
+    """Few different chunks, so that much fits by chance; nothing is kept without bound."""
     pool = [SILENCE, b"\1\0" * 960, *(sound(1, seed) for seed in range(3))]
     stitcher = Stitcher(itertools.count(1).__next__)
     cache = BlockCache(features)

@@ -44,7 +44,7 @@ from lipsync_fast.ipc.ring import RingHandle, RingReader, RingWriter
 from lipsync_fast.provenance import CREATOR_MARK, jpeg_with_xmp, xmp_packet
 
 RECT = Rect(32, 40, 96, 96)
-"""Of the small avatar: x, y, width, height."""
+"""The small avatar's face: x, y, width, height."""
 
 
 class Front:
