@@ -17,11 +17,11 @@ from lipsync_fast.engine.backends.base import Backend, Coded, RegionJob, Sound
 from lipsync_fast.engine.splice import FrameEncoder, Variant, how_coded
 
 MEASURE_S = 0.25
-"""Of work that is counted."""
+"""How long work is counted."""
 FRAMES = 4
-"""Of the avatar that are used; each is made once beforehand, as all are in the long run."""
+"""The avatar's frames that are used; each is made once beforehand, as all are in the long run."""
 SOUND_FRAMES = 100
-"""Of a sound, for a backend that takes sound; then another one begins."""
+"""A sound's frames, for a backend that takes sound; then another one begins."""
 SETTLE_S = 8.0
 """How long a backend is waited for that still prepares what makes it fast."""
 

@@ -93,7 +93,7 @@ class FrontLinks:
 
     @property
     def names(self) -> list[str]:
-        """Of those that are attached now."""
+        """The names of those that are attached now."""
         return list(self._links)
 
     @property

@@ -47,14 +47,14 @@ class Wanted:
     share: float
 
 
-def wanted(package: AvatarPackage, samples: int, places: list[int]) -> list[Wanted]:
-    """All frames of an utterance that begins at some places of the loop, each once.
+def wanted(package: AvatarPackage, samples: int, loop_positions: list[int]) -> list[Wanted]:
+    """All frames of an utterance that begins at some positions of the loop, each once.
 
     Args:
         samples: of its sound, 16 kHz.
     """
     around, index = shown(frame_count(samples)), package.manifest.avatar_frame
-    every = (Wanted(f, index(p + slot), share) for p in places for slot, f, share in around)
+    every = (Wanted(f, index(p + slot), share) for p in loop_positions for slot, f, share in around)
     return list(dict.fromkeys(every))
 
 
@@ -110,7 +110,7 @@ class Prerendering:
         out, there = [], []
         known: dict[bytes, set[tuple[int, float]]] = {}
         for group in _groups(sounds):
-            known |= self._store.pictures(group)
+            known |= self._store.avatar_frames(group)
         for want in wants:
             sound = sounds[want.frame]
             if (want.avatar_frame, want.share) in known[sound]:

@@ -173,7 +173,7 @@ class KeptUtterances:
             return Beginning(StoreMode.OFF, loop_position)
         sounds = [_sound(scope, manifest, speech, pcm) for speech, pcm in seen]
         try:
-            there = store.pictures(sounds)
+            there = store.avatar_frames(sounds)
         except StoreError as error:
             self._failed(error)
             return Beginning(StoreMode.OFF, loop_position)

@@ -163,7 +163,7 @@ class Database:
             self._connection.close()
 
     def used_bytes(self) -> int:
-        """Of the file, by what is in it.
+        """Bytes of the file, by what is in it.
 
         Raises:
             StoreError: as ``find``.

@@ -25,9 +25,9 @@ from lipsync_fast.avatars.package import AvatarPackage
 
 NEAR = 3
 SIDE = 32
-"""Of a thumbnail, pixels."""
+"""A thumbnail's sides in pixels."""
 MOST_PICTURES = 5000
-"""Of a longer loop only positions that are near to each other are alike."""
+"""In a longer loop only positions that are near to each other are alike."""
 REST_S = 0.001
 """Between two pictures that are looked at: others use this interpreter."""
 

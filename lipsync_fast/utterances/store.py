@@ -23,9 +23,9 @@ from lipsync_fast.utterances.database import FILE, PAGE, Database, sqlite_errors
 
 __all__ = ["FILE", "Kept", "Named", "Row", "Store", "store_folder"]
 ROW_BYTES = 200
-"""Of a frame besides its value, in tables and indexes."""
+"""What a frame takes besides its value, in tables and indexes."""
 GIVEN_UP_AT_A_TIME = 256
-_PLACE = struct.Struct("<qd")
+_AT = struct.Struct("<qd")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class Store(Database):
         self.added_bytes = 0
 
     # ------------------------------------------------------------ reading
-    def find(self, sound: bytes, picture: int, share: float) -> Kept | None:
+    def find(self, sound: bytes, avatar_frame: int, share: float) -> Kept | None:
         """A frame's value, where it is there; one that is not what was written goes to ``bad``.
 
         Raises:
@@ -95,18 +95,18 @@ class Store(Database):
             rows = self._connection.execute(
                 "SELECT id, value, used, mark FROM frames"
                 " WHERE sound = ? AND picture = ? AND share = ?",
-                (sound, picture, share),
+                (sound, avatar_frame, share),
             ).fetchall()
         if not rows:
             return None
         number, value, used, mark = rows[0]
-        if mark != _mark(sound, picture, share, value):
+        if mark != _mark(sound, avatar_frame, share, value):
             self.bad.append(number)
             return None
         return Kept(number, value, used)
 
-    def pictures(self, sounds: Sequence[bytes]) -> dict[bytes, set[tuple[int, float]]]:
-        """Over which pictures, and with which shares, frames of some sounds are there.
+    def avatar_frames(self, sounds: Sequence[bytes]) -> dict[bytes, set[tuple[int, float]]]:
+        """Over which avatar frames, and with which shares, frames of some sounds are there.
 
         Raises:
             StoreError: as ``find``.
@@ -117,8 +117,8 @@ class Store(Database):
             rows = self._connection.execute(
                 f"SELECT sound, picture, share FROM frames WHERE sound IN ({marks})", [*found]
             ).fetchall()
-        for sound, picture, share in rows:
-            found[sound].add((picture, share))
+        for sound, avatar_frame, share in rows:
+            found[sound].add((avatar_frame, share))
         return found
 
     @property
@@ -132,7 +132,7 @@ class Store(Database):
             return not self._connection.execute("SELECT 1 FROM frames LIMIT 1").fetchall()
 
     def pinned_bytes(self) -> int:
-        """Of all that has a name.
+        """Bytes of all that has a name.
 
         Raises:
             StoreError: as ``find``.
@@ -190,10 +190,10 @@ class Store(Database):
             dropped += gone
         return dropped
 
-    def _pin(self, name: int, places: Iterable[tuple[bytes, int, float]]) -> None:
-        for place in places:
+    def _pin(self, name: int, frames: Iterable[tuple[bytes, int, float]]) -> None:
+        for frame_key in frames:
             found = self._connection.execute(
-                "SELECT id FROM frames WHERE sound = ? AND picture = ? AND share = ?", place
+                "SELECT id FROM frames WHERE sound = ? AND picture = ? AND share = ?", frame_key
             ).fetchall()
             for (frame,) in found:
                 new = self._connection.execute(
@@ -203,14 +203,14 @@ class Store(Database):
                     "UPDATE frames SET pins = pins + ? WHERE id = ?", (new, frame)
                 )
 
-    def pin(self, name: int, places: Sequence[tuple[bytes, int, float]]) -> None:
+    def pin(self, name: int, frames: Sequence[tuple[bytes, int, float]]) -> None:
         """Keep frames that are there for a name.
 
         Raises:
             StoreError: it cannot be written.
         """
         with self._writing():
-            self._pin(name, places)
+            self._pin(name, frames)
 
     def touch(self, ids: Sequence[int]) -> None:
         """Frames were used now.
@@ -332,8 +332,8 @@ class Store(Database):
         to.execute("DELETE FROM names WHERE id = ?", (number,))
 
 
-def _mark(sound: bytes, picture: int, share: float, value: bytes) -> bytes:
-    made = blake2b(_PLACE.pack(picture, share), digest_size=8)
+def _mark(sound: bytes, avatar_frame: int, share: float, value: bytes) -> bytes:
+    made = blake2b(_AT.pack(avatar_frame, share), digest_size=8)
     made.update(sound)
     made.update(value)
     return made.digest()

@@ -30,7 +30,7 @@ WAIT_S = 2.0
 MOST_WAITING = 64 << 20
 """Bytes of pictures that wait to be written; what comes beyond is not kept."""
 BURST_S = 2.0
-"""Of ``rate`` may be written at once after a rest."""
+"""So much of ``rate`` may be written at once after a rest."""
 STREAMS = 1024
 WARN_S = 60.0
 MODEST = 10

@@ -108,7 +108,7 @@ def test_it_is_found_again_by_others_and_closed_to_strangers(store: Store) -> No
     assert abs(kept.used - time.time()) < 60
     assert other.find(row(2).sound, 4, 1.0) is None
     assert other.find(row(2).sound, 3, 0.5) is None
-    assert other.pictures([row(2).sound, row(9).sound]) == {
+    assert other.avatar_frames([row(2).sound, row(9).sound]) == {
         row(2).sound: {(3, 1.0)},
         row(9).sound: set(),
     }

@@ -41,7 +41,7 @@ IMAGE_CACHE_BYTES = 512 << 20
 PICTURE_CACHE_BYTES = 256 << 20
 FACE_CACHE_BYTES = 512 << 20
 SHARED_BYTES, SHARED_SHARE = 64 << 30, 1 / 4
-"""Of image halves that all engines share; and of the machine's memory."""
+"""What shared image halves may take: bytes, and a share of the machine's memory."""
 
 
 @dataclass(frozen=True, slots=True)

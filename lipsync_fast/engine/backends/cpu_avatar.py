@@ -71,7 +71,7 @@ class CpuAvatar:
 
     @property
     def level_bytes(self) -> int:
-        """Of one frame's image half."""
+        """Bytes of one frame's image half."""
         return 4 * sum(math.prod(shape) for shape in self.levels.values())
 
     @property

@@ -56,7 +56,7 @@ class Shapes:
 
     @property
     def audio(self) -> Shape:
-        """Of the decoder's audio input."""
+        """The shape of the decoder's audio input."""
         return FAMILIES[self.family].audio_shape
 
     def frame_bytes(self, dtype: torch.dtype) -> int:

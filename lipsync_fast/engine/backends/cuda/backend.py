@@ -48,7 +48,7 @@ FINISHERS = 4
 WARMS = 64
 """Frames that are brought onto the device together: a pipeline that decodes them is worth it."""
 PICTURE_BYTES = 256 << 20
-"""Of whole frames on the host, where whole frames are asked for."""
+"""Most bytes of whole frames on the host, where whole frames are asked for."""
 Made = TypeVar("Made")
 
 
@@ -117,7 +117,7 @@ class CudaBackend:
 
     @property
     def name(self) -> str:
-        """Of the device."""
+        """The device's name."""
         return self.device.name
 
     @property

@@ -29,7 +29,7 @@ MEL_SAMPLES, MEL_ROWS, MEL_BANDS = 3800, 16, 80
 
 @dataclass(frozen=True)
 class Work:
-    """Of one kernel, for one frame: bytes read and written, operations."""
+    """What one kernel does for one frame: bytes read and written, operations."""
 
     read: int
     written: int
@@ -99,7 +99,7 @@ def gather(coded: int) -> Work:
 
 
 def multiply_adds(model: bytes | memoryview, inputs: Mapping[str, tuple[int, ...]]) -> int:
-    """Of all convolutions of a package's graph, for one frame.
+    """The multiply-adds of all convolutions of a package's graph, for one frame.
 
     Args:
         inputs: the shape of each, without the batch.

@@ -72,7 +72,7 @@ class DeviceFace:
 
     @property
     def nbytes(self) -> int:
-        """Of device memory."""
+        """Bytes of device memory."""
         masked = 0 if self.keep is None else self.keep.nbytes
         return self.pixels.nbytes + self.crop.nbytes + masked
 

@@ -31,7 +31,7 @@ class Slots:
         self._kept: OrderedDict[Hashable, list[int]] = OrderedDict()
         """Slot and the last batch that uses it, in the order of that."""
         self._let_go: list[tuple[int, int]] = []
-        """Of forgotten keys: the last batch, and the slot."""
+        """Last batch and slot of forgotten keys."""
 
     def __len__(self) -> int:
         return len(self._kept)
