@@ -39,8 +39,10 @@ struct Picture {
       fail(std::string(name) + ": pixels must be packed");
   }
   lipsync::View view() const {
-    return {array.data(), static_cast<int>(array.shape(0)), static_cast<int>(array.shape(1)),
-            static_cast<std::ptrdiff_t>(array.strides(0))};
+    return {.data = array.data(),
+            .height = static_cast<int>(array.shape(0)),
+            .width = static_cast<int>(array.shape(1)),
+            .stride = static_cast<std::ptrdiff_t>(array.strides(0))};
   }
 };
 
@@ -50,8 +52,10 @@ U8 new_picture(py::ssize_t height, py::ssize_t width) {
 
 template <int Flags>
 lipsync::MutableView mutable_view(py::array_t<std::uint8_t, Flags>& a) {
-  return {a.mutable_data(), static_cast<int>(a.shape(0)), static_cast<int>(a.shape(1)),
-          static_cast<std::ptrdiff_t>(a.strides(0))};
+  return {.data = a.mutable_data(),
+          .height = static_cast<int>(a.shape(0)),
+          .width = static_cast<int>(a.shape(1)),
+          .stride = static_cast<std::ptrdiff_t>(a.strides(0))};
 }
 
 U8 resized(py::array_t<std::uint8_t> source, int height, int width, bool linear) {
@@ -212,32 +216,33 @@ class PyUpStage {
     const auto of = [&](const char* name) -> lipsync::up::Weights {
       const auto found = weights.find(name);
       if (found == weights.end() || found->second.ndim() < 1 || found->second.size() < 1)
-        return {nullptr, 0, 0};
+        return {.data = nullptr, .outputs = 0, .inputs = 0};
       const auto outputs = static_cast<std::size_t>(found->second.shape(0));
-      return {found->second.data(), outputs,
-              static_cast<std::size_t>(found->second.size()) / outputs};
+      return {.data = found->second.data(),
+              .outputs = outputs,
+              .inputs = static_cast<std::size_t>(found->second.size()) / outputs};
     };
-    return {of("expand_low"),
-            of("expand_high"),
-            of("expand_bias"),
-            of("depthwise"),
-            of("depthwise_bias"),
-            of("project"),
-            of("project_bias"),
-            of("expand2"),
-            of("expand2_bias"),
-            of("depthwise2"),
-            of("depthwise2_bias"),
-            of("project2"),
-            of("project2_bias"),
-            of("picture"),
-            of("picture_bias"),
-            height,
-            width,
-            part[0],
-            part[1],
-            part[2],
-            part[3]};
+    return {.expand_low = of("expand_low"),
+            .expand_high = of("expand_high"),
+            .expand_bias = of("expand_bias"),
+            .depthwise = of("depthwise"),
+            .depthwise_bias = of("depthwise_bias"),
+            .project = of("project"),
+            .project_bias = of("project_bias"),
+            .expand2 = of("expand2"),
+            .expand2_bias = of("expand2_bias"),
+            .depthwise2 = of("depthwise2"),
+            .depthwise2_bias = of("depthwise2_bias"),
+            .project2 = of("project2"),
+            .project2_bias = of("project2_bias"),
+            .picture = of("picture"),
+            .picture_bias = of("picture_bias"),
+            .height = height,
+            .width = width,
+            .x = part[0],
+            .y = part[1],
+            .columns = part[2],
+            .rows = part[3]};
   }
   void check(const F32& low, const F32& skip) const {
     const auto& p = stage_.plan();
@@ -272,7 +277,8 @@ struct RingBytes {
 
 py::memoryview ring_view(const std::shared_ptr<const lipsync::ring::Mapping>& map,
                          const std::byte* data, std::size_t size, bool readonly) {
-  return py::memoryview(py::cast(RingBytes{map, data, size, readonly}));
+  return py::memoryview(
+      py::cast(RingBytes{.map = map, .data = data, .size = size, .readonly = readonly}));
 }
 
 template <class Side>
