@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "speech"))
 import disturb
 from hearing import EARLIER, Listener, Sharpness
+from levelling import levelled
 from phones import CLOSURES, FPS, Phone, controls_of, voiced_gate
 from shipped import Shipped
 from voices import Voice, load
@@ -84,6 +85,7 @@ Disturbance = Callable[[F32, Sequence[F32], np.random.RandomState], F32]
 DISTURBED: dict[str, Disturbance] = {
     "-20 dB": lambda x, _, __: (x * 0.1).astype(np.float32),
     "-40 dB": lambda x, _, __: (x * 0.01).astype(np.float32),
+    "-40 dB, levelled": lambda x, _, __: levelled((x * 0.01).astype(np.float32)),
     "babble 20 dB": lambda x, others, rng: disturb.mixed(
         x, disturb.babble(others, len(x) / RATE, rng), 20
     ),
