@@ -20,7 +20,7 @@ import pathlib
 import sys
 import wave
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "speech"))
 import disturb
-from hearing import EARLIER, Listener, Sharpness
+from hearing import EARLIER, Calibration, Listener
 from levelling import levelled
 from phones import CLOSURES, FPS, Phone, controls_of, voiced_gate
 from shipped import Shipped
@@ -42,6 +42,8 @@ from voices import Voice, load
 F32 = NDArray[np.float32]
 RATE = 16_000
 SHORTEST_S = 1.5
+CLOSING = ((0.1, 0.3), (0.15, 0.4), (0.2, 0.5), (0.25, 0.55), (0.3, 0.7), (0.4, 0.8))
+"""Probabilities tried: where a closure begins, and where it is complete."""
 PAUSE_S = 0.12
 """A pause's frames are so far away from any phone."""
 
@@ -232,26 +234,24 @@ def disturbed_figures(
     return out
 
 
-def sharpness_for(listener: Listener, voices: list[Voice], lips: LipNet) -> Sharpness:
-    """Where to call a closure one: the best on the validation readers, of a few.
+def calibration_for(listener: Listener, voices: list[Voice], lips: LipNet) -> Calibration:
+    """How far to take what is told, and where to call a closure one: by the validation readers.
 
-    Their mean r counts, and half of the part of p, b, m that are sealed.
+    Of a few ways the one with the best mean r, plus half of the part of p, b, m that are sealed.
     """
     recordings = [of_voice(v, lips) for v in voices]
     raw = [listener.raw(r.pcm) for r in recordings]
-    best, found = -np.inf, Sharpness()
-    for low, high in ((0.1, 0.3), (0.15, 0.4), (0.2, 0.5), (0.25, 0.55), (0.3, 0.7), (0.4, 0.8)):
-        sharp = Sharpness(low, high)
-        played = []
-        for recording, told in zip(recordings, raw, strict=True):
-            controls = told.copy()
-            controls[:, 1] = sharp(controls[:, 1])
-            played.append(Played(recording, lips.pixels(controls)))
-        figures = group_figures(played)
+    told, true = np.concatenate(raw), np.concatenate([v.frames() for v in voices])
+    best, found = -np.inf, Calibration()
+    for low, high in CLOSING:
+        tried = Calibration.of(told, true, low, high)
+        pairs = zip(recordings, raw, strict=True)
+        figures = group_figures([Played(r, lips.pixels(tried(x))) for r, x in pairs])
         value = figures["mean_r"] + 0.5 * figures["sealed_share"]
-        print(f"{sharp}: r {figures['mean_r']:.3f} sealed {figures['sealed_share']:.2f}")
+        about = f"r {figures['mean_r']:.3f} sealed {figures['sealed_share']:.2f}"
+        print(f"closures from {low} to {high}: {about}", flush=True)
         if value > best:
-            best, found = value, sharp
+            best, found = value, tried
     return found
 
 
@@ -284,9 +284,9 @@ def main() -> None:
         hearers["shipped"] = Shipped(args.work, lips, [v for v in everything if v.origin == "real"])
     if checkpoint.exists():
         held = [v for v in everything if (v.split, v.origin) == ("val", "reader")]
-        sharp = sharpness_for(Listener(checkpoint), held, lips)
+        calibration = calibration_for(Listener(checkpoint), held, lips)
         for head in range(len(EARLIER)):
-            listener = Listener(checkpoint, head, sharp)
+            listener = Listener(checkpoint, head, calibration)
             hearers[f"{checkpoint.stem}, {listener.lookahead_ms:g} ms"] = listener
     report: dict[str, Any] = {}
     for name, hearer in hearers.items():
@@ -297,6 +297,8 @@ def main() -> None:
             print(f"{group}: r {figures['mean_r']:.3f} sealed {figures['sealed_share']:.2f}")
         if not name.endswith(("172.5 ms", "132.5 ms")):
             found["disturbed"] = disturbed_figures(hearer, played["measured"], others, lips)
+        if isinstance(hearer, Listener):
+            found["calibration"] = asdict(hearer.calibration)
         report[name] = {"lookahead_ms": hearer.lookahead_ms, **found}
     out = args.out or args.work / "evaluation"
     out.mkdir(parents=True, exist_ok=True)

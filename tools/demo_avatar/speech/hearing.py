@@ -34,6 +34,7 @@ CLOSE = 1
 """The control that is told as a logit."""
 ROLLED_ROWS = 3
 """Mel rows from one rolled feature to the next; windows have 3.2."""
+MOST_GAIN = 1.6
 CENTRE = 6
 """Row of its window that a feature looks at straight."""
 
@@ -100,19 +101,36 @@ def rolled_rows(head: int) -> float:
 
 
 @dataclass(frozen=True)
-class Sharpness:
-    """What counts as a closure: below ``low`` the lips stay apart, from ``high`` on they are shut.
+class Calibration:
+    """What is made of the told controls, so that they swing as far as a mouth does.
 
-    A mean over what a sound can stand for is never quite shut, and seldom quite open.
+    The mean of what a sound can stand for is never quite shut and never quite open. Below ``low``
+    the lips stay apart, from ``high`` on they are shut; the other controls get the mean and the
+    spread that the phones ask for.
+
+    Attributes:
+        told_mean, true_mean, gain: One number for each control.
     """
 
     low: float = 0.25
     high: float = 0.55
+    told_mean: tuple[float, ...] = (0.0,) * 8
+    true_mean: tuple[float, ...] = (0.0,) * 8
+    gain: tuple[float, ...] = (1.0,) * 8
 
-    def __call__(self, close: F32) -> F32:
-        """Probability of a closure to the control."""
-        x = np.clip((close - self.low) / (self.high - self.low), 0, 1)
-        out: F32 = x * x * (3 - 2 * x)
+    @classmethod
+    def of(cls, told: F32, true: F32, low: float, high: float) -> Calibration:
+        """From told and true controls of the same frames, N x 8 each."""
+        gain = np.clip(true.std(axis=0) / (told.std(axis=0) + 1e-3), 1.0, MOST_GAIN)
+        told_mean, true_mean = (tuple(x.mean(axis=0).tolist()) for x in (told, true))
+        return cls(low, high, told_mean, true_mean, tuple(gain.tolist()))
+
+    def __call__(self, told: F32) -> F32:
+        """Controls, frames x 8, the closure as a probability, to controls 0..1."""
+        mean, centre = np.float32(self.told_mean), np.float32(self.true_mean)
+        out = np.clip(centre + (told - mean) * np.float32(self.gain), 0, 1)
+        x = np.clip((told[:, CLOSE] - self.low) / (self.high - self.low), 0, 1)
+        out[:, CLOSE] = x * x * (3 - 2 * x)
         return out
 
 
@@ -120,16 +138,16 @@ class Listener:
     """A trained encoder and readout that hear whole recordings, block by block as the product.
 
     Args:
-        path: What train_encoder.py has written.
+        path: What train_voices.py has written.
         head: Which look-ahead.
     """
 
     def __init__(
-        self, path: pathlib.Path, head: int = 0, sharpness: Sharpness | None = None
+        self, path: pathlib.Path, head: int = 0, calibration: Calibration | None = None
     ) -> None:
         self._net, self._head = Hearing().eval(), head
         self._net.load_state_dict(torch.load(path, weights_only=True))
-        self._sharp = sharpness or Sharpness()
+        self.calibration = calibration or Calibration()
         self.lookahead_ms = LOOKAHEAD_MS[head]
 
     @torch.no_grad()
@@ -149,6 +167,4 @@ class Listener:
 
     def tell(self, pcm: F32) -> F32:
         """Controls of every frame, frames x 8, 0..1."""
-        told = self.raw(pcm)
-        told[:, CLOSE] = self._sharp(told[:, CLOSE])
-        return told
+        return self.calibration(self.raw(pcm))

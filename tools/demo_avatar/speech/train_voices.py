@@ -48,7 +48,8 @@ WINDOWS = (4, 32)
 """Pieces in a step, and their mel rows or frames."""
 SILENCE = -4.0
 MOMENTUM = 0.997
-SAVE_S = 120
+SAVE_S, TOLD_STEPS = 120, 50
+"""How often to save, and after how many steps to measure by held-out readers."""
 
 
 def louder(rows: F32, db: float) -> F32:
@@ -262,18 +263,20 @@ class Trainer:
         return held_out_rolled(net, self.held, self.lips)
 
     def run(self) -> None:
-        """Train to the last step, saving and reporting every SAVE_S seconds."""
+        """Train to the last step."""
         saved, losses, speech = time.time(), list[float](), Speech(self.copies)
         while self.step < sum(self.steps):
             speech.rng.seed(100_003 + self.step)
             torch.manual_seed(100_003 + self.step)
             losses.append(self.learn(speech))
-            ended = self.step in (self.steps[0], sum(self.steps))
-            if time.time() - saved > SAVE_S or ended:
+            tells = self.step % TOLD_STEPS == 0 or self.step == sum(self.steps)
+            if tells or time.time() - saved > SAVE_S:
                 self.save()
+                saved = time.time()
+            if tells:
                 found = f"loss {np.mean(losses):.4f} held out {self.held_out()}"
                 print(f"step {self.step} {found}", flush=True)
-                saved, losses = time.time(), []
+                losses = []
 
 
 def summary(gaps: list[tuple[F32, F32]], closes: list[tuple[F32, F32]]) -> str:
