@@ -9,7 +9,7 @@ NAME.wav and NAME.npz (phones, times, speech, valid) of speakers who are only me
 readers.py's judged readers and corpus.py's test recordings come beside them. ``--hearing`` is what
 train_voices.py has written (default WORK/out/hearing.pt), ``--shipped`` adds the encoder and audio
 branch that restore.py took out of a package. Writes hearing.json and hearing.md to FOLDER
-(WORK/evaluation).
+(WORK/evaluation); encoders that a former run measured stay in them.
 """
 
 from __future__ import annotations
@@ -288,7 +288,10 @@ def main() -> None:
         for head in range(len(EARLIER)):
             listener = Listener(checkpoint, head, calibration)
             hearers[f"{checkpoint.stem}, {listener.lookahead_ms:g} ms"] = listener
-    report: dict[str, Any] = {}
+    out = args.out or args.work / "evaluation"
+    out.mkdir(parents=True, exist_ok=True)
+    kept = out / "hearing.json"
+    report: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
     for name, hearer in hearers.items():
         print(f"== {name}", flush=True)
         played = {group: play(hearer, some, lips) for group, some in groups.items()}
@@ -300,9 +303,7 @@ def main() -> None:
         if isinstance(hearer, Listener):
             found["calibration"] = asdict(hearer.calibration)
         report[name] = {"lookahead_ms": hearer.lookahead_ms, **found}
-    out = args.out or args.work / "evaluation"
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "hearing.json").write_text(json.dumps(report, indent=1) + "\n")
+    kept.write_text(json.dumps(report, indent=1) + "\n")
     (out / "hearing.md").write_text(written(report))
     print(f"{out / 'hearing.md'}")
 

@@ -39,7 +39,8 @@ def written(report: dict[str, Any]) -> str:
         "for. r is Pearson's, over all frames whose alignment can be believed. Sealed: shut over "
         "the whole width in a frame of p, b, m or one beside it; read it beside its chance level "
         "(other recordings' gaps). Open in pauses: frames 0.12 s or more away from any phone with "
-        "a gap above 1.5 px. `shipped` is told by a linear layer on the audio branch.",
+        "a gap above 1.5 px. Lag in frames; positive: late. `shipped` is what a package's encoder "
+        "and audio branch hear, told by a linear layer.",
         "",
     ]
     for group, about in GROUPS.items():
