@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How well audio encoders hear the mouth: by themselves, on voices that no training step has seen.
 
-    python evaluate_hearing.py WORK --voices FOLDER [--hearing FILE] [--shipped] [--out FOLDER]
+    python evaluate_hearing.py WORK --voices FOLDER [--hearing FILE] [--shipped] [--clean]
+                               [--out FOLDER]
 
 No picture is made: what an encoder hears, the controls of each frame, is put onto the head's exact
 lips (lips.py), and their opening is compared with what the aligned phones ask for. ``--voices`` has
@@ -33,7 +34,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "speech"))
 import disturb
-from hearing import EARLIER, Calibration, Listener
+from hearing import EARLIER, LOOKAHEAD_MS, Calibration, Listener
 from levelling import levelled
 from phones import CLOSURES, FPS, Phone, controls_of, voiced_gate
 from shipped import Shipped
@@ -262,6 +263,7 @@ def main() -> None:
     parser.add_argument("--voices", type=pathlib.Path, required=True)
     parser.add_argument("--hearing", type=pathlib.Path)
     parser.add_argument("--shipped", action="store_true")
+    parser.add_argument("--clean", action="store_true", help="leave the disturbances out")
     parser.add_argument("--out", type=pathlib.Path)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
@@ -298,7 +300,7 @@ def main() -> None:
         found: dict[str, Any] = {g: group_figures(p) for g, p in played.items() if p}
         for group, figures in found.items():
             print(f"{group}: r {figures['mean_r']:.3f} sealed {figures['sealed_share']:.2f}")
-        if not name.endswith(("172.5 ms", "132.5 ms")):
+        if not args.clean and hearer.lookahead_ms == LOOKAHEAD_MS[0]:
             found["disturbed"] = disturbed_figures(hearer, played["measured"], others, lips)
         if isinstance(hearer, Listener):
             found["calibration"] = asdict(hearer.calibration)
