@@ -28,15 +28,34 @@ class Utterance:
     controls: NDArray[np.float32]
 
 
+BELIEVED = 0.9
+"""Least part of a reader's frames that are aligned well, for the recording to be used."""
+
+
 def load(work: pathlib.Path) -> list[Utterance]:
-    """All utterances of WORK/speech/corpus."""
+    """All utterances of WORK/speech/corpus, and those of WORK/speech/voices if it is there.
+
+    The readers' recordings count as real ones, named ``real-libri-...``; those of readers who are
+    kept for judging are left out.
+    """
     folder = work / "speech" / "corpus"
-    out = []
-    for entry in json.loads((folder / "index.json").read_text()):
-        with np.load(folder / f"{entry['name']}.npz") as z:
-            about = entry["name"], entry["split"], entry["origin"]
-            out.append(Utterance(*about, z["pcm"], z["controls"]))
+    out = [utterance(folder, e) for e in json.loads((folder / "index.json").read_text())]
+    folder = work / "speech" / "voices"
+    for index in (folder / "index.json", folder / "synthetic.json"):
+        for entry in json.loads(index.read_text()) if index.exists() else ():
+            if entry["split"] != "test" and entry["valid"] >= BELIEVED:
+                u = utterance(folder, entry)
+                if u.origin == "reader":
+                    u.name, u.origin = f"real-{u.name}", "real"
+                out.append(u)
     return out
+
+
+def utterance(folder: pathlib.Path, entry: dict[str, str]) -> Utterance:
+    """An utterance of an index."""
+    with np.load(folder / f"{entry['name']}.npz") as z:
+        about = entry["name"], entry["split"], entry["origin"]
+        return Utterance(*about, z["pcm"], z["controls"])
 
 
 def mel(pcm: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -122,6 +122,16 @@ def controls_of(phones: list[Phone], seconds: float) -> NDArray[np.float32]:
     Raises:
         KeyError: an unknown phone.
     """
+    curve = curves_of(phones, seconds)
+    t = (np.arange(len(curve)) + 0.5) / STEPS
+    frames = int(np.ceil(seconds * FPS - 1e-9))
+    at = (np.arange(frames) + 0.5) / FPS
+    picked = np.stack([np.interp(at, t, curve[:, k]) for k in range(len(CONTROLS))], 1)
+    return np.clip(picked, 0.0, 1.0).astype(np.float32)
+
+
+def curves_of(phones: list[Phone], seconds: float) -> NDArray[np.float64]:
+    """Controls STEPS times a second, (ceil(100 seconds) + 8) x 8; see ``controls_of``."""
     count = int(np.ceil(seconds * STEPS)) + 8
     t = (np.arange(count) + 0.5) / STEPS
     parts = split_diphthongs(phones)
@@ -142,10 +152,7 @@ def controls_of(phones: list[Phone], seconds: float) -> NDArray[np.float32]:
     curve[:, 0] *= 1.0 - 0.75 * curve[:, 1]
     for name in ("teeth", "tongue", "tuck"):
         curve[:, CONTROLS.index(name)] *= 1.0 - curve[:, 1]
-    frames = int(np.ceil(seconds * FPS - 1e-9))
-    at = (np.arange(frames) + 0.5) / FPS
-    picked = np.stack([np.interp(at, t, curve[:, k]) for k in range(len(CONTROLS))], 1)
-    return np.clip(picked, 0.0, 1.0).astype(np.float32)
+    return curve
 
 
 def _closure(phones: list[Phone], t: NDArray[np.float64]) -> NDArray[np.float64]:
