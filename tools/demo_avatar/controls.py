@@ -37,7 +37,12 @@ ACTIONS: dict[str, dict[str, float]] = {
         "jawOpen": 0.02,
         "mouthClose": -0.15,
     },
-    "teeth": {"jawOpen": 0.05, "mouthLowerDown": 0.80, "mouthUpperUp": 0.62},
+    "teeth": {
+        "jawOpen": 0.06,
+        "mouthLowerDown": 0.80,
+        "mouthUpperUp": 0.72,
+        "mouthClose": -0.13,
+    },
     "tongue": {"jawOpen": 0.20, "mouthLowerDown": 0.60, "mouthUpperUp": 0.38},
 }
 """What one unit of each control adds to the face actions (the tongue's own: see ``to_actions``)."""
@@ -81,7 +86,7 @@ def to_actions(controls: Sequence[float]) -> dict[str, float]:
                 value *= 1.0 - 0.5 * shut
             actions[action] = actions.get(action, 0.0) + value
     lifted, out = min(1.0, 2.0 * c["tongue"]), max(0.0, 2.0 * c["tongue"] - 1.0)
-    actions["tongueRaise"] = (lifted - 0.55 * out) * (1.0 - shut)
+    actions["tongueRaise"] = (lifted - 0.25 * out) * (1.0 - shut)
     actions["tongueOut"] = TONGUE_OUT * out * (1.0 - shut)
     actions["mouthClose"] += shut * actions.get("jawOpen", 0.0)
     named: dict[str, float] = {}

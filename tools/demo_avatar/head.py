@@ -276,7 +276,7 @@ class Head:
         mesh = self.body.mesh
         black = materials.hair("lash", (0.008, 0.005, 0.004), 0.4)
         for side in "lr":
-            for row, count, length, root in (("1", 55, 0.55, 0.000055), ("2", 150, 1.05, 0.00011)):
+            for row, count, length, root in (("1", 55, 0.55, 0.000055), ("2", 190, 1.05, 0.00013)):
                 faces = self.body.group(f"helper-{side}-eyelashes-{row}")
                 hairs = lashes.grow(mesh, faces, count, length * self.person.lash, rng)
                 places = list(

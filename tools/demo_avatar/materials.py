@@ -282,7 +282,7 @@ def cornea() -> Any:
         for kind in ("BsdfTransparent", "BsdfGlossy", "MixShader", "Fresnel", "OutputMaterial")
     )
     mirror.inputs["Roughness"].default_value = 0.03
-    fresnel.inputs["IOR"].default_value = 1.45
+    fresnel.inputs["IOR"].default_value = 1.9  # more than water: lights show as in a photograph
     shader.links.new(fresnel.outputs[0], mixed.inputs[0])
     shader.links.new(clear.outputs[0], mixed.inputs[1])
     shader.links.new(mirror.outputs[0], mixed.inputs[2])
@@ -292,7 +292,7 @@ def cornea() -> Any:
 
 def enamel() -> Any:
     """Teeth: white, a little yellow and see-through, wet."""
-    return plain("teeth", (0.90, 0.865, 0.79), 0.22, 0.35, coat=0.6)
+    return plain("teeth", (0.94, 0.91, 0.84), 0.22, 0.35, coat=0.6)
 
 
 def wet_flesh(name: str, colour: Colour, rough: float) -> Any:

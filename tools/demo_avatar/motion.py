@@ -25,9 +25,9 @@ FRAMES = 100
 BLINK_STARTS = (17, 71)
 BLINK = (0.25, 0.75, 1.0, 1.0, 0.75, 0.5, 0.25)
 """How far the lids are closed in a blink's frames."""
-STRESSES = ((9, 0.5), (33, 1.0), (52, 0.4), (86, 0.8))
+STRESSES = ((16, 0.5), (35, 1.0), (54, 0.4), (80, 0.8))
 """Frames at which the head nods a little and the brows rise, as under a stress, and how much."""
-NOD, LIFT = 1.1, 0.42
+NOD, LIFT = 1.1, 0.32
 """Degrees of the largest such nod, and the weight of the brows' actions in it."""
 
 

@@ -201,8 +201,8 @@ def raised_tongue(tongue: Points) -> Points:
     """Displacements (V x 3) that lift the tongue's tip to the upper teeth and make it slender."""
     back, front = tongue[:, 2].min(), tongue[:, 2].max()
     t = np.clip((tongue[:, 2] - back) / (front - back), 0, 1)
-    rise = 0.075 * np.clip((t - 0.30) / 0.70, 0, 1) ** 1.6
+    rise = 0.045 * np.clip((t - 0.30) / 0.70, 0, 1) ** 1.6
     middle = np.median(tongue[:, 1][t > 0.6])
     flat = -0.35 * (tongue[:, 1] - middle) * np.clip((t - 0.6) / 0.4, 0, 1)
     narrow = -0.18 * tongue[:, 0] * np.clip((t - 0.55) / 0.45, 0, 1)
-    return np.stack([narrow, rise + flat, 0.02 * t**2], 1)
+    return np.stack([narrow, rise + flat, 0.05 * t**2], 1)

@@ -63,7 +63,7 @@ class Person:
     hair: Hair
     clothes: Clothes
     skin: Skin = field(default_factory=Skin)
-    iris: tuple[Colour, Colour] = ((0.20, 0.105, 0.04), (0.085, 0.045, 0.02))
+    iris: tuple[Colour, Colour] = ((0.150, 0.075, 0.028), (0.060, 0.031, 0.014))
     lash: float = 1.0
     """Length of the lashes, against MakeHuman's."""
     arms_down: float = 32.0
@@ -95,7 +95,8 @@ ADA = Person(
         "cheek-volume-incr": 0.15,
     },
     hair=Hair("long", (0.055, 0.026, 0.013), (0.042, 0.024, 0.015)),
-    clothes=Clothes((0.62, 0.64, 0.66)),
+    clothes=Clothes((0.055, 0.135, 0.145)),
+    arms_down=38.0,
 )
 BEN = Person(
     name="ben",

@@ -46,15 +46,15 @@ class Stage:
         front, eye = self.face.front_y, self.face.eye_z
         face = (0.0, front, eye - 0.03)
         self._light((-0.75, front - 0.85, eye + 0.48), 0.70, 17.0, (1, 0.945, 0.88), face)  # key
-        self._light((0.95, front - 0.75, eye + 0.12), 0.9, 3.8, (0.92, 0.95, 1), face)  # fill
+        self._light((0.95, front - 0.75, eye + 0.12), 0.9, 3.8, (0.96, 0.97, 1), face)  # fill
         self._light((0.75, front + 0.75, eye + 0.45), 0.35, 7.0, (0.93, 0.96, 1), face)  # rim
         self._light((-0.80, front + 0.80, eye + 0.55), 0.35, 4.5, (1, 0.94, 0.87), face)  # rim
-        self._light((0.0, front - 1.15, eye - 0.16), 0.30, 5.0, (1, 0.97, 0.95), face, False)
+        self._light((0.0, front - 1.15, eye - 0.16), 0.30, 6.5, (1, 0.97, 0.95), face, False)
         world = bpy.data.worlds.new("world")
         self.scene.world = world
         world.use_nodes = True
         sky = world.node_tree.nodes["Background"].inputs
-        sky["Color"].default_value, sky["Strength"].default_value = (0.40, 0.43, 0.47, 1), 0.22
+        sky["Color"].default_value, sky["Strength"].default_value = (0.43, 0.43, 0.44, 1), 0.22
 
     def _light(
         self,
