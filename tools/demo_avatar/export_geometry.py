@@ -17,8 +17,9 @@ import pathlib
 
 import bpy
 import numpy as np
-from controls import ACTIONS, BROWS, REST, SIDED
-from head import Head
+from body import metres
+from controls import ACTIONS, BROWS, CONTROLS, REST, SIDED, to_actions
+from head import LIP_LOWER, LIP_UPPER, Head
 from numpy.typing import NDArray
 from person import PEOPLE
 
@@ -78,9 +79,9 @@ def camera_matrix(head: Head) -> NDArray[np.float64]:
     return np.array(projection @ camera.matrix_world.inverted(), np.float64)
 
 
-def row_of(head: Head, x: float, z: float) -> float:
-    """The picture's row of a point of the face's front plane (metres)."""
-    clip = camera_matrix(head) @ np.array([x, head.face.front_y, z, 1.0])
+def row_of(head: Head, place: NDArray[np.float64]) -> float:
+    """The picture's row of a place (metres)."""
+    clip = camera_matrix(head) @ np.array([*place, 1.0])
     return float((1 - clip[1] / clip[3]) / 2 * head.layout.height)
 
 
@@ -112,8 +113,11 @@ def main() -> None:
         layout=[layout.width, layout.height, layout.eyes_row, layout.lips_row],
         scale=layout.scale,
     )
-    print(f"eyes in row {row_of(head, 0, head.face.eye_z):.1f}, layout says {layout.eyes_row}")
-    print(f"lips in row {row_of(head, 0, head.face.lips_z):.1f}, layout says {layout.lips_row}")
+    rest = metres(head.body.posed(to_actions([0.0] * len(CONTROLS))))
+    lips = row_of(head, rest[[LIP_UPPER, LIP_LOWER]].mean(0))
+    eyes = row_of(head, np.array([0.0, head.face.front_y, head.face.eye_z]))
+    print(f"eyes in row {eyes:.1f}, layout says {layout.eyes_row}")
+    print(f"lips in row {lips:.1f}, layout says {layout.lips_row}")
     print(f"{len(base)} vertices, {len(faces)} triangles, {len(actions)} actions")
 
 

@@ -62,7 +62,7 @@ class Layout:
 
 
 LANDSCAPE = Layout(width=1280, height=720, eyes_row=292, lips_row=421)
-PORTRAIT = Layout(width=720, height=1280, eyes_row=470, lips_row=620)
+PORTRAIT = Layout(width=720, height=1280, eyes_row=470, lips_row=608)
 
 WIDTH, HEIGHT = LANDSCAPE.width, LANDSCAPE.height
 MOUTH: Box = LANDSCAPE.mouth
