@@ -255,7 +255,7 @@ def _add_collar(head: Head, neckline: Neckline, outside: BVHTree, cloth: Any) ->
 
 def _add_placket(head: Head, neckline: Neckline, outside: BVHTree, cloth: Any) -> None:
     """The strip with the buttons, down the middle of the chest."""
-    top = float(neckline.height(np.array(np.pi))) + 0.011
+    top = float(neckline.height(np.array(np.pi))) + 0.016
     rows, button_z = [], []
     for k, z in enumerate(np.arange(top, top - 0.36, -0.012)):
         row = []
