@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Export the head's exact geometry as a linear model (run by Blender's Python).
 
-    python export_geometry.py ASSETS WORK
+    python export_geometry.py ASSETS WORK [--person ben]
 
 Vertices are linear in the action weights, through the subdivision too: P = base + sum w_a delta_a.
 Writes WORK/geometry.npz: base (V x 3, metres), deltas (A x V x 3), actions, triangles (T x 3),
 part (T, index into parts), camera (4 x 4, world to clip space), cz (the eyes' z) and front (the
-foremost y of the face between the eyes), metres.
+foremost y of the face between the eyes), metres; person, layout (width, height, eyes' and lips'
+row) and scale (pixels a metre). Says where eyes and lips really are, to check the layout by.
 """
 
 from __future__ import annotations
@@ -16,19 +17,23 @@ import pathlib
 
 import bpy
 import numpy as np
-from controls import ACTIONS, REST, SIDED
-from head import Head
-from layout import HEIGHT, WIDTH
+from body import metres
+from controls import ACTIONS, BROWS, CONTROLS, REST, SIDED, to_actions
+from head import LIP_LOWER, LIP_UPPER, Head
 from numpy.typing import NDArray
+from person import PEOPLE
 
-PARTS = ("head", "eyel", "eyer", "teethupper", "teethlower", "tongue")
+PARTS = (
+    *("head", "eyel", "eyer", "teethupper", "teethlower"),
+    *("gumupper", "gumlower", "tongue"),
+)
 """What hides and shows in the mouth; lashes, hair and cloth are left out."""
 
 
 def all_actions() -> list[str]:
     """Face actions that the demo person ever uses, in both sides' names."""
     names = {action for group in (REST, *ACTIONS.values()) for action in group}
-    names |= {"eyeBlinkLeft", "eyeBlinkRight"}
+    names |= {"tongueRaise", "tongueOut", *BROWS, "eyeBlinkLeft", "eyeBlinkRight"}
     sides = {name: ("Left", "Right") if name in SIDED else ("",) for name in names}
     return [name + side for name in sorted(names) for side in sides[name]]
 
@@ -65,12 +70,19 @@ def triangles(head: Head) -> tuple[NDArray[np.int32], NDArray[np.int8]]:
 def camera_matrix(head: Head) -> NDArray[np.float64]:
     """World to clip space, 4 x 4."""
     render = head.scene.render
-    render.resolution_x, render.resolution_y = WIDTH, HEIGHT
+    width, height = head.layout.width, head.layout.height
+    render.resolution_x, render.resolution_y = width, height
     bpy.context.view_layer.update()
     camera = head.scene.camera
     graph = bpy.context.evaluated_depsgraph_get()
-    projection = camera.calc_matrix_camera(graph, x=WIDTH, y=HEIGHT)
+    projection = camera.calc_matrix_camera(graph, x=width, y=height)
     return np.array(projection @ camera.matrix_world.inverted(), np.float64)
+
+
+def row_of(head: Head, place: NDArray[np.float64]) -> float:
+    """The picture's row of a place (metres)."""
+    clip = camera_matrix(head) @ np.array([*place, 1.0])
+    return float((1 - clip[1] / clip[3]) / 2 * head.layout.height)
 
 
 def main() -> None:
@@ -78,12 +90,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("assets")
     parser.add_argument("work", type=pathlib.Path)
+    parser.add_argument("--person", choices=PEOPLE, default="ada")
     args = parser.parse_args()
-    head = Head(args.assets)
+    head = Head(args.assets, PEOPLE[args.person])
     actions = all_actions()
     base = vertices(head, {})
     deltas = np.stack([vertices(head, {action: 1.0}) - base for action in actions])
     faces, part = triangles(head)
+    layout = head.layout
     np.savez(
         args.work / "geometry.npz",
         base=base,
@@ -95,7 +109,15 @@ def main() -> None:
         camera=camera_matrix(head),
         cz=head.face.eye_z,
         front=head.face.front_y,
+        person=args.person,
+        layout=[layout.width, layout.height, layout.eyes_row, layout.lips_row],
+        scale=layout.scale,
     )
+    rest = metres(head.body.posed(to_actions([0.0] * len(CONTROLS))))
+    lips = row_of(head, rest[[LIP_UPPER, LIP_LOWER]].mean(0))
+    eyes = row_of(head, np.array([0.0, head.face.front_y, head.face.eye_z]))
+    print(f"eyes in row {eyes:.1f}, layout says {layout.eyes_row}")
+    print(f"lips in row {lips:.1f}, layout says {layout.lips_row}")
     print(f"{len(base)} vertices, {len(faces)} triangles, {len(actions)} actions")
 
 

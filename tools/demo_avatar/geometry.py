@@ -20,7 +20,8 @@ import cv2
 import numba
 import numpy as np
 from controls import to_actions
-from layout import HEIGHT, MOUTH, WIDTH, Box
+from layout import MOUTH as MOUTH
+from layout import Box, Layout
 from numpy.typing import NDArray
 
 F32 = NDArray[np.float32]
@@ -89,6 +90,8 @@ class Geometry:
             self.actions = [str(a) for a in z["actions"]]
             self.triangles, self.part = z["triangles"], z["part"]
             self.camera, self.cz, self.front = z["camera"], float(z["cz"]), float(z["front"])
+            width, height, eyes_row, lips_row = (int(v) for v in z["layout"])
+            self.layout = Layout(width, height, eyes_row, lips_row, float(z["scale"]))
 
     def vertices(self, controls: F32) -> F32:
         """World positions of all vertices (V x 3) for eight controls."""
@@ -105,14 +108,16 @@ class Geometry:
         flat = np.concatenate([world.reshape(-1, 3), np.ones((world.size // 3, 1), np.float32)], 1)
         clip = flat @ self.camera.T.astype(np.float32)
         w = clip[:, 3]
-        x, y = (clip[:, 0] / w + 1) / 2 * WIDTH, (1 - clip[:, 1] / w) / 2 * HEIGHT
+        x = (clip[:, 0] / w + 1) / 2 * self.layout.width
+        y = (1 - clip[:, 1] / w) / 2 * self.layout.height
         return np.stack([x, y, w], 1).reshape(shape).astype(np.float32)
 
     def near_mouth(self) -> Geometry:
         """The part that can show in the mouth box; a third of the work."""
         p = self.project(self.base)[self.triangles].mean(1)
-        inside = (p[:, 0] > MOUTH[0] - 40) & (p[:, 0] < MOUTH[2] + 40)
-        inside &= (p[:, 1] > MOUTH[1] - 70) & (p[:, 1] < MOUTH[3] + 60)
+        x0, y0, x1, y1 = self.layout.mouth
+        inside = (p[:, 0] > x0 - 40) & (p[:, 0] < x1 + 40)
+        inside &= (p[:, 1] > y0 - 70) & (p[:, 1] < y1 + 60)
         front = self.base[self.triangles].mean(1)[:, 1] < self.front + 0.14
         keep = inside & front
         used, renumbered = np.unique(self.triangles[keep], return_inverse=True)
@@ -169,7 +174,7 @@ class Mouths:
         self.geometry = geometry.near_mouth()
         folder = work / "render"
         table = np.load(folder / "controls.npy")
-        x0, y0, x1, y1 = MOUTH
+        self._box = x0, y0, x1, y1 = geometry.layout.mouth
         self.neutral = load_rgba(folder / "person.png")[y0:y1, x0:x1]
         self.controls: list[F32] = [np.zeros(8, np.float32)]
         self.pictures: list[F32] = [self.neutral]
@@ -232,14 +237,14 @@ class Mouths:
     def _wanted(self, controls: F32) -> _Wanted:
         """Rasterise a pose."""
         vertices = self._mouth_vertices(controls)
-        raster = self.geometry.raster(vertices, MOUTH)
+        raster = self.geometry.raster(vertices, self._box)
         valid = raster.which >= 0
         return _Wanted(vertices, raster, valid, nearest_filled(valid))
 
     def _raster(self, k: int) -> Raster:
         """What the rendered picture ``k`` shows at each of its pixels."""
         if k not in self._rasters:
-            self._rasters[k] = self.geometry.raster(self._vertices[k], MOUTH)
+            self._rasters[k] = self.geometry.raster(self._vertices[k], self._box)
         return self._rasters[k]
 
     def _sight(self, wanted: _Wanted, k: int) -> tuple[F32, F32, F32]:
@@ -250,7 +255,7 @@ class Mouths:
         """
         columns, rows = self._columns, self._rows
         there = self.geometry.points(wanted.raster, self._vertices[k])
-        u, v = there[..., 0] - MOUTH[0] - 0.5, there[..., 1] - MOUTH[1] - 0.5
+        u, v = there[..., 0] - self._box[0] - 0.5, there[..., 1] - self._box[1] - 0.5
         u, v = (u - columns)[wanted.filled] + columns, (v - rows)[wanted.filled] + rows
         seen = cv2.remap(
             self._raster(k).depth, u, v, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE
@@ -293,31 +298,34 @@ def load_rgba(path: pathlib.Path) -> F32:
 def inner_lips(geometry: Geometry) -> tuple[I64, I64]:
     """Vertices of the upper and the lower lip that meet at the middle of the closed mouth.
 
-    The lips' line is at row 366 of the canonical picture. Of the skin that lies there, in front,
-    what drops when the jaw opens is the lower lip, what stays the upper.
+    Of the skin around the lips' line, in front, what drops when the jaw opens is the lower lip,
+    what stays the upper.
     """
+    layout = geometry.layout
     rest = geometry.vertices(np.zeros(8, np.float32))
     wide = geometry.vertices(np.array([1, 0, 0, 0, 0, 0, 0, 0], np.float32))
     skin = np.zeros(len(rest), bool)
     skin[np.unique(geometry.triangles[geometry.part == 0])] = True
     px = geometry.project(rest)
-    aside = np.abs(px[:, 0] - WIDTH / 2)
-    foremost = px[skin & (np.abs(px[:, 1] - 365) < 30) & (aside < 22), 2].min()
-    middle = skin & (aside < 22) & (px[:, 2] < foremost + 0.016)
+    aside = np.abs(px[:, 0] - layout.width / 2)
+    away = np.abs(px[:, 1] - layout.lips_row)
+    foremost = px[skin & (away < 34) & (aside < 25), 2].min()
+    middle = skin & (aside < 25) & (px[:, 2] < foremost + 0.016)
     drop = geometry.project(wide)[:, 1] - px[:, 1]
-    lips = middle & (np.abs(px[:, 1] - 366) < 14)
-    return np.nonzero(lips & (drop < 6))[0], np.nonzero(lips & (drop > 14))[0]
+    lips = middle & (away < 16)
+    return np.nonzero(lips & (drop < 8))[0], np.nonzero(lips & (drop > 22))[0]
 
 
 def opening_px(geometry: Geometry, controls: F32) -> F32:
     """Gap between the lips in pixels at the middle of the mouth, N x 8 to N; 0 when they touch."""
     upper, lower = inner_lips(geometry)
+    middle = geometry.layout.width / 2
     out = np.empty(len(controls), np.float32)
     for i, row in enumerate(controls):
         p = geometry.project(geometry.vertices(row)[np.concatenate([upper, lower])])
         up, low = p[: len(upper)], p[len(upper) :]
         gaps = []
-        for x in np.arange(628, 653, 4):
+        for x in np.arange(middle - 12, middle + 13, 4):
             above = up[np.abs(up[:, 0] - x) < 3.5, 1]
             below = low[np.abs(low[:, 0] - x) < 3.5, 1]
             if len(above) and len(below):

