@@ -83,13 +83,13 @@ ELSEWHERE = {
     "test_a_gpu_that_is_lost_is_told_of_and_tried_again_while_others_serve",
     "fronts.load.skipped": "integration/test_http.py::"
     "test_who_does_not_read_does_not_hold_up_the_end",
-    "engines.load.waiting": "unit/test_worker.py::test_load_as_told_to_the_supervisor",
-    "engines.load.in_flight": "unit/test_worker.py::test_load_as_told_to_the_supervisor",
-    "engines.load.oldest_ms": "unit/test_worker.py::test_load_as_told_to_the_supervisor",
-    "engines.load.failed": "unit/test_worker.py::test_jobs_that_cannot_be_done_say_why",
-    "engines.load.dropped": "unit/test_worker.py::"
+    "engines.load.waiting": "unit/test_scheduler.py::test_load_as_told_to_the_supervisor",
+    "engines.load.in_flight": "unit/test_scheduler.py::test_load_as_told_to_the_supervisor",
+    "engines.load.oldest_ms": "unit/test_scheduler.py::test_load_as_told_to_the_supervisor",
+    "engines.load.failed": "unit/test_scheduler.py::test_jobs_that_cannot_be_done_say_why",
+    "engines.load.dropped": "unit/test_scheduler.py::"
     "test_a_front_that_does_not_read_costs_the_others_little",
-    "engines.load.damaged": "unit/test_worker.py::test_damaged_records_are_counted",
+    "engines.load.damaged": "unit/test_scheduler.py::test_damaged_records_are_counted",
     "engines.load.device_memory_used": "unit/test_cuda_backend.py::"
     "test_a_devices_memory_is_told_of",
     "engines.load.device_memory_total": "unit/test_cuda_backend.py::"

@@ -21,7 +21,7 @@ import pytest
 from backends import difference
 from engines import jobs_of, noise
 from numpy.typing import NDArray
-from test_worker import Front
+from test_scheduler import Front
 
 pytest.importorskip("torch", reason="the CUDA backend needs torch")
 

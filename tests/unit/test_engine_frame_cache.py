@@ -11,7 +11,7 @@ import backends
 import msgspec
 import pytest
 from engines import jobs_of, noise
-from test_worker import Front, settle, until_true
+from test_scheduler import Front, settle, until_true
 
 from lipsync_fast.arrays import F32
 from lipsync_fast.avatars.library import AvatarLibrary
