@@ -18,12 +18,12 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import msgspec
 import zmq
 
+from lipsync_fast.closing import Closing
 from lipsync_fast.errors import LipsyncError
 from lipsync_fast.ipc.control import StatusReply, StatusRequest
 from lipsync_fast.ipc.control_socket import Link
@@ -33,7 +33,7 @@ POLL_S = 0.05
 LOG_TAIL = 4000
 
 
-class LocalServer:
+class LocalServer(Closing):
     """Starts the server when entered, and stops it when left.
 
     Args:
@@ -87,14 +87,6 @@ class LocalServer:
         self.url = f"ws://{host}:{status.ports[0]}"
         self.http_url = f"http://{host}:{status.http_port}"
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Stop the server without letting it drain, and remove its folder."""

@@ -12,7 +12,6 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from lipsync_fast import _native
 from lipsync_fast.arrays import F32
+from lipsync_fast.closing import Closing
 from lipsync_fast.errors import TrainingError
 from lipsync_fast.families.synctalk2d import REGION_BORDER
 
@@ -165,7 +165,7 @@ class Data:
         )
 
 
-class Feed:
+class Feed(Closing):
     """The batches of consecutive steps, made by threads a little ahead; use as a context.
 
     Args:
@@ -183,15 +183,8 @@ class Feed:
         self._ahead = AHEAD + workers - 1
         self._waiting: deque[Future[Batch]] = deque()
 
-    def __enter__(self) -> Feed:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Stop the threads."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def next(self) -> Batch:
