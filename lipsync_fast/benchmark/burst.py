@@ -42,6 +42,7 @@ class Burst:
     Attributes:
         begun_ns: when ``once`` began to speak, CLOCK_MONOTONIC, ns; arrivals: when each frame came.
         wrong: frames that were not the next one, and what the server complained of, in words.
+        keep_every: keep one frame in so many to be compared, the first session's first among them.
         samples: frames to be compared, of the sound and the avatar's own order.
     """
 
@@ -99,7 +100,7 @@ class Burst:
                 if event.sequence != sequence + 1 or event.repeated:
                     self._note(f"frame {event.sequence} behind {sequence}")
                 sequence = event.sequence
-                place = len(self.arrivals)
+                place = len(self.arrivals) - 1
                 if self.keep_every and place % self.keep_every == self.number % self.keep_every:
                     self.samples.append(
                         Sample(event.utterance, came, event.avatar_frame, event.jpeg)

@@ -196,9 +196,9 @@ class Talker:
 
     def _keep(self, frame: VideoFrame, number: int) -> None:
         notes = self.notes
-        self._spoken += 1
         if self._keep_every and self._spoken % self._keep_every == notes.number % self._keep_every:
             notes.samples.append(Sample(frame.utterance, number, frame.avatar_frame, frame.jpeg))
+        self._spoken += 1
 
 
 async def _until(due_ns: int) -> None:

@@ -378,7 +378,12 @@ def sentence(report: Report) -> str:
         most = max(int(r.settings["sessions"]) for r in admitted)
         parts.append(f"{most} live sessions with no frame late")
     wrong = sum(not row.is_right for row in report.rows)
-    right = "every sampled frame right" if not wrong else f"{wrong} MEASUREMENTS WRONG"
+    served = [r for r in report.rows if r.kind in ("throughput", "live")]
+    right = "every sampled frame right"
+    if wrong:
+        right = f"{wrong} MEASUREMENTS WRONG"
+    elif served and not any(row.compared for row in served):
+        right = "no frame was compared"
     cores = report.machine.get("cores")
     return f"On {cores} cores of {report.machine.get('processor')}: " + "; ".join([*parts, right])
 

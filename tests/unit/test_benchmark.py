@@ -92,6 +92,11 @@ def test_the_sentence_says_it_all() -> None:
     wrong = some()
     wrong.rows[0].different = 1
     assert "1 MEASUREMENTS WRONG" in sentence(wrong)
+    unseen = some()
+    for each in unseen.rows:
+        each.compared = 0
+    assert "no frame was compared" in sentence(unseen)
+    assert "right" not in sentence(unseen)
 
 
 def test_the_table_has_every_measurement(tmp_path: Path) -> None:
