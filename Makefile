@@ -49,6 +49,9 @@ demo: $(VENV)/.core
 # have the machine to themselves after that.
 WORKERS ?= $(shell nproc)
 TOGETHER := $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+# Test files are compiled once, whatever the environment says: pytest's rewriting of their assertions
+# takes some ten seconds otherwise, in each process that runs them.
+quick test: export PYTHONDONTWRITEBYTECODE :=
 # Under a name of its own, so that `make -n test` runs nothing.
 BESIDE := $(MAKE) --no-print-directory native-test
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
@@ -65,8 +66,22 @@ def _modules() -> dict[str, Path]:
 MODULES = _modules()
 
 
+@cache
+def _statements(file: Path) -> tuple[ast.stmt, ...]:
+    """All statements of a file, the inner ones too; expressions hold no imports and are left out."""
+    found, ahead = [], list(ast.parse(file.read_text()).body)
+    while ahead:
+        node = ahead.pop()
+        found.append(node)
+        for part in ("body", "orelse", "finalbody", "handlers", "cases"):
+            for inner in getattr(node, part, ()):
+                # A handler and a case are no statements themselves, what is in them is.
+                ahead += [inner] if isinstance(inner, ast.stmt) else inner.body
+    return tuple(found)
+
+
 def _imports(who: str, file: Path) -> Iterator[Import]:
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in _statements(file):
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -82,7 +97,9 @@ def _imports(who: str, file: Path) -> Iterator[Import]:
             yield Import(who, whom, node.lineno)
 
 
-IMPORTS = [i for who, file in sorted(MODULES.items()) for i in _imports(who, file)]
+@cache
+def all_imports() -> list[Import]:
+    return [i for who, file in sorted(MODULES.items()) for i in _imports(who, file)]
 
 
 def _drawing() -> dict[str, dict[str, int]]:
@@ -132,7 +149,7 @@ def test_every_module_has_a_floor(room: str) -> None:
 @pytest.mark.parametrize("room", DRAWING, ids=lambda room: room or NAME)
 def test_imports_point_down(room: str) -> None:
     parts, climbing = DRAWING[room], []
-    for found in IMPORTS:
+    for found in all_imports():
         if not (_inside(room, found.who) and _inside(room, found.whom)):
             continue
         who, whom = _part(found.who, parts), _part(found.whom, parts)
@@ -147,7 +164,7 @@ def test_imports_point_down(room: str) -> None:
 def test_walls_are_kept() -> None:
     through = [
         f"{found}, which {room} never does"
-        for found in IMPORTS
+        for found in all_imports()
         for room, shut in WALLS.items()
         if (found.who + ".").startswith(room + ".")
         and any((found.whom + ".").startswith(other + ".") for other in shut)
@@ -156,14 +173,14 @@ def test_walls_are_kept() -> None:
 
 
 def test_exceptions_are_still_needed() -> None:
-    pairs = {(found.who, found.whom) for found in IMPORTS}
+    pairs = {(found.who, found.whom) for found in all_imports()}
     gone = sorted(set(EXCEPTIONS) - pairs)
     assert not gone, f"no longer imported: take it out of EXCEPTIONS: {gone}"
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
     graph: dict[str, set[str]] = {module: set() for module in MODULES}
-    for found in IMPORTS:
+    for found in all_imports():
         if (found.who, found.whom) not in EXCEPTIONS:
             graph[found.who].add(found.whom)
     try:
@@ -172,6 +189,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
         pytest.fail(" is imported by ".join(error.args[1]))
 
 
+@cache
 def _names(file: Path) -> set[str]:
     """What a module defines or imports at its top level, and what it offers on demand."""
     found: set[str] = set()
@@ -189,7 +207,7 @@ def _names(file: Path) -> set[str]:
 def test_programs_beside_the_package_import_what_is_there(folder: str) -> None:
     lacking = []
     for file in sorted((CHECKOUT / folder).rglob("*.py")):
-        for node in ast.walk(ast.parse(file.read_text())):
+        for node in _statements(file):
             if not isinstance(node, ast.ImportFrom) or node.module is None:
                 continue
             outermost, _, module = node.module.partition(".")

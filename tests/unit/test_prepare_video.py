@@ -53,6 +53,7 @@ def test_25_stays_frame_for_frame(tmp_path: Path) -> None:
         assert numbers(video) == list(range(36))
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_video(tmp_path: Path) -> None:
     """In a process of its own: 300 frames of 640 x 480 take little more than 60 of them."""
     picture = np.random.default_rng(1).integers(0, 255, (480, 640, 3), np.uint8)

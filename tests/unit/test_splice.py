@@ -124,6 +124,7 @@ def scenes(draw: st.DrawFn) -> Scene:
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(scene=scenes(), quality=st.none() | st.integers(1, 100))
 def test_splicing_gives_the_bytes_of_the_whole_frame(scene: Any, quality: int | None) -> None:
