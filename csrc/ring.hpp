@@ -230,7 +230,7 @@ class Writer {
     return std::span(map_->at(head_) + kPrefix, size);
   }
 
-  // Makes the first `size` reserved bytes a record. True when the reader sleeps: ring its bell.
+  // Makes the first `size` reserved bytes a record. True when the reader sleeps: ring its doorbell.
   bool commit(std::size_t size) {
     if (!reserved_ || size > *reserved_) throw std::logic_error("commit without a reservation");
     reserved_.reset();
@@ -242,7 +242,7 @@ class Writer {
     // its store of data_wanted: both sides store, then load the other's word, all seq_cst, so that
     // not both can miss.
     h.head.store(head_, std::memory_order_seq_cst);
-    // Pairs with the store in Reader::want_data. The exchange makes one bell of many commits.
+    // Pairs with the store in Reader::want_data. The exchange rings once for many commits.
     return h.data_wanted.load(std::memory_order_seq_cst) != 0 &&
            h.data_wanted.exchange(0, std::memory_order_seq_cst) != 0;
   }
@@ -315,7 +315,7 @@ class Reader {
     return payload;
   }
 
-  // Gives the oldest held record back. True when the writer sleeps: ring its bell.
+  // Gives the oldest held record back. True when the writer sleeps: ring its doorbell.
   bool release() {
     if (held_ == 0) throw std::logic_error("release without a record");
     held_--;

@@ -95,14 +95,14 @@ class HostNets:
 
 
 @dataclass(frozen=True)
-class Hearing:
+class EncoderMemory:
     """Static memory of the audio encoders, the same for all avatars."""
 
     mel: torch.Tensor
     feature: torch.Tensor
 
     @classmethod
-    def make(cls, most: int, dtype: torch.dtype, where: torch.device) -> Hearing:
+    def make(cls, most: int, dtype: torch.dtype, where: torch.device) -> EncoderMemory:
         """For up to ``most`` vectors at a time."""
         return cls(
             torch.zeros(most, *MEL_SHAPE, dtype=dtype, device=where),
@@ -115,7 +115,7 @@ class CudaAvatar:
 
     Args:
         nets: read from the package.
-        statics, hearing: memory that graphs use; shared with other avatars.
+        statics, encoder_memory: memory that graphs use; shared with other avatars.
         sizes: of batches of frames.
         images: with memory of the stream on which batches are made.
 
@@ -136,7 +136,7 @@ class CudaAvatar:
         dtype: torch.dtype,
         nets: HostNets,
         statics: Statics,
-        hearing: Hearing,
+        encoder_memory: EncoderMemory,
         sizes: Sequence[int],
         images: Images,
     ) -> None:
@@ -148,7 +148,7 @@ class CudaAvatar:
         encoder, image, decoder = (
             on_device(net, device, dtype) for net in (nets.audio_encoder, nets.image, nets.decoder)
         )
-        self.encoder = Sized(device, encoder, [hearing.mel], [hearing.feature], SIZES)
+        self.encoder = Sized(device, encoder, [encoder_memory.mel], [encoder_memory.feature], SIZES)
         self.image = image_of(image, statics, device)
         self.decoder = decoder_of(decoder, statics, device, sizes)
         self.images = images

@@ -26,7 +26,7 @@ from lipsync_fast.audio.windows import FEATURE_SIZE
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.engine.backends.base import SQUARE, Coded, LoadedAvatar, RegionJob, Result
 from lipsync_fast.engine.backends.cuda import sounds
-from lipsync_fast.engine.backends.cuda.avatar import CudaAvatar, Hearing, HostNets, Shapes
+from lipsync_fast.engine.backends.cuda.avatar import CudaAvatar, EncoderMemory, HostNets, Shapes
 from lipsync_fast.engine.backends.cuda.batch import compute_halves
 from lipsync_fast.engine.backends.cuda.budget import Budget, lost
 from lipsync_fast.engine.backends.cuda.device import DTYPES, Device, Fault, Precision
@@ -92,7 +92,9 @@ class CudaBackend:
         self._share = Share(self.budget.images)
         self._faces = Faces(device, self.budget.faces)
         self._pictures: ByteLru[NDArray[np.uint8]] = ByteLru(within_memory(PICTURE_BYTES), uses=2)
-        self._sounds, self._hearing, tables = self.budget.with_room(self._first, "the first tables")
+        self._sounds, self._encoder_memory, tables = self.budget.with_room(
+            self._first, "the first tables"
+        )
         self.launcher = Launcher(
             device, self.budget, self._sounds, tables, self._finished, self.cpu_time
         )
@@ -103,13 +105,13 @@ class CudaBackend:
         self.budget.may_shed(self._faces.shed)
         self.budget.may_shed(self._shed_images)
 
-    def _first(self) -> tuple[sounds.Sounds, Hearing, torch.Tensor]:
+    def _first(self) -> tuple[sounds.Sounds, EncoderMemory, torch.Tensor]:
         where, kernels = self.device.where, self.device.kernels
         tables = np.stack([kernels.quant_tables(quality) for quality in range(1, 101)])
         with self.device.on(self._setup):
             made = (
                 sounds.Sounds(where, self.dtype),
-                Hearing.make(max(SIZES), self.dtype, where),
+                EncoderMemory.make(max(SIZES), self.dtype, where),
                 torch.from_numpy(tables).to(where),
             )
             self._setup.synchronize()
@@ -166,7 +168,7 @@ class CudaBackend:
                     self.dtype,
                     nets,
                     self._statics_of(shapes),
-                    self._hearing,
+                    self._encoder_memory,
                     self._sizes_of(shapes),
                     images,
                 )
