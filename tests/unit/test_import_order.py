@@ -68,7 +68,7 @@ MODULES = _modules()
 
 @cache
 def _statements(file: Path) -> tuple[ast.stmt, ...]:
-    """All statements of a file, the inner ones too; expressions hold no imports and are left out."""
+    """All statements of a file, the inner ones too. Expressions hold no imports."""
     found, ahead = [], list(ast.parse(file.read_text()).body)
     while ahead:
         node = ahead.pop()
