@@ -29,6 +29,7 @@ from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.avatars.storage import MANIFEST, SIGNATURE
 from lipsync_fast.avatars.writer import add_stored
 from lipsync_fast.errors import AvatarImportError, AvatarSignatureError, OutputError
+from lipsync_fast.extras import how_to_get
 from lipsync_fast.untrusted import limits
 from lipsync_fast.untrusted.files import read_file
 
@@ -227,7 +228,7 @@ def _library() -> ModuleType:
     except ImportError:
         raise AvatarSignatureError(
             "signatures need the extra 'sign' (cryptography is not installed):"
-            " pip install 'lipsync-fast[sign]'"
+            f" {how_to_get('sign')}"
         ) from None
     return serialization
 

@@ -310,7 +310,7 @@ class _Model:
         names: list[str],
         force: bool,
     ) -> None:
-        from lipsync_fast.avatars.library import user_folder
+        from lipsync_fast.avatars.library import folder_for_new
         from lipsync_fast.errors import AvatarImportError, OutputError, PrepareError
 
         self._weights, self._encoder, self._force = weights, encoder, force
@@ -320,7 +320,7 @@ class _Model:
             return
         if len(names) > 1:
             raise PrepareError("--weights are one person's: give one video with them")
-        self._dest = (user_folder() if avatars is None else avatars) / names[0]
+        self._dest = (folder_for_new("--avatars") if avatars is None else avatars) / names[0]
         if self._dest.exists() and not force:
             raise OutputError(f"{self._dest}: already exists; --force replaces it")
         from lipsync_fast.avatars.importing.weights import find_audio_encoder
@@ -335,6 +335,7 @@ class _Model:
         if self._weights is None or self._encoder is None:
             return None
         from lipsync_fast.errors import BackendError
+        from lipsync_fast.extras import how_to_get
         from lipsync_fast.prepare.folder import PreparedAvatar, pack_prepared
 
         try:
@@ -343,7 +344,7 @@ class _Model:
         except ImportError as error:
             raise BackendError(
                 f"checkpoints need the extra 'train' ({error.name} is not installed):"
-                " pip install 'lipsync-fast[train]'"
+                f" {how_to_get('train')}"
             ) from None
         unet = load_unet(self._weights)
         image, decoder = export_unet(unet)

@@ -16,6 +16,7 @@ import typer
 
 from lipsync_fast.console import guarded, one_line, say
 from lipsync_fast.errors import LipsyncError
+from lipsync_fast.extras import how_to_get
 
 _NEEDED = ("torch", "onnx")
 
@@ -88,13 +89,13 @@ def train(
             " (audio_visual_encoder.pth), a graph (.onnx), or an avatar's name (demo has one that"
             " was trained on few voices)"
         )
-    from lipsync_fast.avatars.library import user_folder
+    from lipsync_fast.avatars.library import folder_for_new
     from lipsync_fast.train import run
 
     result = run.train(
         run.TrainRequest(
             folder=folder,
-            out=out if out is not None else user_folder() / folder.resolve().name,
+            out=out or folder_for_new("--out") / folder.resolve().name,
             audio_encoder=audio_encoder,
             work=work,
             epochs=epochs,
@@ -137,9 +138,7 @@ def _need() -> None:
     """
     absent = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if absent:
-        raise LipsyncError(
-            f"training needs {' and '.join(absent)}: pip install 'lipsync-fast[train]'"
-        )
+        raise LipsyncError(f"training needs {' and '.join(absent)}: {how_to_get('train')}")
 
 
 def _smoke(

@@ -24,6 +24,7 @@ from lipsync_fast.errors import (
     OutputError,
     TrainingError,
 )
+from lipsync_fast.extras import how_to_get
 from lipsync_fast.models.unet import UNet
 from lipsync_fast.train.losses import Perceptual
 from lipsync_fast.train.run import train
@@ -219,4 +220,4 @@ def test_without_torch_the_extra_is_named() -> None:
         check=False,
     )
     assert done.returncode == 2
-    assert done.stderr == "error: training needs torch: pip install 'lipsync-fast[train]'\n"
+    assert done.stderr == f"error: training needs torch: {how_to_get('train')}\n"

@@ -8,6 +8,7 @@ from pathlib import Path
 from lipsync_fast.avatars.importing.parts import Networks, Problems
 from lipsync_fast.avatars.importing.pictures import is_number
 from lipsync_fast.errors import AvatarImportError, BackendError
+from lipsync_fast.extras import how_to_get
 from lipsync_fast.families import Family, Models
 
 ENCODER_NAMES = ("audio_visual_encoder.pth", "audio_encoder.pth")
@@ -138,5 +139,5 @@ def missing_extra(error: ImportError) -> BackendError:
     """The error for a machine without the extra ``train``."""
     return BackendError(
         f"importing checkpoints needs the extra 'train' ({error.name} is not installed):"
-        " pip install 'lipsync-fast[train]'"
+        f" {how_to_get('train')}"
     )

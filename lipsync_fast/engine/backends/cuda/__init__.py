@@ -11,15 +11,12 @@ import importlib.util
 from typing import TYPE_CHECKING, Literal
 
 from lipsync_fast.errors import BackendError
+from lipsync_fast.extras import torch_with_cuda
 
 if TYPE_CHECKING:
     from lipsync_fast.engine.backends.cuda.backend import CudaBackend
 
 Precision = Literal["fp16", "bf16", "fp32"]
-_TORCH = (
-    "the CUDA backend needs torch: install lipsync-fast[cuda13], or [cuda12] where the driver is"
-    " older, from PyTorch's package index"
-)
 
 
 def create(number: int = 0, *, precision: Precision = "fp16", live: bool = False) -> CudaBackend:
@@ -35,7 +32,7 @@ def create(number: int = 0, *, precision: Precision = "fp16", live: bool = False
     """
     # What is looked for first is what costs least to find missing.
     if importlib.util.find_spec("torch") is None:
-        raise BackendError(_TORCH)
+        raise BackendError(f"the CUDA backend needs torch: {torch_with_cuda()}")
     from lipsync_fast.engine.backends.cuda.backend import CudaBackend
     from lipsync_fast.engine.backends.cuda.device import CudaDevice
 

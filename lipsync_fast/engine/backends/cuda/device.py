@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lipsync_fast.errors import BackendError
+from lipsync_fast.extras import how_to_get, torch_with_cuda
 
 Precision = Literal["fp16", "bf16", "fp32"]
 DTYPES: dict[str, torch.dtype] = {
@@ -392,12 +393,10 @@ def check_cuda(kernels: Kernels, number: int) -> None:
     if number >= count:
         raise BackendError(f"there is no GPU {number}: there are {count}, counted from 0")
     if not torch.backends.cuda.is_built():  # type: ignore[no-untyped-call]
-        raise BackendError(
-            "the installed torch has no CUDA: install lipsync-fast[cuda13], or [cuda12] where the"
-            " driver is older, from PyTorch's package index"
-        )
+        raise BackendError(f"the installed torch has no CUDA: {torch_with_cuda()}")
     if not torch.cuda.is_available():
         raise BackendError(
             f"torch {torch.__version__} cannot use the GPU: its CUDA {torch.version.cuda} is most"
-            " likely newer than the driver; install lipsync-fast[cuda12], or update the driver"
+            f" likely newer than the driver; update the driver, or {how_to_get('cuda12')}, from"
+            " PyTorch's package index"
         )
