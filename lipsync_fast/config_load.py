@@ -16,13 +16,14 @@ import math
 import os
 import tomllib
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 from msgspec import inspect
 
+from lipsync_fast import canonical
 from lipsync_fast.avatars.library import VARIABLE as AVATARS_VARIABLE
 from lipsync_fast.config import ServeConfig
 from lipsync_fast.errors import ConfigError
@@ -34,6 +35,13 @@ SECRET = frozenset({"listen.token", "listen.admin_token"})
 """Not shown in errors, which end up in logs."""
 WORDS = {"true": True, "1": True, "false": False, "0": False}
 """What a variable may say of a key that is on or off."""
+COMPARED: Mapping[str, Callable[[str], str]] = {
+    "listen.host": canonical.host,
+    "listen.origins": canonical.origin,
+    "listen.token": canonical.token,
+    "listen.admin_token": canonical.token,
+    "avatars.only": canonical.avatar_name,
+}
 MOST_BYTES = 1 << 20
 DEFAULT = "default"
 
@@ -205,7 +213,23 @@ def _checked(key: Key, value: object, source: str) -> object:
         raise ConfigError(
             f"{source}: {key.name} = {shown}: expected {describe(key.kind)}"
         ) from None
-    return made
+    return _canonical(key, made, source)
+
+
+def _canonical(key: Key, value: object, source: str) -> object:
+    """What is compared as text later, in the form in which it is compared."""
+    form = COMPARED.get(key.name)
+    if form is None:
+        return value
+    whole = value if isinstance(value, tuple) else (value,)
+    made = []
+    for item in whole:
+        try:
+            made.append(form(item))
+        except ValueError as error:
+            shown = "it" if key.name in SECRET else repr(item[:60])
+            raise ConfigError(f"{source}: {key.name}: {shown} {error}") from None
+    return tuple(made) if isinstance(value, tuple) else made[0]
 
 
 def describe(kind: inspect.Type) -> str:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lipsync_fast.cli.serve import FLAGS
-from lipsync_fast.config import Avatars, Listen, ServeConfig
+from lipsync_fast.config import Avatars, ServeConfig
 from lipsync_fast.config_load import Loaded, as_toml, keys, load
 from lipsync_fast.errors import ConfigError
 
@@ -58,6 +60,7 @@ def test_every_key_can_come_from_the_environment() -> None:
         "engines.heartbeat_s": "0.5",
         "engines.kernels": "portable",
         "engines.precision": "bf16",
+        "listen.origins": "https://a.example,http://b.example:81",
     }
     environ = {
         key.variable: special.get(name, samples[type(key.default)]) for name, key in keys().items()
@@ -81,9 +84,7 @@ def test_what_is_printed_is_read_back(tmp_path: Path) -> None:
 def test_any_text_is_printed_so_that_it_is_read_back(
     text: str, names: list[str], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    made = ServeConfig(
-        listen=Listen(token=text), avatars=Avatars(folders=tuple(names)), folder=text
-    )
+    made = ServeConfig(avatars=Avatars(folders=tuple(names), require_signed=text), folder=text)
     path = tmp_path_factory.getbasetemp() / "any.toml"
     path.write_text(as_toml(Loaded(made, dict.fromkeys(keys(), "a\nplace"))))
     assert load(path, {}).config == made
@@ -185,3 +186,64 @@ def test_the_manual_lists_every_key_with_its_default_and_flag() -> None:
     for (name, (default, flag)), line in zip(told.items(), values, strict=True):
         assert line == f"{name.rpartition('.')[2]} = {default}  # default"
         assert flag.split("`")[1:2] == ([flag_of[name]] if name in flag_of else [])
+
+
+@pytest.mark.parametrize(
+    ("key", "given", "expected"),
+    [
+        ("listen.origins", "https://App.Example.org/", ("https://app.example.org",)),
+        ("listen.origins", "HTTPS://app.example.org:443", ("https://app.example.org",)),
+        ("listen.origins", "http://localhost:3000", ("http://localhost:3000",)),
+        ("listen.origins", "http://[0:0::1]:80", ("http://[::1]",)),
+        ("listen.origins", "null, *", ("null", "*")),
+        ("listen.origins", "capacitor://localhost", ("capacitor://localhost",)),
+        ("listen.host", "[::1]", "::1"),
+        ("listen.host", "0:0:0:0:0:0:0:0", "::"),
+        ("listen.host", "::FFFF:127.0.0.1", "::ffff:127.0.0.1"),
+        ("listen.host", "127.1", "127.0.0.1"),
+        ("listen.host", "0", "0.0.0.0"),
+        ("listen.host", " LocalHost.", "localhost"),
+        ("listen.token", "a b+c/=", "a b+c/="),
+        ("avatars.only", "anna,bo.b", ("anna", "bo.b")),
+    ],
+)
+def test_what_is_compared_later_has_one_form(key: str, given: str, expected: object) -> None:
+    variable = keys()[key].variable
+    loaded = load(None, {variable: given})
+    section, name = key.split(".")
+    value = getattr(getattr(loaded.config, section), name)
+    if key == "listen.host":
+        expected = str(ipaddress.ip_address(str(expected))) if ":" in str(expected) else expected
+    assert value == expected
+    if isinstance(value, tuple):  # what is printed is read back
+        again = load(None, {variable: ",".join(value)})
+        assert getattr(getattr(again.config, section), name) == value
+
+
+@pytest.mark.parametrize(
+    ("key", "given", "reason"),
+    [
+        ("listen.origins", "app.example.org", "is no origin"),
+        ("listen.origins", "https://", "is no origin"),
+        ("listen.origins", "https://a.example/page", "without a path"),
+        ("listen.origins", "https://a.example?x", "without a path"),
+        ("listen.origins", "https://user@a.example", "without a path"),
+        ("listen.origins", "https://*.example", "alone allows all"),
+        ("listen.origins", "https://b\u00fccher.example", "xn--"),
+        ("listen.origins", "https://a.example:99999", "is no origin"),
+        ("listen.origins", "https://a b.example", "no host"),
+        ("listen.host", "http://127.0.0.1", "neither an address nor a name"),
+        ("listen.host", "a b", "neither an address nor a name"),
+        ("listen.host", ".", "neither an address nor a name"),
+        ("listen.token", "sesame\n", "cannot be sent in a header"),
+        ("listen.token", " sesame", "cannot be sent in a header"),
+        ("listen.admin_token", "s\u00e9same", "cannot be sent in a header"),
+        ("avatars.only", "anna.lsa", "is no avatar's name"),
+        ("avatars.only", "avatars/anna", "is no avatar's name"),
+    ],
+)
+def test_what_could_never_match_is_refused(key: str, given: str, reason: str) -> None:
+    variable = keys()[key].variable
+    with pytest.raises(ConfigError, match=f"^{variable}: {key}: .*{re.escape(reason)}") as caught:
+        load(None, {variable: given})
+    assert "same" not in str(caught.value), "tokens are not shown"

@@ -147,7 +147,9 @@ def test_a_local_server_is_called_by_local_names_alone(host: str, allowed: bool)
     [
         ("http://localhost:8086", True),
         ("https://friend.example", True),
+        ("HTTPS://Friend.Example:443", True),
         ("http://localhost:3000", False),
+        ("http://localhost", False),
         ("https://evil.example", False),
         ("null", False),
         ("http://[", False),
@@ -157,6 +159,17 @@ def test_foreign_pages_are_refused(origin: str, allowed: bool) -> None:
     listen = Listen(origins=("https://friend.example",))
     status = asked(listen, Host="localhost:8086", Origin=origin)
     assert status == (None if allowed else 403)
+
+
+@pytest.mark.parametrize("host", ["friend.example", "Friend.example:443"])
+def test_a_page_of_the_server_itself_may_connect_whatever_port_a_proxy_names(host: str) -> None:
+    assert asked(Listen(host="0.0.0.0"), Host=host, Origin="https://friend.example") is None
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "::ffff:127.0.0.1", "127.9.9.9"])
+def test_whatever_name_of_this_machine_it_listens_to_foreign_ones_are_refused(host: str) -> None:
+    assert asked(Listen(host=host), Host="evil.example:8086") == 403
+    assert asked(Listen(host=host), Host="localhost:8086") is None
 
 
 def test_the_token_is_shown_either_way() -> None:

@@ -8,9 +8,9 @@ page: neither is taken for a person here.
 from __future__ import annotations
 
 import hmac
-import ipaddress
 from urllib.parse import urlsplit
 
+from lipsync_fast.canonical import is_loopback, same_place
 from lipsync_fast.config import Listen
 from lipsync_fast.frontend.access.clients import Header, Refusal, host_allowed, token_shown
 
@@ -50,12 +50,7 @@ def _admin_token_shown(listen: Listen, authorization: str | None) -> bool:
 
 def is_local(address: str) -> bool:
     """Whether an address is one of this machine's loopback ones."""
-    try:
-        ip = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    mapped = getattr(ip, "ipv4_mapped", None)
-    return (mapped or ip).is_loopback
+    return address != "localhost" and is_loopback(address)
 
 
 def _own_page(origin: str | None, host: str | None) -> bool:
@@ -66,8 +61,7 @@ def _own_page(origin: str | None, host: str | None) -> bool:
     if origin is None:
         return True
     try:
-        page = urlsplit(origin)
-        own = host is not None and page.netloc.lower() == host.lower()
-        return own and (page.hostname == "localhost" or is_local(page.hostname or ""))
+        name = urlsplit(origin).hostname or ""
+        return host is not None and same_place(origin, host) and is_loopback(name)
     except ValueError:
         return False

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import hmac
-import ipaddress
 from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import parse_qs, urlsplit
 
+from lipsync_fast import canonical
+from lipsync_fast.canonical import is_loopback
 from lipsync_fast.config import Listen
 
 Header = Callable[[str], str | None]
@@ -47,22 +48,22 @@ def host_allowed(listen: Listen, host: str | None) -> bool:
     foreign page could reach it under a name of its own that points here. Behind a proxy, the names
     in ``listen.origins`` are known too.
     """
-    if host is None or not _is_loopback(listen.host):
+    if host is None or not is_loopback(listen.host):
         return True
     name = _host_of(f"//{host}")
-    return _is_loopback(name) or name in {listen.host, *map(_host_of, listen.origins)} - {""}
+    return is_loopback(name) or name in {listen.host, *map(_host_of, listen.origins)} - {""}
 
 
 def origin_allowed(listen: Listen, origin: str | None, host: str | None) -> bool:
     """Whether a page of that Origin may connect: the server's own, or one that is configured."""
-    if origin is None or "*" in listen.origins or origin in listen.origins:
+    if origin is None or "*" in listen.origins:
         return True
-    if host is None:
-        return False
     try:
-        return urlsplit(origin).netloc.lower() == host.lower()
+        if canonical.origin(origin) in listen.origins:
+            return True
     except ValueError:
         return False
+    return host is not None and canonical.same_place(origin, host)
 
 
 def token_shown(listen: Listen, authorization: str | None, path: str) -> bool:
@@ -81,12 +82,3 @@ def _host_of(url: str) -> str:
         return urlsplit(url).hostname or ""
     except ValueError:
         return ""
-
-
-def _is_loopback(name: str) -> bool:
-    if name.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False

@@ -23,6 +23,7 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 
+from lipsync_fast.frontend.access.door import Door
 from lipsync_fast.frontend.http.app import CLOSE_S, OnSocket, Video, create_app
 from lipsync_fast.frontend.services import Services
 from lipsync_fast.logs import get_logger
@@ -95,7 +96,12 @@ async def serve_http(
             connection.abort()
 
     async with trio.open_nursery() as nursery:
-        listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(listener))]
+        listeners = [
+            Door(
+                trio.SocketListener(trio.socket.from_stdlib_socket(listener)),
+                lambda: services.statistics.count_refused("connection"),
+            )
+        ]
         nursery.start_soon(trio.serve_listeners, serve, listeners)
         task_status.started()
         try:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketDisconnected
 
+from lipsync_fast import canonical
 from lipsync_fast.errors import SocketClosedError
 
 LONGEST_REASON = 123
@@ -22,7 +23,7 @@ class HttpSocket:
     def __init__(self, websocket: WebSocket, subprotocol: str | None) -> None:
         self._websocket, self.subprotocol = websocket, subprotocol
         client, server = websocket.client, websocket.scope.get("server")
-        self.peer = client.host if client is not None else ""
+        self.peer = canonical.peer(client.host) if client is not None else ""
         self.port = int(server[1] or 0) if server is not None else 0
 
     async def receive(self) -> str | bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import socket as sockets
-from typing import Literal
+from typing import Any, Literal, cast
 
 import trio
 from websockets.datastructures import Headers
@@ -14,10 +14,12 @@ from websockets.http11 import Request, Response
 from websockets.trio.server import Server, ServerConnection, serve
 from websockets.typing import Subprotocol
 
+from lipsync_fast import canonical
 from lipsync_fast.duplex import DuplexServerConnection
 from lipsync_fast.errors import SocketClosedError
 from lipsync_fast.frontend.access.admission import RETRY_S, retry_after
 from lipsync_fast.frontend.access.clients import Refusal, refusal
+from lipsync_fast.frontend.access.door import KEPT, KEPT_FOR_HTTP, Door
 from lipsync_fast.frontend.listen.connections import Connections
 from lipsync_fast.frontend.services import Services
 from lipsync_fast.protocol import SUBPROTOCOL
@@ -78,7 +80,7 @@ class StreamSocket:
 def peer_of(connection: ServerConnection) -> str:
     """The client's address, without its port."""
     address = connection.remote_address
-    return str(address[0]) if isinstance(address, tuple) else ""
+    return canonical.peer(str(address[0])) if isinstance(address, tuple) else ""
 
 
 async def serve_stream(
@@ -109,9 +111,14 @@ async def serve_stream(
             return _refused(Refusal(503, "connection", full))
         return None
 
+    door = Door(
+        trio.SocketListener(trio.socket.from_stdlib_socket(listener)),
+        lambda: services.statistics.count_refused("connection"),
+        KEPT + KEPT_FOR_HTTP,
+    )
     await serve(
         handle,
-        listeners=[trio.SocketListener(trio.socket.from_stdlib_socket(listener))],
+        listeners=[cast(Any, door)],
         select_subprotocol=_subprotocol,
         compression=None,
         process_request=admit,

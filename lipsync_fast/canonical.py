@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one form of what is compared as text: origins, hosts, tokens, names of avatars.
+
+A setting that could never match what browsers and clients send is refused, not kept in vain.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from urllib.parse import SplitResult, urlsplit
+
+ANY, NULL = "*", "null"
+_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+_HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_.])?")
+_NUMBERS = re.compile(r"[0-9a-fx.]*[0-9][0-9a-fx.]*", re.IGNORECASE)
+
+
+def origin(text: str) -> str:
+    """An Origin as browsers write it: in lower case, without a default port or a slash at its end.
+
+    Raises:
+        ValueError: says why no browser sends that.
+    """
+    text = text.strip()
+    if text in (ANY, NULL):
+        return text
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        raise ValueError("is no origin") from None
+    if not parts.scheme or not parts.hostname:
+        raise ValueError("is no origin: one is written https://app.example.org")
+    if parts.username is not None or parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise ValueError("has more than an origin has: scheme, host and port, without a path")
+    name = _host_of(parts)
+    if port is not None and port != _PORTS.get(parts.scheme):
+        name += f":{port}"
+    return f"{parts.scheme}://{name}"
+
+
+def _host_of(parts: SplitResult) -> str:
+    name = parts.hostname or ""
+    if ":" in name:
+        return f"[{ipaddress.IPv6Address(name).compressed}]"
+    if "*" in name:
+        raise ValueError(f"is matched as it stands, '*' within it too; {ANY!r} alone allows all")
+    if not name.isascii():
+        raise ValueError("is written otherwise by browsers: with xn--… for letters beyond ASCII")
+    if not _HOST.fullmatch(name):
+        raise ValueError("has no host as a browser writes it")
+    return name
+
+
+def same_place(page: str, host: str) -> bool:
+    """Whether an Origin is the server's own, by the Host that it was asked under."""
+    try:
+        own, asked = urlsplit(page), urlsplit(f"//{host}")
+        usual = _PORTS.get(own.scheme)
+        return bool(own.hostname) and (own.hostname, own.port or usual) == (
+            asked.hostname,
+            asked.port or usual,
+        )
+    except ValueError:
+        return False
+
+
+def host(text: str) -> str:
+    """An address or name to listen on: addresses in their shortest form, without brackets.
+
+    Raises:
+        ValueError: it can be neither.
+    """
+    text = text.strip()
+    if text.startswith("[") and text.endswith("]"):
+        text = text[1:-1]
+    try:
+        return ipaddress.ip_address(text).compressed
+    except ValueError:
+        pass
+    if _NUMBERS.fullmatch(text):  # 127.1, or 0, as the system reads it
+        try:
+            return socket.inet_ntoa(socket.inet_aton(text))
+        except OSError:
+            pass
+    if text == "." or "/" in text or any(c.isspace() for c in text):
+        raise ValueError("is neither an address nor a name of a host")
+    return text.lower().removesuffix(".")
+
+
+def is_loopback(name: str) -> bool:
+    """Whether a host is this machine's own, which no other machine can reach."""
+    if name.lower() == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
+
+
+def peer(address: str) -> str:
+    """A client's address: one of IPv4 that came to a socket of both kinds as what it is."""
+    return address.removeprefix("::ffff:") if "." in address else address
+
+
+def token(text: str) -> str:
+    """A secret that clients show in a header.
+
+    Raises:
+        ValueError: it could not be shown there.
+    """
+    if text != text.strip() or not text.isascii() or not text.isprintable():
+        raise ValueError("cannot be sent in a header: expected visible ASCII, no spaces around it")
+    return text
+
+
+def avatar_name(text: str) -> str:
+    """A name of an avatar, as clients may say it.
+
+    Raises:
+        ValueError: none is called so.
+    """
+    if not text or not text.isprintable() or "/" in text or text[0] == "." or text.endswith(".lsa"):
+        raise ValueError("is no avatar's name, as avatar list shows them")
+    return text
