@@ -17,10 +17,17 @@ Importing the package loads nothing heavy; ``open`` and ``connect`` do. What the
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from lipsync_fast.version import __version__
+
+# ONNX Runtime's wheels report to their maker, and write a file for it, unless they are told not to
+# before they are loaded. Whoever loads them by way of this package runs this first; a value that
+# the user has chosen stays.
+if not os.environ.get("ORT_DISABLE_TELEMETRY"):
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 if TYPE_CHECKING:
     from lipsync_fast import errors

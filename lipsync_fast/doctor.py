@@ -21,6 +21,7 @@ from pathlib import Path
 import msgspec
 
 from lipsync_fast.doctor_cuda import Cuda, examine_cuda
+from lipsync_fast.machine import processor_quota, processors
 from lipsync_fast.version import __version__
 
 IMPORT_TIMEOUT_S = 60.0
@@ -123,7 +124,7 @@ def examine() -> Report:
         core=[_installed(name) for name in CORE_PACKAGES],
         optional=optional_packages(),
         encoder=_video_encoder(),
-        used=_what_is_used(processor, runtime, cuda),
+        used=_what_is_used(runtime, cuda),
         self_test=checks,
         self_test_s=round(took, 2),
     )
@@ -139,15 +140,11 @@ def examine_processor() -> Processor:
     except OSError:
         pass  # not Linux: what platform knows must do
     flags = set((fields.get("flags") or fields.get("features") or "").split())
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:
-        cores = os.cpu_count() or 1
     return Processor(
         name=fields.get("model name") or platform.processor() or "unknown",
         architecture=platform.machine(),
-        cores=cores,
-        quota=_cgroup_quota(),
+        cores=len(os.sched_getaffinity(0)),
+        quota=processor_quota(),
         features=[name for name in CPU_FEATURES if name in flags],
         memory_gib=_memory_gib(),
     )
@@ -193,14 +190,10 @@ def _run_check(name: str, check: Callable[[], str]) -> Check:
         return Check(name=name, result="failed", detail=_reason(error))
 
 
-def _what_is_used(processor: Processor, runtime: OnnxRuntime, cuda: Cuda) -> list[str]:
+def _what_is_used(runtime: OnnxRuntime, cuda: Cuda) -> list[str]:
     used = []
     if runtime.problem is None:
-        usable = (
-            processor.cores
-            if processor.quota is None
-            else min(processor.cores, max(1, round(processor.quota)))
-        )
+        usable = processors()
         used.append(
             f"backend cpu: ONNX Runtime {runtime.version}, CPUExecutionProvider, "
             f"{usable} core{'s' if usable != 1 else ''}, decoder kernels: {_decoder_kernels()}"
@@ -259,14 +252,6 @@ def _try_import(name: str, module: str, extra: str) -> Package:
         lines = done.stderr.strip().splitlines() or [f"import ended with {done.returncode}"]
         return Package(name=name, version=None, problem=lines[-1][:300])
     return Package(name=name, version=done.stdout.strip().splitlines()[-1], problem=None)
-
-
-def _cgroup_quota() -> float | None:
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()[:2]
-        return None if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError):
-        return None
 
 
 def _memory_gib() -> float | None:

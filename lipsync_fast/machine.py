@@ -1,27 +1,118 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The processors that this machine lets us use, and who shares them."""
+"""What this machine lets us use: processors, who shares them, and how many files may be open."""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
+import re
+import resource
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 
+ROOT = Path("/")
 OWN_FROM = 4
 """Processors from which on each front keeps one for itself; with fewer, engines use all."""
+MOST_FILES = 1 << 20
+"""What more open files than this would be good for nobody knows; some systems allow billions."""
 
 
-def processors() -> int:
-    """Processors that this process may use, by affinity and by its control group's quota."""
-    count = len(os.sched_getaffinity(0))
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()[:2]
-        if quota != "max":
-            count = min(count, max(1, round(int(quota) / int(period))))
-    except (OSError, ValueError):
-        pass  # no such limit here
-    return count
+def processors(root: Path = ROOT) -> int:
+    """Processors that this process may use, by affinity, cpusets, and its control groups' quotas.
+
+    A quota of one and a half is worth two threads.
+    """
+    count = len(os.sched_getaffinity(0))  # cpusets are in it
+    quota = processor_quota(root)
+    return count if quota is None else min(count, max(1, int(quota + 0.5)))
 
 
 def are_shared() -> bool:
     """Whether CPU engines and fronts use the same processors."""
     return processors() < OWN_FROM
+
+
+def processor_quota(root: Path = ROOT) -> float | None:
+    """Processors' time that the control groups leave this process; None where that is all.
+
+    Each group on the way from the process's own up to the topmost one that can be seen may set a
+    limit, and the least one counts: systemd's CPUQuota is the service's, a container's is above it.
+    Both versions of control groups are looked at.
+    """
+    quotas = [found for folder in _groups(root) if (found := _quota(folder)) is not None]
+    return min(quotas, default=None)
+
+
+def _groups(root: Path) -> Iterator[Path]:
+    """Folders of the groups that this process is in and that may limit processors, and above."""
+    mounts = _mounts(root)
+    try:
+        lines = (root / "proc/self/cgroup").read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        _, controllers, own = [*line.split(":", 2), "", ""][:3]
+        kind = "cgroup" if "cpu" in controllers.split(",") else "cgroup2"
+        if kind == "cgroup2" and controllers:  # another one of version 1
+            continue
+        for top, folder in mounts.get(kind, []):
+            inside = PurePosixPath(own)
+            if ".." in inside.parts or not inside.is_relative_to(top):
+                inside = PurePosixPath(top)  # seen from inside a container that is told it from out
+            for part in (inside, *inside.parents):
+                if not part.is_relative_to(top):
+                    break
+                yield folder / part.relative_to(top)
+    if not lines or not mounts:
+        yield root / "sys/fs/cgroup"
+
+
+def _mounts(root: Path) -> dict[str, list[tuple[str, Path]]]:
+    """Where control groups are mounted, and which group that shows, by version."""
+    found: dict[str, list[tuple[str, Path]]] = {}
+    try:
+        lines = (root / "proc/self/mountinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        return found
+    for line in lines:
+        before, _, after = line.partition(" - ")
+        fields, kinds = before.split(), after.split()
+        if len(fields) < 5 or len(kinds) < 3:
+            continue
+        kind, options = kinds[0], kinds[-1].split(",")
+        if kind == "cgroup2" or (kind == "cgroup" and "cpu" in options):
+            top, at = (re.sub(r"\\([0-7]{3})", _octal, field) for field in fields[3:5])
+            found.setdefault(kind, []).append((top, root / at.lstrip("/")))
+    return found
+
+
+def _octal(escaped: re.Match[str]) -> str:
+    return chr(int(escaped[1], 8))
+
+
+def _quota(folder: Path) -> float | None:
+    """A group's own limit in processors, of either version."""
+    for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+        try:
+            words = " ".join((folder / name).read_text() for name in names).split()
+            quota, period = int(words[0]), int(words[1])
+        except (OSError, ValueError, IndexError):  # not there, or "max"
+            continue
+        if quota > 0 and period > 0:
+            return quota / period
+    return None
+
+
+def raise_open_files() -> int:
+    """Have as many files open as this process may ask for; how many that are.
+
+    Shells and services begin with 1,024, of which each connection takes one, and may ask for more.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft == resource.RLIM_INFINITY or soft >= most:
+        return most if soft == resource.RLIM_INFINITY else soft
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    except (OSError, ValueError):  # a sandbox may refuse what the limit allows
+        return soft
+    return most

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lipsync_fast import places
 from lipsync_fast.errors import AvatarError, AvatarNotFoundError
 
 if TYPE_CHECKING:
@@ -20,11 +21,28 @@ VARIABLE = "LIPSYNC_FAST_AVATARS"
 """Environment variable: folders of avatars, separated as PATH is."""
 
 
-def user_folder() -> Path:
-    """The user's own avatars: $XDG_DATA_HOME/lipsync-fast/avatars."""
-    data = os.environ.get("XDG_DATA_HOME")
-    base = Path(data) if data else Path.home() / ".local" / "share"
-    return base / "lipsync-fast" / "avatars"
+def user_folder() -> Path | None:
+    """The user's own avatars: $XDG_DATA_HOME/lipsync-fast/avatars; None without a home folder."""
+    data = places.data_folder()
+    return None if data is None else data / "avatars"
+
+
+def folder_for_new(option: str) -> Path:
+    """The user's folder of avatars, for one that is made.
+
+    Args:
+        option: of the command, which names another place.
+
+    Raises:
+        AvatarError: this user has none.
+    """
+    folder = user_folder()
+    if folder is None:
+        raise AvatarError(
+            f"there is no home folder to keep the avatar in: say where with {option},"
+            " or set HOME or XDG_DATA_HOME"
+        )
+    return folder
 
 
 def shipped_folder() -> Path:
@@ -51,7 +69,8 @@ class AvatarLibrary:
         """Look in ``folders`` first; with ``keys``, list what they have not signed as broken."""
         self._keys = keys
         named = [Path(f) for f in os.environ.get(VARIABLE, "").split(os.pathsep) if f]
-        self.folders = [*(Path(f) for f in folders), *named, user_folder(), shipped_folder()]
+        own = [folder for folder in (user_folder(),) if folder is not None]
+        self.folders = [*(Path(f) for f in folders), *named, *own, shipped_folder()]
 
     def candidates(self) -> Iterator[tuple[str, Path]]:
         """Names and paths of all that may be avatars, in the order in which they are looked for."""

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from lipsync_fast.ipc.status import ServerStatus
+from lipsync_fast.machine import processors
 
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -86,7 +87,7 @@ def machine() -> dict[str, Any]:
     memory = Path("/proc/meminfo").read_text().splitlines()[0].split()[1]
     return {
         "processor": model,
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": processors(),
         "memory_gb": round(int(memory) / 2**20, 1),
         "python": platform.python_version(),
         "kernel": platform.release().split("-")[0],

@@ -77,7 +77,7 @@ def import_avatar(
     """Make an avatar package of what other software made, and report on it."""
     from lipsync_fast.avatars.importing.build import Statements
     from lipsync_fast.avatars.importing.build import import_avatar as run
-    from lipsync_fast.avatars.library import user_folder
+    from lipsync_fast.avatars.library import folder_for_new
     from lipsync_fast.output.base import check_file_target
     from lipsync_fast.output.sheet import check_sheet_target
 
@@ -96,7 +96,7 @@ def import_avatar(
 
         imported = run(
             path,
-            avatars if avatars is not None else user_folder(),
+            avatars if avatars is not None else folder_for_new("--avatars"),
             form=form,
             statements=Statements(name, licence, consent),
             checkpoint=checkpoint,

@@ -206,5 +206,9 @@ def fits(value: bytes, place: Place) -> bool:
 def open_frame_cache(
     backend: Backend, encoder: FrameEncoder, config: Utterances
 ) -> FrameCache | None:
-    """An engine's kept frames; None where nothing is to be kept."""
+    """An engine's kept frames; None where nothing is to be kept.
+
+    Raises:
+        StoreError: there is no place for them.
+    """
     return FrameCache(backend, encoder, config) if config.disk_mb else None

@@ -14,10 +14,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
+import msgspec
+
+from lipsync_fast import places
 from lipsync_fast.config import ServeConfig
 from lipsync_fast.errors import ConfigError, ServerError
 from lipsync_fast.ipc.control_socket import address
 from lipsync_fast.logs import get_logger
+from lipsync_fast.machine import raise_open_files
 from lipsync_fast.notify import Notifier
 from lipsync_fast.supervisor.avatar_catalogue import AvatarCatalogue
 from lipsync_fast.supervisor.avatar_folders import AvatarFolders
@@ -58,6 +62,8 @@ def serve(
         ServerError, ConfigError, AvatarNotFoundError, ControlError: it cannot start, or go on.
     """
     started_at = time.monotonic()
+    raise_open_files()  # children inherit it
+    config = _kept_somewhere(config)
     with contextlib.ExitStack() as stack:
         early_signals = stack.enter_context(_signals_kept())
         notifier = Notifier()
@@ -96,6 +102,16 @@ def serve(
             facts, spawner, slots, ports, notifier, early_signals, lambda: on_ready(ports)
         )
         return trio.run(supervise, parts)
+
+
+def _kept_somewhere(config: ServeConfig) -> ServeConfig:
+    """The configuration, without keeping utterances where there is no place for them."""
+    kept = config.utterances
+    if not kept.disk_mb or kept.folder or places.state_folder() is not None:
+        return config
+    reason = "there is no home folder; utterances.folder names another place"
+    log.info("utterances are not kept", reason=reason)
+    return msgspec.structs.replace(config, utterances=msgspec.structs.replace(kept, disk_mb=0))
 
 
 @contextlib.contextmanager

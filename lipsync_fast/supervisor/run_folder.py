@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The private folder of a running server: its control socket, and the lock that says it runs.
 
-    $XDG_RUNTIME_DIR/lipsync-fast-PORT, or /tmp/lipsync-fast-UID/PORT; PORT is the first stream port
+    $XDG_RUNTIME_DIR/lipsync-fast-PORT, or /tmp/lipsync-fast-UID/PORT where that is not this user's;
+    PORT is the first stream port
         lock       held (flock) while the server lives, whatever ends it; holds its process number
         control    the Unix socket of ipc/control_socket.py
         mps        pipes and logs of an MPS daemon that is the server's own (mps.py)
@@ -21,6 +22,7 @@ from pathlib import Path
 
 from lipsync_fast.errors import ServerError
 from lipsync_fast.ipc.control_socket import private_folder
+from lipsync_fast.places import runtime_folder
 from lipsync_fast.supervisor import mps
 
 LOCK, CONTROL = "lock", "control"
@@ -30,13 +32,8 @@ _TRIES, _PAUSE_S = 10, 0.02
 
 def default_run_folder(port: int) -> Path:
     """Where the server of that first stream port has its folder."""
-    base = _base()
+    base = runtime_folder()
     return base / f"lipsync-fast-{port}" if base is not None else _own_tmp() / str(port)
-
-
-def _base() -> Path | None:
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    return Path(runtime) if runtime and os.path.isdir(runtime) else None
 
 
 def _own_tmp() -> Path:
@@ -45,7 +42,7 @@ def _own_tmp() -> Path:
 
 def run_folders() -> Iterator[Path]:
     """All folders that servers of this user have where ``default_run_folder`` puts them."""
-    base = _base()
+    base = runtime_folder()
     parent, prefix = (base, "lipsync-fast-") if base is not None else (_own_tmp(), "")
     with contextlib.suppress(OSError):
         for path in sorted(parent.iterdir()):

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lipsync_fast import places
 from lipsync_fast.errors import CheckpointError
 from lipsync_fast.models.checkpoints import load_state
 
@@ -70,10 +71,14 @@ class Perceptual(nn.Module):
 
 def find_vgg() -> Path | None:
     """VGG19's weights in torch's cache (TORCH_HOME), as torchvision would have put them there."""
-    home = os.environ.get("TORCH_HOME") or str(
-        Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "torch"
-    )
-    found = sorted((Path(home).expanduser() / "hub" / "checkpoints").glob(VGG_FILES))
+    cache, given = places.cache_folder(), os.environ.get("TORCH_HOME", "")
+    if given:
+        folder = Path(os.path.expanduser(given))  # as torch does
+    elif cache is not None:
+        folder = cache / "torch"
+    else:
+        return None
+    found = sorted((folder / "hub" / "checkpoints").glob(VGG_FILES))
     return found[0] if found else None
 
 

@@ -13,6 +13,7 @@ import msgspec
 import torch
 
 from lipsync_fast.errors import CheckpointError, OutputError, TrainingError
+from lipsync_fast.machine import processors
 from lipsync_fast.models.checkpoints import load_unet
 from lipsync_fast.prepare.folder import PreparedAvatar
 from lipsync_fast.train.data import Data, Order, split
@@ -179,7 +180,7 @@ def _options(
     device = _device(request.device)
     threads = request.threads
     if threads is None:
-        threads = former.options.threads if former else len(os.sched_getaffinity(0))
+        threads = former.options.threads if former else processors()
     steps = request.steps
     if steps is None:
         per_epoch = -(-frames // request.batch) if request.batch > 0 else 1
@@ -264,7 +265,7 @@ def _start(path: Path | None, options: Options) -> dict[str, torch.Tensor] | Non
 def _workers(wanted: int | None, options: Options) -> int:
     if wanted is not None:
         return max(1, wanted)
-    return 1 if options.device == "cpu" else max(1, min(8, len(os.sched_getaffinity(0)) - 1))
+    return 1 if options.device == "cpu" else max(1, min(8, processors() - 1))
 
 
 def _key(prepared: PreparedAvatar, encoder: Encoder) -> str:

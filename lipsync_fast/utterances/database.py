@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
+from lipsync_fast import places
 from lipsync_fast.errors import StoreDamagedError, StoreError
 from lipsync_fast.logs import get_logger
 
@@ -42,17 +43,15 @@ CREATE TABLE pins (
 
 
 def store_folder(configured: str = "") -> Path:
-    """The folder of the file: as configured, else what systemd gives, else the user's state."""
-    if configured:
-        return Path(configured).absolute()
-    given = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
-    if given:
-        return Path(given)
-    base = os.environ.get("XDG_STATE_HOME")
-    try:
-        return (Path(base) if base else Path.home() / ".local" / "state") / "lipsync-fast"
-    except RuntimeError:  # a service without a home: no such folder can be made
-        return Path("/dev/null/lipsync-fast")
+    """The folder of the file: as configured, else what systemd gives, else the user's state.
+
+    Raises:
+        StoreError: there is no such place.
+    """
+    folder = Path(configured).absolute() if configured else places.state_folder()
+    if folder is None:
+        raise StoreError("there is no home folder to keep utterances in: set utterances.folder")
+    return folder
 
 
 class Database:

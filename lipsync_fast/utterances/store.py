@@ -159,6 +159,7 @@ class Store(Database):
         """
         now, added, size = int(time.time()), 0, 0
         with self._writing() as to:
+            self._forget_future(now)
             dropped = self._make_room(sum(row.size for row in rows))
             for row in rows:
                 where = row.sound, row.avatar_frame, row.share
@@ -173,6 +174,15 @@ class Store(Database):
                 self._pin(name, [(row.sound, row.avatar_frame, row.share) for row in rows])
         self.added_bytes += size
         return added, dropped
+
+    def _forget_future(self, now: int) -> None:
+        """What was used later than now was used under a clock that has been set back since.
+
+        It would be the newest for ever, and what is used from now on given up for it.
+        """
+        self._connection.execute(
+            "UPDATE frames SET used = ? WHERE used > ? AND pins = 0", (now, now)
+        )
 
     def _make_room(self, needed: int) -> int:
         dropped = 0

@@ -129,7 +129,7 @@ class WriteBehind:
 
     def used(self, number: int, last: int) -> None:
         """A row was used, which was used last then (s since 1970)."""
-        if time.time() - last > FRESH_S:
+        if abs(time.time() - last) > FRESH_S:  # before or, where the clock was set back, after now
             with self._lock:
                 self._used.add(number)
             self._something.set()

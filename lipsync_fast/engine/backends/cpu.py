@@ -8,7 +8,6 @@ picture's bits depend neither on the number of threads nor on what else is being
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -35,6 +34,7 @@ from lipsync_fast.families import CropRule
 from lipsync_fast.geometry import Rect
 from lipsync_fast.ipc.frame_store import FrameStore
 from lipsync_fast.logs import get_logger
+from lipsync_fast.machine import processors
 
 log = get_logger("lipsync.engine")
 IMAGE_CACHE_BYTES = 512 << 20
@@ -94,7 +94,7 @@ class CpuBackend:
         self, threads: int | None = None, *, live: bool = False, kernels: str = "auto"
     ) -> None:
         self.kernel = choose_kernel(kernels)
-        self.threads = threads or len(os.sched_getaffinity(0))
+        self.threads = threads or processors()
         self._sessions = Sessions()
         self._levels: ByteLru[dict[str, NDArray[np.float32]]] = ByteLru(
             within_memory(IMAGE_CACHE_BYTES), uses=1 if live else 2

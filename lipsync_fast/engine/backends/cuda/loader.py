@@ -27,7 +27,6 @@ worth its start, go through Pillow. A frame that DALI refuses is given to Pillow
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -42,6 +41,7 @@ from lipsync_fast.avatars.jpeg import check_header
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.geometry import Rect
 from lipsync_fast.logs import get_logger
+from lipsync_fast.machine import processors
 
 log = get_logger("lipsync.engine")
 BATCH = 16
@@ -287,7 +287,7 @@ class _Dali:
 
         gpu = self._device.type == "cuda"
         number = (self._device.index or 0) if gpu else None
-        threads = min(MOST_THREADS, len(os.sched_getaffinity(0)))
+        threads = min(MOST_THREADS, processors())
         pipeline = Pipeline(self._batch, threads, number, prefetch_queue_depth=1, exec_dynamic=True)
         with pipeline:
             coded, corner, size = (
