@@ -107,6 +107,30 @@ def peer(address: str) -> str:
     return address.removeprefix("::ffff:") if "." in address else address
 
 
+def address(text: str) -> str:
+    """An IP address in its shortest form.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        ip = ipaddress.ip_address(text.strip())
+    except ValueError:
+        raise ValueError("is no IP address, such as 127.0.0.1") from None
+    return peer(ip.compressed)
+
+
+def network(text: str) -> str:
+    """What counts as one address where each has its share: of IPv6, the /64 that one client has."""
+    try:
+        ip = ipaddress.ip_address(peer(text).partition("%")[0])
+    except ValueError:
+        return text
+    if isinstance(ip, ipaddress.IPv4Address):
+        return str(ip)
+    return str(ipaddress.IPv6Network((int(ip), 64), strict=False))
+
+
 def token(text: str) -> str:
     """A secret that clients show in a header.
 

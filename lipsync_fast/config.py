@@ -27,6 +27,8 @@ class Listen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         origins: foreign Origins that browsers may come from; "*" allows all. Pages of the server
             itself, and clients that send no Origin, are always allowed.
         token: what clients must show (Authorization: Bearer, or ?token=); none asked where empty.
+        proxies: addresses of reverse proxies of ours: a client that comes through one has the
+            address that it names last in X-Forwarded-For, and they have no share of connections.
         admin_token: who shows it (Authorization: Bearer) may load and unload avatars from another
             machine; where empty, only this machine may.
     """
@@ -37,6 +39,7 @@ class Listen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     origins: tuple[str, ...] = ()
     token: str = ""
     admin_token: str = ""
+    proxies: tuple[str, ...] = ()
 
 
 class Avatars(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -69,6 +72,8 @@ class Engines(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         mps: engines of one GPU share it through NVIDIA's MPS daemon, which is started where none
             runs. The GPU's settings are left as they are.
         threads: of a CPU engine; chosen by the processors where 0.
+        memory_mb: that a CPU engine may take for itself, beside what engines share: an avatar that
+            needs more is refused; half of what this machine lets us use where 0.
         kernels: of a CPU engine's decoder; "auto" chooses by the processor's instruction set.
         spares: engines kept ready to take over at once when one dies.
         heartbeat_s: how often children say that they live.
@@ -81,6 +86,7 @@ class Engines(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     precision: Literal["fp16", "bf16", "fp32"] = "fp16"
     mps: bool = False
     threads: Amount = 0
+    memory_mb: Amount = 0
     kernels: Literal["auto", "onnxruntime", "avx512", "avx2", "portable"] = "auto"
     spares: Amount = 1
     heartbeat_s: Positive = 0.25

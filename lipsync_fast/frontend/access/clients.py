@@ -77,6 +77,28 @@ def token_shown(listen: Listen, authorization: str | None, path: str) -> bool:
     return any(hmac.compare_digest(s.encode(), listen.token.encode()) for s in shown)
 
 
+def client_address(listen: Listen, peer: str, forwarded: str | None) -> str:
+    """A client's address: its peer's, or what a proxy of ours says of it.
+
+    Args:
+        listen: the configuration.
+        peer: address at the other end of the TCP connection.
+        forwarded: the header X-Forwarded-For. Each proxy appends whom it has seen, so the last one
+            that is no proxy is the client; what stands before it the client may have written.
+    """
+    peer = canonical.peer(peer)
+    if peer not in listen.proxies or forwarded is None:
+        return peer
+    for each in reversed(forwarded.split(",")):
+        try:
+            address = canonical.address(each)
+        except ValueError:
+            return peer
+        if address not in listen.proxies:
+            return address
+    return peer
+
+
 def _host_of(url: str) -> str:
     try:
         return urlsplit(url).hostname or ""

@@ -17,10 +17,11 @@ from starlette.websockets import WebSocket
 
 from lipsync_fast.errors import AvatarError, AvatarNotFoundError, LipsyncError
 from lipsync_fast.frontend.access.admission import RETRY_S, retry_after
-from lipsync_fast.frontend.access.clients import Refusal
+from lipsync_fast.frontend.access.clients import Refusal, client_address
 from lipsync_fast.frontend.access.socket import Socket
 from lipsync_fast.frontend.http.answers import Problem, as_json, problem
 from lipsync_fast.frontend.http.avatars import all_facts, change_avatar, facts_of
+from lipsync_fast.frontend.http.connection import CLOSE_S
 from lipsync_fast.frontend.http.content import Content, answer, etag_of
 from lipsync_fast.frontend.http.guard import Guard, refused
 from lipsync_fast.frontend.http.health import health_of
@@ -39,8 +40,6 @@ TYPES = {
 PACKAGE = Path(__file__).resolve().parents[2]
 OnSocket = Callable[[Socket], Awaitable[None]]
 Video = Callable[[str], Awaitable[memoryview]]
-CLOSE_S = 2.0
-"""How long a client may take to answer our close frame."""
 
 
 # ---------------------------------------------------------------- answers
@@ -168,7 +167,10 @@ class Routes:
             return
         subprotocol = SUBPROTOCOL if SUBPROTOCOL in websocket.scope["subprotocols"] else None
         await websocket.accept(subprotocol)
-        socket = HttpSocket(websocket, subprotocol)
+        client, listen = websocket.client, self._services.config.listen
+        forwarded = ",".join(websocket.headers.getlist("X-Forwarded-For")) or None
+        peer = client_address(listen, client.host if client is not None else "", forwarded)
+        socket = HttpSocket(websocket, subprotocol, peer)
         await self._on_socket(socket)
         with trio.move_on_after(CLOSE_S):
             await socket.drain()

@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 from urllib.parse import quote
 
 import msgspec
+import trio
 from msgspec import Meta
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from lipsync_fast.errors import AvatarError, EngineLostError, OverloadedError
@@ -19,6 +20,8 @@ from lipsync_fast.ipc.control import Change
 from lipsync_fast.ipc.status import AvatarStatus
 
 MOST_BODY = 64 << 10
+BODY_S = 10.0
+"""How long the body of a request may take to come."""
 STATUSES: dict[Change, int] = {
     "loaded": 200,
     "unchanged": 200,
@@ -155,6 +158,10 @@ async def change_avatar(services: Services, request: Request) -> Response:
             wanted = await _body(request)
         except (msgspec.MsgspecError, RecursionError) as error:
             return problem(400, f"the body cannot be read: {error}")
+        except ClientDisconnect:
+            return problem(400, "the client has gone")  # nobody reads it
+        except trio.TooSlowError:
+            return problem(408, f"the body has not come within {BODY_S:g} s")
     action: Literal["load", "unload"] = "load" if request.method == "POST" else "unload"
     try:
         done = await services.avatar_changes.change(action, name, wanted.path)
@@ -171,10 +178,12 @@ async def _body(request: Request) -> Wanted:
 
     Raises:
         msgspec.MsgspecError: it cannot be read.
+        trio.TooSlowError: it does not come.
     """
     data = b""
-    async for piece in request.stream():
-        data += piece
-        if len(data) > MOST_BODY:
-            raise msgspec.DecodeError(f"more than {MOST_BODY} bytes")
+    with trio.fail_after(BODY_S):
+        async for piece in request.stream():
+            data += piece
+            if len(data) > MOST_BODY:
+                raise msgspec.DecodeError(f"more than {MOST_BODY} bytes")
     return msgspec.json.decode(data, type=Wanted) if data.strip() else Wanted()

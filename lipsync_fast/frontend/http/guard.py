@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lipsync_fast.frontend.access.admin import admin_refusal
 from lipsync_fast.frontend.access.admission import RETRY_S, retry_after
 from lipsync_fast.frontend.access.clients import Refusal, host_allowed, origin_allowed, refusal
+from lipsync_fast.frontend.http.places import RESERVED
 from lipsync_fast.frontend.services import Services
 from lipsync_fast.logs import get_logger
 
@@ -38,6 +39,10 @@ SECURITY = {
 }
 
 
+ALWAYS = ("/health", "/metrics")
+"""Are answered on connections in reserve, too; nothing else is."""
+
+
 def is_open(path: str) -> bool:
     """Whether a path needs no token."""
     return path in OPEN or path.startswith(ASSETS)
@@ -53,6 +58,9 @@ def refused(refusal: Refusal) -> Response:
     return PlainTextResponse(refusal.message + "\n", refusal.status, headers)
 
 
+FULL = Refusal(503, "connection", "as many are connected as this server takes; try again later")
+
+
 class Guard:
     """Refuses who may not ask; else passes on, and completes the answer's headers."""
 
@@ -65,12 +73,17 @@ class Guard:
         if scope["type"] == "websocket":
             _without_compression(send)
 
+        reserved = bool(scope.get("state", {}).get(RESERVED))
+
         async def send_complete(message: Message) -> None:
             if message["type"].endswith("response.start"):
-                self._complete(headers, MutableHeaders(scope=message))
+                answer = MutableHeaders(scope=message)
+                self._complete(headers, answer)
+                if reserved:
+                    answer["Connection"] = "close"
             await send(message)
 
-        answer = self._refusal(scope, headers)
+        answer = FULL if reserved and scope["path"] not in ALWAYS else self._refusal(scope, headers)
         if answer is not None:
             self._services.statistics.count_refused(answer.reason)
             await refused(answer)(scope, receive, send_complete)

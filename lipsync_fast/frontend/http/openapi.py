@@ -158,11 +158,12 @@ def _change(summary: str, name: Answers, body: Answers | None) -> Answers:
         "401": {"description": "The token is not shown."},
         "403": {"description": "Neither from this machine nor with the admin token."},
         "404": _answer("There is no such avatar.", change),
+        "408": _answer("The body has not come in time.", _schema("Problem")),
         "409": _answer("It cannot be; all is as it was.", change),
         "503": _answer("Not done in time; try again.", change),
     }
     if body is None:
-        del answers["400"]
+        del answers["400"], answers["408"]
     operation: Answers = {
         "summary": summary,
         "responses": answers,

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Connections to the HTTP port, by Hypercorn's trio worker.
 
-Hypercorn speaks HTTP and WebSocket on a connection; accepting is done here, so that
+Hypercorn speaks HTTP/1.1 and WebSocket on a connection (``http1``); accepting is done here, so that
 
-- as many connections are open as are allowed, and more are closed at once;
+- as many connections are open as are allowed, of each address its share; where there is no room,
+  who has waited longest without a request makes it (``places``);
 - what breaks one connection is logged, and breaks no other;
-- a client that takes nothing for ``SEND_S`` is cut off, and one that keeps sending behind our
-  close frame too: Hypercorn itself would wait, and keep what comes, without end;
+- each state of a connection has an end: a head that does not come within the handshake's time, an
+  answer of which nothing is taken (``connection``), a close frame that is not answered;
 - all end at once when the server stops, though Hypercorn shields what it sends from cancellation.
 """
 
@@ -19,31 +20,31 @@ from typing import Any, cast
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
-from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import ConnectionState
 
 from lipsync_fast.frontend.access.door import Door
-from lipsync_fast.frontend.http.app import CLOSE_S, OnSocket, Video, create_app
+from lipsync_fast.frontend.http.app import OnSocket, Video, create_app
+from lipsync_fast.frontend.http.connection import Connection
+from lipsync_fast.frontend.http.http1 import Http1Server
+from lipsync_fast.frontend.http.places import Places
 from lipsync_fast.frontend.services import Services
 from lipsync_fast.logs import get_logger
 
 log = get_logger("lipsync.front")
 SEND_BUFFER = 256 << 10
 """The kernel's, for a connection: what a slow reader has not read beyond it is noticed."""
-SEND_S = 20.0
-"""To take a piece of an answer, or a message."""
 SILENT_MS = 20_000
 """A peer whose machine does not answer for so long is gone."""
 ALIVE_S = 15
 """After so long without anything a peer's machine is asked whether it is there: by TCP, since
 Hypercorn's own pings would keep each connection's memory for one interval behind its end."""
-CLOSE_BYTES = 1 << 20
-"""What a client may send before it answers our close frame."""
 QUEUED = 4
 """Messages of a client that are read before they are asked for."""
-BESIDE_SESSIONS = 256
-"""Connections beside those of sessions: the page's own, health checks, scrapers."""
+BESIDE_SESSIONS, BESIDE_SHARE = 256, 64
+"""Connections beside those of sessions, in all and of one address: the page's own, health checks,
+scrapers."""
+RESERVE = 16
+"""Connections beyond all of these, for /health and /metrics alone."""
 
 
 async def serve_http(
@@ -77,23 +78,30 @@ async def serve_http(
     config = _config(limits.message_bytes, limits.handshake_s)
     app = ASGIWrapper(cast(Any, create_app(services, on_socket, video)))
     context = WorkerContext(None)
-    most = limits.sessions + BESIDE_SESSIONS
-    connections: set[_Connection] = set()
+    places = Places(
+        limits.sessions + BESIDE_SESSIONS,
+        limits.sessions_per_address + BESIDE_SHARE,
+        RESERVE,
+        services.config.listen.proxies,
+    )
+    connections: set[Connection] = set()
 
     async def serve(stream: trio.SocketStream) -> None:
-        if len(connections) >= most:
+        connection = Connection(stream)
+        place = places.take(connection.peer, connection.abort)
+        if place is None:
             services.statistics.count_refused("connection")
-            await trio.aclose_forcefully(stream)
+            connection.abort()
             return
-        connection = _Connection(stream)
         connections.add(connection)
         try:
-            await TCPServer(app, config, context, ConnectionState({}), cast(Any, connection))
+            await Http1Server(app, config, context, connection, place)
         except* Exception:
             log.exception("a connection has failed")
         finally:
             connections.discard(connection)
             connection.abort()
+            place.release()
 
     async with trio.open_nursery() as nursery:
         listeners = [
@@ -125,54 +133,3 @@ def _config(message_bytes: int, handshake_s: float) -> Config:
     config.websocket_max_message_size = message_bytes
     config.max_app_queue_size = QUEUED
     return config
-
-
-class _Connection:
-    """A client's stream as Hypercorn uses it, with bounds."""
-
-    def __init__(self, stream: trio.SocketStream) -> None:
-        self._stream = stream
-        self.socket = stream.socket
-        self._websocket = False
-        self._closing_until: float | None = None
-        self._left = CLOSE_BYTES
-
-    async def send_all(self, data: bytes) -> None:
-        """Send, within SEND_S.
-
-        Raises:
-            trio.BrokenResourceError: the client has gone, or takes nothing.
-        """
-        if self._websocket and data[:1] == b"\x88":  # our close frame
-            self._closing_until = trio.current_time() + CLOSE_S
-        elif data.startswith(b"HTTP/1.1 101 "):
-            self._websocket = True
-        sent = False
-        with trio.move_on_after(SEND_S):
-            await self._stream.send_all(data)
-            sent = True
-        if not sent:
-            self.abort()
-            raise trio.BrokenResourceError(f"the client has taken nothing for {SEND_S:g} s")
-
-    async def receive_some(self, most: int) -> bytes:
-        """Receive; nothing more long after our close frame."""
-        if self._closing_until is None:
-            return bytes(await self._stream.receive_some(most))
-        data = b""
-        with trio.move_on_at(self._closing_until):
-            data = bytes(await self._stream.receive_some(most))
-        self._left -= len(data)
-        return data if self._left > 0 else b""
-
-    async def send_eof(self) -> None:
-        """Say that nothing more is sent."""
-        await self._stream.send_eof()
-
-    async def aclose(self) -> None:
-        """Close."""
-        await self._stream.aclose()
-
-    def abort(self) -> None:
-        """Close at once; what waits for the client ends. Twice is harmless."""
-        self.socket.close()

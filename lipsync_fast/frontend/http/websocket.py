@@ -7,7 +7,6 @@ from typing import Literal
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketDisconnected
 
-from lipsync_fast import canonical
 from lipsync_fast.errors import SocketClosedError
 
 LONGEST_REASON = 123
@@ -20,10 +19,9 @@ class HttpSocket:
     kind: Literal["http"] = "http"
     unsent = False
 
-    def __init__(self, websocket: WebSocket, subprotocol: str | None) -> None:
-        self._websocket, self.subprotocol = websocket, subprotocol
-        client, server = websocket.client, websocket.scope.get("server")
-        self.peer = canonical.peer(client.host) if client is not None else ""
+    def __init__(self, websocket: WebSocket, subprotocol: str | None, peer: str) -> None:
+        self._websocket, self.subprotocol, self.peer = websocket, subprotocol, peer
+        server = websocket.scope.get("server")
         self.port = int(server[1] or 0) if server is not None else 0
 
     async def receive(self) -> str | bytes:

@@ -14,11 +14,11 @@ from websockets.http11 import Request, Response
 from websockets.trio.server import Server, ServerConnection, serve
 from websockets.typing import Subprotocol
 
-from lipsync_fast import canonical
+from lipsync_fast.config import Listen
 from lipsync_fast.duplex import DuplexServerConnection
 from lipsync_fast.errors import SocketClosedError
 from lipsync_fast.frontend.access.admission import RETRY_S, retry_after
-from lipsync_fast.frontend.access.clients import Refusal, refusal
+from lipsync_fast.frontend.access.clients import Refusal, client_address, refusal
 from lipsync_fast.frontend.access.door import KEPT, KEPT_FOR_HTTP, Door
 from lipsync_fast.frontend.listen.connections import Connections
 from lipsync_fast.frontend.services import Services
@@ -37,9 +37,8 @@ class StreamSocket:
 
     kind: Literal["stream"] = "stream"
 
-    def __init__(self, connection: DuplexServerConnection, port: int) -> None:
-        self._connection, self.port = connection, port
-        self.peer = peer_of(connection)
+    def __init__(self, connection: DuplexServerConnection, port: int, peer: str = "") -> None:
+        self._connection, self.port, self.peer = connection, port, peer
         self.subprotocol: str | None = connection.subprotocol
 
     async def receive(self) -> str | bytes:
@@ -77,10 +76,13 @@ class StreamSocket:
         await self._connection.aclose(code, reason)
 
 
-def peer_of(connection: ServerConnection) -> str:
+def peer_of(connection: ServerConnection, request: Request, listen: Listen) -> str:
     """The client's address, without its port."""
     address = connection.remote_address
-    return canonical.peer(str(address[0])) if isinstance(address, tuple) else ""
+    peer = str(address[0]) if isinstance(address, tuple) else ""
+    # Of several such headers the last one is the nearest proxy's.
+    forwarded = ",".join(request.headers.get_all("X-Forwarded-For")) or None
+    return client_address(listen, peer, forwarded)
 
 
 async def serve_stream(
@@ -98,14 +100,16 @@ async def serve_stream(
 
     async def handle(connection: ServerConnection) -> None:
         assert isinstance(connection, DuplexServerConnection)
-        await connections.serve(StreamSocket(connection, port))
+        assert connection.request is not None
+        peer = peer_of(connection, connection.request, services.config.listen)
+        await connections.serve(StreamSocket(connection, port, peer))
 
     def admit(connection: ServerConnection, request: Request) -> Response | None:
         refused = refusal(services.config.listen, request.headers.get, request.path)
         if refused is not None:
             services.statistics.count_refused(refused.reason)
             return _refused(refused)
-        full = connections.refusal(peer_of(connection))
+        full = connections.refusal(peer_of(connection, request, services.config.listen))
         if full is not None:
             services.statistics.count_refused("connection")
             return _refused(Refusal(503, "connection", full))
