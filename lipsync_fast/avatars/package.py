@@ -179,6 +179,8 @@ class AvatarPackage(MappedFrames[Manifest]):
         data = self.model(name)
         if name not in self._networks:
             self._check(0)
-            check_network(data, f"{self.path}: {name}.onnx")
+            m = self.manifest
+            need = m.rules.need(name, m.width, m.region)
+            check_network(data, f"{self.path}: {name}.onnx", need)
             self._networks.add(name)
         return data

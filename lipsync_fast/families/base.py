@@ -22,6 +22,7 @@ from lipsync_fast import _native
 from lipsync_fast.arrays import U8
 from lipsync_fast.audio.windows import AudioWindow
 from lipsync_fast.geometry import Rect
+from lipsync_fast.untrusted.limits import Need
 
 Shape = tuple[int, ...]
 
@@ -92,6 +93,10 @@ class CropRule:
         return 1 if self.linear else 2
 
 
+AUDIO_ENCODER = Need(tensor=65_000, live=130_000, multiplications=120_000_000, weights=2_900_000)
+"""What the audio encoder needs for one mel window; it is the same in all families."""
+
+
 class Models(NamedTuple):
     """Networks as a package has them: ONNX bytes, and the sizes that they are made for."""
 
@@ -134,6 +139,14 @@ class Family(ABC):
     def output(self, region: int, window: Rect | None) -> Shape:
         """Channels, height and width of the decoder's output ``region``."""
         return (3, window.height, window.width) if window else (3, region, region)
+
+    @abstractmethod
+    def need(self, network: str, width: int, region: int) -> Need:
+        """About what the family's own network of a size needs, as ``onnx_io.check`` counts it.
+
+        Args:
+            network: "audio_encoder", "image" or "decoder".
+        """
 
     @abstractmethod
     def peak(self, width: int, region: int) -> int:

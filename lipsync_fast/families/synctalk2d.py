@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 from lipsync_fast.audio.windows import AudioWindow
-from lipsync_fast.families.base import CropRule, Family, Shape
+from lipsync_fast.families.base import AUDIO_ENCODER, CropRule, Family, Shape
 from lipsync_fast.geometry import Rect
+from lipsync_fast.untrusted.limits import BLOCK, Need
 
 REGION_BORDER = 4
 """Pixels between the crop's edge and the generated region, on each side (crop = region + 8)."""
@@ -51,6 +52,27 @@ class Synctalk2d(Family):
     def levels(self, width: int, region: int, window: Rect | None) -> dict[str, Shape]:
         """x1 .. x6: ``level_shapes``."""
         return level_shapes(width, region, window)
+
+    def need(self, network: str, width: int, region: int) -> Need:
+        """The image half is widest in its second stage, the decoder in its last one."""
+        if network == "audio_encoder":
+            return AUDIO_ENCODER
+        pixels = region * region
+        if network == "image":
+            widest = max(2 * width, BLOCK) * pixels
+            return Need(
+                tensor=widest,
+                live=5 * widest,
+                multiplications=(11 * width * width + 100 * width + 500) * pixels,
+                weights=3_000 * width * width + 3_000 * width + 1_000,
+            )
+        widest = max(4 * width, BLOCK) * pixels
+        return Need(
+            tensor=widest,
+            live=4 * widest,
+            multiplications=(30 * width * width + 200 * width + 500) * pixels,
+            weights=12_000 * width * width + 5_000 * width + 1_000,
+        )
 
     def peak(self, width: int, region: int) -> int:
         """Three tensors as wide as the last stage is."""

@@ -11,8 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lipsync_fast.audio.windows import FEATURE_SIZE, AudioWindow
-from lipsync_fast.families.base import CropRule, Family, Shape
+from lipsync_fast.families.base import AUDIO_ENCODER, CropRule, Family, Shape
 from lipsync_fast.geometry import Rect
+from lipsync_fast.untrusted.limits import BLOCK, Need
 
 PUBLISHED_WIDTH = 16
 
@@ -104,6 +105,27 @@ class Wav2lip(Family):
             f"x{k}": (width * stage.channels, stage.side, stage.side)
             for k, stage in enumerate(ENCODERS[region], 1)
         }
+
+    def need(self, network: str, width: int, region: int) -> Need:
+        """The decoder is widest in its last stage; its spreading borrows as much again."""
+        if network == "audio_encoder":
+            return AUDIO_ENCODER
+        pixels = region * region
+        if network == "image":
+            widest = max(width, BLOCK) * pixels
+            return Need(
+                tensor=widest,
+                live=4 * widest,
+                multiplications=(140 * width * width + 500) * pixels,
+                weights=60_000 * width * width + 60_000,
+            )
+        widest = max(10 * width, 2 * BLOCK) * pixels
+        return Need(
+            tensor=widest,
+            live=3 * widest,
+            multiplications=(2_000 * width * width + 500) * pixels,
+            weights=145_000 * width * width + 120_000,
+        )
 
     def peak(self, width: int, region: int) -> int:
         """The last stage's input and output with what is appended to them."""

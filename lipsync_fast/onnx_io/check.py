@@ -3,7 +3,8 @@
 
 Allowed are the operators that our families consist of, with constants that lie in the file itself.
 Nothing may nest (subgraphs, functions), nothing may name a file. Every tensor's shape follows from
-the inputs' and is computed here, so that memory and time are known beforehand, and bounded.
+the inputs' and is computed here, so that memory and time are known beforehand, and bounded: by what
+the family's own network of that size needs, where it is known whose it is.
 Neither the package ``onnx`` nor a runtime is needed.
 """
 
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from lipsync_fast.errors import AvatarFormatError, UnexpectedGraphError
 from lipsync_fast.onnx_io.reader import Graph, Node
 from lipsync_fast.untrusted import limits
+from lipsync_fast.untrusted.limits import BLOCK, Need
 
 Shape = tuple[int, ...]
 OPSETS = range(13, 24)
@@ -32,12 +34,13 @@ class _RefusedError(Exception):
     """The network may not be run; the message says why."""
 
 
-def check_network(model: bytes | memoryview, where: str) -> None:
+def check_network(model: bytes | memoryview, where: str, need: Need | None = None) -> None:
     """Refuse a network that is not plain, not finite, or too large.
 
     Args:
         model: serialized ONNX.
         where: what it is called in errors.
+        need: of the family's own network in its place; general limits where it is not known.
 
     Raises:
         AvatarFormatError: says which part was found, and what was expected.
@@ -49,7 +52,7 @@ def check_network(model: bytes | memoryview, where: str) -> None:
     try:
         graph = Graph.parse(model)
         _check_model(graph)
-        _Run(graph).check()
+        _Run(graph, _most(need)).check()
     except (UnexpectedGraphError, _RefusedError) as error:
         reason = "".join(c if c.isprintable() else "?" for c in str(error))[:300]
         raise AvatarFormatError(f"{where} cannot be used: {reason}") from None
@@ -69,14 +72,44 @@ def _check_model(graph: Graph) -> None:
         raise _RefusedError(f"{graph.unusual[0]}; expected one graph of operators and constants")
 
 
+ROOM = 2
+"""Times what the family's own network needs: others may be written down in other ways."""
+GENERAL = Need(
+    tensor=limits.TENSOR_ELEMENTS,
+    live=limits.LIVE_ELEMENTS,
+    multiplications=limits.MULTIPLICATIONS,
+    weights=limits.NETWORK_BYTES // 2,
+)
+"""What any network may need."""
+FEW = 1 << 12
+"""Numbers that may be made of constants whatever there are: sizes, scales."""
+
+
+def _most(need: Need | None) -> Need:
+    if need is None:
+        return GENERAL
+    return Need(*(min(ROOM * mine, any_) for mine, any_ in zip(need, GENERAL, strict=True)))
+
+
 @dataclass
 class _Run:
-    """A run of a graph in which shapes take the place of tensors."""
+    """A run of a graph in which shapes take the place of tensors.
+
+    Attributes:
+        most: what it may need.
+        live: numbers of all tensors that are there at this point of the run.
+        fixed: tensors that follow from constants alone: a runtime makes them when it loads the
+            graph, and keeps them.
+    """
 
     graph: Graph
+    most: Need
     shapes: dict[str, Shape] = field(default_factory=dict)
     live: int = 0
     multiplications: int = 0
+    fixed: set[str] = field(default_factory=set)
+    fixed_numbers: int = 0
+    fixed_most: int = 0
 
     def check(self) -> None:
         """Go through the graph.
@@ -84,8 +117,14 @@ class _Run:
         Raises:
             _RefusedError, UnexpectedGraphError: it is not as it should be.
         """
+        weights = 0
         for name in self.graph.tensors:
             self.shapes[name] = self._constant(name).shape
+            weights += math.prod(self.shapes[name])
+        if weights > self.most.weights:
+            raise _RefusedError(f"{weights} weights; expected at most {self.most.weights}")
+        self.fixed_most = max(weights, FEW)
+        kept = self.graph.tensors.keys() | self.graph.outputs.keys()
         for name in self.graph.inputs:
             if name not in self.shapes:
                 self.shapes[name] = self.graph.input_shape(name)
@@ -94,7 +133,7 @@ class _Run:
         for k, node in enumerate(self.graph.nodes):
             self._step(node)
             done = {name for name in node.inputs if last[name] == k} & self.shapes.keys()
-            self.live -= sum(math.prod(self.shapes[n]) for n in done - self.graph.tensors.keys())
+            self.live -= sum(_size(self.shapes[n]) for n in done - kept - self.fixed)
         for name in self.graph.outputs:
             if name not in self.shapes:
                 raise _RefusedError(f"output {name[:40]!r} is made by no operator")
@@ -121,21 +160,41 @@ class _Run:
             raise _RefusedError(
                 f"operator {node.kind} whose inputs or attributes do not fit"
             ) from None
-        self._count(shape, f"what operator {node.kind} makes")
+        self.multiplications += math.prod(shape) * _COSTS.get(node.kind, 1)
         self.shapes[node.outputs[0]] = shape
+        if all(name in self.graph.tensors or name in self.fixed for name in node.inputs if name):
+            self._fix(node, shape)
+        else:
+            self._count(shape, f"what operator {node.kind} makes")
+
+    def _fix(self, node: Node, shape: Shape) -> None:
+        self.fixed.add(node.outputs[0])
+        self.fixed_numbers += math.prod(shape)
+        if not shape or min(shape) < 1 or self.fixed_numbers > self.fixed_most:
+            raise _RefusedError(
+                f"operator {node.kind} makes {shape} of constants; expected no more than there are"
+                f" ({self.fixed_most} numbers)"
+            )
 
     def _count(self, shape: Shape, what: str) -> None:
         if not shape or min(shape) < 1:
             raise _RefusedError(f"{what} has the shape {shape}")
-        count = math.prod(shape)
-        self.live += count
-        if count > limits.TENSOR_ELEMENTS or self.live > limits.LIVE_ELEMENTS:
+        self.live += _size(shape)
+        if _size(shape) > self.most.tensor or self.live > self.most.live:
             raise _RefusedError(
-                f"{what} has the shape {shape}; expected at most {limits.TENSOR_ELEMENTS} numbers,"
-                f" and {limits.LIVE_ELEMENTS} at one time"
+                f"{what} has the shape {shape}; expected at most {self.most.tensor} numbers,"
+                f" and {self.most.live} at one time"
             )
-        if self.multiplications > limits.MULTIPLICATIONS:
-            raise _RefusedError(f"more than {limits.MULTIPLICATIONS} multiplications in one run")
+        if self.multiplications > self.most.multiplications:
+            raise _RefusedError(f"more than {self.most.multiplications} multiplications in one run")
+
+    def borrow(self, count: int, what: str) -> None:
+        """Memory that an operator needs while it runs."""
+        if count > self.most.tensor or self.live + count > self.most.live:
+            raise _RefusedError(
+                f"{what} needs {count} numbers while it runs; expected at most"
+                f" {self.most.tensor}, and {self.most.live} at one time"
+            )
 
     def of(self, node: Node, index: int) -> Shape:
         """An input's shape."""
@@ -149,6 +208,14 @@ class _Run:
         if values.ndim != 1 or values.size > 8:
             raise ValueError("no list of a few numbers")
         return [float(v) for v in values]
+
+
+def _size(shape: Shape) -> int:
+    """Numbers that a tensor has in memory."""
+    if len(shape) != 4:
+        return math.prod(shape)
+    batch, channels, height, width = shape
+    return batch * -(-channels // BLOCK) * BLOCK * height * width
 
 
 def _attribute(node: Node, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
@@ -216,6 +283,8 @@ def _convolved(run: _Run, node: Node) -> Shape:
         for k in range(2)
     )
     run.multiplications += batch * math.prod(made) * math.prod(weight)
+    # Runtimes write the pixels under each window side by side, where these are few.
+    run.borrow(min(math.prod(made) * math.prod(weight[1:]), math.prod(weight)), "Conv")
     return batch, weight[0], *made
 
 
@@ -237,6 +306,8 @@ def _spread(run: _Run, node: Node) -> Shape:
         for k in range(2)
     )
     run.multiplications += batch * math.prod(sides) * math.prod(weight)
+    # Runtimes make all windows side by side, and add them up where they overlap.
+    run.borrow(math.prod(weight[1:]) * math.prod(sides), "ConvTranspose")
     return batch, weight[1] * group, *made
 
 
@@ -247,6 +318,8 @@ def _resized(run: _Run, node: Node) -> Shape:
         raise ValueError("scales")
     if not all(0 < scale <= 1 << 10 for scale in scales):
         raise ValueError("scales")
+    if node.attributes.get("mode", b"nearest") not in (b"nearest", b"linear"):
+        raise ValueError("mode")
     return tuple(math.floor(n * scale) for n, scale in zip(shape, scales, strict=True))
 
 
@@ -282,3 +355,6 @@ _SHAPES: Mapping[str, Callable[[_Run, Node], Shape]] = {
     "Slice": _cut,
 }
 """The operators that networks may have, and what shape each makes of its inputs'."""
+_COSTS = {"Resize": 4, "Sigmoid": 8}
+"""Roughly how many multiplications a number takes, where it is more than one; windows are counted
+where they are."""

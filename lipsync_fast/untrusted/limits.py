@@ -7,6 +7,8 @@ before memory is taken or time is spent; docs/avatars.md ("Trust") has the same 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 MANIFEST_BYTES = 1 << 20
 """Size of a manifest. The largest texts and 1,000 members need 350 KB."""
 MEMBERS = 1_000
@@ -50,3 +52,21 @@ PICKLE_BYTES = 16 << 20
 """Size of the part of a checkpoint that says which tensors there are; 0.3 MB with an optimizer."""
 SIGNATURE_BYTES = 1 << 12
 """Size of a signature, or a key."""
+BLOCK = 16
+"""Runtimes keep pictures in blocks of so many channels: one channel takes as much."""
+
+
+class Need(NamedTuple):
+    """What a run of a network needs for one frame, and what it has.
+
+    Attributes:
+        tensor: numbers of its largest tensor, or of what an operator holds while it runs.
+        live: of all tensors that are there at one time.
+        multiplications: of a run.
+        weights: numbers of its constants.
+    """
+
+    tensor: int
+    live: int
+    multiplications: int
+    weights: int

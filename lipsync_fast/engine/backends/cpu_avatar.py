@@ -12,7 +12,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from lipsync_fast import _native
-from lipsync_fast.avatars.package import AvatarPackage
+from lipsync_fast.avatars.package import MODELS, AvatarPackage
 from lipsync_fast.avatars.storage import MANIFEST
 from lipsync_fast.engine.backends.decoder import SplitDecoder, split_decoder
 from lipsync_fast.engine.backends.sessions import Sessions
@@ -36,6 +36,8 @@ class CpuAvatar:
         self.shared: FrameStore | None = None
         """Image halves of all engines; those that it has no room for are kept by each."""
         m = package.manifest
+        for name in MODELS:  # all are looked at before a runtime reads one
+            package.network(name)
         self.audio_encoder = _session(package, "audio_encoder", sessions)
         self.image = _session(package, "image", sessions)
         self.levels = levels = m.levels
@@ -55,6 +57,30 @@ class CpuAvatar:
             ("decoder", self.decoder, {**self._heard, "audio": self.audio_shape}, decoded),
         ):
             _expect(package, name, session, inputs, outputs)
+        self._try()
+
+    def _try(self) -> None:
+        """Make one frame of nothing: what cannot be run here must not be found out in a session.
+
+        Raises:
+            AvatarFormatError: it cannot be run.
+        """
+        m = self.package.manifest
+
+        def zeros(shape: tuple[int, ...]) -> NDArray[np.float32]:
+            return np.zeros(shape, np.float32)
+
+        try:
+            self.audio_encoder.run(None, {"mel": zeros((1, 1, 80, 16))})
+            image = zeros((1, 6, m.region, m.region))
+            made = self.image.run(list(self.levels), {"image": image})
+            levels = dict(zip(self.levels, made, strict=True))
+            self.decode(levels, zeros((1, *self.audio_shape)))
+        except Exception as error:  # onnxruntime raises its own classes; MemoryError
+            reason = (str(error) or repr(error)).splitlines()[0][:200]
+            raise AvatarFormatError(
+                f"{self.package.path}: its networks cannot be run: {reason}"
+            ) from None
 
     def decode(
         self, levels: Mapping[str, NDArray[np.float32]], audio: NDArray[np.float32]
