@@ -88,12 +88,18 @@ class MappedFrames(Closing, Generic[M]):
 
     @classmethod
     def _opened(cls, path: Path) -> Self:
-        storage = Storage(path)
+        storage = None
         try:
+            storage = Storage(path)
             return cls(storage)
-        except AvatarError:
-            storage.close()
-            raise
+        except Exception as error:
+            if storage is not None:
+                storage.close()
+            if isinstance(error, AvatarError):
+                raise
+            # Whatever else somebody's file brings about is its fault, and nobody else's matter.
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise AvatarFormatError(f"{path}: is damaged ({reason})") from error
 
     def close(self) -> None:
         """Forget the mapping; twice is harmless."""
@@ -107,6 +113,8 @@ class MappedFrames(Closing, Generic[M]):
             AvatarFormatError: there is no such member, or it is not listed.
         """
         data = self._storage.member(name)
+        if not self._storage.intact():
+            raise AvatarFormatError(f"{self.path}: has become shorter while it was in use")
         if data is None:
             raise AvatarFormatError(f"{self.path}: {name} is missing{self.made_by}")
         # Else verify() would vouch for what it has not read.

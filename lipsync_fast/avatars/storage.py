@@ -134,7 +134,7 @@ class Storage:
             )
         for info in infos:
             name = info.filename
-            if info.is_dir():
+            if name.endswith("/"):  # a folder
                 continue
             if not safe_name(name) or name in self._views:
                 raise AvatarFormatError(f"{self.path}: member {name[:80]!r} is not a plain name")
