@@ -22,13 +22,14 @@ class RegisteredAvatar:
 
     Attributes:
         users: jobs, and tasks in the background, that need it.
+        failures: jobs that have failed as no job of a sound avatar does.
         used: a job has needed it.
         retired: it was taken out, and is closed when nobody needs it.
     """
 
     def __init__(self, package: AvatarPackage, loaded: LoadedAvatar, blocks: BlockCache) -> None:
         self.package, self.loaded, self.blocks = package, loaded, blocks
-        self.users = 0
+        self.users = self.failures = 0
         self.used = self.retired = False
         self.content = b""
         self.scopes: dict[Look, bytes] = {}

@@ -25,6 +25,8 @@ MOST_SHARED = 100
 """Pieces of shared memory that wait for their avatars; of more, the oldest is not used."""
 MOST_FIGURES = 200
 """Avatars that figures are told of."""
+FAILURES = 2
+"""Jobs of an avatar that have failed as none should before that is told."""
 Loaded = Callable[[str, str], None]
 """Gets an avatar's name and the reason why it was not loaded, or nothing."""
 
@@ -40,6 +42,8 @@ class AvatarRegistry:
         self._backend, self._encoder, self._wake = backend, encoder, wake
         self.keys: TrustedKeys | None = None
         """One of them must have signed what is loaded."""
+        self.on_given_up: Loaded = lambda name, reason: None
+        """Told of an avatar whose jobs fail."""
         self.avatars: dict[str, RegisteredAvatar] = {}
         """Those that jobs may name."""
         self._aside = ThreadPoolExecutor(1, "lipsync-load")
@@ -130,6 +134,16 @@ class AvatarRegistry:
         avatar.users -= 1
         if avatar.retired:
             self._retire(avatar)
+
+    def failed(self, avatar: RegisteredAvatar, reason: str) -> None:
+        """A job of an avatar has failed as none should (it took too much memory, most likely).
+
+        The second time it is told of: it is to be taken out of use.
+        """
+        avatar.failures += 1
+        if avatar.failures == FAILURES:
+            for name in [name for name, held in self.avatars.items() if held is avatar]:
+                self.on_given_up(name, reason)
 
     # ------------------------------------------------------------ the loop's part
     @property

@@ -95,8 +95,10 @@ class Dispatcher:
             any_begun = True
             try:
                 batch.append(self._prepared(entry))
-            except (LipsyncError, ValueError) as error:
-                self._fail(entry, str(error))
+            except DeviceLostError:
+                raise
+            except Exception as error:
+                self._fail_for(entry, error)
             if time.monotonic() - begun > HASTE_S:
                 break  # there were many features to compute: the device is not to wait for more
         if batch:
@@ -186,10 +188,16 @@ class Dispatcher:
                 continue
             if isinstance(error, DeviceLostError):
                 raise error
-            if not isinstance(error, LipsyncError):
-                log.error("a frame has failed", avatar_frame=entry.job.avatar_frame, exc_info=error)
-            self._fail(entry, str(error) or repr(error))
+            self._fail_for(entry, error)
         return any_sent
+
+    def _fail_for(self, entry: QueuedJob, error: BaseException) -> None:
+        """Answer a job that had begun; what no sound avatar brings about counts against it."""
+        reason = " ".join((str(error) or repr(error)).split())[:500]
+        if not isinstance(error, (LipsyncError, ValueError)):
+            log.error("a frame has failed", avatar_frame=entry.job.avatar_frame, exc_info=error)
+            self._registry.failed(entry.avatar, reason)
+        self._fail(entry, reason)
 
     def _keep(self, entry: QueuedJob, jpeg: bytes) -> None:
         """Count what a network has made, and keep it if that is wanted."""

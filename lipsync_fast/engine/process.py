@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import select
 import signal
 import socket
@@ -50,6 +51,8 @@ _PR_SET_PDEATHSIG = 1
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 RESTED_S = 2.0
 """An engine that has had nothing to do for so long is a spare, or nobody speaks."""
+LEAST_MEMORY, MOST_MEMORY = 2 << 30, 64 << 30
+"""Bounds of what a CPU engine may take where the configuration says nothing."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
@@ -118,6 +121,7 @@ class Process:
         loaded = []
         self.scheduler = scheduler = create_scheduler(self.spec)
         scheduler.registry.keys = trusted_keys(self.spec.require_signed)
+        scheduler.registry.on_given_up = self._gave_up
         self._take_offers()
         for name, path in self.spec.avatars.items():
             try:
@@ -224,6 +228,10 @@ class Process:
         elif isinstance(message, Stop):
             self.leaving = True
 
+    def _gave_up(self, name: str, reason: str) -> None:
+        log.error("an avatar fails in use", avatar=name, reason=reason)
+        self.link.send(AvatarState(name=name, error=reason, in_use=True))
+
     def _loaded(self, name: str, error: str) -> None:
         if error:
             log.error("cannot load an avatar", avatar=name, reason=error)
@@ -260,6 +268,24 @@ def keep_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, 256 << 20)
 
 
+def limit_memory(spec: EngineSpec) -> None:
+    """Bound what this process may take for itself: an allocation beyond fails, and who has asked
+    for it; the machine, and the other processes, are spared.
+
+    What engines share is not counted, nor what is mapped from files. Not on a GPU: its driver
+    reserves what it never uses.
+    """
+    if spec.device != "cpu":
+        return
+    from lipsync_fast.engine.caches import within_memory
+
+    bytes_ = spec.memory_mb << 20 or max(LEAST_MEMORY, within_memory(MOST_MEMORY, 1 / 2))
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    if most != resource.RLIM_INFINITY:
+        bytes_ = min(bytes_, most)
+    resource.setrlimit(resource.RLIMIT_DATA, (bytes_, most))
+
+
 def main() -> NoReturn:
     """Read the task, work, and leave: status 0 when told to, 1 with a reason in the log."""
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -270,6 +296,7 @@ def main() -> NoReturn:
     if spec.processors:
         os.sched_setaffinity(0, spec.processors)
     setup_logs(spec.log, spec.name)
+    limit_memory(spec)
     context = zmq.Context[zmq.Socket[bytes]]()
     end = socket.socket(fileno=spec.rings_fd)
     end.setblocking(False)

@@ -26,6 +26,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
         rings_fd: its end of the ring socket.
         device: "cpu" or "cuda:N"; that GPU is the only one that its process sees, as number 0.
         threads: of the CPU backend; None for its own choice.
+        memory_mb: that the process of a CPU engine may take for itself; chosen where 0.
         kernels: of the CPU backend's decoder.
         precision: of the CUDA backend's networks.
         processors: next to its GPU, to keep all its threads on; all where empty.
@@ -44,6 +45,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
     rings_fd: int
     device: str = "cpu"
     threads: int | None = None
+    memory_mb: int = 0
     kernels: str = "auto"
     precision: Literal["fp16", "bf16", "fp32"] = "fp16"
     processors: list[int] = []

@@ -119,10 +119,15 @@ class WantAvatar(Message):
 
 
 class AvatarState(Message):
-    """An engine has loaded an avatar (error empty), or could not."""
+    """An engine has loaded an avatar (error empty), or could not.
+
+    Attributes:
+        in_use: it was loaded, and has failed since then.
+    """
 
     name: Name
     error: str = ""
+    in_use: bool = False
 
 
 class Bye(Message):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 
+from lipsync_fast.avatars.identity import Identity
 from lipsync_fast.ipc.control import AvatarVersion
 from lipsync_fast.supervisor.avatar_folders import AvatarFolders
 from lipsync_fast.supervisor.children import Child, ChildSlot
@@ -57,6 +58,7 @@ class AvatarCatalogue:
         self._numbers: dict[str, int] = {}
         self._keys: dict[str, int] = {}
         self._deaths: dict[str, int] = {}
+        self._banned: dict[str, tuple[Identity, str]] = {}
         self.use(folders.default, package)
 
     # ------------------------------------------------------------ what engines load
@@ -127,6 +129,7 @@ class AvatarCatalogue:
         self.current[version.name] = self.versions[version.key] = version
         version.number = self._numbers[version.name] = self._numbers.get(version.name, 0) + 1
         self.unloaded.discard(version.name)
+        self._banned.pop(version.name, None)
         self.errors.forget(version.name)
 
     def discard(self, version: Version) -> None:
@@ -191,15 +194,37 @@ class AvatarCatalogue:
         ):
             self._refuse(key, error)
 
+    def on_failure(self, key: str, error: str) -> None:
+        """An avatar has failed in use, again and again: it would in any engine."""
+        if key in self.versions and key != self.default_key:
+            self._ban(key, f"its frames fail: {error}")
+
     def on_death(self, engine: Child) -> list[str]:
         """An engine has died, perhaps of what it was loading. Says what is no longer in use."""
         dropped = []
         for key in engine.loading & self.versions.keys() - {self.default_key}:
             self._deaths[key] = self._deaths.get(key, 0) + 1
             if self._deaths[key] >= DEADLY:
-                self._refuse(key, "engines died while they loaded it")
+                self._ban(key, "engines died while they loaded it")
                 dropped.append(key)
         return dropped
+
+    def _ban(self, key: str, reason: str) -> None:
+        """A version harms engines: not loaded again because a client asks, as long as its files are
+        the same; only where somebody has it loaded."""
+        version = self.versions[key]
+        if len(self._banned) >= MOST_ERRORS:
+            del self._banned[next(iter(self._banned))]
+        self._banned[version.name] = version.package.identity, reason
+        self._refuse(key, reason)
+
+    def is_banned(self, name: str, package: OpenedPackage) -> bool:
+        """Whether a package has harmed engines; then that is told again."""
+        identity, reason = self._banned.get(name, (None, ""))
+        if identity != package.identity:
+            return False
+        self.errors.add(name, reason)
+        return True
 
     def _refuse(self, key: str, reason: str) -> None:
         """No engine can hold a version: told for a while, and new engines do not load it."""

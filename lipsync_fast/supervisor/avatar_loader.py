@@ -53,6 +53,8 @@ class AvatarLoader:
         else:
             if name in catalogue.current or name in catalogue.unloaded:
                 package.close()  # somebody was faster
+            elif catalogue.is_banned(name, package):
+                package.close()
             else:
                 self.load(catalogue.use(name, package).key)
         self._looked_for.discard(name)
@@ -96,7 +98,12 @@ class AvatarLoader:
         version = catalogue.versions.get(key) or catalogue.candidates.get(key)
         if error and version is not None:
             error = version.for_people(error)
-        catalogue.on_answer(engine, key, error, others)
+        if state.in_use:
+            catalogue.on_failure(key, error)
+            for other in others:
+                self.unload_forgotten(other)
+        else:
+            catalogue.on_answer(engine, key, error, others)
         if error:
             log.error("cannot load an avatar", child=engine.name, avatar=key, reason=error)
         self.unload_forgotten(engine)

@@ -90,6 +90,7 @@ class Spawner:
                 rings_fd=rings_fd,
                 device=slot.device,
                 threads=self.threads if slot.device == "cpu" else None,
+                memory_mb=self.config.engines.memory_mb,
                 kernels=self.config.engines.kernels,
                 precision=self.config.engines.precision,
                 processors=list(slot.processors),
