@@ -8,12 +8,17 @@ whoever is sending.
 
 A message can be sent without waiting, too (``send_now``): as far as the kernel takes it at once.
 
+To a peer that takes nothing, nothing is sent for long: a server's connection ends then. The
+library's pings cannot tell, since they wait behind what is being sent.
+
 And closing is bounded as a whole: as it comes, it waits without end for room to send its farewell
 to a peer that reads nothing, and for a reader that waits for somebody to take what it has read.
 """
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 from typing import TYPE_CHECKING
 
@@ -29,9 +34,15 @@ else:
     _Base = object
 
 
+PIECE = 1 << 20
+"""Bytes that are sent before the time that a peer has for them begins anew."""
+
+
 class _Duplex(_Base):
     _reader: trio.lowlevel.Task | None = None
     _rest = b""
+    unread_s = math.inf
+    """A peer that does not take a piece within this is given up."""
 
     async def recv_events(self) -> None:
         self._reader = trio.lowlevel.current_task()
@@ -44,9 +55,29 @@ class _Duplex(_Base):
         if self._rest:
             self.protocol.writes.insert(0, self._rest)
             self._rest = b""
-        await super().send_data()
+        await self._send_writes()
         while self.protocol.writes and not self.send_lock.locked():
-            await super().send_data()
+            await self._send_writes()
+
+    async def _send_writes(self) -> None:
+        """What the library's ``send_data`` does, but within bounds.
+
+        Raises:
+            trio.BrokenResourceError: the peer takes nothing; the library ends the connection then.
+        """
+        async with self.send_lock:
+            for data in self.protocol.data_to_send():
+                for start in range(0, len(data), PIECE):
+                    await self._send_piece(data[start : start + PIECE])
+                if not data and isinstance(self.stream, trio.abc.HalfCloseableStream):
+                    with contextlib.suppress(Exception):
+                        await self.stream.send_eof()
+
+    async def _send_piece(self, piece: bytes) -> None:
+        with trio.move_on_after(self.unread_s):
+            await self.stream.send_all(piece)
+            return
+        raise trio.BrokenResourceError(f"the peer has taken nothing for {self.unread_s:g} s")
 
     def send_now(self, data: str | bytes) -> bool:
         """Send a message as far as the kernel takes it now.
@@ -111,4 +142,6 @@ class DuplexClientConnection(_Duplex, ClientConnection):
 
 
 class DuplexServerConnection(_Duplex, ServerConnection):
-    """A server's connection that reads while it sends."""
+    """A server's connection that reads while it sends, and whose peer has to read, too."""
+
+    unread_s = 40.0
