@@ -105,6 +105,10 @@ class Live(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         hold_ms: how long a session waits for frames whose engine was lost before it skips them.
         headroom: share of the measured capacity that speakers may use.
         speakers: how many may speak at once; measured where 0.
+        quiet_s: an utterance that gets no sound for so long, and of which all was shown that could
+            be, is ended by the server.
+        half_rate: where engines cannot make all pictures in time, every second one of what is
+            spoken is left out; else they come late.
     """
 
     margin_ms: Positive = 66.0
@@ -112,6 +116,8 @@ class Live(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     hold_ms: Annotated[float, Meta(ge=0)] = 450.0
     headroom: Annotated[float, Meta(gt=0, le=1)] = 0.8
     speakers: Amount = 0
+    quiet_s: Positive = 3.0
+    half_rate: bool = True
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -122,7 +128,11 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         queued_s: seconds of sound a session may have waiting; beyond, it is not read from, also not
             an interruption that comes behind it.
         sessions: connections in all; sessions_per_address: of one address.
-        handshake_s: to complete the upgrade; idle_s: without any message from the client.
+        speakers_per_address: of those that may speak, at most so many of one address; where 0, all
+            but a quarter of them, rounded up, from four on. A loopback address, which programs of
+            this machine and proxies have, may take all then.
+        handshake_s: to complete the upgrade; idle_s: until a session begins, and without any sign
+            of life from its client: a message, or pictures that it takes.
         requests_in_flight: of one connection of the old protocols; beyond, it is not read from.
         late_frames: frames that wait for a slow reader before it is skipped to the newest.
     """
@@ -131,6 +141,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     queued_s: Positive = 60.0
     sessions: AtLeastOne = 1000
     sessions_per_address: AtLeastOne = 200
+    speakers_per_address: Amount = 0
     handshake_s: Positive = 10.0
     idle_s: Positive = 600.0
     requests_in_flight: AtLeastOne = 16

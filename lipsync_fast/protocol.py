@@ -131,11 +131,19 @@ class UtteranceStarted(FromServer, tag="utterance.started", kw_only=True, frozen
 
 
 class UtteranceEnded(FromServer, tag="utterance.ended", kw_only=True, frozen=True):
-    """All of its frames were sent; ``dropped`` of ``frames`` were not."""
+    """All of its frames were sent; ``dropped`` of ``frames`` were not.
+
+    Attributes:
+        reason: "end": the client has said so; "quiet": no more sound came for too long.
+        left_out: frames that were not made, on purpose: the server is short of time, or the
+            client's clock is fast. They are not among those dropped.
+    """
 
     utterance: int
     frames: int
     dropped: int
+    reason: Literal["end", "quiet"] = "end"
+    left_out: int = 0
 
 
 class SessionInterrupted(FromServer, tag="session.interrupted", kw_only=True, frozen=True):
@@ -167,6 +175,8 @@ class Stats(FromServer, tag="stats", kw_only=True, frozen=True):
         queued_ms: sound that waits to be spoken.
         latency_ms: from a spoken frame's last needed sample to its bytes being sent, of the last
             one; null before there was one.
+        fps: pictures a second of what is spoken now: 12.5 while the server is short of time.
+        left_out: frames that were not made, on purpose.
     """
 
     frames: int
@@ -174,6 +184,8 @@ class Stats(FromServer, tag="stats", kw_only=True, frozen=True):
     skipped: int
     queued_ms: float
     latency_ms: float | None = None
+    fps: float = 25.0
+    left_out: int = 0
 
 
 class Pong(FromServer, tag="pong", kw_only=True, frozen=True):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Processor time of an engine, by what it was spent on."""
+"""Processor time of an engine, by what it was spent on; and how long all of it took."""
 
 from __future__ import annotations
 
@@ -14,10 +14,19 @@ class CpuTime:
 
     Of parts within parts, each has its own time alone. So the sum of all is what was spent within
     any of them, and no more.
+
+    Attributes:
+        WORK: parts of making frames: for these it is also counted how long they took by the clock,
+            with what the threads had to wait for a processor.
     """
+
+    WORK = frozenset(
+        ("mel", "audio encoder", "image half", "avatar's frame", "decoder", "compose", "JPEG")
+    )
 
     def __init__(self) -> None:
         self._ns: dict[str, int] = {}
+        self._work_ns = 0
         self._lock = threading.Lock()
         self._here = threading.local()
 
@@ -26,7 +35,9 @@ class CpuTime:
         """Count what the thread spends within ``with``."""
         here = self._here
         outer_ns, here.inner_ns = getattr(here, "inner_ns", 0), 0
-        begun = time.thread_time_ns()
+        counts = what in self.WORK and not getattr(here, "works", False)
+        here.works = counts or getattr(here, "works", False)
+        begun, begun_at = time.thread_time_ns(), time.perf_counter_ns()
         try:
             yield
         finally:
@@ -34,6 +45,16 @@ class CpuTime:
             own, here.inner_ns = took - here.inner_ns, outer_ns + took
             with self._lock:
                 self._ns[what] = self._ns.get(what, 0) + own
+                if counts:
+                    self._work_ns += time.perf_counter_ns() - begun_at
+            if counts:
+                here.works = False
+
+    @property
+    def work_s(self) -> float:
+        """What threads were busy making frames for, by the clock; only grows."""
+        with self._lock:
+            return self._work_ns / 1e9
 
     @property
     def seconds(self) -> dict[str, float]:

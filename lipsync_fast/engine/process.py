@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import zmq
 
+from lipsync_fast.engine.speed import Speed
 from lipsync_fast.errors import AvatarError, ControlError, LipsyncError, RingError
 from lipsync_fast.ipc.children import EngineSpec, read_spec
 from lipsync_fast.ipc.control import (
@@ -103,6 +104,7 @@ class Process:
         self._worked_at = time.monotonic()
         self._next_beat = 0
         self._made, self._made_at = 0, time.monotonic_ns()
+        self._speed = Speed(0.0, None)
 
     def start(self) -> None:
         """Make the engine, load what the task names, measure, and say Ready.
@@ -147,6 +149,7 @@ class Process:
             measured = measure(scheduler.backend, scheduler.encoder, first, seconds)
             capacity = capacity or measured
             first.used = True  # the default avatar will be: prepare all of it, in spares too
+        self._speed = Speed(capacity, scheduler.backend.threads)
         log.info("ready", frames_per_s=round(capacity, 1))
         self.link.send(Ready(capacity=capacity, maker=maker_of(scheduler.backend)))
 
@@ -210,7 +213,8 @@ class Process:
         load = self.scheduler.load_now()
         load.frames_per_s = (load.made - self._made) * 1e9 / max(1, now - self._made_at)
         self._made, self._made_at = load.made, now
-        self.link.send(Heartbeat(load=load))
+        self._speed.look(now / 1e9, load.inferences, self.scheduler.backend.cpu_time.work_s)
+        self.link.send(Heartbeat(load=load, speed=self._speed.now))
 
     def _apply(self, message: AnyMessage) -> None:
         if isinstance(message, LoadAvatar):

@@ -143,6 +143,8 @@ class Front:
         nursery.start_soon(self.beat)
         nursery.start_soon(self.services.timer.run)
         nursery.start_soon(self.services.idle_rate.run)
+        if self.spec.config.live.half_rate:
+            nursery.start_soon(self.services.speech_rate.run)
         for listener in self.spec.listeners:
             if listener.kind == "http":
                 from lipsync_fast.frontend.http.serving import serve_http

@@ -17,6 +17,7 @@ from lipsync_fast.frontend.engines.single_requests import SingleRequests
 from lipsync_fast.frontend.engines.trace import Trace
 from lipsync_fast.frontend.kept_utterances import KeptUtterances
 from lipsync_fast.frontend.playout.idle_rate import ALONE, SHARED, IdleRate
+from lipsync_fast.frontend.playout.speech_rate import SpeechRate
 from lipsync_fast.frontend.playout.timer import SlotTimer
 from lipsync_fast.frontend.statistics import FrontStatistics
 from lipsync_fast.ipc.control import AnyMessage, Engines
@@ -45,6 +46,7 @@ class Services:
     statistics: FrontStatistics
     timer: SlotTimer
     idle_rate: IdleRate
+    speech_rate: SpeechRate
     utterances: KeptUtterances
     margin_ns: Callable[[], int]
     trace: Trace | None
@@ -63,7 +65,7 @@ class Services:
             OSError: the trace cannot be written.
         """
         statistics, numbers, live = FrontStatistics(), JobNumbers(), config.live
-        admission = Admission(config.limits, statistics.load)
+        admission = Admission(config.limits, statistics.load, config.listen.proxies)
         return cls(
             config=config,
             pool=pool,
@@ -75,6 +77,12 @@ class Services:
             statistics=statistics,
             timer=SlotTimer(),
             idle_rate=_idle_rate(pool, admission, statistics.load),
+            speech_rate=SpeechRate(
+                lambda: pool.latency.ns,
+                live.margin_most_ms * 1e6,
+                lambda: (statistics.load.speaking, admission.others),
+                lambda: pool.capacity,
+            ),
             utterances=KeptUtterances(config.utterances, lambda: pool.maker),
             margin_ns=partial(pool.latency.margin_ns, live.margin_ms, live.margin_most_ms),
             trace=Trace(config.log.trace) if config.log.trace else None,
@@ -93,7 +101,7 @@ class Services:
         load.utterances = dict(self.utterances.counts)
         load.queued_s = sum(p.queued_s for p in self.statistics.playouts.values())
         load.redispatched = self.pool.redispatched
-        load.rest_stride = self.idle_rate.stride
+        load.rest_stride, load.speech_stride = self.idle_rate.stride, self.speech_rate.stride
         return load
 
     def close(self) -> None:

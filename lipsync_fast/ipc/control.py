@@ -101,9 +101,14 @@ class Ready(Message):
 
 
 class Heartbeat(Message):
-    """An engine lives. Sent by its working loop, so a loop that stands still sends none."""
+    """An engine lives. Sent by its working loop, so a loop that stands still sends none.
+
+    Attributes:
+        speed: what it makes now, as a part of what it has measured.
+    """
 
     load: Load = msgspec.field(default_factory=Load)
+    speed: Annotated[float, Meta(gt=0, le=1)] = 1.0
 
 
 class FrontHeartbeat(Message):
@@ -156,7 +161,7 @@ class EngineInfo(msgspec.Struct, kw_only=True):
         active: it may be given jobs; a spare is kept for when another one dies.
         avatars: loaded there.
         errors: avatars that it could not load, with the reasons.
-        capacity: frames a second, measured.
+        capacity: frames a second that it could make now.
         frames_per_s: that it makes now, for all fronts.
         maker: see ``Ready``.
     """

@@ -18,7 +18,8 @@ class EngineStatus(msgspec.Struct, kw_only=True):
     Attributes:
         name: of this process; slot: the place that it fills, which its successors fill after it.
         restarts: how often that place has been filled again.
-        capacity: frames a second that it can make, measured.
+        capacity: frames a second that it can make now: what it has measured, or less while frames
+            take longer.
         silent_s: since its last heartbeat.
         reason: how the last process of that place ended, until its successor has worked for a
             while; nothing where none has ended.
@@ -57,7 +58,10 @@ class FrontLoad(msgspec.Struct, kw_only=True):
             last minute or the last 20,000 frames: p50, p95, p99, most.
         queued_s: sound of all sessions that has come and has no slot yet.
         redispatched: jobs of lost engines that were given to another.
-        rest_stride: sessions that rest are shown one slot in so many.
+        rest_stride: sessions that rest are shown one slot in so many; speech_stride: those that
+            speak.
+        left_out: frames of speech that were not made, with a stride of more than one or since a
+            client's clock is fast.
         avatars: sessions, old clients and requests that use a version of an avatar, by its key.
         catalogue: number of the newest one that this front has heard of.
         utterances: by whether they were kept: ``hits``, ``misses``; begun ``at_once``; ``named``:
@@ -81,6 +85,8 @@ class FrontLoad(msgspec.Struct, kw_only=True):
     queued_s: float = 0.0
     redispatched: int = 0
     rest_stride: int = 1
+    speech_stride: int = 1
+    left_out: int = 0
     avatars: dict[str, int] = msgspec.field(default_factory=dict)
     catalogue: int = 0
     utterances: dict[str, int] = msgspec.field(default_factory=dict)

@@ -27,6 +27,7 @@ from lipsync_fast.ipc.offers import RingSocket
 from lipsync_fast.ipc.status import EngineState, FrontLoad
 from lipsync_fast.priority import lower_session
 from lipsync_fast.supervisor.recent_errors import RecentErrors
+from lipsync_fast.supervisor.starting import StartWatch
 
 Role = Literal["front", "engine"]
 Command = Callable[[Role], list[str]]
@@ -97,6 +98,8 @@ class Child:
         avatars: keys that it has loaded; loading: those that it was asked for and has not answered.
         load_errors: why it could not load others.
         maker: what an engine's pictures depend on besides their jobs (``ipc.control.Ready``).
+        start: whether its start gets on.
+        speed: of an engine: what it makes now, as a part of its capacity.
         killed_for: why it was killed, where it was by us.
         farewell: why it leaves, where it has said so.
     """
@@ -120,8 +123,17 @@ class Child:
     load_errors: RecentErrors = field(default_factory=RecentErrors)
     load: Load = field(default_factory=Load)
     front_load: FrontLoad = field(default_factory=FrontLoad)
+    speed: float = 1.0
     killed_for: str = ""
     farewell: str = ""
+
+    def __post_init__(self) -> None:
+        self.start = StartWatch(self.slot.failures, self.started_at)
+
+    @property
+    def capacity_now(self) -> float:
+        """Frames a second that an engine makes now."""
+        return self.capacity * self.speed
 
     @property
     def role(self) -> Role:

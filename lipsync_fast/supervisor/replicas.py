@@ -48,4 +48,4 @@ def memory_left(engine: Child) -> int:
 
 def utilisation(engine: Child) -> float:
     """The share of its capacity that an engine uses."""
-    return engine.load.frames_per_s / max(1.0, engine.capacity)
+    return engine.load.frames_per_s / max(1.0, engine.capacity_now)

@@ -32,7 +32,7 @@ def most_speakers(config: ServeConfig, engines: list[Child]) -> int:
     ready = [engine for engine in engines if engine.state == "ready"]
     shared = are_shared() and all(engine.device == "cpu" for engine in ready)
     return speakers_for(
-        config.live, sum(engine.capacity for engine in ready), processors() if shared else None
+        config.live, sum(engine.capacity_now for engine in ready), processors() if shared else None
     )
 
 
@@ -60,7 +60,7 @@ def engine_infos(engines: list[Child], catalogue: AvatarCatalogue) -> list[Engin
             name=engine.name,
             device=engine.device,
             active=engine.state == "ready",
-            capacity=engine.capacity,
+            capacity=engine.capacity_now,
             avatars=sorted(engine.avatars) if engine.is_working else [],
             errors=_load_errors(engine, catalogue),
             frames_per_s=engine.load.frames_per_s,
@@ -143,7 +143,7 @@ def server_status(
         default_avatar=facts.config.avatars.default,
         engines=[_engine(e, now) for e in sorted(engines, key=lambda e: e.slot.number)],
         fronts=[_front(f, now, rates) for f in sorted(fronts, key=lambda f: f.slot.number)],
-        capacity=sum(e.capacity for e in engines if e.state == "ready"),
+        capacity=sum(e.capacity_now for e in engines if e.state == "ready"),
         speakers=most_speakers(facts.config, engines),
         frames_per_s=sum(rates.of(f) for f in fronts),
         ignored=ignored,
@@ -160,7 +160,7 @@ def _engine(engine: Child, now: float) -> EngineStatus:
         uptime_s=now - engine.started_at,
         restarts=engine.slot.restarts,
         avatars=sorted(engine.avatars),
-        capacity=engine.capacity,
+        capacity=engine.capacity_now,
         silent_s=now - engine.last_heard_at,
         load=engine.load,
         reason=engine.slot.reason if engine.state == "gone" or engine.died_young else "",

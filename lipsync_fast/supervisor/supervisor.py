@@ -51,10 +51,9 @@ from lipsync_fast.supervisor.ring_broker import RingBroker
 from lipsync_fast.supervisor.roster import Roster
 from lipsync_fast.supervisor.shutdown import Shutdown
 from lipsync_fast.supervisor.spawner import Spawner
+from lipsync_fast.supervisor.starting import used_by
 from lipsync_fast.supervisor.status import ServerFacts
 
-START_S = 60.0
-"""A child that is not ready by then hangs."""
 SPARES_AFTER_S = 1.0
 """Spares start so long after the server serves: its first clients come first."""
 ENGINE_FAILURES, FRONT_FAILURES = 3, 5
@@ -245,8 +244,10 @@ class Supervisor:
                     child.last_heard_at = max(child.last_heard_at, now)
                 silent = now - child.last_heard_at
                 if child.ready_at is None:
-                    if now - child.started_at > START_S:
-                        child.kill(f"not ready after {START_S:g} s")
+                    child.start.did_something(child.last_heard_at)
+                    reason = child.start.look(used_by(child.pid), now)
+                    if reason is not None:
+                        child.kill(reason)
                 elif silent > config.hung_s:
                     child.kill(f"hung, silent for {silent:.1f} s")
 
@@ -254,7 +255,7 @@ class Supervisor:
     def _on_message(self, child: Child, message: AnyMessage) -> None:
         child.last_heard_at = time.monotonic()
         if isinstance(message, Heartbeat):
-            child.load = message.load
+            child.load, child.speed = message.load, message.speed
         elif isinstance(message, FrontHeartbeat):
             try:
                 child.front_load = msgspec.msgpack.decode(message.load, type=FrontLoad)

@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -28,6 +29,9 @@ from talking import (
     utterance,
     wait_for,
 )
+from websockets.exceptions import ConnectionClosed
+from websockets.sync import client as sync_client
+from websockets.typing import Subprotocol
 
 import lipsync_fast
 from lipsync_fast.client import SessionError
@@ -373,6 +377,77 @@ def test_nobody_is_heard_for_too_long() -> None:
         with pytest.raises(ClosedError) as caught:
             next_of(connection, "error")
         assert caught.value.code == 1008
+
+
+def test_a_speaker_that_sends_nothing_more_gives_up_its_place() -> None:
+    """Two bytes, and then nothing but pings, which prove that it could say something."""
+    config = {"live": {"speakers": 1, "quiet_s": 0.6, **SLOW_MACHINE}, "engines": ALONE}
+    with LocalServer(config) as server, begun(server) as holder, begun(server) as other:
+        holder.send(bytes(2))
+        wait_for(server, lambda load: load.speaking == 1, "it has the place")
+        other.send(bytes(32_000))
+        assert next_of(other, "session.overloaded")["retry_after_ms"]
+        other.send('{"type": "utterance.end"}')
+        for number in range(1000):
+            holder.send(f'{{"type": "ping", "id": {number}}}')
+            while (heard := _next_text(holder))["type"] != "pong":
+                if heard["type"] == "utterance.ended":
+                    break
+            if heard["type"] == "utterance.ended":
+                break
+            time.sleep(0.05)
+        assert (heard["reason"], heard["frames"], heard["left_out"]) == ("quiet", 1, 0)
+        wait_for(server, lambda load: load.speaking == 0, "the place is free")
+        other.send(bytes(32_000))
+        next_of(other, "utterance.started")
+        other.send('{"type": "utterance.end"}')
+        assert next_of(other, "utterance.ended")["reason"] == "end"
+        holder.send(bytes(1280))
+        holder.send('{"type": "utterance.end"}')
+        ended = next_of(holder, "utterance.ended")
+        assert (ended["utterance"], ended["frames"], ended["reason"]) == (2, 1, "end")
+
+
+def test_pings_alone_do_not_put_off_the_beginning() -> None:
+    """Neither ours nor the library's: a session begins, or the connection ends."""
+    with LocalServer({"limits": {"idle_s": 1.5}, "engines": ALONE}) as server:
+        begun_at = time.monotonic()
+        offered = [Subprotocol("lipsync.v1")]
+        with sync_client.connect(server.url, subprotocols=offered) as connection:
+
+            def ping_on() -> None:
+                while True:
+                    connection.send('{"type": "ping", "id": 1}')
+                    assert json.loads(connection.recv())["type"] == "pong"
+                    connection.ping()
+                    time.sleep(0.1)
+
+            with pytest.raises(ConnectionClosed) as caught:
+                ping_on()
+        assert caught.value.rcvd is not None
+        assert caught.value.rcvd.code == 1008
+        assert "no session.start came within 1.5 s" in caught.value.rcvd.reason
+        assert time.monotonic() - begun_at > 1.4
+
+
+@in_trio
+async def test_who_only_listens_may_stay() -> None:
+    """It takes the pictures of somebody who rests; it has nothing to say."""
+    with LocalServer({"limits": {"idle_s": 0.7}, "engines": ALONE}) as server:
+        async with lipsync_fast.connect(server.url) as session:
+            with trio.move_on_after(4.0) as waited:
+                async for _ in session:
+                    pass
+            assert waited.cancelled_caught, "it was sent away"
+            await session.interrupt()
+
+
+def _next_text(connection: RawWebSocket) -> dict[str, Any]:
+    while True:
+        message = connection.receive()
+        if isinstance(message, str):
+            found: dict[str, Any] = json.loads(message)
+            return found
 
 
 def _until(found: object, what: str) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tiny import small_manifest
 
 from lipsync_fast.audio.windows import AudioWindow
-from lipsync_fast.frontend.playout.burst import IN_FLIGHT, BurstPlayout
+from lipsync_fast.frontend.playout.burst import GIVE_UP_NS, IN_FLIGHT, BurstPlayout
 from lipsync_fast.frontend.playout.playout import Appearance, Ended, Event, Flag, Picture, Started
 from lipsync_fast.geometry import Rect
 from lipsync_fast.ipc.messages import Answer, Job, Look, Status
@@ -87,6 +87,51 @@ def test_failed_frames_are_told() -> None:
     log = burst.tick(0)
     assert [p.frame for p in log if isinstance(p, Picture)] == [0, 2, 3, 4]
     assert log[-1] == Ended(1, 5, 1)
+
+
+def test_frames_that_engines_had_no_time_for_are_asked_for_again() -> None:
+    """As often as it takes: nothing is missing at the end, and nothing out of order."""
+    burst, rng, log, now = session(), random.Random(3), list[Event](), 0
+    say(burst, 4.0)
+    asked = 0
+    while burst.speaking:
+        now += 30 * 10**9
+        jobs = [burst.jobs.popleft() for _ in range(len(burst.jobs))]
+        assert jobs, "it waits for nothing"
+        asked += len(jobs)
+        for job, samples in jobs:
+            assert job.deadline_ns > now - 30 * 10**9
+            assert len(samples) > 0
+            skipped = rng.random() < 0.7
+            burst.answered(answer(job, Status.SKIPPED if skipped else Status.MADE), b"x")
+        log += burst.tick(now)
+    assert asked > 200
+    assert [p.frame for p in log if isinstance(p, Picture)] == list(range(100))
+    assert log[-1] == Ended(1, 100, 0)
+    assert burst.late == 0
+
+
+def test_frames_are_given_up_where_no_engine_answers_at_all() -> None:
+    burst = session()
+    say(burst, 0.2)
+    wake = burst.wake_ns
+    assert wake == GIVE_UP_NS
+    assert burst.tick(wake - 1) == []
+    jobs = [job for job, _ in burst.jobs]
+    burst.jobs.clear()
+    assert burst.tick(wake)[-1] == Ended(1, 5, 5)
+    assert burst.lost(jobs[0], wake) is None
+    assert not burst.answered(answer(jobs[1]), b"x")
+
+
+def test_an_interruption_forgets_what_was_to_be_asked_for_again() -> None:
+    burst = session()
+    say(burst, 0.2)
+    job, _ = burst.jobs.popleft()
+    burst.answered(answer(job, Status.SKIPPED), b"")
+    burst.interrupt(0)
+    assert burst.tick(1) == []
+    assert not burst.jobs
 
 
 def test_interrupted_frames_never_come() -> None:

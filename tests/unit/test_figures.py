@@ -37,7 +37,7 @@ FRONT = FrontLoad(
     request_errors=7, frames=8, idle_frames=9, late=10, skipped=11, bytes=12,
     errors={"internal": 13}, latency_ms=dict.fromkeys(COUNTED["fronts.load.latency_ms"], 14.0),
     queued_s=15.0, redispatched=16, rest_stride=1, avatars={"a": 17}, catalogue=18,
-    utterances=dict.fromkeys(COUNTED["fronts.load.utterances"], 19),
+    speech_stride=1, left_out=20, utterances=dict.fromkeys(COUNTED["fronts.load.utterances"], 19),
 )  # fmt: skip
 STATUS = ServerStatus(
     version="1.2", pid=1, state="serving", uptime_s=2.0, host="here", ports=[3], http_port=4,
@@ -86,6 +86,7 @@ NOT_TABLES = {
     "engines.load.avatar_shared", "fronts.load.opened", "fronts.load.requests",
     "fronts.load.request_errors", "fronts.load.frames", "fronts.load.idle_frames",
     "fronts.load.bytes", "fronts.load.queued_s", "fronts.load.rest_stride",
+    "fronts.load.speech_stride", "fronts.load.left_out",
     "fronts.load.avatars", "fronts.load.catalogue", "fronts.load.utterances.at_once",
     "fronts.load.utterances.named",
 }  # fmt: skip

@@ -2,23 +2,28 @@
 """Whether there is room: for one more connection, and for one more that speaks.
 
 Who listens costs little; who speaks costs what engines can make. So an utterance begins only where
-fewer speak, in all fronts, than the engines' measured capacity allows.
+fewer speak, in all fronts, than the engines' measured capacity allows; and where they are not
+nearly all from one address, which could keep everybody else from speaking.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection
 from typing import TypeVar
 
 import trio
 
+from lipsync_fast import canonical
 from lipsync_fast.config import Limits
 from lipsync_fast.ipc.status import FrontLoad
 
 Result = TypeVar("Result")
 RETRY_S = 2.0
 """How long a client that was refused is asked to wait."""
+SHARED_FROM = 4
+"""With so many places for speakers, one address may not take all of them."""
 
 
 class Admission:
@@ -26,11 +31,14 @@ class Admission:
 
     Args:
         limits: see ``config.Limits``.
-        load: what the front does now; it is only read.
+        load: what the front does now; who speaks is counted here, all else is only read.
+        proxies: addresses that others come from who are not told of.
     """
 
-    def __init__(self, limits: Limits, load: FrontLoad) -> None:
-        self._limits, self._load = limits, load
+    def __init__(self, limits: Limits, load: FrontLoad, proxies: Collection[str] = ()) -> None:
+        self._limits, self._load, self._proxies = limits, load, proxies
+        self._speaking_of: Counter[str] = Counter()
+        """Those that speak, by their address."""
         self.speakers = 1
         """How many sessions may speak at once, in all fronts."""
         self.others = 0
@@ -42,9 +50,36 @@ class Admission:
         """The supervisor has said how many may speak, and how many do elsewhere."""
         self.speakers, self.others = max(1, speakers), others
 
-    def may_speak(self) -> bool:
-        """Whether one more session may begin to speak now."""
-        return self._load.speaking + self.others < self.speakers and not self.draining.is_set()
+    def speech_refusal(self, address: str) -> str | None:
+        """Why one more session of an address may not begin to speak now; None where it may."""
+        if self.draining.is_set():
+            return "the server is going away"
+        if self._load.speaking + self.others >= self.speakers:
+            return "as many speak as this server can serve"
+        if self._speaking_of[canonical.network(address)] >= self._share(address):
+            return "as many speak from this address as may; see limits.speakers_per_address"
+        return None
+
+    def _share(self, address: str) -> int:
+        """How many of an address may speak."""
+        configured = self._limits.speakers_per_address
+        own = canonical.is_loopback(address) or address in self._proxies
+        if configured or self.speakers < SHARED_FROM or own:
+            return configured or self.speakers
+        return self.speakers - math.ceil(self.speakers / 4)
+
+    def begin_speech(self, address: str) -> None:
+        """A session speaks: it has a place, until ``end_speech``."""
+        self._load.speaking += 1
+        self._speaking_of[canonical.network(address)] += 1
+
+    def end_speech(self, address: str) -> None:
+        """It speaks no more."""
+        self._load.speaking -= 1
+        network = canonical.network(address)
+        self._speaking_of[network] -= 1
+        if not self._speaking_of[network]:
+            del self._speaking_of[network]
 
     @property
     def retry_s(self) -> float | None:

@@ -180,6 +180,7 @@ def _fronts(fronts: Sequence[FrontStatus]) -> Iterator[Metric]:
         "idle_frames_sent": "Of these, without speech.",
         "frames_late": "Slots of speech that showed the last frame again.",
         "frames_skipped": "Frames not sent to clients that read slowly.",
+        "frames_left_out": "Frames of speech not made, on purpose.",
         "sent_bytes": "Of pictures.",
         "jobs_redispatched": "Jobs given to another engine when theirs had died.",
     }
@@ -189,6 +190,7 @@ def _fronts(fronts: Sequence[FrontStatus]) -> Iterator[Metric]:
         "speaking": "Sessions that speak.",
         "queued_seconds": "Sound of all sessions that has no slot yet.",
         "rest_stride": "Sessions that rest are shown one slot in so many.",
+        "speech_stride": "Sessions that speak are shown one frame in so many.",
     }
     counters = {
         n: CounterMetricFamily(P + n, about, labels=["front"]) for n, about in counted.items()
@@ -218,6 +220,7 @@ def _fronts(fronts: Sequence[FrontStatus]) -> Iterator[Metric]:
             load.idle_frames,
             load.late,
             load.skipped,
+            load.left_out,
             load.bytes,
             load.redispatched,
         )
@@ -229,6 +232,7 @@ def _fronts(fronts: Sequence[FrontStatus]) -> Iterator[Metric]:
             load.speaking,
             load.queued_s,
             load.rest_stride,
+            load.speech_stride,
         )
         for gauge, value in zip(gauges.values(), values, strict=True):
             gauge.add_metric([f.name], value)

@@ -8,6 +8,7 @@ from collections import Counter
 import msgspec
 import trio
 
+from lipsync_fast import canonical
 from lipsync_fast.errors import SocketClosedError
 from lipsync_fast.frontend.access.socket import Socket
 from lipsync_fast.frontend.legacy.service import LegacyService
@@ -38,7 +39,7 @@ class Connections:
             return "the server is going away"
         if admission.full:
             return "as many are connected as this server takes"
-        if self._of_address[peer] >= limits.sessions_per_address:
+        if self._of_address[canonical.network(peer)] >= limits.sessions_per_address:
             return "too many connections from this address"
         return None
 
@@ -52,7 +53,8 @@ class Connections:
         load = statistics.load
         load.connections += 1
         load.opened += 1
-        self._of_address[socket.peer] += 1
+        network = canonical.network(socket.peer)
+        self._of_address[network] += 1
         try:
             await self._speak(socket)
         except SocketClosedError:
@@ -63,9 +65,9 @@ class Connections:
             await socket.close(INTERNAL_ERROR, "internal error")
         finally:
             load.connections -= 1
-            self._of_address[socket.peer] -= 1
-            if not self._of_address[socket.peer]:
-                del self._of_address[socket.peer]
+            self._of_address[network] -= 1
+            if not self._of_address[network]:
+                del self._of_address[network]
 
     async def _speak(self, socket: Socket) -> None:
         if socket.subprotocol == SUBPROTOCOL:

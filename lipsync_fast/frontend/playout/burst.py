@@ -4,6 +4,9 @@
 Frame k of all that was said is picture k: the same pictures that ``render`` makes of the sound.
 At most ``IN_FLIGHT`` frames are asked for and not yet sent: the caller calls ``tick`` when it can
 send, so a client that reads slowly slows its own session down and nothing else.
+
+A frame that engines had no time for is asked for again, as often as it takes. It is given up only
+where it cannot be made, or where no engine has answered at all for a minute.
 """
 
 from __future__ import annotations
@@ -37,7 +40,11 @@ from lipsync_fast.timing import SAMPLE_RATE, SLOT_NS
 
 IN_FLIGHT = 24
 PATIENCE_NS = 30_000_000_000
-"""A frame that no engine has made within this is given up."""
+"""Engines make what is more urgent before a frame for so long, and then give it back."""
+AGAIN_NS = 5_000_000_000
+"""The same of a frame that was given back: it has waited long enough."""
+GIVE_UP_NS = 2 * PATIENCE_NS
+"""A frame that no engine has made or given back for so long is given up."""
 
 
 @dataclass(slots=True)
@@ -50,16 +57,20 @@ class _Spoken:
     store: StoreMode = StoreMode.OFF
     missed: int = 0
     """Frames in a row that were looked for in vain."""
+    quiet: bool = False
+    """It was ended since no more sound came."""
 
 
 @dataclass(slots=True)
 class _Asked:
     number: int
-    avatar_frame: int
     spoken: _Spoken
     frame: int
     asked_ns: int
-    job: int
+    since_ns: int
+    """When it was asked for last."""
+    job: Job
+    samples: F32
     done: bool = False
     jpeg: bytes | None = None
     box: Rect | None = None
@@ -86,11 +97,13 @@ class BurstPlayout(Speaker[_Spoken]):
         self._number, self._new_stream, self._lookup = number, new_stream, lookup
         self._appearance = appearance
         self.jobs: deque[tuple[Job, F32]] = deque()
-        self.epoch = self.late = 0
+        self.epoch = self.late = self.left_out = 0
         self.margin_ns = 0
         self._utterances: deque[_Spoken] = deque()
         self._asked: deque[_Asked] = deque()
         self._by_job: dict[int, _Asked] = {}
+        self._skipped: list[_Asked] = []
+        """Those that engines had no time for, to be asked for again."""
         self._numbers, self._jobs = itertools.count(1), itertools.count(1)
         self._pictures = 0
         self._first = 0
@@ -114,10 +127,11 @@ class BurstPlayout(Speaker[_Spoken]):
             self._plan(now_ns)
         return spoken.number
 
-    def end_utterance(self, now_ns: int) -> None:
+    def end_utterance(self, now_ns: int, quiet: bool = False) -> None:
         """All of the utterance has come; without an open one nothing happens."""
         if self.open:
             spoken = self._utterances[-1]
+            spoken.quiet = quiet
             spoken.sound.end()
             if spoken.sound.samples == 0:
                 self._utterances.pop()
@@ -130,6 +144,7 @@ class BurstPlayout(Speaker[_Spoken]):
         self._utterances.clear()
         self._asked.clear()
         self._by_job.clear()
+        self._skipped.clear()
         self.jobs.clear()
         return self._pictures - 1
 
@@ -147,6 +162,9 @@ class BurstPlayout(Speaker[_Spoken]):
         """What an engine made of a job; what is void is ignored. True where a tick is due."""
         asked = self._by_job.pop(answer.number, None) if answer.epoch == self.epoch else None
         if asked is not None:
+            if answer.status == Status.SKIPPED:
+                self._skipped.append(asked)
+                return True
             asked.done = True
             if answer.status == Status.MADE:
                 asked.jpeg, asked.box = jpeg, answer.box
@@ -163,7 +181,14 @@ class BurstPlayout(Speaker[_Spoken]):
     @property
     def wake_ns(self) -> int | None:
         """When to give up the oldest frame."""
-        return self._asked[0].asked_ns + 2 * PATIENCE_NS if self._asked else None
+        return self._asked[0].since_ns + GIVE_UP_NS if self._asked else None
+
+    @property
+    def owes(self) -> bool:
+        """Frames of what is being said can be made by now, and were not shown."""
+        return bool(self._asked) or any(
+            spoken.sound.ended or spoken.next < spoken.sound.decided for spoken in self._utterances
+        )
 
     @property
     def latency_ms(self) -> float:
@@ -173,11 +198,13 @@ class BurstPlayout(Speaker[_Spoken]):
     def tick(self, now_ns: int) -> list[Event]:
         """What is made by now, in order; asks for more."""
         events: list[Event] = []
+        self._ask_again(now_ns)
         while self._asked:
             asked = self._asked[0]
-            if not asked.done and now_ns < asked.asked_ns + 2 * PATIENCE_NS:
+            if not asked.done and now_ns < asked.since_ns + GIVE_UP_NS:
                 break
             self._asked.popleft()
+            self._by_job.pop(asked.job.number, None)
             events += self._show(asked)
         self._plan(now_ns)
         return events
@@ -200,18 +227,19 @@ class BurstPlayout(Speaker[_Spoken]):
                 Picture(
                     asked.number,
                     asked.number * SLOT_NS,
-                    asked.avatar_frame,
+                    asked.job.avatar_frame,
                     flags,
                     spoken.number,
                     asked.jpeg,
                     asked.box,
                     asked.frame,
                     asked.asked_ns,
-                    asked.job,
+                    asked.job.number,
                 )
             )
         if last:
-            events.append(Ended(spoken.number, spoken.sound.frames or 0, spoken.dropped))
+            frames = spoken.sound.frames or 0
+            events.append(Ended(spoken.number, frames, spoken.dropped, spoken.quiet))
             self._utterances.remove(spoken)
             self._apply_change()
         return events
@@ -224,6 +252,16 @@ class BurstPlayout(Speaker[_Spoken]):
                 self._ask(spoken, now_ns)
             if not sound.ended or spoken.next < sound.decided:
                 return
+
+    def _ask_again(self, now_ns: int) -> None:
+        """Ask for what engines had no time for: they live, so it is waited for anew."""
+        for asked in self._skipped:
+            number, deadline_ns = next(self._jobs), now_ns + AGAIN_NS
+            asked.job = msgspec.structs.replace(asked.job, number=number, deadline_ns=deadline_ns)
+            asked.since_ns = now_ns
+            self._by_job[number] = asked
+            self.jobs.append((asked.job, asked.samples))
+        self._skipped.clear()
 
     def _ask(self, spoken: _Spoken, now_ns: int) -> None:
         number, self._pictures = self._pictures, self._pictures + 1
@@ -243,7 +281,7 @@ class BurstPlayout(Speaker[_Spoken]):
             appearance.look,
             speech,
         )
-        asked = _Asked(number, avatar_frame, spoken, spoken.next, now_ns, job.number)
+        asked = _Asked(number, spoken, spoken.next, now_ns, now_ns, job, samples)
         self._asked.append(asked)
         self._by_job[job.number] = asked
         self.jobs.append((job, samples))

@@ -16,6 +16,8 @@ n of its loop.
   of that time is wasted.
 - Sound that comes faster than real time waits in the utterance; the caller stops reading while
   ``queued_s`` is beyond its bound.
+- Of sound that comes in real time by a clock that is faster, a frame of a pause is left out now and
+  then (``drift.py``); where engines cannot make all frames, every second one (``speech_rate.py``).
 - Under-run: when a slot comes whose sound has not, the mouth closes and rests until it has; what
   follows moves back as a whole, and never runs faster to catch up.
 - A picture that is not there at its slot, nor ``GRACE_NS`` behind it, is late: it is counted and
@@ -70,7 +72,7 @@ class LivePlayout(Speaker[Spoken]):
         self._plan = Plan(settings, appearance, now_ns)
         self._timeline = self._plan.timeline
         self._utterances, self.jobs = self._plan.utterances, self._plan.jobs
-        self.late = 0
+        self.late = self.left_out = 0
         self._late_in_a_row = 0
         self._numbers = itertools.count(1)
         self._behind = False
@@ -104,13 +106,15 @@ class LivePlayout(Speaker[Spoken]):
         if len(pcm):
             spoken.sound.push(pcm)
             spoken.arrived_ns = now_ns
+            spoken.drift.heard(spoken.sound.samples, now_ns)
             self._plan.extend(now_ns)
         return spoken.number
 
-    def end_utterance(self, now_ns: int) -> None:
+    def end_utterance(self, now_ns: int, quiet: bool = False) -> None:
         """All of the utterance has come; without an open one nothing happens."""
         if self.open:
             spoken = self._utterances[-1]
+            spoken.quiet = quiet
             spoken.sound.end()
             spoken.arrived_ns = now_ns
             if spoken.sound.samples == 0:
@@ -164,6 +168,14 @@ class LivePlayout(Speaker[Spoken]):
         return due if begin is None else min(due, begin)
 
     @property
+    def owes(self) -> bool:
+        """Frames of what is being said can be made by now, and were not shown."""
+        if len(self._utterances) != 1:
+            return self.speaking
+        planned = self._plan.slots.values()
+        return self._utterances[0].decided or any(p.spoken is not None for p in planned)
+
+    @property
     def latency_ms(self) -> float:
         """From a sound to the picture that shows it."""
         margin_ns = self._plan.margin_ns
@@ -207,6 +219,12 @@ class LivePlayout(Speaker[Spoken]):
         if spoken is not None and planned.flags & Flag.FIRST:
             spoken.shown = True
             events.append(Started(spoken.number))
+        if spoken is not None:
+            left_out = planned.skipped + planned.left_out
+            spoken.left_out += left_out
+            self.left_out += left_out
+        if planned.left_out:
+            return [replace(self._picture(slot, planned), left_out=True)]
         own = planned.job == 0 and planned.share == 0 and settings.own_ready()
         missing = planned.jpeg is None and not own
         if spoken is not None:
@@ -225,7 +243,9 @@ class LivePlayout(Speaker[Spoken]):
         if not missing:
             plan.last_shown = planned
         if spoken is not None and planned.flags & Flag.LAST:
-            events.append(Ended(spoken.number, spoken.sound.frames or 0, spoken.dropped))
+            frames = spoken.sound.frames or 0
+            ended = Ended(spoken.number, frames, spoken.dropped, spoken.quiet, spoken.left_out)
+            events.append(ended)
             self._utterances.remove(spoken)
         return events
 
@@ -250,6 +270,7 @@ class LivePlayout(Speaker[Spoken]):
             planned.frame,
             due - self._plan.margin_ns,
             planned.job,
+            skipped=planned.skipped,
         )
 
     def _repeated(self, slot: int, planned: Planned) -> Picture:

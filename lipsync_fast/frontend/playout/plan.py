@@ -60,6 +60,7 @@ class LiveSettings:
         margin_ns: MARGIN_NS, or what engines need now.
         hold_ns: see HOLD_NS.
         stride: of the slots in which nothing is said, one in so many is shown.
+        speech_stride: of the frames that are said, one in so many is made.
         lookup: what was said before; None where nothing is kept.
     """
 
@@ -70,6 +71,7 @@ class LiveSettings:
     margin_ns: Callable[[], int] = lambda: MARGIN_NS
     hold_ns: int = HOLD_NS
     stride: Callable[[], int] = lambda: 1
+    speech_stride: Callable[[], int] = lambda: 1
     lookup: UtteranceLookup | None = None
 
 
@@ -203,6 +205,7 @@ class Plan:
         if spoken.frames_wait and self._begin_at_once(spoken, now_ns):
             return
         spoken.under_way = True
+        spoken.drift.begin()
         self.margin_ns = self._settings.margin_ns()
         if now_ns - begin_ns > self.margin_ns // 4:
             begin_ns = now_ns
@@ -280,20 +283,39 @@ class Plan:
             if found is not None:
                 spoken.store, self._loop_offset = found.store, found.loop_position - slot
         flags = Flag.NONE
+        if frame > 0 and frames is None and spoken.drift.leaves_out(spoken.sound.loudness(frame)):
+            spoken.skipped += 1
+            self._go_on(spoken)
+            return True
         if frame == 0:
             flags |= Flag.FIRST
         if frames is not None and frame == frames - 1:
             flags |= Flag.LAST
         if not spoken.at_once:
             share = 1.0
+        if not flags and self._is_left_out(spoken):
+            self._place(Planned(0, share, flags, spoken, frame, left_out=True))
+            self._go_on(spoken)
+            return True
         speech, samples = spoken.sound.speech(frame, share, spoken.store)
         self._last_speech = speech, samples
         self._ask(Planned(0, share, flags, spoken, frame), speech, samples, now_ns)
         if not spoken.at_once:
             self._keep_lead_in(speech, samples, slot, now_ns)
+        self._go_on(spoken)
+        return True
+
+    @staticmethod
+    def _go_on(spoken: Spoken) -> None:
+        """Its next frame is dealt with."""
         spoken.next += 1
         spoken.sound.forget(spoken.next)
-        return True
+
+    def _is_left_out(self, spoken: Spoken) -> bool:
+        """Whether the next frame is not made, since engines cannot make all; what is kept costs
+        them nothing."""
+        stride = self._settings.speech_stride()
+        return spoken.next % stride > 0 and spoken.store != StoreMode.LOOK_UP
 
     def _plan_rest(self, now_ns: int, everything: bool = False) -> bool:
         """Plan a slot without speech: the mouth on its way back, or the avatar's own picture."""
@@ -318,13 +340,19 @@ class Plan:
             self._next += 1
         return True
 
+    def _place(self, planned: Planned) -> None:
+        """Give the next slot to a picture."""
+        planned.avatar_frame = self.avatar_frame(self._next)
+        self.slots[self._next] = planned
+        self._next += 1
+        if planned.spoken is not None:
+            planned.skipped, planned.spoken.skipped = planned.spoken.skipped, 0
+
     # ------------------------------------------------------------ asking for it
     def _ask(self, planned: Planned, speech: Speech | None, samples: F32, now_ns: int) -> None:
         """Give the next slot to a picture, and ask for it unless it is too late for that."""
         slot, due = self._next, self.timeline.due(self._next)
-        planned.avatar_frame = self.avatar_frame(slot)
-        self.slots[slot] = planned
-        self._next = slot + 1
+        self._place(planned)
         if due <= now_ns:
             if planned.spoken is None:  # what is shown again has its own share
                 planned.share = self._share_before(slot)

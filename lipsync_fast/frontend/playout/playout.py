@@ -53,6 +53,8 @@ class Picture:
         frame: which 40 ms of the utterance are heard with it; None for none.
         ready_ns: when all sound that it sees had come (as late as the playout lets it matter).
         job: number of the job that made it; 0 where none did, or it is shown again.
+        left_out: no picture was made: only what is heard in the slot is sent.
+        skipped: frames of the utterance before it that have no slot.
     """
 
     number: int
@@ -65,6 +67,8 @@ class Picture:
     frame: int | None = None
     ready_ns: int = 0
     job: int = 0
+    left_out: bool = False
+    skipped: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +80,18 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The last frame of an utterance was shown, or would have been."""
+    """The last frame of an utterance was shown, or would have been.
+
+    Attributes:
+        quiet: it was ended since no more sound came, not by the client.
+        left_out: frames that were not made, on purpose; they are not among those dropped.
+    """
 
     utterance: int
     frames: int
     dropped: int
+    quiet: bool = False
+    left_out: int = 0
 
 
 Event = Picture | Started | Ended
@@ -93,6 +104,8 @@ class Playout(Protocol):
     """Jobs to be sent, with the samples that they see; the caller takes them out."""
     late: int
     """Frames that were not there in time."""
+    left_out: int
+    """Frames that were not made, on purpose."""
 
     @property
     def avatar(self) -> str:
@@ -113,8 +126,12 @@ class Playout(Protocol):
         """Sound, 16 kHz mono; the number of the utterance that it belongs to."""
         ...
 
-    def end_utterance(self, now_ns: int) -> None:
-        """All of the utterance has come; without an open one nothing happens."""
+    def end_utterance(self, now_ns: int, quiet: bool = False) -> None:
+        """All of the utterance has come; without an open one nothing happens.
+
+        Args:
+            quiet: nobody has said so, but no more sound comes.
+        """
         ...
 
     def speak(self, pcm: F32, now_ns: int) -> int:
@@ -157,6 +174,16 @@ class Playout(Protocol):
         ...
 
     @property
+    def owes(self) -> bool:
+        """Frames of what is being said can be made by now, and were not shown."""
+        ...
+
+    @property
+    def heard(self) -> tuple[int, int]:
+        """The number of the utterance that is open, and frames of sound that have come of it."""
+        ...
+
+    @property
     def queued_s(self) -> float:
         """Seconds of sound that have come and are not planned yet."""
         ...
@@ -173,6 +200,7 @@ class OnItsWay(Protocol):
     number: int
     sound: Utterance
     next: int
+    quiet: bool
 
 
 Spoken = TypeVar("Spoken", bound=OnItsWay)
@@ -187,7 +215,7 @@ class Speaker(Generic[Spoken]):
         """See ``Playout``."""
         raise NotImplementedError
 
-    def end_utterance(self, now_ns: int) -> None:
+    def end_utterance(self, now_ns: int, quiet: bool = False) -> None:
         """See ``Playout``."""
         raise NotImplementedError
 
@@ -207,6 +235,14 @@ class Speaker(Generic[Spoken]):
     def speaking(self) -> bool:
         """An utterance is open or not all shown."""
         return bool(self._utterances)
+
+    @property
+    def heard(self) -> tuple[int, int]:
+        """The number of the utterance that is open, and frames of sound that have come of it."""
+        if not self.open:
+            return 0, 0
+        last = self._utterances[-1]
+        return last.number, last.sound.samples // FRAME_SAMPLES
 
     @property
     def queued_s(self) -> float:

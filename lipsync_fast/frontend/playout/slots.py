@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from lipsync_fast.frontend.playout.drift import Drift
 from lipsync_fast.frontend.playout.playout import Flag
 from lipsync_fast.frontend.playout.utterance import Utterance
 from lipsync_fast.frontend.playout.utterance_lookup import FIRST_FRAMES
@@ -78,6 +79,8 @@ class Spoken:
     under_way: bool = False
     """Slots are given to its frames one after the other; else it waits for its beginning."""
     dropped: int = 0
+    left_out: int = 0
+    """Frames that were not made, on purpose."""
     store: StoreMode = StoreMode.OFF
     """``Speech.store`` of its frames."""
     shown: bool = False
@@ -88,6 +91,11 @@ class Spoken:
     """It begins at once: its first frames lead in."""
     missed: int = 0
     """Frames in a row that were looked for in vain."""
+    quiet: bool = False
+    """It was ended since no more sound came."""
+    drift: Drift = field(default_factory=Drift)
+    skipped: int = 0
+    """Frames before the next one that have no slot: the client's clock is fast."""
 
     @property
     def frames_wait(self) -> bool:
@@ -127,5 +135,9 @@ class Planned:
     failed: bool = False
     hold_until_ns: int = 0
     """Worth waiting for up to then: an engine was lost."""
+    left_out: bool = False
+    """It is spoken, but no picture is made of it."""
+    skipped: int = 0
+    """Frames before it that have no slot."""
     lost: bool = False
     """It was the one that was to make this; the next one's loss gives no more time."""

@@ -105,6 +105,12 @@ class Utterance:
         seen = self._pcm[first - self._first : end - self._first] if end > 0 else self._pcm[:0]
         return Speech(self.stream, frame, samples, first, share, store), np.ascontiguousarray(seen)
 
+    def loudness(self, frame: int) -> float:
+        """How far a frame's own 40 ms are from silence, 0 to 1: of their loudest sample."""
+        first = max(0, frame * FRAME_SAMPLES - self._first)
+        own = self._pcm[first : max(0, (frame + 1) * FRAME_SAMPLES - self._first)]
+        return float(np.abs(own).max()) if len(own) else 0.0
+
     def seen(self, frames: int) -> list[tuple[Speech, F32]]:
         """What its first frames see, as many as are decided, up to ``frames``."""
         return [self.speech(frame) for frame in range(min(frames, self.decided))]

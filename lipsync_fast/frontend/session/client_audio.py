@@ -46,6 +46,11 @@ class ClientAudio:
             self._kept.setdefault(utterance, bytearray()).extend(pcm.tobytes())
 
     @property
+    def echoes(self) -> bool:
+        """Whether the client gets its sound back."""
+        return self._echo
+
+    @property
     def resamples_echo(self) -> bool:
         """Whether ``for_echo`` has something to do."""
         return self._echo and self.form.sample_rate != SAMPLE_RATE

@@ -28,11 +28,22 @@ NORMAL, GOING_AWAY, POLICY = 1000, 1001, 1008
 async def begin(
     socket: Socket, services: Services, first: str | bytes | None
 ) -> tuple[SessionStart, AvatarLease]:
-    """Take messages until one starts a session: what it wants, and its avatar, to be released."""
+    """Take messages until one starts a session: what it wants, and its avatar, to be released.
+
+    However much is said, that may take no longer than a client may be silent.
+    """
+    limit = services.config.limits.idle_s
+    end = trio.current_time() + limit
+
+    async def receive() -> str | bytes:
+        with trio.move_on_at(end):
+            return await socket.receive()
+        raise ClosingError(POLICY, f"no session.start came within {limit:g} s")
+
     for _ in range(MOST_ERRORS):
         message = first
         if message is None:
-            message = await services.admission.unless_draining(lambda: receive(socket, services))
+            message = await services.admission.unless_draining(receive)
         if message is None:
             raise ClosingError(GOING_AWAY, "the server is going away")
         first = None
@@ -51,13 +62,6 @@ async def begin(
             services.statistics.count_error(code)
             await socket.send(encode(ErrorMessage(code=code, message=str(error), fatal=False)))
     raise ClosingError(POLICY, f"{MOST_ERRORS} mistakes before session.start")
-
-
-async def receive(socket: Socket, services: Services) -> str | bytes:
-    limit = services.config.limits.idle_s
-    with trio.move_on_after(limit):
-        return await socket.receive()
-    raise silent(limit)
 
 
 def silent(limit_s: float) -> ClosingError:

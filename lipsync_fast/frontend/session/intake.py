@@ -13,6 +13,7 @@ from lipsync_fast.arrays import F32
 from lipsync_fast.errors import ProtocolError, UnknownUtteranceError
 from lipsync_fast.frontend.access.admission import RETRY_S
 from lipsync_fast.frontend.playout.playout import Playout
+from lipsync_fast.frontend.playout.quiet import QuietTime
 from lipsync_fast.frontend.services import Services
 from lipsync_fast.frontend.session.client_audio import ClientAudio
 from lipsync_fast.frontend.session.shown_avatar import ShownAvatar
@@ -21,6 +22,8 @@ from lipsync_fast.timing import NS_PER_S, SAMPLE_RATE
 
 QUIET, PAUSE_SAMPLES = 0.02, 12_800
 """A pause in the sound: no sample beyond the one for as many as the other (0.8 s), or none."""
+LOOKS = 8
+"""How often it is looked, in the time that an utterance may be quiet, whether it is."""
 
 
 class UtteranceIntake:
@@ -28,11 +31,14 @@ class UtteranceIntake:
 
     What was refused stays refused: its rest is no utterance. The next one begins behind its end,
     or, for a microphone that is always open, behind a pause in the sound. The session counts as
-    one that speaks from an utterance's first sound until all is shown (``set_speaking``).
+    one that speaks from an utterance's first sound until all is shown (``set_speaking``). An
+    utterance that is neither ended nor goes on is ended here, after a quiet time.
 
     Args:
+        address: of the client.
         audio: makes samples of what the client sends.
         post: sends a message to the client.
+        ended: called when an utterance was ended for its quiet.
     """
 
     def __init__(
@@ -41,11 +47,18 @@ class UtteranceIntake:
         playout: Playout,
         shown: ShownAvatar,
         audio: ClientAudio,
+        *,
+        address: str,
         post: Callable[[ServerMessage], None],
+        ended: Callable[[], None],
     ) -> None:
         self._admission, self._statistics = services.admission, services.statistics
         self._utterances = services.utterances
         self._playout, self._shown, self._audio, self._post = playout, shown, audio, post
+        self._address, self._ended = address, ended
+        self._quiet_ns = int(services.config.live.quiet_s * NS_PER_S)
+        self._quiet = QuietTime(self._quiet_ns)
+        self._alarm = services.timer.alarm(self._look_for_quiet)
         self._speaking = False
         self._refused_ns = 0
         """Sound is dropped, until then at least: too many others speak. 0 while it is not."""
@@ -60,6 +73,8 @@ class UtteranceIntake:
             return
         self.set_speaking(True)
         self._audio.keep(self._playout.push_audio(pcm, now_ns))
+        if self._alarm.due_ns is None:
+            self._alarm.set(now_ns + self._quiet_ns // LOOKS)
 
     def _admit(self, pcm: F32, now_ns: int) -> bool:
         """Whether an utterance may begin; where not, the client gets a message."""
@@ -70,7 +85,8 @@ class UtteranceIntake:
             self._last_sound_ns = now_ns
             if now_ns < self._refused_ns or self._quiet_samples < PAUSE_SAMPLES:
                 return False
-        if self._speaking or self._admission.may_speak():
+        refusal = None if self._speaking else self._admission.speech_refusal(self._address)
+        if refusal is None:
             self._refused_ns = 0
             return True
         self._refused_ns = now_ns + int(RETRY_S * 1e9)
@@ -78,21 +94,30 @@ class UtteranceIntake:
         self._audio.reset()
         self._statistics.count_refused("utterance")
         self._statistics.count_error("overloaded")
-        self._post(
-            SessionOverloaded(
-                retry_after_ms=int(RETRY_S * 1000), message="as many speak as this server can serve"
-            )
-        )
+        self._post(SessionOverloaded(retry_after_ms=int(RETRY_S * 1000), message=refusal))
         return False
 
-    def end_utterance(self) -> None:
-        """All of the utterance has come, or of the sound that was refused."""
+    def _look_for_quiet(self) -> None:
+        """End the utterance that is open, if it has been quiet for too long."""
+        now_ns = time.monotonic_ns()
+        if self._quiet.is_over(self._playout, now_ns):
+            self.end_utterance(quiet=True)
+            self._ended()
+        elif self._playout.open:
+            self._alarm.set(now_ns + self._quiet_ns // LOOKS)
+
+    def end_utterance(self, quiet: bool = False) -> None:
+        """All of the utterance has come, or of the sound that was refused.
+
+        Args:
+            quiet: nobody has said so, but no more sound comes.
+        """
         now_ns = time.monotonic_ns()
         if self._playout.open:
             last = self._audio.finish()
             if len(last):
                 self._playout.push_audio(last, now_ns)
-            self._playout.end_utterance(now_ns)
+            self._playout.end_utterance(now_ns, quiet)
         else:
             self._audio.reset()
         self._refused_ns = 0
@@ -135,4 +160,10 @@ class UtteranceIntake:
         """Count the session among those that speak, or no more."""
         if speaking != self._speaking:
             self._speaking = speaking
-            self._statistics.load.speaking += 1 if speaking else -1
+            change = self._admission.begin_speech if speaking else self._admission.end_speech
+            change(self._address)
+
+    def close(self) -> None:
+        """The session has ended: it speaks no more."""
+        self._alarm.close()
+        self.set_speaking(False)

@@ -40,10 +40,15 @@ class MediaSender:
 
     def send(self, picture: Picture) -> None:
         """Send a picture whose turn has come, and the sound that is heard with it."""
+        if picture.skipped:  # a gap tells what is missing
+            self._sequence += picture.skipped * (2 if self._audio.echoes else 1)
         if picture.frame is not None:
             echo = self._audio.echo(picture.utterance, picture.frame)
             if echo:
                 self._post(MediaType.AUDIO, picture, echo, EMPTY, None)
+        if picture.left_out:
+            self._sequence += 1
+            return
         shown, jpeg = self._shown, picture.jpeg
         if jpeg is None:
             jpeg = shown.own_picture(picture.avatar_frame)

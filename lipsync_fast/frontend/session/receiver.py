@@ -28,6 +28,7 @@ class Receiver:
         on_audio: takes a piece of sound.
         on_message: obeys a command; what it raises as ``LipsyncError`` is the client's mistake.
         post: sends a message to the client.
+        taken: how many pictures the client's connection has taken.
     """
 
     def __init__(
@@ -40,10 +41,12 @@ class Receiver:
         on_audio: Callable[[bytes], None],
         on_message: Callable[[ClientMessage], Awaitable[None]],
         post: Callable[[ServerMessage], None],
+        taken: Callable[[], int],
     ) -> None:
         self._socket, self._playout, self._driver = socket, playout, driver
         self._limits, self._statistics = services.config.limits, services.statistics
         self._on_audio, self._on_message, self._post = on_audio, on_message, post
+        self._taken = taken
         self._waits_since: float | None = None
         """When the client was asked to say something, trio's time; None while it is not."""
         self._mistakes = 0
@@ -84,15 +87,22 @@ class Receiver:
             raise ClosingError(POLICY, f"{MOST_ERRORS} mistakes")
 
     async def leave_when_silent(self) -> None:
-        """End a session whose client says nothing.
+        """End a session whose client says nothing and takes no pictures.
+
+        That a connection answers WebSocket pings says nothing: libraries do that for programs that
+        have forgotten it.
 
         Raises:
             ClosingError: it was silent for too long.
         """
-        limit = self._limits.idle_s
+        limit, taken, since = self._limits.idle_s, 0, trio.current_time()
         while True:
             now = trio.current_time()
-            left = limit if self._waits_since is None else self._waits_since + limit - now
-            if left <= 0:
+            heard = now if self._waits_since is None else self._waits_since
+            left = max(heard, since) + limit - now
+            if left > 0:
+                await trio.sleep(left)
+            elif self._taken() > taken:  # it listens
+                taken, since = self._taken(), now
+            else:
                 raise silent(limit)
-            await trio.sleep(left)

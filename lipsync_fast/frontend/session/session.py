@@ -89,6 +89,7 @@ class NativeSession:
         self._services = services
         self._number = number = services.numbers.session()
         late_frames, paced = services.config.limits.late_frames, start.pace != "burst"
+        self._paced, self._told_stride = paced, 1
         self._statistics = SessionStatistics(services.statistics, paced)
         self._outbox = (
             Outbox(socket, late_frames, self._on_left_out)
@@ -101,7 +102,15 @@ class NativeSession:
         self._audio = ClientAudio(start.audio, start.echo_audio)
         self._media = MediaSender(self._outbox, self._shown, self._audio, self._statistics, trace)
         post = self._outbox.post_message
-        self._intake = UtteranceIntake(services, self._playout, self._shown, self._audio, post)
+        self._intake = UtteranceIntake(
+            services,
+            self._playout,
+            self._shown,
+            self._audio,
+            address=socket.peer,
+            post=post,
+            ended=lambda: self._driver.tick(),
+        )
         self._driver = PlayoutDriver(
             number,
             self._playout,
@@ -120,6 +129,7 @@ class NativeSession:
             on_audio=self._intake.push,
             on_message=self._obey,
             post=post,
+            taken=lambda: self._statistics.frames,
         )
 
     async def run(self) -> None:
@@ -158,7 +168,7 @@ class NativeSession:
         finally:
             front.load.sessions -= 1
             del front.playouts[self._number]
-            self._intake.set_speaking(False)
+            self._intake.close()
             self._driver.close()
             self._shown.close()
         raise ended[0] if ended else SocketClosedError
@@ -214,11 +224,20 @@ class NativeSession:
                 ErrorMessage(code="engine_lost", message=message, fatal=False)
             )
         self._outbox.post_message(
-            UtteranceEnded(utterance=event.utterance, frames=event.frames, dropped=event.dropped)
+            UtteranceEnded(
+                utterance=event.utterance,
+                frames=event.frames,
+                dropped=event.dropped,
+                reason="quiet" if event.quiet else "end",
+                left_out=event.left_out,
+            )
         )
 
     def _on_tick(self) -> None:
         self._intake.set_speaking(self._playout.speaking)
+        self._statistics.follow(self._playout)
+        if self._told_stride != self._stride and self._playout.speaking:
+            self._post_statistics()
         self._shown.release_left(self._playout.avatar)
 
     def _on_room(self) -> None:
@@ -230,7 +249,13 @@ class NativeSession:
         self._post_statistics()
 
     def _post_statistics(self) -> None:
-        self._outbox.post_message(self._statistics.message(self._playout))
+        self._told_stride = self._stride
+        self._outbox.post_message(self._statistics.message(self._playout, self._stride))
+
+    @property
+    def _stride(self) -> int:
+        """Of what is spoken, one frame in so many is shown now."""
+        return self._services.speech_rate.stride if self._paced else 1
 
     async def _report(self) -> None:
         while True:
@@ -268,6 +293,7 @@ def _playout(number: int, services: Services, start: SessionStart, shown: ShownA
         margin_ns=services.margin_ns,
         hold_ns=int(services.config.live.hold_ms * 1e6),
         stride=lambda: services.idle_rate.stride,
+        speech_stride=lambda: services.speech_rate.stride,
         lookup=lookup,
     )
     return LivePlayout(settings, shown.appearance, time.monotonic_ns())

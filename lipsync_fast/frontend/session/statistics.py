@@ -8,6 +8,7 @@ import time
 from lipsync_fast.frontend.playout.playout import Flag, Picture, Playout
 from lipsync_fast.frontend.statistics import FrontStatistics
 from lipsync_fast.protocol import Stats
+from lipsync_fast.timing import FPS
 
 
 class SessionStatistics:
@@ -20,7 +21,9 @@ class SessionStatistics:
 
     def __init__(self, front: FrontStatistics, paced: bool) -> None:
         self._front, self._load, self._paced = front, front.load, paced
-        self._frames = self._skipped = 0
+        self.frames = 0
+        """Pictures that the transport has taken."""
+        self._skipped = self._not_made = 0
         self._latency_ms: float | None = None
 
     def on_shown(self, picture: Picture) -> None:
@@ -29,7 +32,7 @@ class SessionStatistics:
 
     def on_sent(self, picture: Picture, size: int) -> None:
         """The transport has taken a picture of so many bytes."""
-        self._frames += 1
+        self.frames += 1
         load = self._load
         load.frames += 1
         load.idle_frames += picture.frame is None
@@ -44,12 +47,23 @@ class SessionStatistics:
         self._skipped += frames
         self._load.skipped += frames
 
-    def message(self, playout: Playout) -> Stats:
-        """What the client is told."""
+    def follow(self, playout: Playout) -> None:
+        """Add what the playout has left out on purpose to the front's figures."""
+        self._load.left_out += playout.left_out - self._not_made
+        self._not_made = playout.left_out
+
+    def message(self, playout: Playout, stride: int = 1) -> Stats:
+        """What the client is told.
+
+        Args:
+            stride: of what is spoken, one frame in so many is shown now.
+        """
         return Stats(
-            frames=self._frames,
+            frames=self.frames,
             late=playout.late,
             skipped=self._skipped,
             queued_ms=round(playout.queued_s * 1000, 1),
             latency_ms=None if self._latency_ms is None else round(self._latency_ms, 1),
+            fps=FPS / stride,
+            left_out=playout.left_out,
         )
