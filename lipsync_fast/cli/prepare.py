@@ -36,7 +36,8 @@ def prepare(
         int | None, typer.Option(min=1, max=1024, help="Videos at a time; as many as processors.")
     ] = None,
     detector: Annotated[
-        str | None, typer.Option(help="dlib, a plug-in's name, or module:function.")
+        str | None,
+        typer.Option(help="mesh (the default), dlib, a plug-in's name, or module:function."),
     ] = None,
     detector_option: Annotated[
         list[str] | None,
@@ -193,11 +194,8 @@ def _detection(
     from lipsync_fast.errors import PrepareError
     from lipsync_fast.prepare.detectors import check_spec
 
-    if (detector is None) == (landmarks is None):
-        raise PrepareError(
-            "faces must be found: name either --landmarks FILES, or --detector NAME (dlib, or a"
-            " plug-in; docs/avatars.md says which and under which terms)"
-        )
+    if detector is not None and landmarks is not None:
+        raise PrepareError("faces come from --detector or from --landmarks, not from both")
     for path in (landmarks, parsing):
         if path is not None and not path.exists():
             raise PrepareError(f"{path}: no such file or folder")
@@ -207,10 +205,11 @@ def _detection(
         if not equals or not key.replace("-", "_").isidentifier():
             raise PrepareError(f"--detector-option {option!r}: expected key=value")
         given[key.replace("-", "_")] = value
-    if detector is None:
+    if landmarks is not None:
         if given:
             raise PrepareError("--detector-option is for a --detector")
         return {}
+    detector = detector or "mesh"
     check_spec(detector)
     if detector == "dlib" and given.get("research_images") != "accepted":
         from lipsync_fast.prepare.dlib_detector import TERMS

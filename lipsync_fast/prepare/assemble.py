@@ -70,7 +70,8 @@ def assemble(
     )
     features = _features(np.concatenate([p.pictures() for p in parts]), tracked, source.width)
     loop = choose(features, kind=request.loop, longest_s=request.loop_s, cuts=tracked.cuts)
-    begins, warnings = Fraction(parts[-1].begins), list(parts[-1].warnings)
+    begins = Fraction(parts[-1].begins)
+    warnings = list(dict.fromkeys(text for part in parts for text in part.warnings))
     folder = work.made
     folder.mkdir()
     write_frames(folder, (jpeg for part in work.parts() for jpeg in part.jpegs))

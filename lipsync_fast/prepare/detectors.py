@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where landmarks come from: files, dlib, or anyone's own detector.
+"""Where landmarks come from: the detector that ships, files, dlib, or anyone's own detector.
 
-A detector is a plug-in: an entry point of the group ``lipsync_fast.detectors``, or
+A detector of one's own is a plug-in: an entry point of the group ``lipsync_fast.detectors``, or
 ``--detector module:function``. Either names a callable that takes the options given on the command
 line (``--detector-option key=value``, as keywords) and returns a ``Detector``::
 
@@ -41,17 +41,27 @@ _SCHEMES: dict[int, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = 
     3: ((0,), (1,), (2,)),
     68: ((0, 1), (28,), (15, 16)),  # a contour of 17 points where the one of 110 has 33
     110: ((1,), (52,), (31,)),
+    468: ((234,), (195,), (454,)),
+    478: ((234,), (195,), (454,)),
 }
+_WIDER: dict[int, float] = {468: 1.13, 478: 1.10}
+"""The crop is so many times as wide as left and right are apart: points of MediaPipe's mesh lie
+before the ears. Fitted to SyncTalk_2D's mean face, which they meet within 0.015 of its side."""
 
 
 class Detector(Protocol):
     """Finds one face's landmarks in pictures.
 
-    Attributes (both optional):
+    Attributes (all optional):
         corners: which of the K points are left, top and right of the face crop; not needed for
-            K = 110 (as SyncTalk_2D has them), 68 (as dlib has them) and 3 (left, top, right).
+            K = 110 (as SyncTalk_2D has them), 68 (as dlib has them), 468 and 478 (MediaPipe's mesh,
+            without and with irises) and 3 (left, top, right).
         version: a word that changes when results do; work that was begun with another is not
             gone on with.
+        warnings: sentences on what was noticed, gathered by ``detect``.
+        follow: a method that is called before each ``detect`` with the landmarks (K x 2 float32)
+            of the frame before, None where there were none. That is all that a detector may
+            remember: so a run that was interrupted comes to the same result.
     """
 
     def detect(self, pictures: Sequence[NDArray[np.uint8]], first: int) -> NDArray[Any]:
@@ -99,7 +109,7 @@ def check_spec(spec: str) -> None:
         if not re.fullmatch(r"[\w.]+:[\w.]+", spec):
             raise PrepareError(f"detector {spec!r}: expected a name or module:function")
         return
-    known = {"dlib", *(point.name for point in entry_points(group=GROUP))}
+    known = {"dlib", "mesh", *(point.name for point in entry_points(group=GROUP))}
     if spec not in known:
         raise PrepareError(
             f"there is no detector {spec!r} (known: {', '.join(sorted(known))}, or"
@@ -117,10 +127,14 @@ def _factory(spec: str) -> Factory:
                 found = getattr(found, part)
         elif found_points := list(entry_points(group=GROUP, name=spec)):
             found = found_points[0].load()
-        else:
+        elif spec == "dlib":
             from lipsync_fast.prepare.dlib_detector import DlibDetector
 
             found = DlibDetector
+        else:
+            from lipsync_fast.prepare.mesh_detector import MeshDetector
+
+            found = MeshDetector
     except (ImportError, AttributeError) as error:
         raise PrepareError(f"detector {spec}: cannot be loaded ({error})") from error
     if not callable(found):
@@ -161,24 +175,42 @@ def found_points(
     return out
 
 
+def check_points(count: int, named: tuple[int, int, int] | None, spec: str) -> None:
+    """Whether a face crop can be made of so many landmarks; see ``corners_of``.
+
+    Raises:
+        PrepareError: it cannot.
+    """
+    if named is not None:
+        if not all(type(i) is int and 0 <= i < count for i in named) or len(named) != 3:
+            raise PrepareError(f"detector {spec}: corners {named} are not three of {count} points")
+    elif count not in _SCHEMES:
+        known = ", ".join(map(str, sorted(_SCHEMES)[1:]))
+        raise PrepareError(
+            f"{spec}: {count} landmarks; {known} or 3 (left, top, right) are understood, others"
+            " need a detector with 'corners'"
+        )
+
+
 def corners_of(
     points: NDArray[np.float32], named: tuple[int, int, int] | None, spec: str
 ) -> NDArray[np.float64]:
     """Left, top and right of the face crop: N x 3 (x, y, x), NaN where there is no face.
 
+    Args:
+        points: N x K x 2.
+        named: which of the K they are, where the detector says so.
+
     Raises:
         PrepareError: the detector does not say which of its points they are.
     """
     count = points.shape[1]
-    scheme = _SCHEMES.get(count)
+    check_points(count, named, spec)
+    wider = 1.0
     if named is not None:
-        if not all(type(i) is int and 0 <= i < count for i in named) or len(named) != 3:
-            raise PrepareError(f"detector {spec}: corners {named} are not three of {count} points")
-        scheme = ((named[0],), (named[1],), (named[2],))
-    if scheme is None:
-        raise PrepareError(
-            f"{spec}: {count} landmarks; 110, 68 or 3 (left, top, right) are understood, others"
-            " need a detector with 'corners'"
-        )
+        scheme: tuple[tuple[int, ...], ...] = tuple((i,) for i in named)
+    else:
+        scheme, wider = _SCHEMES[count], _WIDER.get(count, 1.0)
     left, top, right = (points[:, list(ids)].astype(np.float64).mean(axis=1) for ids in scheme)
-    return np.stack([left[:, 0], top[:, 1], right[:, 0]], axis=1)
+    middle, half = (left[:, 0] + right[:, 0]) / 2, wider * (right[:, 0] - left[:, 0]) / 2
+    return np.stack([middle - half, top[:, 1], middle + half], axis=1)

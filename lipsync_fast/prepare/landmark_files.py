@@ -73,6 +73,11 @@ class LandmarkFiles:
         else:
             self._array = _load(path)
 
+    @property
+    def point_count(self) -> int:
+        """Landmarks of a frame."""
+        return LANDMARKS if self._array is None else self._array.shape[1]
+
     def fingerprint(self) -> str:
         """A hash of all that is read."""
         digest = hashlib.sha256()

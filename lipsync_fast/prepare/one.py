@@ -24,7 +24,12 @@ from lipsync_fast.errors import AvatarError, OutputError, PrepareError
 from lipsync_fast.media.video import Picture, Video
 from lipsync_fast.output.base import output_error
 from lipsync_fast.prepare.assemble import REPORT, assemble, install
-from lipsync_fast.prepare.detectors import Detector, found_points, open_detector
+from lipsync_fast.prepare.detectors import (
+    Detector,
+    check_points,
+    found_points,
+    open_detector,
+)
 from lipsync_fast.prepare.folder import NAME, PreparedAvatar, Source, read_prepared
 from lipsync_fast.prepare.landmark_files import LandmarkFiles
 from lipsync_fast.prepare.parts import PART_FRAMES, Part, WorkFolder
@@ -74,6 +79,7 @@ def _prepare(request: Request, on_progress: OnProgress) -> Result:
         files = None if request.landmarks is None else LandmarkFiles(Path(request.landmarks))
         detector: Detector
         if files is not None:
+            check_points(files.point_count, None, str(request.landmarks))
             detector = files
         else:
             detector = open_detector(request.detector, request.detector_options)
@@ -179,6 +185,7 @@ class _Looker:
     ) -> None:
         self._request, self._video, self._detector, self._work = request, video, detector, work
         self._first = work.done()[0]
+        self._before = work.last().landmarks()[-1] if self._first else None
         self._offset = round(request.start_s * FPS)
         self._batch: list[NDArray[np.uint8]] = []
         self._points: list[NDArray[np.float32]] = []
@@ -210,10 +217,17 @@ class _Looker:
         if self._batch:
             first = self._offset + self._first + len(self._jpegs) - len(self._batch)
             spec = self._request.landmarks or self._request.detector
+            follow = getattr(self._detector, "follow", None)
+            if follow is not None:
+                known = self._before is not None and bool(np.isfinite(self._before).all())
+                follow(self._before if known else None)
             points = found_points(self._detector, self._batch, first, spec)
-            if self._points and points.shape[1] != self._points[-1].shape[1]:
+            if self._before is None:
+                check_points(points.shape[1], getattr(self._detector, "corners", None), spec)
+            elif points.shape[1] != len(self._before):
                 raise PrepareError(f"detector {spec}: returns changing numbers of points")
             self._points.append(points)
+            self._before = points[-1]
             self._batch = []
 
     def flush(self, *, last: bool) -> None:
@@ -233,11 +247,15 @@ class _Looker:
             begins=str(self._video.begins or 0),
             size=self._size,
             rotation=self._video.rotation,
-            warnings=self._video.warnings if last else [],
+            warnings=[*(self._video.warnings if last else ()), *self._noticed()],
         )
         self._work.add(part)
         self._first += part.count
         self._points, self._jpegs, self._greys = [], [], []
+
+    def _noticed(self) -> list[str]:
+        """What the detector has noticed so far."""
+        return [str(text) for text in getattr(self._detector, "warnings", ())]
 
 
 def small_grey(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:

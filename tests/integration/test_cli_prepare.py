@@ -105,6 +105,20 @@ def test_many_at_once_one_of_them_broken(place: Path, run: Run) -> None:
     assert "0 frames" in again.stderr
 
 
+def test_faces_are_found_without_a_word(place: Path, run: Run) -> None:
+    done = run("v1.mkv", "--out", "alone", "--json", *STATED)
+    assert done.returncode == 0, done.stderr
+    [made] = json.loads(done.stdout)["prepared"]
+    assert (made["frames"], made["points"], made["detector"]) == (FRAMES, 468, "mesh")
+    assert made["bridged"] == 0
+    [small] = made["warnings"]
+    assert "the face is 64 pixels wide" in small
+    with PreparedAvatar.open(place / "alone" / "v1") as prepared:
+        prepared.verify()
+    again = run("v1.mkv", "--out", "alone", "--detector", "mesh", "--json", *STATED)
+    assert json.loads(again.stdout)["prepared"][0]["again"]
+
+
 def test_a_detector_of_the_users_own(place: Path, run: Run) -> None:
     how = ("--detector", "mine:Found", "--detector-option", "points=found/v1.npy", *STATED)
     done = run("v1.mkv", "--out", "own", "--name", "ann", *how)
@@ -169,7 +183,8 @@ def test_what_is_refused_before_any_work(place: Path, monkeypatch: pytest.Monkey
     refused(
         "the statement of consent is empty", "v1.mkv", *found, "--consent", " ", "--licence", "x"
     )
-    refused("name either --landmarks", "v1.mkv", *STATED)
+    refused("not from both", "v1.mkv", *found, "--detector", "mesh", *STATED)
+    refused("is for a --detector", "v1.mkv", *found, "--detector-option", "threads=2", *STATED)
     refused("there is no detector 'x'", "v1.mkv", "--detector", "x", *STATED)
     refused("research only", "v1.mkv", "--detector", "dlib", *STATED)
     refused("no landmarks of v3", "v3.mkv", "v1.mkv", "--landmarks", "other", *STATED)

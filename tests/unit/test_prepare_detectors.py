@@ -160,7 +160,7 @@ def test_the_crop_of_each_scheme() -> None:
         corners_of(points[:, :9], (4, 5, 6), "x")[0],
         [points[0, 4, 0], points[0, 5, 1], points[0, 6, 0]],
     )
-    with pytest.raises(PrepareError, match="9 landmarks; 110, 68 or 3"):
+    with pytest.raises(PrepareError, match="9 landmarks; 68, 110, 468, 478 or 3"):
         corners_of(points[:, :9], None, "x")
     with pytest.raises(PrepareError, match="are not three of 9 points"):
         corners_of(points[:, :9], (1, 2, 9), "x")
@@ -183,7 +183,7 @@ def test_names_of_detectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         made: Any = open_detector(spec, {"model": "m.bin"})
         assert made.options == {"model": "m.bin"}
     for spec, words in (
-        ("nobodys", "there is no detector 'nobodys' .known: dlib, theirs"),
+        ("nobodys", "there is no detector 'nobodys' .known: dlib, mesh, theirs"),
         ("nobodys:D", "cannot be loaded"),
         ("somebodys:E", "cannot be loaded"),
         ("somebodys:constant", "is no function"),
