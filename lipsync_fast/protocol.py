@@ -59,6 +59,7 @@ class SessionStart(FromClient, tag="session.start", kw_only=True, frozen=True):
         pace: "live" shows frames in real time; "burst" sends each as soon as it is made.
         idle: show the avatar between utterances too (only with pace "live").
         echo_audio: send the sound back, on the pictures' clock.
+        pictures: send pictures; without, sound and messages alone come.
     """
 
     avatar: Annotated[str, Meta(max_length=200)] = ""
@@ -67,6 +68,7 @@ class SessionStart(FromClient, tag="session.start", kw_only=True, frozen=True):
     pace: Literal["live", "burst"] = "live"
     idle: bool = True
     echo_audio: bool = False
+    pictures: bool = True
 
 
 class UtteranceEnd(FromClient, tag="utterance.end", kw_only=True, frozen=True):
@@ -84,10 +86,15 @@ class SessionInterrupt(FromClient, tag="session.interrupt", kw_only=True, frozen
 
 
 class SessionUpdate(FromClient, tag="session.update", kw_only=True, frozen=True):
-    """Change what is given; between utterances at once, else behind the one being spoken."""
+    """Change what is given; between utterances at once, else behind the one being spoken.
+
+    Attributes:
+        pictures: send them, or none from now on: always at once.
+    """
 
     avatar: Annotated[str, Meta(max_length=200)] | None = None
     video: VideoFormat | None = None
+    pictures: bool | None = None
 
 
 class SessionStop(FromClient, tag="session.stop", kw_only=True, frozen=True):

@@ -42,6 +42,7 @@ def connect(
     pace: Literal["live", "burst"] = "live",
     idle: bool = True,
     echo_audio: bool = False,
+    pictures: bool = True,
     token: str = "",
     open_timeout: float = 10.0,
 ) -> Connecting:
@@ -60,6 +61,7 @@ def connect(
         pace: "live" for frames in real time, "burst" for each as soon as it is made.
         idle: show the avatar between utterances too (live).
         echo_audio: have the sound come back on the pictures' clock.
+        pictures: have pictures sent; ``Session.update`` changes that.
         token: what the server asks for.
         open_timeout: seconds that connecting may take.
 
@@ -77,6 +79,7 @@ def connect(
                 pace=pace,
                 idle=idle,
                 echo_audio=echo_audio,
+                pictures=pictures,
             )
         ),
         SessionStart,

@@ -92,10 +92,12 @@ class Session:
         content: Literal["frame", "mouth"] | None = None,
         quality: int | None = None,
         max_width: int | None = None,
+        pictures: bool | None = None,
     ) -> None:
         """Change what is shown, between utterances; answered by SessionStarted.
 
-        What is not given stays as it is.
+        What is not given stays as it is. ``pictures`` is obeyed at once: without them, sound
+        (``echo_audio``) and messages go on.
         """
         changed: dict[str, Any] = {"content": content, "quality": quality, "max_width": max_width}
         given = {name: value for name, value in changed.items() if value is not None}
@@ -104,7 +106,7 @@ class Session:
             old = self._video
             kept = {"content": old.content, "quality": old.quality, "max_width": old.max_width}
             video = self._video = VideoFormat(**(kept | given))
-        await self._send_message(SessionUpdate(avatar=avatar, video=video))
+        await self._send_message(SessionUpdate(avatar=avatar, video=video, pictures=pictures))
 
     async def ping(self, id: str | int | None = None) -> None:
         """Ask for a Pong; also tells the server that a silent client is still there."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import re
 import shutil
@@ -35,6 +36,7 @@ from talking import (
 )
 from websockets.exceptions import InvalidStatus
 from websockets.trio.client import connect as connect_raw
+from websockets.typing import Subprotocol
 
 import lipsync_fast
 from lipsync_fast.avatars.library import shipped_folder
@@ -83,6 +85,43 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
 
 
 # ---------------------------------------------------------------- the conversation
+@in_trio
+async def test_pictures_are_sent_no_more_and_again(server: LocalServer) -> None:
+    """In the middle of an utterance: sound and messages go on, nothing else is changed."""
+    async with lipsync_fast.connect(server.url, echo_audio=True) as session:
+        await say(session, speech(6.0))
+        _, events = await until(session, VideoFrame, lambda f: f.utterance > 0)
+        await session.update(pictures=False)
+        started, before = await until(session, SessionStarted)
+        assert (started.avatar, started.width) == ("demo", 1280)
+        ended, unseen = await until(session, UtteranceEnded)
+        assert ended.frames == 150
+        assert not [e for e in unseen if isinstance(e, VideoFrame)]
+        heard = [e for e in [*events, *before, *unseen] if isinstance(e, AudioFrame)]
+        assert sum(len(e.pcm) for e in heard) == 2 * 6 * 16_000, "each of its samples, once"
+        await session.ping(1)
+        _, idle = await until(session, Pong)
+        assert not [e for e in idle if isinstance(e, VideoFrame)]
+        await session.update(pictures=True)
+        await until(session, SessionStarted)
+        first, _ = await until(session, VideoFrame)
+        assert first.sequence == 1 + max(
+            e.sequence
+            for e in [*events, *before, *unseen]
+            if isinstance(e, VideoFrame | AudioFrame)
+        )
+
+
+@in_trio
+async def test_a_session_may_begin_without_pictures(server: LocalServer) -> None:
+    async with lipsync_fast.connect(server.url, echo_audio=True, pictures=False) as session:
+        await say(session, speech(1.0))
+        ended, events = await utterance(session, 1)
+        assert ended.frames == 25
+        assert not [e for e in events if isinstance(e, VideoFrame)]
+        assert len([e for e in events if isinstance(e, AudioFrame)]) == 25
+
+
 @pytest.mark.parametrize("library", ["asyncio", "trio"])
 def test_the_example_of_the_document(server: LocalServer, tmp_path: Path, library: str) -> None:
     if not DOCUMENT.exists():
@@ -200,9 +239,10 @@ async def test_update_changes_avatar_and_pictures_behind_what_is_spoken(
         await say(session, speech(0.6))
         await until(session, UtteranceStarted)
         await session.update(avatar="twin", max_width=320)
-        started, _ = await until(session, SessionStarted)
+        started, before = await until(session, SessionStarted)
         assert (started.avatar, started.width, started.height) == ("twin", 320, 180)
-        await utterance(session, 1)
+        if not any(isinstance(e, UtteranceEnded) for e in before):
+            await utterance(session, 1)
         await session.update(avatar="nobody")
         error, _ = await until(session, ErrorMessage)
         assert (error.code, error.fatal) == ("unknown_avatar", False)
@@ -542,6 +582,10 @@ async def test_token_and_origin(shared_server: Serve) -> None:
             assert session.started.avatar == "demo"
         async with lipsync_fast.connect(url + "?token=open%20sesame") as session:
             assert session.started.avatar == "demo"
+        word = base64.urlsafe_b64encode(b"open sesame").decode().rstrip("=")
+        offered = [Subprotocol(SUBPROTOCOL), Subprotocol(f"lipsync.token.{word}")]
+        async with connect_raw(url, subprotocols=offered, compression=None) as page:
+            assert page.subprotocol == SUBPROTOCOL
         shown = {"Authorization": "Bearer open sesame"}
         good = shown | {"Origin": "https://good.example"}
         async with connect_raw(url, additional_headers=good, compression=None):

@@ -176,7 +176,9 @@ def test_what_is_sent(library: str) -> None:
     assert rest[2]["video"] == {
         "content": "frame", "codec": "jpeg", "quality": 70, "max_width": 320,
     }  # fmt: skip
-    assert rest[3] == {"type": "session.update", "avatar": "bob", "video": None}
+    assert rest[3] == {
+        "type": "session.update", "avatar": "bob", "video": None, "pictures": None,
+    }  # fmt: skip
     assert rest[4]["id"] == 7
 
 

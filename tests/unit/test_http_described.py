@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from typing import Any
 
@@ -179,3 +180,16 @@ def test_the_token_is_shown_either_way() -> None:
     assert asked(listen, path="/ws?token=Sesam+%C3%B6ffne") is None
     assert asked(listen, Authorization="bearer Sesam öffne") is None
     assert asked(listen, Authorization="Basic Sesam öffne") == 401
+    wire = "Sesam öffne".encode().decode("latin-1")  # as servers read a header's bytes
+    assert asked(listen, Authorization=f"Bearer {wire}") is None
+
+
+def test_a_page_shows_the_token_as_a_subprotocol() -> None:
+    listen = Listen(token="Sesam öffne??>")
+    word = base64.urlsafe_b64encode(listen.token.encode()).decode().rstrip("=")
+    name = "Sec-WebSocket-Protocol"
+    assert asked(listen, **{name: f"lipsync.v1, lipsync.token.{word}"}) is None
+    assert asked(listen, **{name: f"lipsync.token.{word},lipsync.v1"}) is None
+    for wrong in (f"lipsync.v1, {word}", f"lipsync.token.{word[:-2]}", "lipsync.token.", "ü, ,="):
+        assert asked(listen, **{name: wrong}) == 401, wrong
+    assert asked(listen, **{name: "lipsync.token.!, lipsync.token.a"}) == 401

@@ -36,7 +36,7 @@ def admin_refusal(listen: Listen, header: Header, peer: str, path: str) -> Refus
         )
     if not _own_page(header("Origin"), header("Host")):
         return Refusal(403, "origin", "pages of other servers may not do that")
-    if not token_shown(listen, header("Authorization"), path):
+    if not token_shown(listen, header, path):
         return Refusal(401, "unauthorized", "show the token: Authorization: Bearer, or ?token=")
     return None
 

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from urllib.parse import parse_qs, urlsplit
 
@@ -13,6 +15,9 @@ from lipsync_fast.canonical import is_loopback
 from lipsync_fast.config import Listen
 
 Header = Callable[[str], str | None]
+TOKEN_PROTOCOL = "lipsync.token."
+"""Before a token, in URL-safe base64 of its UTF-8, among the subprotocols that a page offers: a
+browser lets it set no header, and an address is no place for a secret."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +41,7 @@ def refusal(listen: Listen, header: Header, path: str) -> Refusal | None:
         return Refusal(403, "host", "this name of the server is not known to it")
     if not origin_allowed(listen, header("Origin"), header("Host")):
         return Refusal(403, "origin", "pages of this origin may not connect; see listen.origins")
-    if not token_shown(listen, header("Authorization"), path):
+    if not token_shown(listen, header, path):
         return Refusal(401, "unauthorized", "show the token: Authorization: Bearer, or ?token=")
     return None
 
@@ -66,15 +71,32 @@ def origin_allowed(listen: Listen, origin: str | None, host: str | None) -> bool
     return host is not None and canonical.same_place(origin, host)
 
 
-def token_shown(listen: Listen, authorization: str | None, path: str) -> bool:
+def token_shown(listen: Listen, header: Header, path: str) -> bool:
     """Whether the configured token was shown, or none is configured."""
     if not listen.token:
         return True
-    shown = []
+    token = listen.token.encode()
+    return any(hmac.compare_digest(shown, token) for shown in _tokens(header, path))
+
+
+def _tokens(header: Header, path: str) -> Iterator[bytes]:
+    authorization = header("Authorization")
     if authorization is not None and authorization[:7].lower() == "bearer ":
-        shown.append(authorization[7:].strip())
-    shown += parse_qs(path.partition("?")[2]).get("token", [])
-    return any(hmac.compare_digest(s.encode(), listen.token.encode()) for s in shown)
+        shown = authorization[7:].strip()
+        yield shown.encode()
+        try:
+            yield shown.encode("latin-1")  # bytes of UTF-8, as they are on the wire
+        except UnicodeEncodeError:
+            pass
+    for word in (header("Sec-WebSocket-Protocol") or "").split(","):
+        encoded = word.strip().removeprefix(TOKEN_PROTOCOL)
+        if encoded != word.strip():
+            try:
+                yield base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4))
+            except (binascii.Error, ValueError):
+                pass
+    for shown in parse_qs(path.partition("?")[2]).get("token", []):
+        yield shown.encode()
 
 
 def client_address(listen: Listen, peer: str, forwarded: str | None) -> str:

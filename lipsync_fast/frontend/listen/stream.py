@@ -105,7 +105,11 @@ async def serve_stream(
         await connections.serve(StreamSocket(connection, port, peer))
 
     def admit(connection: ServerConnection, request: Request) -> Response | None:
-        refused = refusal(services.config.listen, request.headers.get, request.path)
+        def header(name: str) -> str | None:
+            values = request.headers.get_all(name)  # one that came twice is one of no peer of ours
+            return ", ".join(values) if values else None
+
+        refused = refusal(services.config.listen, header, request.path)
         if refused is not None:
             services.statistics.count_refused(refused.reason)
             return _refused(refused)

@@ -6,16 +6,20 @@
 //   started        the last session.started message: avatar, width, height, bounds, …
 //   metrics        see metrics.js; metrics.sync() tells picture against sound
 
+import { ask, blobOf, hasToken, useToken } from "./access.js";
+import { Avatars } from "./avatars.js";
+import { showCode } from "./code.js";
+import { chosen, playsBack, showOptions, watchOptions } from "./devices.js";
 import { Metrics } from "./metrics.js";
+import { clearNotice, notice } from "./notices.js";
 import { Player } from "./player.js";
 import { Session } from "./session.js";
 import { decode, FilePlayback, Microphone, SourceError } from "./sources.js";
-import { FAILURES, sentence, STATES } from "./words.js";
+import { FAILURES, STATES } from "./words.js";
 
 const RATE = 48_000;
+const ASKED = 1000; // ms between attempts to get sound back that the device has taken
 const $ = (id) => document.getElementById(id);
-const here = new URL(location.href);
-let token = here.searchParams.get("token") ?? "";
 
 const metrics = new Metrics();
 const player = new Player($("canvas"), metrics);
@@ -24,29 +28,23 @@ let connection = "connecting"; // or "open", "waiting"
 let speaking = false; // the server shows an utterance
 let playback = null; // a file on its way
 let microphone = null;
-let avatars = { default: "", avatars: [] };
+let opening = 0; // counts attempts to open it: the last one counts
+let repeats = false; // what is said was heard by the microphone
 let again = null; // says the last file or sample once more
+let asking = 0; // for sound that the device has taken
 
-const address = (path) => {
-  const url = new URL(path, document.baseURI);
-  if (token) url.searchParams.set("token", token);
-  return url;
-};
 const session = new Session(
-  () => {
-    const url = address("ws");
-    url.protocol = url.protocol.replace("http", "ws");
-    return url.href;
-  },
   {
-    avatar: here.searchParams.get("avatar") ?? "",
+    avatar: new URL(location.href).searchParams.get("avatar") ?? "",
     audio: { sample_rate: RATE, format: "s16le", channels: 1 },
     pace: "live",
     idle: true,
     echo_audio: true,
+    pictures: !document.hidden,
   },
   { state: connectionChanged, media: (header) => player.media(header, RATE), message: told },
 );
+const avatars = new Avatars((name) => session.avatar(name));
 
 // ---------------------------------------------------------------- what the server says
 function connectionChanged(state, detail) {
@@ -56,27 +54,24 @@ function connectionChanged(state, detail) {
     player.reset();
     metrics.forget();
     stopPlayback();
+    if (page.started) avatars.show(page.started.avatar);
   }
   if (state === "open") {
     clearNotice("connection");
-    if (!avatars.avatars.length) loadAvatars();
+    if (!avatars.facts.length) loadAvatars();
   }
   if (state === "waiting") {
     notice(detail.cause, {}, () => session.connect(), "connection");
-    $("token-form").hidden = detail.cause !== "token";
+    if (detail.cause === "wrong-token") useToken("");
+    if (detail.cause.endsWith("token")) $("token").value = "";
+    if (detail.cause === "wrong-token") $("token").focus();
   }
   refresh();
 }
 
 function told(message) {
-  if (message.type === "session.started") {
-    page.started = message;
-    metrics.plannedMs = message.latency_ms;
-    const [x, , width] = message.bounds; // narrow screens show the part around the face
-    $("canvas").style.objectPosition = `${(((x + width / 2) / message.width) * 100).toFixed(1)}% 50%`;
-    $("canvas").setAttribute("aria-label", `The avatar ${message.avatar}`);
-    choose(message.avatar);
-  } else if (message.type === "utterance.started") {
+  if (message.type === "session.started") started(message);
+  else if (message.type === "utterance.started") {
     if (player.hushed) return; // of what was interrupted
     speaking = true;
     metrics.begin();
@@ -86,6 +81,7 @@ function told(message) {
     if (message.dropped > message.frames / 2) notice("too-slow", {}, microphone ? null : again);
     if (message.type === "session.interrupted") player.interrupted();
   } else if (message.type === "session.overloaded") {
+    metrics.refused();
     stopPlayback();
     notice("overloaded", {}, again);
   } else if (message.type === "stats") {
@@ -94,15 +90,50 @@ function told(message) {
   refresh();
 }
 
+function started(message) {
+  page.started = message;
+  session.start.avatar = message.avatar;
+  metrics.plannedMs = message.latency_ms;
+  const [x, , width] = message.bounds; // narrow screens show the part around the face
+  $("canvas").style.objectPosition = `${(((x + width / 2) / message.width) * 100).toFixed(1)}% 50%`;
+  $("canvas").setAttribute("aria-label", `The avatar ${message.avatar}`);
+  showCode(message.avatar);
+  if (!avatars.loading) avatars.show(message.avatar);
+  else if (avatars.loading === message.avatar) player.awaitPicture(() => seen(message.avatar));
+}
+
+/** A picture of that avatar is on the screen. */
+function seen(name) {
+  if (avatars.loading === name) avatars.show(name);
+}
+
 function failed({ code, message }) {
-  if (code === "unknown_avatar") {
-    notice("unknown-avatar", { detail: session.start.avatar });
-    session.start.avatar = session.open ? page.started.avatar : "";
-    if (!session.open) session.connect();
-    else choose(page.started.avatar);
+  const detail = avatars.loading;
+  if (detail) {
+    // Whatever went wrong, the one that was chosen is not on its way any more.
+    const instead = page.started.avatar;
+    avatars.show(instead);
+    if (code === "unknown_avatar") notice("unknown-avatar", { detail, instead });
+    else notice("avatar-failed", { detail, instead, why: message });
+  } else if (code === "unknown_avatar") {
+    const wanted = session.start.avatar;
+    session.start.avatar = "";
+    avatars.show(avatars.default);
+    notice("unknown-avatar", { detail: wanted, instead: avatars.default || "the default one" });
+    session.connect();
   } else if (code === "engine_lost") notice("engine-lost", {}, again);
   else if (code === "overloaded") notice("overloaded", {}, again);
   else notice("server-error", { detail: message });
+}
+
+async function loadAvatars() {
+  try {
+    await avatars.load();
+  } catch {
+    if (connection === "open") notice("no-avatars", {}, loadAvatars);
+    return;
+  }
+  avatars.show(page.started?.avatar || avatars.default);
 }
 
 // ---------------------------------------------------------------- what the page says
@@ -111,14 +142,16 @@ function refresh() {
   if (state === "idle" && microphone) state = microphone.speaking ? "hearing" : "listening";
   if (connection === "open" && (speaking || playback)) state = "speaking";
   page.state = state;
-  const [short, long] = STATES[state];
+  const [short, long] = STATES[state === "speaking" && repeats ? "repeating" : state];
   const open = connection === "open";
   setText("state-short", short);
   setText("state-text", long);
   setText("n-session", short);
   $("stage").dataset.state = state === "hearing" ? "listening" : state;
   for (const id of ["sample", "mic", "open"]) $(id).disabled = !open;
-  $("stop").disabled = !open || !(speaking || playback || microphone);
+  const stops = open && Boolean(speaking || playback || microphone);
+  if (!stops && document.activeElement === $("stop")) $("sample").focus(); // not lost with it
+  $("stop").disabled = !stops;
   $("mic").setAttribute("aria-pressed", String(Boolean(microphone)));
   setText("mic-text", microphone ? "Mic is on" : "Microphone");
 }
@@ -127,35 +160,13 @@ function setText(id, text) {
   if ($(id).textContent !== text) $(id).textContent = text;
 }
 
-/** Show a failure with its way on. `topic` tells apart what may be cleared by itself. */
-function notice(word, values = {}, action = null, topic = "") {
-  const [, label] = FAILURES[word];
-  const ways = { "Open a file": openFile, "Open another": openFile };
-  const run = ways[label] ?? action;
-  setText("notice-text", sentence(word, values));
-  $("notice").dataset.topic = topic;
-  $("notice").dataset.word = word;
-  $("notice").hidden = false;
-  $("notice-action").hidden = !label || !run;
-  setText("notice-action", label ?? "");
-  $("notice-action").onclick = () => {
-    $("notice").hidden = true;
-    run();
-  };
-  $("token-form").hidden = true;
-}
-
-function clearNotice(topic) {
-  if ($("notice").dataset.topic === topic) $("notice").hidden = true;
-}
-
-const numbers = { signed: (ms) => `${ms < 0 ? "−" : "+"}${Math.abs(ms).toFixed(0)} ms` };
+const signed = (ms) => `${ms < 0 ? "−" : "+"}${Math.abs(ms).toFixed(0)} ms`;
 setInterval(() => {
   const m = metrics;
   setText("n-fps", connection === "open" ? m.fps(performance.now()).toFixed(0) : "–");
   setText("n-latency", m.latencyMs === null ? "–" : `${m.latencyMs.toFixed(0)} ms`);
   const sync = m.sync();
-  setText("n-sync", sync.count ? numbers.signed(sync.median) : "–");
+  setText("n-sync", sync.count ? signed(sync.median) : "–");
   setText("n-dropped", String(m.dropped));
   setText("n-buffer", connection === "open" ? `${m.bufferMs.toFixed(0)} ms` : "–");
   if (player.meter && !microphone) showLevel(loudness());
@@ -172,49 +183,7 @@ function showLevel(level) {
   $("level").style.transform = `scaleX(${share < 0.05 ? 0 : share.toFixed(3)})`;
 }
 
-// ---------------------------------------------------------------- avatars
-async function loadAvatars() {
-  try {
-    const answer = await fetch(address("v1/avatars"));
-    if (!answer.ok) throw new Error(answer.statusText);
-    avatars = await answer.json();
-  } catch {
-    if (connection === "open") notice("no-avatars", {}, loadAvatars);
-    return;
-  }
-  for (const link of document.querySelectorAll("footer a")) link.href = address(link.getAttribute("href"));
-  $("avatars").replaceChildren(...avatars.avatars.map(avatarCard));
-  choose(page.started?.avatar || avatars.default);
-}
-
-function avatarCard({ name, thumbnail }) {
-  const label = document.createElement("label"), text = document.createElement("span");
-  const input = Object.assign(document.createElement("input"), { type: "radio", name: "avatar", value: name });
-  const image = Object.assign(document.createElement("img"), { alt: "", src: address(thumbnail.slice(1)), loading: "lazy" });
-  label.className = "avatar";
-  text.textContent = name;
-  input.onchange = () => session.update({ avatar: name });
-  label.append(input, image, text);
-  return label;
-}
-
-function choose(name) {
-  for (const input of document.querySelectorAll("#avatars input")) input.checked = input.value === name;
-  const facts = avatars.avatars.find((a) => a.name === name);
-  $("about").hidden = !facts;
-  if (!facts) return;
-  const lines = [
-    facts.synthetic ? "A synthetic person." : "A real person, animated.",
-    facts.provenance,
-    facts.consent && `Consent: ${facts.consent}`,
-    facts.licence && `Licence: ${facts.licence}`,
-    `${facts.width} × ${facts.height}, ${facts.frames} frames at ${facts.fps} a second.`,
-  ];
-  const paragraph = (text) => Object.assign(document.createElement("p"), { textContent: text });
-  $("about-text").replaceChildren(...lines.filter(Boolean).map(paragraph));
-}
-
-// ---------------------------------------------------------------- speaking
+// ---------------------------------------------------------------- sound of the device
 /** Sound may be played behind a gesture alone; called by every one. */
 async function wakeSound() {
   if (!player.context) player.useContext(new AudioContext({ sampleRate: RATE, latencyHint: "interactive" }));
@@ -222,10 +191,26 @@ async function wakeSound() {
   if (context.state === "running") return;
   const patience = new Promise((resolve) => setTimeout(resolve, 400));
   await Promise.race([context.resume().catch(() => {}), patience]);
-  if (context.state !== "running") notice("no-sound", {}, wakeSound, "sound");
-  else clearNotice("sound");
+  if (context.state === "running") clearNotice("sound");
+  else notice(asking ? "sound-taken" : "no-sound", {}, wakeSound, "sound");
 }
 
+/** A call, another program or the system has taken the sound, or given it back. */
+player.onsound = (state) => {
+  clearInterval(asking);
+  asking = 0;
+  if (state === "running") clearNotice("sound");
+  else if (state !== "closed") {
+    asking = setInterval(() => player.context.resume().catch(() => {}), ASKED);
+    notice("sound-taken", {}, wakeSound, "sound");
+  }
+};
+
+function askForSound() {
+  if (asking) player.context.resume().catch(() => {});
+}
+
+// ---------------------------------------------------------------- speaking
 const sink = {
   send(piece, at) {
     const taken = session.hear(piece);
@@ -245,6 +230,12 @@ function stopPlayback() {
   playback = null;
 }
 
+/** What is said from now on comes from the microphone, or not: one's own voice is not played back. */
+function saysFrom(source) {
+  repeats = source === "microphone";
+  player.audible = !repeats || playsBack();
+}
+
 /** Say what `load()` gives: bytes of a sound file. */
 async function say(load, name) {
   again = () => say(load, name);
@@ -255,18 +246,19 @@ async function say(load, name) {
     interrupt();
     closeMicrophone();
     clearNotice("");
+    saysFrom("file");
     playback = new FilePlayback(pcm, RATE, sink);
     playback.start(); // a short one ends at once
   } catch (error) {
     if (!(error instanceof SourceError)) throw error;
-    notice(error.word, { detail: name });
+    notice(error.word, { detail: name }, openFile);
   }
   refresh();
 }
 
 async function loadSample() {
   try {
-    const answer = await fetch(address("v1/sample.wav"));
+    const answer = await ask("v1/sample.wav");
     if (!answer.ok) throw new Error(answer.statusText);
     return await answer.arrayBuffer();
   } catch {
@@ -278,8 +270,9 @@ const sayFile = (file) => file && say(() => file.arrayBuffer(), file.name);
 const openFile = () => $("file").click();
 
 async function openMicrophone() {
+  const mine = ++opening;
   await wakeSound();
-  const opened = new Microphone(RATE, {
+  const opened = new Microphone(RATE, chosen(), {
     send: sink.send,
     end: sink.end,
     level(level) {
@@ -289,30 +282,45 @@ async function openMicrophone() {
     lost() {
       closeMicrophone();
       notice("mic-lost", {}, openMicrophone);
+      refresh();
+    },
+    deaf: openMicrophone,
+    taken(away) {
+      if (away) notice("mic-taken", {}, null, "microphone");
+      else clearNotice("microphone");
+      refresh();
     },
   });
   try {
     await opened.open();
   } catch (error) {
     if (!(error instanceof SourceError)) throw error;
-    notice(error.word, { detail: error.detail }, openMicrophone);
+    const retry = FAILURES[error.word][1] === "Try again";
+    if (mine === opening) notice(error.word, { detail: error.detail }, retry ? openMicrophone : openFile);
     return;
   }
+  if (mine !== opening) return opened.close(); // it was asked for something else meanwhile
   interrupt();
+  closeMicrophone(); // pressed twice, or another one was picked
   clearNotice("");
+  saysFrom("microphone");
   microphone = opened;
+  showOptions(true, opened.device);
   refresh();
 }
 
 function closeMicrophone() {
+  opening++;
   microphone?.close();
   microphone = null;
+  showOptions(false);
   showLevel(0);
+  clearNotice("microphone");
 }
 
 /** Barge in: nothing more of what is being said is shown, played or sent. */
 function interrupt() {
-  const busy = speaking || playback || metrics.open;
+  const busy = speaking || playback || metrics.owed;
   stopPlayback();
   if (busy && session.open) {
     session.say({ type: "session.interrupt" });
@@ -328,6 +336,7 @@ function stop() {
   refresh();
 }
 
+// ---------------------------------------------------------------- what is pressed
 player.onspoken = (position, now) => metrics.shown(position, now);
 $("sample").onclick = () => say(loadSample, "sample");
 $("mic").onclick = () => {
@@ -335,25 +344,53 @@ $("mic").onclick = () => {
   closeMicrophone();
   refresh();
 };
+watchOptions(openMicrophone, () => repeats && saysFrom("microphone"));
 $("open").onclick = openFile;
 $("stop").onclick = stop;
 $("mute").onclick = () => {
   player.mute(!player.muted);
   $("mute").setAttribute("aria-pressed", String(player.muted));
-  $("mute").setAttribute("aria-label", player.muted ? "Unmute" : "Mute");
 };
+$("full").hidden = !document.fullscreenEnabled;
+$("full").onclick = () => {
+  const whole = document.fullscreenElement ? document.exitFullscreen() : $("stage").requestFullscreen();
+  whole.catch(() => {});
+};
+addEventListener("fullscreenchange", () => {
+  $("full").setAttribute("aria-pressed", String(Boolean(document.fullscreenElement)));
+});
 $("file").onchange = () => {
   sayFile($("file").files[0]);
   $("file").value = "";
 };
-$("notice-close").onclick = () => ($("notice").hidden = true);
 $("token-form").onsubmit = (event) => {
   event.preventDefault();
-  token = $("token").value;
+  useToken($("token").value);
   session.connect();
 };
+for (const link of document.querySelectorAll("footer a")) {
+  link.onclick = async (event) => {
+    if (!hasToken()) return;
+    // An address cannot show the token: what is behind it is fetched, and shown from here.
+    event.preventDefault();
+    const tab = open("", "_blank");
+    try {
+      const url = await blobOf(link.getAttribute("href"));
+      if (tab) tab.location.replace(url);
+    } catch {
+      tab?.close();
+      notice("not-opened", { detail: link.textContent });
+    }
+  };
+}
 addEventListener("keydown", (event) => {
   if (event.key === "Escape" && !$("stop").disabled) stop();
+});
+for (const kind of ["pointerdown", "keydown", "focus"]) addEventListener(kind, askForSound, true);
+document.addEventListener("visibilitychange", () => {
+  session.pictures(!document.hidden);
+  player.visible(!document.hidden);
+  if (!document.hidden) askForSound();
 });
 let dragged = 0;
 addEventListener("dragenter", () => document.body.classList.toggle("dragging", ++dragged > 0));
@@ -366,6 +403,7 @@ addEventListener("drop", (event) => {
 });
 addEventListener("online", () => connection === "waiting" && session.connect());
 
+showCode("");
 if (!window.WebSocket || !window.AudioWorkletNode && window.isSecureContext || !window.createImageBitmap) {
   notice("too-old");
 } else {

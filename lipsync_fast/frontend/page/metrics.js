@@ -5,7 +5,10 @@
 //   skipped              frames left out here: they came or were decoded too late
 //   lost, serverSkipped  spoken frames that the server had to drop; that it left out for a slow reader
 //   soundGaps            pieces of sound that came too late to join the one before
+//   shortenedMs          of sound that were left out to catch up
 //   bufferMs             from a frame's coming to its being due
+//   excessMs             how much more that is than the network needs, as it has been lately
+//   spokenFrame          which frame of its utterance is on the screen; -1 where none is spoken
 //   latencyMs            from a sound (as it is spoken or read) to the picture that shows it, median
 //   plannedMs            the part of that which the server plans
 //   sync()               {count, median, worst, within}: milliseconds by which spoken frames were drawn
@@ -18,7 +21,8 @@ const KEPT = 250;
 export class Metrics {
   constructor() {
     Object.assign(this, { drawn: 0, spokenDrawn: 0, skipped: 0, lost: 0, serverSkipped: 0 });
-    Object.assign(this, { soundGaps: 0, bufferMs: 0, latencyMs: null, plannedMs: null });
+    Object.assign(this, { soundGaps: 0, shortenedMs: 0, bufferMs: 0, excessMs: 0, spokenFrame: -1 });
+    Object.assign(this, { latencyMs: null, plannedMs: null });
     this.times = [];
     this.offsets = [];
     this.open = false; // an utterance is being sent
@@ -44,6 +48,7 @@ export class Metrics {
       this.seconds = 0;
       this.waiting.push(this.log);
     }
+    if (!this.log) return;
     this.log.push([this.seconds, at]);
     this.seconds += seconds;
     if (this.log.length > 3000) this.log.splice(0, 1000);
@@ -51,6 +56,17 @@ export class Metrics {
 
   ended() {
     this.open = false;
+  }
+
+  /** The utterance that was begun last is refused, and the rest of it is dropped. */
+  refused() {
+    this.waiting.pop();
+    this.log = null;
+  }
+
+  /** Something was sent and is not shown yet. */
+  get owed() {
+    return this.open || this.waiting.length > 0;
   }
 
   /** What was sent is not shown. */

@@ -1,22 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
 // Shows frames and plays sound, both by their presentation times.
 //
-//   frame ─► decode ─► queue ─► drawn when due ─┐
-//                                               ├─ one clock: due(pts)
-//   sound ─► scheduled on the AudioContext ─────┘
+//   frame ─► decode ─► queue ─► drawn when due ───────────┐
+//                                                         ├─ one clock: due(pts)
+//   sound ─► waits ─► placed (soundtrack.js) ─► played ───┘
 //
 // While the avatar only idles, the clock is performance.now() behind a small buffer, which grows when
-// frames come late and shrinks again. While it speaks, the sound is the clock: its pieces are played
-// one behind the other, to the sample, and a frame is due when the first sample of its 40 ms comes out
-// of the loudspeaker. Without sound (no permission to play yet, or none in the message) pictures keep
-// the plain clock.
+// frames come late and shrinks again (delay.js). While it speaks, the sound is the clock: its pieces
+// are played one behind the other, to the sample, and a frame is due when the first sample of its
+// 40 ms comes out of the loudspeaker. Sound that lies further behind than need be, behind a stall of
+// the network, is played a little shorter, piece by piece, until it does not; pictures follow it.
+// Without sound (no permission to play yet, none in the message, taken away by the device, not to be
+// heard) pictures keep the plain clock.
 
+import { Delay, steered } from "./delay.js";
 import { FRAME, IDLE, LAST, REPEATED } from "./media.js";
+import { Soundtrack } from "./soundtrack.js";
 
-const MARGIN = 45; // ms to decode and draw, and for an uneven network
-const MOST_WAITING = 75; // frames; a page in the background does not draw
-const REMEMBERED = 4000; // ms, of how late frames came
+const MOST_WAITING = 75; // frames
 const EARLY = 8; // ms: half a screen refresh; a frame is drawn at the refresh nearest to its time
+const OUT_OF_STEP = 38; // ms behind its sound, beyond which a frame is left out for the next one
+const STANDING = 200; // ms for which the picture may stand still for that
+const PLACED = 0.2; // seconds before it is heard that sound gets its place; what waits may be shortened
+const AWAY = 1000; // ms in which nothing came, so that the clock begins anew
 
 export class Player {
   constructor(canvas, metrics) {
@@ -25,6 +31,8 @@ export class Player {
     this.metrics = metrics;
     this.context = null;
     this.muted = false;
+    this.audible = true; // what is said now is to be heard, too
+    this.offset = 0; // from the AudioContext's time to performance.now()
     this.reset();
     this.drawing = () => {
       requestAnimationFrame(this.drawing);
@@ -35,13 +43,26 @@ export class Player {
 
   /** Another session begins, with a clock of its own. */
   reset() {
-    for (const frame of this.queue ?? []) frame.bitmap?.close();
-    this.queue = [];
+    this.empty();
     this.base = null; // performance.now() at which pts 0 is due
-    this.lags = [];
+    this.steeredAt = this.cameAt = 0;
+    this.delay = new Delay();
     this.silence();
     this.hushed = false; // what is said is dropped until the server has heard of the interruption
-    this.utterance = null; // the one being shown: {number, pts of its first frame}
+    this.begins = new Map(); // utterance -> pts of its first frame
+    this.drawnAt = 0;
+    this.awaited = null;
+  }
+
+  /** Have that called when a picture is drawn that comes from now on, of an avatar at rest. */
+  awaitPicture(callback) {
+    this.awaited = callback;
+  }
+
+  /** No more frames wait. */
+  empty() {
+    for (const frame of this.queue ?? []) this.leaveOut(frame, false);
+    this.queue = [];
   }
 
   /** Sound can be played from now on: called behind a gesture. */
@@ -50,6 +71,11 @@ export class Player {
     this.gain = new GainNode(context, { gain: this.muted ? 0 : 1 });
     this.meter = new AnalyserNode(context, { fftSize: 1024 });
     this.gain.connect(this.meter).connect(context.destination);
+    context.onstatechange = () => {
+      // What was to be heard meanwhile is not heard later: pictures go on without it.
+      if (context.state !== "running") this.silence();
+      this.onsound?.(context.state);
+    };
   }
 
   mute(muted) {
@@ -61,117 +87,177 @@ export class Player {
     return this.context?.state === "running";
   }
 
+  /** The page is seen again, or no more: then nothing is drawn, and sound goes on. */
+  visible(seen) {
+    if (!seen) this.empty();
+    this.place();
+  }
+
+  // ---------------------------------------------------------------- time
+  /** A media message; `rate` is that of the sound. */
+  media(header, rate) {
+    const now = performance.now();
+    const { utterance, pts } = header;
+    if (utterance && this.hushed) return;
+    const inTime = this.delay.came(now, pts);
+    if (now - this.cameAt > AWAY && this.track.empty) this.base = null;
+    this.cameAt = now;
+    this.keepClock(now);
+    if (utterance && !this.begins.has(utterance)) this.begins.set(utterance, pts);
+    if (this.begins.size > 8) this.begins.delete(this.begins.keys().next().value);
+    this.metrics.bufferMs = this.due(pts) - now;
+    if (header.type === FRAME) this.frame(header, now, inTime);
+    else this.sound(header, rate);
+  }
+
+  /** The base at which what comes now should be played. */
+  wanted(now) {
+    const output = this.sounding ? (this.context.outputLatency || 0) * 1000 : 0;
+    return this.delay.wanted(now) + output;
+  }
+
+  keepClock(now) {
+    if (this.sounding) this.readOffset(now);
+    if (!this.track.empty) {
+      this.followSound();
+      this.metrics.excessMs = this.base - this.wanted(now);
+      return;
+    }
+    if (this.delay.wanted(now) === null) return;
+    const wanted = this.wanted(now);
+    if (this.base === null) this.base = wanted;
+    this.base = steered(this.base, wanted, now - this.steeredAt, this.speaks);
+    this.steeredAt = now;
+    this.metrics.excessMs = this.base - wanted;
+  }
+
+  followSound() {
+    const { end, until } = this.track.last;
+    this.base = this.heardAt(end / this.track.rate) - until;
+  }
+
+  /** performance.now() at which a presentation time is due. */
+  due(pts) {
+    return this.track.empty ? this.base + pts : this.heardAt(this.track.timeOf(pts));
+  }
+
   /** From a time of the AudioContext to performance.now(), when it comes out of the loudspeaker. */
   heardAt(time) {
+    return time * 1000 + this.offset;
+  }
+
+  readOffset(now) {
     const { contextTime, performanceTime } = this.context.getOutputTimestamp?.() ?? {};
     let offset = performanceTime - contextTime * 1000;
     if (!performanceTime) {
       const latency = this.context.outputLatency || this.context.baseLatency || 0;
-      offset = performance.now() - (this.context.currentTime - latency) * 1000;
+      offset = now - (this.context.currentTime - latency) * 1000;
     }
     // What the browser reads is coarse: it is smoothed, but followed at once when it jumps.
     const off = offset - this.offset;
-    this.offset = Math.abs(off) < 80 ? this.offset + off * 0.05 : offset;
-    return time * 1000 + this.offset;
+    this.offset = Math.abs(off) < 80 ? this.offset + off * 0.1 : offset;
   }
 
   // ---------------------------------------------------------------- sound
   sound({ pts, utterance, payload }, rate) {
-    if (this.hushed || !this.sounding) return;
     const count = payload.length >> 1;
-    if (count === 0) return;
-    const samples = new Int16Array(payload.slice(0, count * 2).buffer);
-    const buffer = new AudioBuffer({ length: count, numberOfChannels: 1, sampleRate: rate });
-    const channel = buffer.getChannelData(0);
-    for (let i = 0; i < count; i++) channel[i] = samples[i] / 32768;
-    const soonest = this.context.currentTime + 0.004;
-    if (this.base === null) this.base = performance.now() + MARGIN - pts;
-    let anchor = this.anchor;
-    const due = (p) => anchor.time + (p - anchor.pts) / 1000;
-    if (!anchor || anchor.utterance !== utterance) {
-      // To output at base + pts; in whole samples, so that pieces join without a click.
-      const wanted = (this.base + pts - this.heardAt(0)) / 1000;
-      const time = Math.ceil(Math.max(soonest, wanted) * rate) / rate;
-      anchor = this.anchor = { utterance, pts, time };
-    } else if (due(pts) < soonest) {
-      this.metrics.soundGaps++;
-      anchor.time += Math.ceil((soonest + 0.02 - due(pts)) * rate) / rate;
-    }
-    const time = due(pts);
-    const node = new AudioBufferSourceNode(this.context, { buffer });
-    node.connect(this.gain);
-    node.onended = () => this.nodes.delete(node);
-    node.start(time);
-    this.nodes.add(node);
-    this.played.set(pts, time);
-    if (this.played.size > 500) this.played.delete(this.played.keys().next().value);
+    if (!this.sounding || !this.audible || count === 0) return;
+    if (this.track.rate !== rate) this.silence(rate);
+    const pcm = new Int16Array(payload.slice(0, count * 2).buffer);
+    const samples = new Float32Array(count);
+    for (let i = 0; i < count; i++) samples[i] = pcm[i] / 32768;
+    this.unplaced.push({ pts, utterance, samples });
+    this.place();
   }
 
-  silence() {
-    for (const node of this.nodes ?? []) node.stop();
+  /** Have pieces played that are heard soon; all of them where nobody would be there to do it later. */
+  place() {
+    const { context, track } = this;
+    while (this.unplaced.length && this.sounding) {
+      const piece = this.unplaced[0], now = performance.now();
+      if (this.base === null) return;
+      // An utterance behind a pause takes the clock of the pictures up to it.
+      if (!track.empty && !this.nodes.size && track.last.utterance !== piece.utterance) this.leaveTrack();
+      this.readOffset(now);
+      const first = (this.base + piece.pts - this.offset) / 1000;
+      const at = track.empty ? first : track.timeOf(piece.pts);
+      if (!document.hidden && at > context.currentTime + PLACED) return;
+      this.unplaced.shift();
+      const wanted = this.wanted(now);
+      const { time, samples, late } = track.place(piece, {
+        first,
+        soonest: context.currentTime + 0.004,
+        excess: (t) => this.heardAt(t) - piece.pts - wanted,
+      });
+      if (late) this.metrics.soundGaps++;
+      this.metrics.shortenedMs += ((piece.samples.length - samples.length) / track.rate) * 1000;
+      this.play(time, samples);
+    }
+  }
+
+  play(time, samples) {
+    const buffer = new AudioBuffer({ length: samples.length, sampleRate: this.track.rate });
+    buffer.copyToChannel(samples, 0);
+    const node = new AudioBufferSourceNode(this.context, { buffer });
+    node.connect(this.gain);
+    node.onended = () => {
+      this.nodes.delete(node);
+      this.place();
+    };
+    node.start(time);
+    this.nodes.add(node);
+  }
+
+  silence(rate = this.track?.rate) {
+    for (const node of this.nodes ?? []) {
+      node.onended = null;
+      node.stop();
+    }
     this.nodes = new Set();
-    this.anchor = null;
-    this.played = new Map(); // pts of a piece of sound -> time of the AudioContext at which it began
-    this.offset = this.offset ?? 0;
+    this.unplaced = []; // pieces of sound: {pts, utterance, samples}
+    this.track = new Soundtrack(rate ?? 48_000);
+  }
+
+  /** What was said is over: the plain clock goes on where the sound's has ended. */
+  leaveTrack() {
+    this.followSound();
+    this.track.clear();
+    this.steeredAt = performance.now();
   }
 
   // ---------------------------------------------------------------- pictures
-  frame(header) {
-    const now = performance.now();
-    if (header.utterance && this.hushed) return;
-    this.keepClock(header, now);
-    const frame = { ...header, bitmap: null, failed: false };
+  frame(header, now, inTime) {
+    if (document.hidden) return; // nobody sees it
+    const frame = { ...header, bitmap: null, failed: false, payload: null };
+    frame.awaited = header.flags & IDLE ? this.awaited : null;
     this.queue.push(frame);
     if (this.queue.length > MOST_WAITING) this.leaveOut(this.queue.shift());
-    if (document.hidden && this.queue.length > 1) {
-      frame.failed = true; // nobody sees it
-      return;
-    }
     createImageBitmap(new Blob([header.payload], { type: "image/jpeg" })).then(
       (bitmap) => {
         if (frame.gone) bitmap.close();
         frame.bitmap = bitmap;
+        if (inTime) this.delay.decoded(performance.now() - now);
       },
       () => (frame.failed = true),
     );
-    frame.payload = null;
   }
 
-  /** How much later than at its best a frame came decides how far behind pictures are shown. */
-  keepClock({ pts, flags }, now) {
-    const lag = now - pts;
-    this.lags.push([now, lag]);
-    while (this.lags[0][0] < now - REMEMBERED) this.lags.shift();
-    let worst = -Infinity;
-    for (const [, l] of this.lags) worst = Math.max(worst, l);
-    const output = this.sounding ? (this.context.outputLatency || 0) * 1000 : 0;
-    const wanted = worst + MARGIN + output;
-    if (this.base === null) this.base = wanted;
-    else if (this.anchor) this.followSound();
-    else if (wanted > this.base) this.base = Math.min(wanted, this.base + (flags & IDLE ? 20 : 4));
-    else this.base -= Math.min(1, this.base - wanted);
-    this.metrics.bufferMs = this.base - lag;
-  }
-
-  followSound() {
-    this.base = this.heardAt(this.anchor.time) - this.anchor.pts;
-  }
-
-  leaveOut(frame) {
+  leaveOut(frame, counts = true) {
     frame.gone = true;
     frame.bitmap?.close();
-    if (!document.hidden && !frame.failed) this.metrics.skipped++;
+    if (counts && !frame.failed) this.metrics.skipped++;
   }
 
   draw(now) {
-    if (this.base === null) return;
-    if (this.anchor) this.followSound();
+    if (this.base === null || document.hidden) return;
+    this.keepClock(now);
+    this.place();
     let shown = null;
-    while (this.queue.length && this.base + this.queue[0].pts <= now + EARLY) {
+    while (this.queue.length && this.due(this.queue[0].pts) <= now + EARLY) {
       const head = this.queue[0];
       if (!head.bitmap && !head.failed) {
         const next = this.queue[1];
-        if (!next || this.base + next.pts > now + EARLY) break; // it is being decoded
+        if (!next || this.due(next.pts) > now + EARLY) break; // it is being decoded
       }
       this.queue.shift();
       if (!head.bitmap) this.leaveOut(head);
@@ -181,12 +267,16 @@ export class Player {
       }
       this.follow(head);
     }
-    if (shown) this.show(shown, now);
+    if (!shown) return;
+    const late = this.speaks && !this.track.empty && now - this.due(shown.pts) > OUT_OF_STEP;
+    if (late && now - this.drawnAt < STANDING) this.leaveOut(shown);
+    else this.show(shown, now);
   }
 
   follow({ utterance, flags, pts }) {
-    if (utterance && this.utterance?.number !== utterance) this.utterance = { number: utterance, pts };
-    if (flags & LAST || (flags & IDLE && this.anchor && !this.nodes.size)) this.anchor = null;
+    this.speaks = utterance > 0 && !(flags & LAST);
+    const over = this.nodes.size === 0 && this.unplaced.length === 0;
+    if (!this.track.empty && over && pts >= this.track.last.until - 0.01) this.leaveTrack();
   }
 
   show(frame, now) {
@@ -197,16 +287,23 @@ export class Player {
     }
     this.draws.drawImage(bitmap, 0, 0);
     bitmap.close();
+    this.drawnAt = now;
     const m = this.metrics;
     m.drawn++;
     m.times.push(now);
     if (m.times.length > 100) m.times.shift();
-    if (utterance && !(flags & REPEATED)) {
-      m.spokenDrawn++;
-      const began = this.played.get(pts);
-      if (began !== undefined && this.sounding) m.addSync(now - this.heardAt(began));
-      this.onspoken?.(pts - this.utterance.pts, now);
+    m.spokenFrame = -1;
+    if (frame.awaited && frame.awaited === this.awaited) {
+      this.awaited = null;
+      frame.awaited();
     }
+    if (!utterance || flags & REPEATED) return;
+    const position = pts - this.begins.get(utterance);
+    m.spokenDrawn++;
+    m.spokenFrame = Math.round(position / 40);
+    const began = this.track.empty ? undefined : this.track.began(pts);
+    if (began !== undefined && this.sounding) m.addSync(now - this.heardAt(began));
+    this.onspoken?.(position, now);
   }
 
   /** Show and play no more of what was being said; until interrupted(), nothing of it is taken. */
@@ -214,20 +311,12 @@ export class Player {
     this.hushed = true;
     this.silence();
     this.queue = this.queue.filter((frame) => {
-      if (!frame.utterance) return true;
-      frame.gone = true;
-      frame.bitmap?.close();
-      return false;
+      if (frame.utterance) this.leaveOut(frame, false);
+      return !frame.utterance;
     });
   }
 
   interrupted() {
     this.hushed = false;
-  }
-
-  /** A media message; `rate` is that of the sound. */
-  media(header, rate) {
-    if (header.type === FRAME) this.frame(header);
-    else this.sound(header, rate);
   }
 }

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // A session of lipsync.v1 that comes back by itself: connects, starts, reconnects with back-off.
 
+import { address, ask, hasToken, protocols } from "./access.js";
 import { parse } from "./media.js";
 
 const FIRST_WAIT = 500, LONGEST_WAIT = 10_000;
 const SILENT = 6_000; // an idle avatar sends 25 frames a second: silence means that it is gone
-const CONNECT = 8_000;
+const SILENT_HIDDEN = 40_000; // without pictures there is little to say, and timers are slow
+const CONNECT = 8_000, BEGIN = 40_000;
 const PING = 20_000;
 
 /**
@@ -13,11 +15,10 @@ const PING = 20_000;
  *   state(name, detail)   "connecting", "open", "waiting" {wait: ms, cause}
  *   media(header)         a frame or a piece of sound
  *   message(object)       any other message of the server
- * A cause is one of: gone, starting, full, token, refused.
+ * A cause is one of: gone, starting, full, token, wrong-token, refused.
  */
 export class Session {
-  constructor(url, start, on) {
-    this.url = url;
+  constructor(start, on) {
     this.start = start; // session.start without its type; changed by update()
     this.on = on;
     this.wait = FIRST_WAIT;
@@ -30,7 +31,9 @@ export class Session {
     clearTimeout(this.timer);
     this.drop();
     this.on.state("connecting");
-    const socket = (this.socket = new WebSocket(this.url(), "lipsync.v1"));
+    const url = address("ws");
+    url.protocol = url.protocol.replace("http", "ws");
+    const socket = (this.socket = new WebSocket(url, protocols()));
     socket.binaryType = "arraybuffer";
     socket.onopen = () => socket.send(JSON.stringify({ type: "session.start", ...this.start }));
     socket.onmessage = (event) => this.received(event.data);
@@ -56,7 +59,7 @@ export class Session {
   }
 
   received(data) {
-    this.watch(this.open ? SILENT : 40_000);
+    this.watch(!this.open ? BEGIN : document.hidden ? SILENT_HIDDEN : SILENT);
     if (typeof data !== "string") {
       const header = parse(data);
       if (header) this.on.media(header);
@@ -81,17 +84,16 @@ export class Session {
     this.wait = Math.min(LONGEST_WAIT, this.wait * 2);
     this.on.state("waiting", { wait, cause });
     clearTimeout(this.timer);
-    if (cause !== "token") this.timer = setTimeout(() => this.connect(), wait);
+    if (!cause.endsWith("token")) this.timer = setTimeout(() => this.connect(), wait);
   }
 
   /** Why there is no connection; a browser does not say what an upgrade was answered with. */
   async cause() {
     try {
-      const signal = AbortSignal.timeout(3000);
-      const health = await fetch("health", { cache: "no-store", signal });
-      const page = new URL(this.url());
-      const list = await fetch("v1/avatars" + page.search, { cache: "no-store", signal });
-      if (list.status === 401) return "token";
+      const options = { cache: "no-store", signal: AbortSignal.timeout(3000) };
+      const health = await ask("health", options);
+      const list = await ask("v1/avatars", options);
+      if (list.status === 401) return hasToken() ? "wrong-token" : "token";
       if (!list.ok) return "refused";
       return health.ok ? "full" : "starting";
     } catch {
@@ -110,8 +112,16 @@ export class Session {
     return true;
   }
 
-  update(change) {
-    Object.assign(this.start, change);
-    this.say({ type: "session.update", ...change });
+  /** Have pictures sent, or none: while nobody sees them. Sound and messages go on. */
+  pictures(wanted) {
+    this.start.pictures = wanted;
+    this.say({ type: "session.update", pictures: wanted });
+    if (!this.open) return;
+    this.watch(wanted ? SILENT : SILENT_HIDDEN);
+  }
+
+  /** Have another avatar shown; answered by session.started, or by an error. */
+  avatar(name) {
+    this.say({ type: "session.update", avatar: name });
   }
 }

@@ -10,6 +10,8 @@ const LARGEST = 200 << 20;
 const HANG = 0.7; // seconds of quiet that end an utterance
 const BEFORE = 10; // pieces (20 ms) from before the voice was noticed
 const QUIETEST = 0.004;
+const ASKED = 1000; // ms between attempts to get a microphone back that the device has taken
+const DEAF = 3000; // ms in which nothing comes, not even silence: it has to be opened anew
 
 /** A failure that has a sentence: see words.js. */
 export class SourceError extends Error {
@@ -97,20 +99,30 @@ export class VoiceGate {
   }
 }
 
-/** The microphone. `send` and `end` as above; `level(0 to 1)` for a meter; `lost()` when it is gone. */
+/**
+ * The microphone. `send` and `end` as above; `level(0 to 1)` for a meter; `lost()` when it is gone;
+ * `taken(whether)` when the device gives it to something else, and back; `deaf()` when it has to be
+ * opened anew. `device` is its id, "" for the one that the device chooses.
+ */
 export class Microphone {
-  constructor(rate, on) {
-    Object.assign(this, { rate, on });
+  constructor(rate, device, on) {
+    Object.assign(this, { rate, device, on });
     this.gate = new VoiceGate();
     this.kept = [];
     this.speaking = false;
+    this.away = false;
+    this.pieces = 0; // that were heard
   }
 
   async open() {
     if (!navigator.mediaDevices?.getUserMedia) throw new SourceError("mic-insecure");
+    const audio = { channelCount: 1, echoCancellation: true, noiseSuppression: true };
+    const from = (deviceId) => navigator.mediaDevices.getUserMedia({ audio: { ...audio, deviceId } });
     try {
-      this.stream = await navigator.mediaDevices.getUserMedia({
-        audio: { channelCount: 1, echoCancellation: true, noiseSuppression: true },
+      const picked = this.device ? from({ exact: this.device }) : from(undefined);
+      this.stream = await picked.catch((error) => {
+        if (error.name !== "OverconstrainedError") throw error;
+        return from(undefined); // the one that was picked is not there any more
       });
     } catch (error) {
       const words = {
@@ -138,11 +150,43 @@ export class Microphone {
       this.close();
       throw new SourceError("mic-failed", error.message);
     }
-    this.stream.getAudioTracks()[0].onended = () => this.on.lost();
+    const [track] = this.stream.getAudioTracks();
+    track.onended = () => this.on.lost();
+    track.onmute = track.onunmute = this.context.onstatechange = () => this.watch(track);
+    this.device = track.getSettings().deviceId ?? "";
+    this.heardAt = performance.now();
+    this.asking = setInterval(() => this.ask(), ASKED);
+  }
+
+  ask() {
+    if (this.away) this.context.resume().catch(() => {});
+    else if (performance.now() - this.heardAt > DEAF) {
+      // Chromium's comes back from a pause without a sound, for one.
+      clearInterval(this.asking);
+      if (this.pieces) this.on.deaf();
+      else this.on.lost();
+    }
+  }
+
+  /** What a call does to it: it hears nothing, until the device gives it back. */
+  watch(track) {
+    const taken = track.muted || this.context.state !== "running";
+    if (taken && this.speaking) this.hush();
+    if (taken !== this.away) this.on.taken(taken);
+    this.away = taken;
+    this.heardAt = performance.now();
+  }
+
+  hush() {
+    if (this.speaking) this.on.end();
+    this.speaking = false;
+    this.kept = [];
+    this.gate = new VoiceGate();
   }
 
   heard({ pcm, level }) {
-    const now = performance.now();
+    const now = (this.heardAt = performance.now());
+    this.pieces++;
     this.on.level(level);
     if (!this.gate.hear(level)) {
       if (this.speaking) this.on.end();
@@ -159,13 +203,15 @@ export class Microphone {
   }
 
   close() {
-    if (this.speaking) this.on.end();
-    this.speaking = false;
+    this.hush();
+    clearInterval(this.asking);
     for (const track of this.stream?.getTracks() ?? []) {
-      track.onended = null;
+      track.onended = track.onmute = track.onunmute = null;
       track.stop();
     }
     this.node?.port.close();
-    if (this.context && this.context.state !== "closed") this.context.close();
+    if (!this.context) return;
+    this.context.onstatechange = null;
+    if (this.context.state !== "closed") this.context.close();
   }
 }

@@ -24,6 +24,9 @@ class MediaSender:
         audio: keeps the sound, where the client wants it back.
         statistics: count what was shown and sent.
         trace: follows spoken frames; None where nobody does.
+
+    Attributes:
+        pictures: the client wants to see them now; else only sound is sent.
     """
 
     def __init__(
@@ -37,6 +40,7 @@ class MediaSender:
         self._outbox, self._shown, self._audio = outbox, shown, audio
         self._statistics, self._trace = statistics, trace
         self._sequence = 0
+        self.pictures = True
 
     def send(self, picture: Picture) -> None:
         """Send a picture whose turn has come, and the sound that is heard with it."""
@@ -46,6 +50,8 @@ class MediaSender:
             echo = self._audio.echo(picture.utterance, picture.frame)
             if echo:
                 self._post(MediaType.AUDIO, picture, echo, EMPTY, None)
+        if not self.pictures:
+            return
         if picture.left_out:
             self._sequence += 1
             return

@@ -101,6 +101,7 @@ class NativeSession:
         self._playout = _playout(number, services, start, self._shown)
         self._audio = ClientAudio(start.audio, start.echo_audio)
         self._media = MediaSender(self._outbox, self._shown, self._audio, self._statistics, trace)
+        self._media.pictures = start.pictures
         post = self._outbox.post_message
         self._intake = UtteranceIntake(
             services,
@@ -197,10 +198,13 @@ class NativeSession:
         self._outbox.post_message(SessionInterrupted(last_frame=self._outbox.last_frame))
 
     async def _update(self, message: SessionUpdate) -> None:
-        await self._shown.update(message)
-        # What is being spoken goes on as it was; its pictures are told apart by their sizes.
-        self._playout.change(self._shown.appearance)
-        self._shown.release_left(self._playout.avatar)
+        if message.avatar is not None or message.video is not None:
+            await self._shown.update(message)
+            # What is being spoken goes on as it was; its pictures are told apart by their sizes.
+            self._playout.change(self._shown.appearance)
+            self._shown.release_left(self._playout.avatar)
+        if message.pictures is not None:
+            self._media.pictures = message.pictures
         self._post_started()
 
     def _post_started(self) -> None:

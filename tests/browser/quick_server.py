@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real server whose engines run their networks once, and give what these made for every frame.
+
+``python quick_server.py serve --config FILE`` is the real supervisor, with real fronts;
+``python quick_server.py engine`` is one of its engines, the real one but for its networks. All of a
+frame's way is as it is, but for the part that asks for a processor: so tests of how the page keeps
+time say nothing of how fast, or how busy, the machine is.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from lipsync_fast.config_load import load
+from lipsync_fast.engine import process
+from lipsync_fast.engine.backends.base import RegionJob
+from lipsync_fast.engine.backends.cpu import CpuBackend
+from lipsync_fast.logs import setup_logs
+from lipsync_fast.supervisor import launch
+from lipsync_fast.supervisor.children import Role, own_command
+
+_region = CpuBackend._region
+_made: dict[int, Any] = {}
+
+
+def region(backend: CpuBackend, job: RegionJob, *args: Any) -> Any:
+    """What the networks have made of the first frame, again."""
+    if id(job.avatar) not in _made:
+        _made[id(job.avatar)] = _region(backend, job, *args)
+    return _made[id(job.avatar)]
+
+
+def command(role: Role) -> list[str]:
+    """What children are run as."""
+    return [sys.executable, "-P", __file__, role] if role == "engine" else own_command(role)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "engine":
+        CpuBackend._region = region  # type: ignore[method-assign]
+        process.main()
+    config = load(Path(sys.argv[3]), os.environ).config
+    setup_logs(config.log, "supervisor")
+    sys.exit(launch.serve(config, command=command))
