@@ -77,7 +77,7 @@ function told(message) {
     metrics.begin();
   } else if (message.type === "utterance.ended" || message.type === "session.interrupted") {
     speaking = false;
-    metrics.lost += message.dropped ?? 0;
+    metrics.lost += (message.dropped ?? 0) + (message.left_out ?? 0);
     if (message.dropped > message.frames / 2) notice("too-slow", {}, microphone ? null : again);
     if (message.type === "session.interrupted") player.interrupted();
   } else if (message.type === "session.overloaded") {

@@ -3,7 +3,8 @@
 //
 //   drawn, spokenDrawn   frames drawn; of these, with speech
 //   skipped              frames left out here: they came or were decoded too late
-//   lost, serverSkipped  spoken frames that the server had to drop; that it left out for a slow reader
+//   lost, serverSkipped  spoken frames that the server dropped or did not make; that it left out for a
+//                        slow reader
 //   soundGaps            pieces of sound that came too late to join the one before
 //   shortenedMs          of sound that were left out to catch up
 //   bufferMs             from a frame's coming to its being due
