@@ -17,7 +17,10 @@ import numpy as np
 from cdp import Page
 from talking import ALONE
 
-CONFIG = {"live": {"margin_ms": 400.0, "speakers": 2}, "engines": ALONE}
+CONFIG: dict[str, Any] = {
+    "live": {"margin_ms": 400.0, "speakers": 2, "half_rate": False},
+    "engines": ALONE,
+}
 """Time enough for the frames, also where tests of other kinds keep the machine busy."""
 QUICK = (sys.executable, "-P", str(Path(__file__).with_name("quick_server.py")), "serve")
 """The command of a server whose frames cost next to nothing: where time is what a test is about."""

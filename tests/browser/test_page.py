@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cdp import Browser, Page
+from cdp import Page
 from pages import (
     ATTEMPTS,
     CONFIG,
     IDLES,
     IN_STEP_MS,
+    QUICK,
     WATCH,
     begin_sample,
     is_hidden,
@@ -24,7 +25,6 @@ from pages import (
     stopped,
     watched,
 )
-from talking import ONE_SPEAKER, Serve
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
@@ -83,9 +83,10 @@ def test_the_mouth_follows_the_sound(tab: Page, real: LocalServer) -> None:
         begin_sample(page, 1)
         stopped(page)
         mouths, frames = watched(page)
-        if (frames >= 0).sum() > SAMPLE_FRAMES // 3:
+        if (frames >= 0).sum() > SAMPLE_FRAMES // 4:
             break
-    spoken, both = frames >= 0, np.diff(frames) == 1
+    # A server short of time makes every second frame, so neighbours may lie further apart.
+    spoken, both = frames >= 0, (np.diff(frames) >= 1) & (np.diff(frames) <= 3) & (frames[:-1] >= 0)
     assert frames.max() < SAMPLE_FRAMES
     moved = changes(mouths)
     rest = moved[~spoken[1:] & ~spoken[:-1]]
@@ -222,7 +223,7 @@ def port() -> int:
 def test_comes_back_after_the_server(tab: Page, port: int) -> None:
     page = tab
     config = CONFIG | {"listen": {"http_port": port}}
-    with LocalServer(config) as server:
+    with LocalServer(config, command=QUICK) as server:
         page.open(server.http_url + "/")
         page.until(IDLES)
         begin_sample(page, 5)
@@ -231,18 +232,16 @@ def test_comes_back_after_the_server(tab: Page, port: int) -> None:
     assert page.value("document.querySelector('#notice').role") == "alert"
     assert page.value("document.querySelector('#sample').disabled")
     before = page.value("lipsync.metrics.drawn")
-    with LocalServer(config):
+    with LocalServer(config, command=QUICK):
         page.until(f"lipsync.state === 'idle' && lipsync.metrics.drawn > {before} + 5")
         assert is_hidden(page, "#notice")
     # Nothing but what the browser itself says of a server that is not there.
     assert all("network error" in p or "WebSocket" in p for p in page.problems), page.problems
 
 
-def test_choosing_an_avatar(chrome: Browser, tiny_avatar: Path) -> None:
-    page = chrome.page
+def test_choosing_an_avatar(tab: Page, tiny_avatar: Path) -> None:
+    page = tab
     with LocalServer(CONFIG | {"avatars": {"folders": [str(tiny_avatar.parent)]}}) as server:
-        page.open("about:blank")
-        page.problems.clear()
         page.open(server.http_url + "/")
         page.until(IDLES)
         page.until("document.querySelectorAll('#avatars img').length === 2")
@@ -265,9 +264,9 @@ def test_a_microphone_that_is_not_allowed_has_a_sentence(page: Page, served: Loc
     assert is_hidden(page, "#notice")
 
 
-def test_a_full_server_is_told_and_waited_for(chrome: Browser) -> None:
-    page = chrome.page
-    with LocalServer(CONFIG | {"limits": {"sessions": 1}}) as server:
+def test_a_full_server_is_told_and_waited_for(tab: Page) -> None:
+    page = tab
+    with LocalServer(CONFIG | {"limits": {"sessions": 1}}, command=QUICK) as server:
         with connect(server.url, subprotocols=[Subprotocol("lipsync.v1")]) as other:
             other.send('{"type": "session.start", "idle": false}')
             assert "session.started" in str(other.recv())
@@ -279,20 +278,25 @@ def test_a_full_server_is_told_and_waited_for(chrome: Browser) -> None:
     page.open("about:blank")
 
 
-def test_too_many_speakers_have_a_sentence(chrome: Browser, shared_server: Serve) -> None:
-    page, server = chrome.page, shared_server(ONE_SPEAKER)
-    with connect(server.url, subprotocols=[Subprotocol("lipsync.v1")]) as other:
-        other.send('{"type": "session.start", "idle": false}')
-        other.send(bytes(3200))  # never ended: it keeps the place
+def test_too_many_speakers_have_a_sentence(tab: Page) -> None:
+    page = tab
+    patient = CONFIG | {"live": {**CONFIG["live"], "speakers": 1, "quiet_s": 600.0}}
+    with LocalServer(patient, command=QUICK) as server:
         page.open(server.http_url + "/")
         page.until(IDLES)
-        page.click("#sample")
-        page.until("document.querySelector('#notice').dataset.word === 'overloaded'")
-        page.until("lipsync.state === 'idle'")
-        other.send('{"type": "session.interrupt"}')
-        while "session.interrupted" not in str(other.recv()):
-            pass
-        page.click("#notice-action")
-        page.until("lipsync.metrics.spokenDrawn > 0")
-        page.click("#stop")
-    page.open("about:blank")
+        with connect(server.url, subprotocols=[Subprotocol("lipsync.v1")]) as other:
+            other.send('{"type": "session.start", "idle": false}')
+            other.send(bytes(3200))  # never ended: it keeps the place
+            other.send('{"type": "ping"}')
+            while "pong" not in str(other.recv()):
+                pass
+            page.click("#sample")
+            page.until("document.querySelector('#notice').dataset.word === 'overloaded'")
+            page.until("lipsync.state === 'idle'")
+            other.send('{"type": "session.interrupt"}')
+            while "session.interrupted" not in str(other.recv()):
+                pass
+            page.click("#notice-action")
+            page.until("lipsync.metrics.spokenDrawn > 0")
+            page.click("#stop")
+        page.open("about:blank")

@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import base64
-import binascii
+import contextlib
 import hmac
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import parse_qs, urlsplit
 
@@ -79,24 +79,21 @@ def token_shown(listen: Listen, header: Header, path: str) -> bool:
     return any(hmac.compare_digest(shown, token) for shown in _tokens(header, path))
 
 
-def _tokens(header: Header, path: str) -> Iterator[bytes]:
+def _tokens(header: Header, path: str) -> list[bytes]:
+    shown = []
     authorization = header("Authorization")
     if authorization is not None and authorization[:7].lower() == "bearer ":
-        shown = authorization[7:].strip()
-        yield shown.encode()
-        try:
-            yield shown.encode("latin-1")  # bytes of UTF-8, as they are on the wire
-        except UnicodeEncodeError:
-            pass
-    for word in (header("Sec-WebSocket-Protocol") or "").split(","):
-        encoded = word.strip().removeprefix(TOKEN_PROTOCOL)
-        if encoded != word.strip():
-            try:
-                yield base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4))
-            except (binascii.Error, ValueError):
-                pass
-    for shown in parse_qs(path.partition("?")[2]).get("token", []):
-        yield shown.encode()
+        word = authorization[7:].strip()
+        shown.append(word.encode())
+        with contextlib.suppress(UnicodeEncodeError):  # bytes of UTF-8, as they are on the wire
+            shown.append(word.encode("latin-1"))
+    for name in (header("Sec-WebSocket-Protocol") or "").split(","):
+        encoded = name.strip().removeprefix(TOKEN_PROTOCOL)
+        if encoded != name.strip():
+            with contextlib.suppress(ValueError):
+                shown.append(base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)))
+    shown += [word.encode() for word in parse_qs(path.partition("?")[2]).get("token", [])]
+    return shown
 
 
 def client_address(listen: Listen, peer: str, forwarded: str | None) -> str:
