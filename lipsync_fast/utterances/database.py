@@ -3,7 +3,9 @@
 
 A transaction is whole or not there (WAL). A file that turns out to be damaged is put aside and
 begun anew; who has it open finds out by its identity. It is never mapped into memory, so that a
-file that is cut short is an error and not the end of a process.
+file that is cut short is an error and not the end of a process. SQLite does map the index of its
+log (-shm): where that has become shorter, it is made as long as it was before it is used. What it
+lacks is zeros, which SQLite takes for no index, and makes it anew.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import contextlib
 import fcntl
 import os
 import sqlite3
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +28,8 @@ log = get_logger("lipsync.utterances")
 FILE = "utterances.sqlite"
 APPLICATION, FORMAT = 0x4C534655, 1
 PAGE = 4096
+_INDEX_HEAD = 136
+"""Bytes of the head of SQLite's index of its log: two copies of what it says, and the locks."""
 _SCHEMA = """
 CREATE TABLE frames (
     id INTEGER PRIMARY KEY, sound BLOB NOT NULL, picture INTEGER NOT NULL, share REAL NOT NULL,
@@ -77,8 +82,12 @@ class Database:
                     self._put_aside(str(error))
                     self._connection = self._opened()
                 self._identity = _identity(self.path)
+                self._shared = self._shared_size()
         except OSError as error:
             raise StoreError(f"{self.path}: {error.strerror}") from None
+
+    _shared = 0
+    """Bytes of the log's index that are mapped at most."""
 
     # ------------------------------------------------------------ the file
     @contextlib.contextmanager
@@ -100,7 +109,11 @@ class Database:
             os.close(fd)
 
     def _opened(self) -> sqlite3.Connection:
-        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        # Not waiting: it may be a pipe, which SQLite would take for a file that is cut short.
+        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
+        with os.fdopen(fd, "rb", buffering=0):
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise StoreError(f"{self.path}: is no file; remove it, or set utterances.folder")
         connection = sqlite3.connect(
             self.path, timeout=self._wait_s, isolation_level=None, check_same_thread=False
         )
@@ -136,6 +149,34 @@ class Database:
         for old in sorted(self.path.parent.glob(f"{FILE}.damaged-*"))[:-3]:
             old.unlink(missing_ok=True)  # the newest one, with what belongs to it, is enough
 
+    @contextlib.contextmanager
+    def _access(self) -> Iterator[None]:
+        """While the file is used: with its index as long as it was, and SQLite's errors as ours."""
+        size = self._shared_size()
+        if size < self._shared:
+            log.warning("the store's index was cut short", file=f"{self.path.name}-shm")
+            self._empty_index()
+        self._shared = max(self._shared, size)
+        with sqlite_errors(self.path):
+            yield
+
+    def _empty_index(self) -> None:
+        """Make the log's index as long as it was, and its head zeros: a part of it is none."""
+        with contextlib.suppress(OSError):
+            how = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            fd = os.open(f"{self.path}-shm", how)
+            try:
+                os.pwrite(fd, bytes(_INDEX_HEAD), 0)
+                os.ftruncate(fd, self._shared)
+            finally:
+                os.close(fd)
+
+    def _shared_size(self) -> int:
+        try:
+            return os.stat(f"{self.path}-shm").st_size
+        except OSError:  # removed: whoever has it mapped keeps it
+            return self._shared
+
     @property
     def replaced(self) -> bool:
         """Whether another file has taken this one's name."""
@@ -158,7 +199,7 @@ class Database:
 
     def close(self) -> None:
         """Close it; twice is harmless."""
-        with contextlib.suppress(sqlite3.Error):
+        with contextlib.suppress(sqlite3.Error, StoreError), self._access():
             self._connection.close()
 
     def used_bytes(self) -> int:
@@ -167,7 +208,7 @@ class Database:
         Raises:
             StoreError: as ``find``.
         """
-        with sqlite_errors(self.path):
+        with self._access():
             return self._used_bytes()
 
     def _used_bytes(self) -> int:
@@ -178,7 +219,7 @@ class Database:
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         """One transaction: whole, or not there."""
-        with sqlite_errors(self.path):
+        with self._access():
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection

@@ -19,7 +19,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from lipsync_fast.errors import StoreError
-from lipsync_fast.utterances.database import FILE, PAGE, Database, sqlite_errors, store_folder
+from lipsync_fast.utterances.database import FILE, PAGE, Database, store_folder
 
 __all__ = ["FILE", "Kept", "Named", "Row", "Store", "store_folder"]
 ROW_BYTES = 200
@@ -91,7 +91,7 @@ class Store(Database):
         Raises:
             StoreError: it cannot be read now; StoreDamagedError: nor later.
         """
-        with sqlite_errors(self.path):
+        with self._access():
             rows = self._connection.execute(
                 "SELECT id, value, used, mark FROM frames"
                 " WHERE sound = ? AND picture = ? AND share = ?",
@@ -100,7 +100,7 @@ class Store(Database):
         if not rows:
             return None
         number, value, used, mark = rows[0]
-        if mark != _mark(sound, avatar_frame, share, value):
+        if not isinstance(value, bytes) or mark != _mark(sound, avatar_frame, share, value):
             self.bad.append(number)
             return None
         return Kept(number, value, used)
@@ -113,12 +113,13 @@ class Store(Database):
         """
         found: dict[bytes, set[tuple[int, float]]] = {sound: set() for sound in sounds}
         marks = ", ".join("?" * len(found))
-        with sqlite_errors(self.path):
+        with self._access():
             rows = self._connection.execute(
                 f"SELECT sound, picture, share FROM frames WHERE sound IN ({marks})", [*found]
             ).fetchall()
         for sound, avatar_frame, share in rows:
-            found[sound].add((avatar_frame, share))
+            if isinstance(avatar_frame, int) and isinstance(share, float):  # else it is damaged
+                found[sound].add((avatar_frame, share))
         return found
 
     @property
@@ -128,7 +129,7 @@ class Store(Database):
         Raises:
             StoreError: as ``find``.
         """
-        with sqlite_errors(self.path):
+        with self._access():
             return not self._connection.execute("SELECT 1 FROM frames LIMIT 1").fetchall()
 
     def pinned_bytes(self) -> int:
@@ -137,7 +138,7 @@ class Store(Database):
         Raises:
             StoreError: as ``find``.
         """
-        with sqlite_errors(self.path):
+        with self._access():
             (frames,) = self._connection.execute(
                 "SELECT total(size) FROM frames WHERE pins > 0"
             ).fetchone()
@@ -251,7 +252,7 @@ class Store(Database):
         Raises:
             StoreError: as ``find``.
         """
-        with sqlite_errors(self.path):
+        with self._access():
             rows = self._connection.execute(
                 "SELECT pcm, mark FROM names WHERE avatar = ? AND name = ? AND whole",
                 (avatar, name),
@@ -259,7 +260,8 @@ class Store(Database):
         if not rows:
             return None
         pcm, mark = rows[0]
-        return bytes(pcm) if mark == _mark(name.encode(), 0, 0.0, pcm) else None
+        good = isinstance(pcm, bytes) and mark == _mark(name.encode(), 0, 0.0, pcm)
+        return pcm if good and len(pcm) % 4 == 0 else None
 
     def names(self, avatar: str) -> list[Named]:
         """What was pre-rendered for an avatar.
@@ -267,7 +269,7 @@ class Store(Database):
         Raises:
             StoreError: as ``find``.
         """
-        with sqlite_errors(self.path):
+        with self._access():
             rows = self._connection.execute(
                 "SELECT n.name, n.whole, count(f.id), total(f.size), length(n.pcm), n.made"
                 " FROM names n LEFT JOIN pins p ON p.name = n.id"

@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import os
+import socket
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -290,6 +293,62 @@ def until(true: Callable[[], bool]) -> None:
     while not true():
         assert time.monotonic() < end, "nothing happened for a minute"
         time.sleep(0.01)
+
+
+SHORTENED = """
+import os, sys
+from pathlib import Path
+from lipsync_fast.utterances.store import Row, Store
+first, second = (Store(Path(sys.argv[1]), 4_000_000, 2.0) for _ in range(2))
+row = Row(bytes(16), 3, 1.0, b"x" * 6000)
+first.add([row])
+assert second.find(row.sound, 3, 1.0) is not None
+for size in (0, 100):
+    os.truncate(f"{first.path}-shm", size)
+    for store in (second, first):
+        assert store.find(row.sound, 3, 1.0).value == row.value
+    os.truncate(f"{first.path}-shm", size)
+    second.touch([1])
+os.truncate(f"{first.path}-shm", 0)
+second.close()
+first.close()
+print("lives")
+"""
+
+
+def test_an_index_that_was_cut_short_kills_nobody(tmp_path: Path) -> None:
+    """SQLite maps it: who reads a byte that it has lost is killed. In a process of its own."""
+    command = [sys.executable, "-P", "-c", SHORTENED, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "lives\n"), done.stderr
+
+
+@pytest.mark.parametrize("what", ["pipe", "folder", "socket"])
+def test_what_is_no_file_is_one_clear_error(tmp_path: Path, what: str) -> None:
+    path = tmp_path / FILE
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "folder":
+        path.mkdir()
+    else:
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(str(path))
+    with pytest.raises(StoreError) as caught:
+        Store(tmp_path, 4 * MB)
+    assert type(caught.value) is StoreError, "nothing is put aside"
+    assert str(path) in str(caught.value)
+    assert [each.name for each in tmp_path.glob("*damaged*")] == []
+
+
+def test_rows_of_other_types_are_no_frames(store: Store) -> None:
+    store.add([row(1), row(2)])
+    with sqlite3.connect(store.path) as other:
+        other.execute("UPDATE frames SET value = 7 WHERE id = 1")
+        other.execute("UPDATE frames SET picture = 'three' WHERE id = 2")
+    other.close()
+    assert there(store, range(1, 3)) == []
+    assert store.bad == [1]
+    assert store.avatar_frames([row(1).sound, row(2).sound])[row(2).sound] == set()
 
 
 def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
