@@ -91,7 +91,7 @@ def _built(compiler: str, name: str, folder: Path) -> Path:
     """A native target."""
     made = folder / "target"
     source = CHECKOUT / "csrc" / "fuzz" / f"{name}.cpp"
-    flags = [*FLAGS, SANITIZERS, "-fno-sanitize-recover=all"]
+    flags = [*FLAGS, SANITIZERS, "-fno-sanitize-recover=all", f"-I{CHECKOUT / 'csrc'}"]
     if name == "jpeg":
         flags.append("-DLIPSYNC_EMULATED")
     subprocess.run([compiler, *flags, str(source), "-o", str(made)], check=True)
