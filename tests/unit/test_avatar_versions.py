@@ -177,6 +177,34 @@ def test_keys_and_numbers(tiny_avatar: Path, tmp_path: Path) -> None:
         catalogue.close()
 
 
+def test_what_harms_engines_is_not_loaded_again_for_a_client(
+    tiny_avatar: Path, tmp_path: Path
+) -> None:
+    """Until its files are others, or somebody has it loaded by name."""
+    for name in ("a", "bad"):
+        put(tiny_avatar, tmp_path / f"{name}.lsa")
+    catalogue = AvatarCatalogue(AvatarFolders(Avatars(folders=(str(tmp_path),), default="a")))
+    try:
+        version = catalogue.use("bad", OpenedPackage(tmp_path / "bad.lsa"))
+        catalogue.on_failure(catalogue.default_key, "bad_alloc")
+        assert "a" in catalogue.current, "clients that name none need one"
+        catalogue.on_failure(version.key, "bad_alloc")
+        catalogue.on_failure(version.key, "bad_alloc")  # another engine says so, too
+        assert "bad" not in catalogue.current
+        again = OpenedPackage(tmp_path / "bad.lsa")
+        assert catalogue.is_banned("bad", again)
+        assert catalogue.errors.reason("bad") == "its frames fail: bad_alloc"
+        assert not catalogue.is_banned("a", again)
+        put(tiny_avatar, tmp_path / "bad.lsa")
+        other = OpenedPackage(tmp_path / "bad.lsa")
+        assert not catalogue.is_banned("bad", other)
+        other.close()
+        catalogue.accept(catalogue.add_candidate("bad", again))
+        assert not catalogue.is_banned("bad", again)
+    finally:
+        catalogue.close()
+
+
 # ---------------------------------------------------------------- fronts
 def update(path: Path, key: str, *unloaded: str) -> Engines:
     versions = [AvatarVersion(name="anna", key=key, number=1, path=str(path))] if key else []

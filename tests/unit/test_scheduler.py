@@ -325,6 +325,36 @@ def test_jobs_that_would_be_late_are_not_begun(
     assert set(statuses[40:]) == {Status.MADE}
 
 
+@pytest.mark.parametrize("where", ["features", "submit"])
+def test_an_avatar_whose_jobs_fail_is_told_of_and_ends_nobody(
+    engine: Scheduler,
+    front: Front,
+    manifest: Manifest,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+) -> None:
+    """In the loop itself, and in a thread of the backend: memory has run out, most likely."""
+    told: list[tuple[str, str]] = []
+    engine.registry.on_given_up = lambda name, reason: told.append((name, reason))
+    job, pcm = speech_job(manifest)
+
+    def fails(*_: object) -> None:
+        raise MemoryError("std::bad_alloc\n0x7f")
+
+    target, name = (
+        (engine.backend, "features") if where == "features" else (engine.encoder, "frame")
+    )
+    with monkeypatch.context() as patched:
+        patched.setattr(target, name, fails)
+        for number in range(3):
+            front.submit(msgspec.structs.replace(job, number=number), pcm)
+            [(answer, _)] = front.run(1)
+            assert (answer.status, answer.reason) == (Status.FAILED, "std::bad_alloc 0x7f")
+    assert told == [(job.avatar, "std::bad_alloc 0x7f")], "once, with the second one"
+    front.submit(msgspec.structs.replace(job, number=9), pcm)
+    assert front.run(1)[0][0].status == Status.MADE
+
+
 def test_jobs_that_cannot_be_done_say_why(front: Front, manifest: Manifest) -> None:
     good, pcm = speech_job(manifest)
     assert good.speech is not None

@@ -24,7 +24,7 @@ class Sessions:
         self._options.inter_op_num_threads = 1
         # With a known batch every shape is known, and additions and ReLUs merge into convolutions.
         self._options.add_free_dimension_override_by_name("batch", 1)
-        self._options.log_severity_level = 3
+        self._options.log_severity_level = 4  # what fails is an exception, told by who catches it
         _share_arena(self._options)
         self._lock = threading.Lock()
         self._made: WeakValueDictionary[bytes, ort.InferenceSession] = WeakValueDictionary()

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An avatar that needs more memory than an engine may have: refused, and nobody else notices."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from raw_websocket import RawWebSocket
+from talking import ALONE, SLOW_MACHINE
+from tiny import small_manifest
+
+from lipsync_fast.avatars.writer import AvatarWriter
+from lipsync_fast.client.local import LocalServer
+from lipsync_fast.geometry import Rect
+
+torch = pytest.importorskip("torch", reason="the extra train is not installed")
+
+REGION = 1024
+MEMORY_MB = 520
+"""The demo avatar takes some 390."""
+
+
+def write_large(dest: Path) -> Path:
+    """A sound avatar whose networks make the largest squares that there are."""
+    from lipsync_fast.models.audio_encoder import AudioEncoder
+    from lipsync_fast.models.export import export_audio_encoder, export_unet
+    from lipsync_fast.models.unet import UNet
+
+    manifest = small_manifest((160, 192), 1, name="large", width=8, region=REGION)
+    with AvatarWriter(dest, manifest) as writer:
+        writer.add_frame(np.full((192, 160, 3), 90, np.uint8), Rect(32, 40, 96, 96))
+        writer.add_model("audio_encoder", export_audio_encoder(AudioEncoder().eval()))
+        image, decoder = export_unet(UNet(width=8, region=REGION).eval())
+        writer.add_model("image", image)
+        writer.add_model("decoder", decoder)
+        return writer.finish()
+
+
+def begun(server: LocalServer, **start: object) -> tuple[RawWebSocket, dict[str, object]]:
+    client = RawWebSocket(server.url, headers=("Sec-WebSocket-Protocol: x",))
+    client.send(json.dumps({"type": "session.start", "idle": False, **start}))
+    told: dict[str, object] = json.loads(str(client.receive()))
+    return client, told
+
+
+def test_an_avatar_beyond_the_memory_limit(tmp_path: Path) -> None:
+    write_large(tmp_path / "large.lsa")
+    config = {
+        "avatars": {"folders": [str(tmp_path)]},
+        "engines": {**ALONE, "memory_mb": MEMORY_MB},
+        "live": SLOW_MACHINE,
+    }
+    with LocalServer(config) as server:
+        before = [engine.pid for engine in server.status().engines]
+        told: dict[str, object]
+        for _ in range(2):
+            told = {"code": "engine_lost"}
+            while told["code"] == "engine_lost":  # a busy machine takes longer than it may
+                client, told = begun(server, avatar="large")
+                client.socket.close()
+            assert (told["type"], told["code"]) == ("error", "unknown_avatar"), told
+            assert "large" in str(told["message"])
+            client, told = begun(server, pace="burst")
+            with client:
+                assert told["type"] == "session.started"
+                client.send(bytes(32_000))
+                client.send(json.dumps({"type": "utterance.end"}))
+                while not isinstance(client.receive(), bytes):
+                    pass
+        assert [engine.pid for engine in server.status().engines] == before
+        assert "Traceback" not in server.log()
+        assert "cannot be " in server.log()
