@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -112,18 +113,25 @@ class RunFolder:
     @classmethod
     def _try(cls, path: Path) -> RunFolder | None:
         try:
-            fd = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            how = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            fd = os.open(path / LOCK, how, 0o600)
         except FileNotFoundError:  # removed by who cleans up, since it was made
             return None
         except OSError as error:
             raise ServerError(f"{path / LOCK}: {error.strerror}") from None
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise ServerError(f"{path / LOCK}: is no file; remove it")
         if not _lock(fd) or not _is_still(fd, path / LOCK):
             os.close(fd)
             return None
         os.ftruncate(fd, 0)
         os.write(fd, f"{os.getpid()}\n".encode())
-        with contextlib.suppress(FileNotFoundError):
-            (path / CONTROL).unlink()
+        try:
+            (path / CONTROL).unlink(missing_ok=True)
+        except OSError as error:
+            os.close(fd)
+            raise ServerError(f"{path / CONTROL}: {error.strerror}; remove it") from None
         return cls(path, fd)
 
     def remove(self) -> None:

@@ -77,6 +77,21 @@ def test_folders_that_cannot_be_trusted(runtime: Path) -> None:
         run_folder.RunFolder.take(runtime / "own")
 
 
+def test_what_lies_in_a_run_folder_is_named_and_not_waited_for(runtime: Path) -> None:
+    """Its user alone can have put it there; still it is one line, at once."""
+    folder = runtime / "own"
+    folder.mkdir(mode=0o700)
+    os.mkfifo(folder / run_folder.LOCK)
+    with pytest.raises(ServerError, match=r"own/lock: is no file; remove it"):
+        run_folder.RunFolder.take(folder)
+    assert not run_folder.is_running(folder)
+    (folder / run_folder.LOCK).unlink()
+    (folder / run_folder.CONTROL).mkdir()
+    with pytest.raises(ServerError, match=r"own/control: .*; remove it"):
+        run_folder.RunFolder.take(folder)
+    assert not run_folder.is_running(folder), "the lock was given back"
+
+
 def test_without_a_runtime_folder_it_is_under_tmp(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/nonexistent")
     assert run_folder.default_run_folder(7) == Path(f"/tmp/lipsync-fast-{os.geteuid()}/7")
