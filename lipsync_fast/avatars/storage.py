@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from lipsync_fast.errors import AvatarFormatError, AvatarNotFoundError
 from lipsync_fast.untrusted import limits
+from lipsync_fast.untrusted.lookalikes import refused_as
 
 ALIGNMENT = 64
 MANIFEST = "manifest.json"
@@ -127,7 +128,9 @@ class Storage:
             EOFError,
             OverflowError,
         ) as error:
-            raise AvatarFormatError(f"{self.path}: not an avatar package ({error})") from None
+            raise AvatarFormatError(
+                f"{self.path}: not an avatar package ({error}){refused_as(self.path)}"
+            ) from None
         if len(infos) > limits.MEMBERS:
             raise AvatarFormatError(
                 f"{self.path}: has {len(infos)} members, more than {limits.MEMBERS}"

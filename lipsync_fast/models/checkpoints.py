@@ -43,7 +43,7 @@ def load_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         size = path.stat().st_size
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
-    if not path.is_file() or not 0 < size <= limits.CHECKPOINT_BYTES:
+    if not path.is_file() or size > limits.CHECKPOINT_BYTES:
         raise CheckpointError(f"{path}: not a checkpoint file (of 1 byte to 4 GiB)")
     try:
         check_checkpoint(path)

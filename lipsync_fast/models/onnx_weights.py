@@ -31,6 +31,7 @@ from lipsync_fast.onnx_io.reader import Graph, Node, attribute_field
 from lipsync_fast.onnx_io.writer import EPSILON
 from lipsync_fast.untrusted import limits
 from lipsync_fast.untrusted.files import read_file
+from lipsync_fast.untrusted.lookalikes import ONNX, what_lies_at
 
 IMAGE_CHANNELS = 6
 OLDEST_OPSET = 11
@@ -372,5 +373,8 @@ def load_unet_onnx(path: Path) -> UNet:
         _File(graph, structure, values).go_through()
     except (_RefusedError, UnexpectedGraphError) as error:
         reason = "".join(c if c.isprintable() else "?" for c in str(error))[:400]
+        known = what_lies_at(path)
+        if known and known != ONNX:
+            reason = f"it is {known}"
         raise CheckpointError(f"{path}: refused as a checkpoint: {reason}") from None
     return fit(path, structure.state(), module)

@@ -20,6 +20,7 @@ from lipsync_fast.avatars.importing.landmarks import LANDMARKS, read_landmarks
 from lipsync_fast.errors import PrepareError
 from lipsync_fast.prepare.detectors import MOST_POINTS
 from lipsync_fast.untrusted import limits
+from lipsync_fast.untrusted.lookalikes import refused_as
 
 MOST_FRAMES = 1_000_000
 MOST_BYTES = 512 << 20
@@ -122,7 +123,9 @@ def _load(path: Path) -> NDArray[np.float64]:
         else:
             array = _from_archive(path)
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, SyntaxError) as error:
-        raise PrepareError(f"{path}: cannot be read as an array ({error})") from None
+        raise PrepareError(
+            f"{path}: cannot be read as an array ({error}){refused_as(path)}"
+        ) from None
     shape = array.shape
     if (
         array.ndim != 3

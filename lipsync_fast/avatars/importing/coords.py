@@ -24,6 +24,7 @@ from lipsync_fast.avatars.importing.videos import check_count
 from lipsync_fast.errors import AvatarImportError
 from lipsync_fast.untrusted import limits
 from lipsync_fast.untrusted.files import read_file
+from lipsync_fast.untrusted.lookalikes import refused_as
 
 EXPECTED = "a pickled list of (y1, y2, x1, x2), whole numbers"
 _LARGEST = 1 << 31
@@ -74,7 +75,9 @@ def read_coords(path: Path, root: Path) -> NDArray[np.float64]:
     except _RefusedError as reason:
         raise AvatarImportError(f"{path}: {reason}; expected {EXPECTED}") from None
     except (ValueError, IndexError, KeyError, TypeError, OverflowError, RecursionError):
-        raise AvatarImportError(f"{path}: is damaged, or no pickle; expected {EXPECTED}") from None
+        raise AvatarImportError(
+            f"{path}: is damaged, or no pickle{refused_as(path)}; expected {EXPECTED}"
+        ) from None
     check_count(len(boxes), path)
     y1, y2, x1, x2 = np.array(boxes, np.float64).T
     return np.stack([x1, y1, x2, y2], axis=1)

@@ -14,19 +14,23 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from lipsync_fast.avatars.importing.box_order import (
+    FACES,
+    refuse_other_kinds,
+    refuse_other_order,
+)
 from lipsync_fast.avatars.importing.coords import read_coords
+from lipsync_fast.avatars.importing.face_check import FaceCheck
 from lipsync_fast.avatars.importing.parts import Networks, Picture, Problems, Source
 from lipsync_fast.avatars.importing.pictures import numbered_pictures, read_picture
 from lipsync_fast.avatars.importing.rectangles import Track, settled
-from lipsync_fast.avatars.importing.videos import COMPARED, FAR, SMALL, check_count
+from lipsync_fast.avatars.importing.videos import check_count
 from lipsync_fast.errors import AvatarImportError
 from lipsync_fast.families.wav2lip import WAV2LIP
-from lipsync_fast.geometry import Rect
 
 FORM = "LiveTalking wav2lip"
-FRAMES, BOXES, FACES = "full_imgs", "coords.pkl", "face_imgs"
+FRAMES, BOXES = "full_imgs", "coords.pkl"
 MARKS = (FRAMES, FACES, BOXES)
 NEEDED = (FRAMES, BOXES)
 WEIGHTS = "wav2lip.pth"
@@ -52,8 +56,9 @@ def read(path: Path, checkpoint: Path | None, audio_encoder: Path | None) -> Sou
     """Look at an avatar; all but its pictures is read.
 
     Raises:
-        AvatarImportError: names every part that is missing or wrong.
+        AvatarImportError: names every part that is missing or wrong, or what else it is.
     """
+    refuse_other_kinds(path)
     problems = Problems(path, FORM)
     files: list[Path] = []
     first: Rgb | None = None
@@ -69,6 +74,8 @@ def read(path: Path, checkpoint: Path | None, audio_encoder: Path | None) -> Sou
             f"{path / BOXES}: {len(given)} boxes, but {FRAMES} has {len(files)} pictures; expected"
             " one for each"
         )
+    elif files and len(given):
+        refuse_other_order(path, files, given)
     found = checkpoint
     if found is None:
         with problems.gathered():
@@ -90,7 +97,7 @@ def _pictures(
     path: Path, files: list[Path], track: Track, size: tuple[int, int], warnings: list[str]
 ) -> Generator[Picture]:
     height, width = size
-    check = _FaceCheck(path, track.rects)
+    check = FaceCheck(path, FACES, track.rects)
     for i, file in enumerate(files):
         picture, source = read_picture(file, path)
         if picture.shape != (height, width, 3):
@@ -99,50 +106,3 @@ def _pictures(
         check.compare(i, picture)
         yield Picture(str(file), picture, None, source)
     warnings += check.finish()
-
-
-class _FaceCheck:
-    """Holds some boxes' contents against the faces that an avatar has; nothing is made of those."""
-
-    def __init__(self, path: Path, rects: list[Rect]) -> None:
-        self._path, self._rects = path, rects
-        self._chosen = {int(i) for i in np.linspace(0, len(rects) - 1, COMPARED)}
-        self._furthest, self._at = 0.0, 0
-        self._unchecked = ""
-        self._faces: list[Path] = []
-        try:
-            self._faces = numbered_pictures(path / FACES)
-            if len(self._faces) != len(rects):
-                self._unchecked = f"{len(self._faces)} faces for {len(rects)} frames"
-        except AvatarImportError as error:
-            self._unchecked = str(error)
-
-    def compare(self, number: int, picture: Rgb) -> None:
-        """With the face of a frame."""
-        if self._unchecked or number not in self._chosen:
-            return
-        try:
-            own, _ = read_picture(self._faces[number], self._path)
-        except AvatarImportError as error:
-            self._unchecked = str(error)
-            return
-        made = WAV2LIP.crop.resized(picture[self._rects[number].slices], own.shape[0], own.shape[1])
-        small = [
-            np.asarray(Image.fromarray(p).resize((SMALL, SMALL), Image.Resampling.BOX), np.float32)
-            for p in (own, made)
-        ]
-        far = float(np.abs(small[0] - small[1]).mean())
-        if far > self._furthest:
-            self._furthest, self._at = far, number
-
-    def finish(self) -> list[str]:
-        """All warnings."""
-        found = []
-        if self._unchecked:
-            found.append(f"the face boxes were not checked: {self._unchecked}")
-        if self._furthest > FAR:
-            found.append(
-                f"the box of frame {self._at} does not hold the face of {FACES}: they differ by"
-                f" {self._furthest:.1f} grey levels on average; do they belong together?"
-            )
-        return found

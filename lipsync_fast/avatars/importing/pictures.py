@@ -14,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from lipsync_fast.errors import AvatarImportError
 from lipsync_fast.untrusted import limits
 from lipsync_fast.untrusted.files import read_file
+from lipsync_fast.untrusted.lookalikes import refused_as
 
 PICTURE_ENDINGS = (".jpg", ".jpeg", ".png")
 
@@ -66,7 +67,7 @@ def read_picture(path: Path, root: Path | None = None) -> tuple[NDArray[np.uint8
                 raise AvatarImportError(f"{path}: a JPEG of more than {limits.SCANS} scans")
             return np.asarray(image.convert("RGB")), data
     except UnidentifiedImageError:  # its own words name an object in memory
-        raise AvatarImportError(f"{path}: is not a JPEG or PNG picture") from None
+        raise AvatarImportError(f"{path}: is not a JPEG or PNG picture{refused_as(path)}") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise AvatarImportError(f"{path}: cannot be read as a picture ({error})") from None
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What lies at a path: by the names in it alone; nothing is opened but a folder."""
+"""What lies at a path: by the names in it; each form's reader then holds its parts against it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lipsync_fast.avatars.importing import default_model, livetalking, sanders, synctalk
+from lipsync_fast.avatars.importing.box_order import refuse_other_kinds
 from lipsync_fast.avatars.importing.parts import Source
 from lipsync_fast.errors import AvatarImportError
 
@@ -83,7 +84,7 @@ def recognise(path: Path, option: str | None = None) -> Recognised:
         return Recognised(form, f"{path}: read as {form.title}, as --form says")
     found = [(form, there) for form in FORMS if (there := _there(path, form.marks))]
     if all(form.title == livetalking.FORM for form, _ in found):
-        _refuse_ultralight(path)
+        refuse_other_kinds(path)
     if not found:
         _refuse_others(path)
         raise AvatarImportError(_unknown(path))
@@ -116,20 +117,6 @@ def _no_folder(path: Path) -> str:
     if path.suffix.lower() in _WEIGHTS:
         return f"{path}: weights alone; give the folder, and these with --checkpoint"
     return f"{path}: is no folder; expected one with an avatar's parts"
-
-
-def _refuse_ultralight(path: Path) -> None:
-    """LiveTalking's other family: its folders have frames and boxes, too.
-
-    Raises:
-        AvatarImportError: says what it is, and why not.
-    """
-    if (path / "ultralight.pth").exists():
-        raise AvatarImportError(
-            f"{path}: a LiveTalking ultralight avatar (by ultralight.pth); its network hears HuBERT"
-            " features (16 x 32 x 32) instead of mel bands, and that audio front end is not"
-            " supported"
-        )
 
 
 def _refuse_others(path: Path) -> None:
