@@ -20,6 +20,7 @@ from typing import ParamSpec
 import typer
 
 from lipsync_fast.errors import LipsyncError
+from lipsync_fast.names import shown
 
 P = ParamSpec("P")
 EXIT_ERROR, EXIT_INTERRUPT, EXIT_PIPE, EXIT_TERM = 2, 130, 141, 143
@@ -27,7 +28,7 @@ EXIT_ERROR, EXIT_INTERRUPT, EXIT_PIPE, EXIT_TERM = 2, 130, 141, 143
 
 def say(line: str) -> None:
     """A line for people, on standard error (standard output belongs to results)."""
-    sys.stderr.write(line + "\n")
+    sys.stderr.write("\n".join(map(shown, line.split("\n"))) + "\n")
     sys.stderr.flush()
 
 
@@ -41,8 +42,7 @@ def one_line(text: str) -> str:
 
     What else cannot be seen is escaped: names of files may hold what a terminal obeys.
     """
-    line = " ".join(text.split("\n")).strip()
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    return shown(" ".join(text.split("\n")).strip())
 
 
 def guarded(command: Callable[P, None]) -> Callable[P, None]:

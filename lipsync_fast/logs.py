@@ -19,9 +19,8 @@ import logging
 import sys
 import time
 
-import msgspec
-
 from lipsync_fast.config import Log
+from lipsync_fast.names import json_bytes, shown
 
 
 class EventLogger:
@@ -96,7 +95,7 @@ class _Event:
         self.name, self.fields = name, fields
 
     def __str__(self) -> str:
-        return _escaped(self.name) + "".join(f" {k}={_plain(v)}" for k, v in self.fields.items())
+        return shown(self.name) + "".join(f" {k}={_plain(v)}" for k, v in self.fields.items())
 
 
 class _Lines(logging.Formatter):
@@ -131,11 +130,7 @@ class _Lines(logging.Formatter):
         }
         if trace:
             line["trace"] = trace
-        return msgspec.json.encode(line).decode()
-
-
-def _escaped(text: str) -> str:
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+        return json_bytes(line).decode()
 
 
 def _plain(value: object) -> str:

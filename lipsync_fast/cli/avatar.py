@@ -107,9 +107,9 @@ app.command()(train)
 
 
 def _write_json(value: object) -> None:
-    import msgspec
+    from lipsync_fast.names import json_bytes
 
-    text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+    text = json_bytes(value, indent=2).decode()
     # Names that a terminal would obey stand only in strings, where an escape means the same.
     seen = (c if c.isprintable() or c == "\n" else plain_json.dumps(c)[1:-1] for c in text)
     typer.echo("".join(seen))
@@ -117,8 +117,7 @@ def _write_json(value: object) -> None:
 
 def _listed(info: AvatarInfo) -> dict[str, Any]:
     if info.manifest is None:
-        shown = str(info.path).encode("utf-8", "backslashreplace").decode()
-        return {"name": info.name, "path": shown, "error": info.error}
+        return {"name": info.name, "path": str(info.path), "error": info.error}
     return _described(info.manifest, info.path) | {"name": info.name, "error": None}
 
 

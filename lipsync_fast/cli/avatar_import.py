@@ -134,9 +134,8 @@ def _reported(
 
 
 def _write_report(report: Report, target: Path, force: bool) -> None:
-    import msgspec
-
+    from lipsync_fast.names import json_bytes
     from lipsync_fast.output.base import publish_bytes
 
-    data = msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
+    data = json_bytes(report, indent=2) + b"\n"
     publish_bytes(data, target, force)

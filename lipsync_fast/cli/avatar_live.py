@@ -75,10 +75,10 @@ def _print_outcome(done: AvatarChanged, as_json: bool) -> None:
         AvatarError, ServerError: it was not done.
     """
     if as_json:
-        import msgspec
+        from lipsync_fast.names import json_bytes
 
         outcome = {"name": done.name, "version": done.version, "state": done.state}
-        typer.echo(msgspec.json.encode(outcome | {"reason": done.reason}).decode())
+        typer.echo(json_bytes(outcome | {"reason": done.reason}).decode())
     if done.state == "late":
         raise ServerError(f"avatar {done.name}: {done.reason}")
     if done.state in ("missing", "refused"):

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import msgspec
 import typer
 
 from lipsync_fast.doctor import Package, Report, examine
 from lipsync_fast.errors import BackendError
+from lipsync_fast.names import json_bytes
 
 
 def doctor_command(*, as_json: bool) -> None:
@@ -18,7 +18,7 @@ def doctor_command(*, as_json: bool) -> None:
     """
     report = examine()
     if as_json:
-        typer.echo(msgspec.json.format(msgspec.json.encode(report), indent=2).decode())
+        typer.echo(json_bytes(report, indent=2).decode())
     else:
         typer.echo("\n".join(report_lines(report)))
     if not report.healthy:

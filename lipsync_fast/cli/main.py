@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -253,6 +254,8 @@ def bench(
 
 def run() -> None:
     """Run the command line and exit."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files are bytes, not all of them UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app(prog_name="lipsync-fast")
     except KeyboardInterrupt:  # before a command began

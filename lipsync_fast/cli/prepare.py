@@ -367,7 +367,7 @@ class _Model:
 def _write_json(
     made: list[Result], failed: list[Failure], wall: float, package: Path | None
 ) -> None:
-    import msgspec
+    from lipsync_fast.names import json_bytes
 
     value = {
         "prepared": made,
@@ -375,4 +375,4 @@ def _write_json(
         "wall_s": round(wall, 3),
         "avatar": None if package is None else str(package),
     }
-    typer.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    typer.echo(json_bytes(value, indent=2).decode())

@@ -110,13 +110,13 @@ def prerendered(
     avatar: Avatar, avatars: Folders = None, config: Config = None, json: Json = False
 ) -> None:
     """List what was pre-rendered for an avatar."""
-    import msgspec
+    from lipsync_fast.names import json_bytes
 
     settings = _settings(config)
     with closing(_store(settings)) as store:
         found = store.names(_name_of(avatar, avatars, settings))
     if json:
-        typer.echo(msgspec.json.encode(found).decode())
+        typer.echo(json_bytes(found).decode())
         return
     if not found:
         say("nothing was pre-rendered for this avatar")

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from lipsync_fast.console import Progress, say, warn
+from lipsync_fast.console import Progress, one_line, say, warn
 from lipsync_fast.errors import OutputError
+from lipsync_fast.names import json_bytes
 from lipsync_fast.output import check_output, open_writer
 from lipsync_fast.timing import FPS
 
@@ -73,9 +74,9 @@ def render_command(request: RenderRequest) -> None:
     if not request.quiet:
         for warning in summary.warnings:
             warn(warning)
-        say(summary.line())
+        say(one_line(summary.line()))
     if request.json:
-        text = msgspec.json.encode(summary).decode() + "\n"
+        text = json_bytes(summary).decode() + "\n"
         stream = sys.stderr if request.out == "-" else sys.stdout
         stream.write(text)
         stream.flush()

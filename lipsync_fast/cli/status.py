@@ -26,6 +26,7 @@ from lipsync_fast.ipc.control import (
 )
 from lipsync_fast.ipc.control_socket import Link
 from lipsync_fast.ipc.status import AvatarStatus, EngineStatus, FrontStatus, ServerStatus
+from lipsync_fast.names import json_bytes
 from lipsync_fast.supervisor.run_folder import default_run_folder, is_running, run_folders
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ class ControlClient:
 
 def _print(status: ServerStatus, as_json: bool) -> None:
     if as_json:
-        typer.echo(msgspec.json.encode(status).decode())
+        typer.echo(json_bytes(status).decode())
         return
     from rich.console import Console
 

@@ -179,7 +179,7 @@ def _smoke(
 
 
 def _write_json(value: object) -> None:
-    import msgspec
+    from lipsync_fast.names import json_bytes
 
-    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+    sys.stdout.write(json_bytes(value).decode() + "\n")
     sys.stdout.flush()

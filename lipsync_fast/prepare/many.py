@@ -17,8 +17,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from typing import IO, Protocol
 
-import msgspec
-
+from lipsync_fast.names import json_bytes, json_value
 from lipsync_fast.prepare.request import Failure, Message, Progress, Request, Result
 
 _END_S = 3.0
@@ -94,7 +93,7 @@ class _Running:
         self.out: IO[bytes] = self._process.stdout
         os.set_blocking(self.out.fileno(), False)
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(msgspec.json.encode(request) + b"\n")
+            self._process.stdin.write(json_bytes(request) + b"\n")
             self._process.stdin.flush()
 
     def messages(self) -> Iterator[Message]:
@@ -106,7 +105,7 @@ class _Running:
         self.over = not data
         *lines, self._buffer = (self._buffer + data).split(b"\n")
         for line in lines:
-            yield msgspec.json.decode(line, type=Message)
+            yield json_value(line, Message)
 
     def terminate(self) -> None:
         """Ask it to end."""

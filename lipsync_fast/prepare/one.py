@@ -22,6 +22,7 @@ from PIL import Image
 from lipsync_fast.avatars.jpeg import encode_frame
 from lipsync_fast.errors import AvatarError, OutputError, PrepareError
 from lipsync_fast.media.video import Picture, Video
+from lipsync_fast.names import json_value
 from lipsync_fast.output.base import output_error
 from lipsync_fast.prepare.assemble import REPORT, assemble, install
 from lipsync_fast.prepare.detectors import (
@@ -132,7 +133,7 @@ def _ready(request: Request, key: str) -> Result | None:
         try:
             with PreparedAvatar.open(request.dest) as prepared:
                 report = bytes(prepared.member(REPORT))
-            result = msgspec.json.decode(report, type=Result)
+            result: Result = json_value(report, Result)
             return msgspec.structs.replace(
                 result, path=str(request.dest), video=request.video, again=True
             )

@@ -14,9 +14,8 @@ import sys
 import threading
 import time
 
-import msgspec
-
 from lipsync_fast.errors import LipsyncError
+from lipsync_fast.names import json_bytes, json_value
 from lipsync_fast.prepare.one import prepare_one
 from lipsync_fast.prepare.request import Failure, Message, Progress, Request
 
@@ -28,7 +27,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started it sees to it
     out = os.dup(1)
     os.dup2(2, 1)
-    request = msgspec.json.decode(sys.stdin.buffer.readline(), type=Request)
+    request = json_value(sys.stdin.buffer.readline(), Request)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     sender = _Sender(out)
     try:
@@ -57,7 +56,7 @@ class _Sender:
             self.send(progress)
 
     def send(self, message: Message) -> None:
-        data = msgspec.json.encode(message) + b"\n"
+        data = json_bytes(message) + b"\n"
         while data:
             data = data[os.write(self._fd, data) :]
 
