@@ -107,6 +107,10 @@ class MediaError(LipsyncError):
     """A sound or video file is missing, unreadable, not media, or holds no sound."""
 
 
+class NoSoundError(MediaError):
+    """A file can be read, and has no track of sound: there is nothing to decode."""
+
+
 class AudioFormatError(LipsyncError, ValueError):
     """PCM given by a caller has a shape, type or rate that cannot be used."""
 

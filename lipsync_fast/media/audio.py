@@ -8,15 +8,24 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import av.error
 import numpy as np
 from av.audio.frame import AudioFrame
+from av.container import InputContainer
 from numpy.typing import NDArray
 
 from lipsync_fast.audio.pcm import Resampler, to_float, to_mono
 from lipsync_fast.closing import Closing
-from lipsync_fast.errors import MediaError
+from lipsync_fast.errors import MediaError, NoSoundError
+from lipsync_fast.media.claims import missing_bytes
+from lipsync_fast.media.files import (
+    EARLY_S,
+    chosen,
+    claimed_seconds,
+    length_of,
+    open_media,
+    other_than_first,
+)
 
 _CENTRE, _FRONT, _BACK, _LOW = 1.0, 0.7071, 0.5, 0.0
 _WEIGHTS = {
@@ -51,19 +60,26 @@ def downmix(frame: AudioFrame) -> NDArray[np.float32]:
 
 
 class MediaSource(Closing):
-    """An open media file's first audio stream; iterate once for its 16 kHz mono pieces.
+    """An open media file's sound; iterate once for its 16 kHz mono pieces.
 
-    A file that ends early or is damaged on the way yields what decodes; ``warnings`` says so.
+    Of several tracks the one is used that FFmpeg would choose (``files.chosen``). A file that is
+    cut off or damaged on the way yields what decodes; ``warnings`` says so.
 
     Raises:
-        MediaError: missing, unreadable, not media, or without sound (0 samples too).
+        NoSoundError: it has no track of sound.
+        MediaError: missing, unreadable, not media, or without a sample that can be decoded.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.warnings: list[str] = []
         self._container = open_container(self.path)
-        self._stream = self._container.streams.audio[0]
+        streams = self._container.streams.audio
+        self._stream = chosen(streams, lambda stream: stream.channels)
+        for text in other_than_first(streams, self._stream, "sound"):
+            self._warn(text)
+        self._length: list[float | None] = []
+        self._damaged = False
 
     def close(self) -> None:
         """Close the file; twice is harmless."""
@@ -71,12 +87,18 @@ class MediaSource(Closing):
 
     @property
     def seconds(self) -> float | None:
-        """Length as the file's header claims it, or None; only good for a progress bar."""
-        if self._stream.duration is not None and self._stream.time_base is not None:
-            return float(self._stream.duration * self._stream.time_base)
-        if self._container.duration is not None:
-            return float(Fraction(self._container.duration, 1_000_000))
-        return None
+        """How much sound there is, or None; only good for a progress bar."""
+        if not self._length:
+            self._length.append(length_of(self.path, self._container, self._stream))
+        return self._length[0]
+
+    @property
+    def begins(self) -> Fraction:
+        """Time stamp of the first sample, in seconds."""
+        stream = self._stream
+        if stream.start_time is None or stream.time_base is None:
+            return Fraction(0)
+        return stream.start_time * stream.time_base
 
     def frames(self) -> Iterator[AudioFrame]:
         """Decoded frames; stops with a warning where the file turns out damaged."""
@@ -89,12 +111,14 @@ class MediaSource(Closing):
                             got = True
                             yield frame
                 except av.error.InvalidDataError:
+                    self._damaged = True
                     self._warn("damaged sound was left out")
         except av.error.FFmpegError as error:
             if not got:
                 raise MediaError(
                     f"{self.path}: no sound can be decoded ({error.strerror})"
                 ) from None
+            self._damaged = True
             self._warn(f"the file ends early ({error.strerror}); what decodes is used")
         if not got:
             raise MediaError(f"{self.path}: holds no sound (0 samples decoded)")
@@ -120,49 +144,31 @@ class MediaSource(Closing):
         if resampler is not None:
             yield resampler.finish()
             self.warnings += [f"{self.path}: {w}" for w in resampler.report.warnings()]
-        missing = wav_bytes_missing(self.path)
-        if missing and not self.warnings:
-            self._warn(f"ends early: {missing} bytes of the WAV file are missing")
-        claimed = self.seconds
-        if claimed is not None and decoded / rate < claimed - 0.5 and not self.warnings:
+        if not self._damaged:
+            self._warn_of_end(decoded / rate)
+
+    def _warn_of_end(self, decoded_s: float) -> None:
+        """Where parts of the file are missing, or less decodes than was counted."""
+        missing = missing_bytes(self.path)
+        if missing:
             self._warn(
-                f"ends early: {decoded / rate:.2f} of {claimed:.2f} seconds could be decoded"
+                f"the file ends early: {missing} bytes of it are missing; what is there is used"
             )
+            return
+        claimed = claimed_seconds(self.path, self._container, self._stream)
+        if claimed is not None and decoded_s < claimed - EARLY_S:
+            self._warn(f"ends early: {decoded_s:.2f} of {claimed:.2f} seconds could be decoded")
 
 
-def open_container(path: Path) -> av.container.InputContainer:
+def open_container(path: Path) -> InputContainer:
     """Open a media file that has sound.
 
     Raises:
+        NoSoundError: it has none.
         MediaError: with the path and the reason.
     """
-    if not path.exists():
-        raise MediaError(f"{path}: no such file")
-    if path.is_dir():
-        raise MediaError(f"{path}: is a folder, not a sound file")
-    try:
-        container = av.open(str(path), "r", metadata_errors="replace")
-    except av.error.FFmpegError as error:
-        raise MediaError(f"{path}: cannot be read as sound or video ({error.strerror})") from None
-    except (OSError, ValueError) as error:
-        raise MediaError(f"{path}: cannot be read ({error})") from None
+    container = open_media(path, "sound or video")
     if not container.streams.audio:
         container.close()
-        raise MediaError(f"{path}: holds no sound")
+        raise NoSoundError(f"{path}: holds no sound")
     return container
-
-
-def wav_bytes_missing(path: Path) -> int:
-    """By how much a WAV file is shorter than its header says; 0 for any other file.
-
-    FFmpeg takes the shorter length without a word. Streams leave the header's length at 0 or at
-    its largest value; neither says anything.
-    """
-    with path.open("rb") as file:
-        head = file.read(12)
-    if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
-        return 0
-    announced = int.from_bytes(head[4:8], "little")
-    if announced == 0 or announced >= 0x7FFF_F000:
-        return 0
-    return max(0, announced + 8 - path.stat().st_size)

@@ -3,8 +3,9 @@
 
 Frame i shows the source frame whose time stamp is nearest to ``start + i / 25`` (the earlier one of
 two that are equally near), counted from the first picture. Rotation and mirroring that the file
-asks for are applied, and pixels that are not square are made square. Decoding takes one thread:
-many videos are prepared side by side, and what comes out is the same each time.
+asks for are applied, and pixels that are not square are made square. Colours are those that the
+file's matrix and range say, rounded and not cut off; HDR is tone-mapped (``hdr``). Decoding takes
+one thread: many videos are prepared side by side, and what comes out is the same each time.
 """
 
 from __future__ import annotations
@@ -19,12 +20,25 @@ from typing import Any
 import av
 import av.error
 import numpy as np
+from av.container import InputContainer
 from av.sidedata.sidedata import Type
 from av.video.reformatter import Colorspace
 from numpy.typing import NDArray
 
 from lipsync_fast.closing import Closing
 from lipsync_fast.errors import MediaError
+from lipsync_fast.media.claims import missing_bytes
+from lipsync_fast.media.colours import EXACT
+from lipsync_fast.media.files import (
+    EARLY_S,
+    NotMediaError,
+    chosen,
+    claimed_seconds,
+    length_of,
+    open_media,
+    other_than_first,
+)
+from lipsync_fast.media.hdr import NAMES, ToneMapper, check_tone_mapping
 from lipsync_fast.timing import FPS
 
 LARGEST_SIDE = 4096
@@ -37,10 +51,10 @@ FORMATS = (
 )
 """Containers that are one file. Playlists and lists of pictures are not read: they name others."""
 _END_S = Fraction(1, 100)
-_EARLY_S = 0.5
 _LIMITS = {"max_pixels": str(LARGEST_SIDE * LARGEST_SIDE)}
-_OF_ALL_STREAMS: Any = [_LIMITS] * 64  # PyAV's stub has another type than PyAV
 _UNSPECIFIED = 2
+_BT2020 = 9
+_DOLBY = ("dvh1", "dvhe", "dva1", "dvav", "dav1")
 _UPRIGHT = (1, 0, 0, 1)
 
 
@@ -71,7 +85,7 @@ class Video(Closing):
         self.warnings: list[str] = []
         self._container = _open(path)
         try:
-            self._stream = _stream(self._container, path)
+            self._stream, self.warnings = _stream(self._container, path)
         except BaseException:
             self._container.close()
             raise
@@ -81,6 +95,7 @@ class Video(Closing):
         self.begins: Fraction | None = None
         """Time stamp of the first picture in seconds; known once there is one."""
         self._matrix = _UPRIGHT
+        self._mapper: ToneMapper | None = None
 
     def close(self) -> None:
         """Close the file; twice is harmless."""
@@ -93,12 +108,8 @@ class Video(Closing):
 
     @property
     def seconds(self) -> float | None:
-        """Length as the header claims it, or None."""
-        if self._stream.duration is not None and self._stream.time_base is not None:
-            return float(self._stream.duration * self._stream.time_base)
-        if self._container.duration is not None:
-            return float(Fraction(self._container.duration, av.time_base))
-        return None
+        """How long its pictures are, or None; for progress alone."""
+        return length_of(self.path, self._container, self._stream)
 
     def pictures(
         self, *, skip: int = 0, start: Fraction = Fraction(0), limit: int | None = None
@@ -106,8 +117,10 @@ class Video(Closing):
         """The frames, at most ``limit``; the first ``skip`` are counted but not converted.
 
         Raises:
-            MediaError: no picture can be decoded, or their size changes on the way.
+            MediaError: no picture can be decoded, their size changes on the way, or they are HDR
+                and cannot be tone-mapped here.
         """
+        self._check_colours()
         index = 0
         for end, number, frame in self._spans(start):
             rgb: NDArray[np.uint8] | None = None
@@ -118,7 +131,7 @@ class Video(Closing):
                     self._warn(f"only its first {index / FPS:g} s are used")
                     return
                 if index >= skip and rgb is None:
-                    rgb = self._rgb(frame)
+                    rgb = self._rgb(self._tone_mapped(frame), flags=EXACT)
                 yield Picture(index, number, rgb if index >= skip else None)
                 index += 1
         if index == 0:
@@ -148,10 +161,17 @@ class Video(Closing):
         if held is None:
             raise MediaError(f"{self.path}: holds no picture that can be decoded")
         whole = held[0] + self._length(held[2])
-        if self.seconds is not None and whole < self.seconds - _EARLY_S:
+        missing = missing_bytes(self.path)
+        claimed = claimed_seconds(self.path, self._container, self._stream)
+        if missing:
             self._warn(
-                f"its pictures end at {float(whole):.2f} s, but the file claims"
-                f" {self.seconds:.2f} s: cut off?"
+                f"its pictures end at {float(whole):.2f} s, and {missing} bytes of the file are"
+                " missing: cut off?"
+            )
+        elif claimed is not None and whole < claimed - EARLY_S:
+            self._warn(
+                f"its pictures end at {float(whole):.2f} s, but the file counts {claimed:.2f} s:"
+                " cut off?"
             )
         end = whole - start - _END_S
         yield _after(end), held[1], held[2]
@@ -216,7 +236,31 @@ class Video(Closing):
         if text not in self.warnings:
             self.warnings.append(text)
 
-    def _rgb(self, frame: av.VideoFrame, lines_of_hd: int = HD_LINES) -> NDArray[np.uint8]:
+    def _check_colours(self) -> None:
+        context = self._stream.codec_context
+        check_tone_mapping(int(context.color_trc), self.path)
+        if context.codec_tag in _DOLBY and int(context.color_trc) == _UNSPECIFIED:
+            raise MediaError(
+                f"{self.path}: is Dolby Vision alone, without a picture that others can show;"
+                " export it as HDR (HLG) or standard video first"
+            )
+        if int(context.color_primaries) == _BT2020 and int(context.color_trc) not in NAMES:
+            self._warn(
+                "its colours have BT.2020's wide range, and come out paler; convert it first"
+            )
+
+    def _tone_mapped(self, frame: av.VideoFrame) -> av.VideoFrame:
+        """The frame, or what is shown for one of HDR."""
+        if int(frame.color_trc) not in NAMES:
+            return frame
+        if self._mapper is None:
+            check_tone_mapping(int(frame.color_trc), self.path)
+            self._mapper = ToneMapper(frame, self.path)
+        return self._mapper.mapped(frame)
+
+    def _rgb(
+        self, frame: av.VideoFrame, lines_of_hd: int = HD_LINES, flags: int | None = None
+    ) -> NDArray[np.uint8]:
         width, height = frame.width, frame.height
         aspect = self._stream.sample_aspect_ratio
         if aspect and aspect != 1:
@@ -231,6 +275,7 @@ class Video(Closing):
             height=height,
             format="rgb24",
             src_colorspace=Colorspace.ITU709 if untagged else None,
+            interpolation=flags,
         )
         turned = _shown(np.asarray(made.to_ndarray(), np.uint8), self._matrix)
         sides = turned.shape[:2]
@@ -277,44 +322,34 @@ def _wrong_size(width: int, height: int) -> str:
     )
 
 
-def _open(path: Path) -> av.container.InputContainer:
-    if not path.exists():
-        raise MediaError(f"{path}: no such file")
-    if not path.is_file():
-        raise MediaError(f"{path}: is {'a folder' if path.is_dir() else 'no file'}, not a video")
-    if path.stat().st_size == 0:
-        raise MediaError(f"{path}: is empty (0 bytes)")
+def _open(path: Path) -> InputContainer:
+    # Pictures are decoded to find out about streams: the limits hold for that, too.
+    options = {"format_whitelist": FORMATS, **_LIMITS}
     try:
-        return av.open(
-            f"file:{path.absolute()}",
-            "r",
-            metadata_errors="replace",
-            options={"format_whitelist": FORMATS},
-            stream_options=_OF_ALL_STREAMS,  # pictures are decoded to find out about streams
-        )
-    except av.error.FFmpegError as error:
+        return open_media(path, "a video", options=options)
+    except NotMediaError as error:
+        if error.known:
+            raise
         raise MediaError(
-            f"{path}: cannot be read as a video ({error.strerror}); not a video, cut off, or of a"
-            " kind that is not taken (playlists, lists of pictures)"
+            f"{error}; not a video, cut off, or of a kind that is not taken (playlists, lists of"
+            " pictures)"
         ) from None
-    except (OSError, ValueError) as error:
-        raise MediaError(f"{path}: cannot be read ({error})") from None
 
 
-def _stream(container: av.container.InputContainer, path: Path) -> av.VideoStream:
-    """The first video stream that is no cover picture, set up to decode."""
+def _stream(container: InputContainer, path: Path) -> tuple[av.VideoStream, list[str]]:
+    """The video stream that is meant, set up to decode, and warnings; no cover picture."""
     covers = av.stream.Disposition.attached_pic
-    for stream in container.streams.video:
-        if stream.disposition & covers:
-            continue
-        context = stream.codec_context
-        if context is None or not context.is_decoder:
-            raise MediaError(f"{path}: its pictures are of a kind that cannot be decoded here")
-        sides = context.width, context.height
-        if min(sides) < SMALLEST_SIDE or max(sides) > LARGEST_SIDE:
-            raise MediaError(f"{path}: {_wrong_size(*sides)}")
-        context.thread_count = 1
-        context.options = _LIMITS
-        return stream
-    what = "only sound" if container.streams.audio else "no pictures"
-    raise MediaError(f"{path}: holds {what}; a video of the person is needed")
+    streams = [stream for stream in container.streams.video if not stream.disposition & covers]
+    if not streams:
+        what = "only sound" if container.streams.audio else "no pictures"
+        raise MediaError(f"{path}: holds {what}; a video of the person is needed")
+    stream = chosen(streams, lambda one: one.width * one.height)
+    context = stream.codec_context
+    if context is None or not context.is_decoder:
+        raise MediaError(f"{path}: its pictures are of a kind that cannot be decoded here")
+    sides = context.width, context.height
+    if min(sides) < SMALLEST_SIDE or max(sides) > LARGEST_SIDE:
+        raise MediaError(f"{path}: {_wrong_size(*sides)}")
+    context.thread_count = 1
+    context.options = _LIMITS
+    return stream, other_than_first(streams, stream, "video")

@@ -19,11 +19,13 @@ import av
 import numpy as np
 from av.audio.stream import AudioStream
 from av.container import OutputContainer
-from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from lipsync_fast.errors import OutputError
+from lipsync_fast.media.colours import tag, to_yuv
+from lipsync_fast.media.files import media_url
 from lipsync_fast.output.base import (
     FrameLike,
     check_file_target,
@@ -75,11 +77,11 @@ class Mp4Writer:
         self._video: VideoStream | None = None
         self._audio: AudioStream | None = None
         self._closed = False
-        self._to_yuv = VideoReformatter()
+        self._reformatter = VideoReformatter()
         try:
             self._partial.touch(exist_ok=False)  # av reports a refused name less clearly
             self._container: OutputContainer = av.open(
-                str(self._partial),
+                media_url(self._partial),
                 "w",
                 format="mp4",
                 options={
@@ -111,13 +113,7 @@ class Mp4Writer:
                 self._start(image.shape[1], image.shape[0])
             assert self._video is not None
             self._write_sound(until=Fraction(frame.index + 1, FPS))
-            shared = av.VideoFrame.from_numpy_buffer(np.ascontiguousarray(image), format="rgb24")
-            picture = self._to_yuv.reformat(
-                shared,
-                format="yuv420p",
-                dst_colorspace=Colorspace.ITU709,
-                dst_color_range=ColorRange.MPEG,
-            )
+            picture = to_yuv(image, self._reformatter)
             picture.pts = frame.index
             picture.time_base = Fraction(1, FPS)
             self._container.mux(self._video.encode(picture))
@@ -171,12 +167,8 @@ class Mp4Writer:
         video = self._container.add_stream(name, rate=FPS, options=dict(options))
         assert isinstance(video, VideoStream)
         video.width, video.height, video.pix_fmt = width, height, "yuv420p"
-        context = video.codec_context
-        context.time_base = Fraction(1, FPS)
-        context.colorspace = Colorspace.ITU709
-        context.color_primaries = ColorPrimaries.BT709
-        context.color_trc = ColorTrc.BT709
-        context.color_range = ColorRange.MPEG
+        video.codec_context.time_base = Fraction(1, FPS)
+        tag(video.codec_context)
         audio = self._container.add_stream("aac", rate=self._sound.rate)
         assert isinstance(audio, AudioStream)
         audio.layout = self._sound.layout

@@ -18,8 +18,9 @@ from PIL import Image
 from lipsync_fast.avatars.importing.pictures import keep_mask, read_picture
 from lipsync_fast.avatars.jpeg import decode
 from lipsync_fast.avatars.members import PileWriter, packed_mask, replace_with, thumbnail
-from lipsync_fast.errors import OutputError, PrepareError
+from lipsync_fast.errors import MediaError, OutputError, PrepareError
 from lipsync_fast.geometry import Rect
+from lipsync_fast.names import json_bytes
 from lipsync_fast.prepare.detectors import corners_of
 from lipsync_fast.prepare.folder import NAME, Prepared, PreparedAvatar, Source
 from lipsync_fast.prepare.loop import Loop, choose
@@ -78,15 +79,8 @@ def assemble(
     write_faces(folder, tracked.rects, points)
     if request.parsing is not None:
         _write_masks(folder, request, tracked.rects, (source.width, source.height))
-    sound = write_sound(
-        Path(request.video),
-        begins + Fraction(source.start).limit_denominator(1000),
-        len(points),
-        folder / "sound.wav",
-    )
-    warnings += sound or []
-    if sound is None:
-        warnings.append("the video has no sound: nothing can be trained from it")
+    starts = begins + Fraction(source.start).limit_denominator(1000)
+    sound = _add_sound(Path(request.video), starts, len(points), folder / "sound.wav", warnings)
     warnings += tracked.warnings
     draft = Prepared(
         name=request.name,
@@ -97,7 +91,7 @@ def assemble(
         loop=loop,
         points=points.shape[1],
         detector="landmarks in files" if request.landmarks else request.detector,
-        sound=sound is not None,
+        sound=sound,
         synthetic=request.synthetic,
         licence=request.licence,
         provenance=printable(
@@ -110,6 +104,22 @@ def assemble(
         warnings=warnings,
     )
     return _finish(folder, draft, tracked, request)
+
+
+def _add_sound(video: Path, begins: Fraction, frames: int, file: Path, warnings: list[str]) -> bool:
+    """Lay the sound beside the frames, and say what is wrong with it; whether there is any."""
+    try:
+        found = write_sound(video, begins, frames, file)
+    except MediaError as error:
+        reason = str(error).removeprefix(f"{video}: ")
+        warnings.append(
+            f"the video's sound cannot be used ({reason}): nothing can be trained from it"
+        )
+        return False
+    warnings += found or []
+    if found is None:
+        warnings.append("the video has no sound: nothing can be trained from it")
+    return found is not None
 
 
 def _light(part: Part) -> Part:
@@ -199,7 +209,7 @@ def _finish(folder: Path, draft: Prepared, tracked: Track, request: Request) -> 
         bytes=sum(path.stat().st_size for path in folder.iterdir()),
         warnings=draft.warnings,
     )
-    (folder / REPORT).write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1))
+    (folder / REPORT).write_bytes(json_bytes(result, indent=1))
     (folder / "report.txt").write_text("\n".join(report_lines(result)) + "\n", encoding="utf-8")
     write_head(folder, draft)
     sync_folder(folder)

@@ -15,7 +15,7 @@ from lipsync_fast.avatars.manifest import FrameJpeg
 from lipsync_fast.errors import PrepareError
 from lipsync_fast.prepare.stabilise import BRIDGE
 
-RESULT_VERSION = 1
+RESULT_VERSION = 2
 """Changes when the same video and options come to another result."""
 QUALITY = 92
 LONGEST_S = 600.0

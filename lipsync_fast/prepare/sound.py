@@ -8,12 +8,10 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
-import av
-import av.error
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsync_fast.errors import MediaError
+from lipsync_fast.errors import MediaError, NoSoundError
 from lipsync_fast.media.audio import MediaSource
 from lipsync_fast.timing import SAMPLE_RATE
 
@@ -27,40 +25,35 @@ def write_sound(video: Path, begins: Fraction, frames: int, file: Path) -> list[
         begins: frame 0's time stamp in the video, in seconds.
 
     Returns:
-        Warnings, or None where the video has no sound (then nothing is written).
+        Warnings, or None where the video has no track of sound (then nothing is written).
+
+    Raises:
+        MediaError: it has sound that cannot be read, or nothing of it decodes; no file is left.
     """
+    total, written = frames * FRAME_SAMPLES, 0
     try:
         source = MediaSource(video)
-    except MediaError:
+    except NoSoundError:
         return None
-    total, written = frames * FRAME_SAMPLES, 0
     with source, wave.open(str(file), "wb") as out:
         out.setparams((1, 2, SAMPLE_RATE, 0, "NONE", ""))
         try:
-            for piece in _aligned(source, round((_begins(video) - begins) * SAMPLE_RATE)):
+            for piece in _aligned(source, round((source.begins - begins) * SAMPLE_RATE)):
                 part = piece[: total - written]
                 pcm = np.rint(np.clip(part, -1, 1 - 2**-15) * 32768).astype("<i2")
                 out.writeframes(pcm.tobytes())
                 written += len(part)
                 if written == total:
                     break
-        except MediaError as error:
-            source.warnings.append(str(error))
+        except MediaError:
+            file.unlink()
+            raise
         silence = total - written
         out.writeframes(bytes(2 * silence))
     warnings = [warning.removeprefix(f"{video}: ") for warning in source.warnings]
     if silence > SAMPLE_RATE // 2:
         warnings.append(f"the sound ends {silence / SAMPLE_RATE:.1f} s before the pictures")
     return warnings
-
-
-def _begins(video: Path) -> Fraction:
-    """Time stamp of the first sample, in seconds."""
-    with av.open(str(video)) as container:
-        stream = container.streams.audio[0]
-        if stream.start_time is None or stream.time_base is None:
-            return Fraction(0)
-        return stream.start_time * stream.time_base
 
 
 def _aligned(source: MediaSource, late: int) -> Iterator[NDArray[np.float32]]:

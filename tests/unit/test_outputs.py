@@ -152,6 +152,62 @@ def test_mp4_shows_the_colours_that_went_in(tmp_path: Path) -> None:
         assert worst <= 6, "bt709 in and out"
 
 
+def smooth(height: int, width: int) -> NDArray[np.uint8]:
+    """A picture of all brightnesses and many colours, without edges."""
+    y, x = np.mgrid[0:height, 0:width]
+    waves = [120 + 100 * np.sin(x / (9 + i) + y / (13 - i) + i) for i in range(3)]
+    return np.stack(waves, axis=-1).round().astype(np.uint8)
+
+
+def test_mp4_is_as_bright_as_the_jpegs(tmp_path: Path) -> None:
+    """Decoded by its tags, with BT.709's own formulas: decoders' quick ways are darker."""
+    picture = smooth(288, 352)
+    sound = write_wav(tmp_path / "s.wav", noise(0.4, 16_000), 16_000)
+    with Mp4Writer(tmp_path / "o.mp4", sound, PACKET) as writer:
+        for index in range(10):
+            writer.write(Still(index, picture))
+        writer.commit()
+    with Image.open(io.BytesIO(Still(0, picture).jpeg)) as jpeg:
+        shown = np.asarray(jpeg.convert("RGB"), float)
+    with av.open(str(tmp_path / "o.mp4")) as container:
+        for frame in container.decode(video=0):
+            assert (frame.colorspace, frame.color_range) == (1, 1)
+            assert abs(by_the_standard(frame).mean((0, 1)) - shown.mean((0, 1))).max() < 0.35
+
+
+@dataclass
+class Still:
+    """A frame of one picture."""
+
+    index: int
+    image: NDArray[np.uint8]
+
+    @property
+    def pts(self) -> Fraction:
+        return Fraction(self.index, 25)
+
+    @property
+    def jpeg(self) -> bytes:
+        buffer = io.BytesIO()
+        Image.fromarray(self.image).save(buffer, "JPEG", quality=92)
+        return buffer.getvalue()
+
+
+def by_the_standard(frame: av.VideoFrame) -> NDArray[np.float64]:
+    """BT.709 of limited range in yuv420p to RGB, in floating point."""
+    y, u, v = (
+        np.frombuffer(bytes(plane), np.uint8)
+        .reshape(plane.height, plane.line_size)[:, : plane.width]
+        .astype(float)
+        for plane in frame.planes
+    )
+    luma = (y - 16) / 219
+    cb, cr = ((c - 128).repeat(2, 0).repeat(2, 1) / 224 for c in (u, v))
+    red, blue = luma + 1.5748 * cr, luma + 1.8556 * cb
+    green = (luma - 0.2126 * red - 0.0722 * blue) / 0.7152
+    return 255 * np.stack([red, green, blue], axis=-1).clip(0, 1)
+
+
 @pytest.mark.parametrize(("height", "width"), [(97, 128), (96, 129), (97, 131)])
 def test_mp4_pads_odd_sizes(tmp_path: Path, height: int, width: int) -> None:
     sound = write_wav(tmp_path / "s.wav", noise(0.2, 16_000), 16_000)

@@ -120,14 +120,17 @@ def _encoded(package: AvatarPackage, stopped: Callable[[], bool]) -> memoryview:
 
 def _write(package: AvatarPackage, path: Path, stopped: Callable[[], bool]) -> None:
     import av
-    from av.video.reformatter import ColorRange, Colorspace
+    from av.video.reformatter import VideoReformatter
     from av.video.stream import VideoStream
 
+    from lipsync_fast.media.colours import tag, to_yuv
+    from lipsync_fast.media.files import media_url
     from lipsync_fast.output.mp4 import video_encoder
 
     m = package.manifest
     name, options = video_encoder()
-    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+    fast = {"movflags": "+faststart"}
+    with av.open(media_url(path), "w", format="mp4", options=fast) as container:
         stream = container.add_stream(name, rate=m.fps, options=dict(options))
         assert isinstance(stream, VideoStream)
         across, down = m.frame_width % 2, m.frame_height % 2  # 4:2:0 needs even sizes
@@ -136,7 +139,8 @@ def _write(package: AvatarPackage, path: Path, stopped: Callable[[], bool]) -> N
         context = stream.codec_context
         context.thread_count, context.gop_size = 1, KEY_EVERY
         context.time_base = Fraction(1, m.fps)
-        context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
+        tag(context)
+        reformatter = VideoReformatter()
         odd = ((0, down), (0, across), (0, 0))
         size = 0
 
@@ -151,11 +155,7 @@ def _write(package: AvatarPackage, path: Path, stopped: Callable[[], bool]) -> N
             if stopped():
                 raise _StoppedError
             image = np.pad(package.picture(avatar_frame), odd, mode="edge")
-            picture = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(
-                format="yuv420p",
-                dst_colorspace=Colorspace.ITU709,
-                dst_color_range=ColorRange.MPEG,
-            )
+            picture = to_yuv(image, reformatter)
             picture.pts, picture.time_base = avatar_frame, Fraction(1, m.fps)
             mux(stream.encode(picture))
         mux(stream.encode(None))
