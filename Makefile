@@ -52,6 +52,8 @@ TOGETHER := $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # Test files are compiled once, whatever the environment says: pytest's rewriting of their assertions
 # takes some ten seconds otherwise, in each process that runs them.
 quick test: export PYTHONDONTWRITEBYTECODE :=
+# Only files that hold such tests are read for them.
+CLOCKED = $(shell grep -lr --include='test_*.py' mark.clock tests)
 # Under a name of its own, so that `make -n test` runs nothing.
 BESIDE := $(MAKE) --no-print-directory native-test
 
@@ -64,7 +66,7 @@ test: $(VENV)/.test
 	$(BESIDE) > build/native-test.log 2>&1 & native=$$!; \
 	$(TOGETHER) -m "not clock" || failed=1; \
 	wait $$native || failed=1; cat build/native-test.log; \
-	$(BIN)/pytest -m clock || failed=1; \
+	$(BIN)/pytest -m clock $(CLOCKED) || failed=1; \
 	exit $$failed
 
 guard: $(VENV)/.test
