@@ -23,12 +23,13 @@ from lipsync_fast.geometry import Rect
 from lipsync_fast.names import json_bytes
 from lipsync_fast.prepare.detectors import corners_of
 from lipsync_fast.prepare.folder import NAME, Prepared, PreparedAvatar, Source
-from lipsync_fast.prepare.loop import Loop, choose
+from lipsync_fast.prepare.loop import Loop, choose, longest_piece
 from lipsync_fast.prepare.members import write_faces, write_frames, write_head
 from lipsync_fast.prepare.parts import Part, State, WorkFolder, sync_folder
 from lipsync_fast.prepare.report import report_lines, sheet_bytes, sheet_tile
 from lipsync_fast.prepare.request import Progress, Request, Result, printable
-from lipsync_fast.prepare.sound import write_sound
+from lipsync_fast.prepare.rest import LEAST_S, at_rest
+from lipsync_fast.prepare.sound import read_sound, write_sound
 from lipsync_fast.prepare.stabilise import Track, track
 from lipsync_fast.timing import FPS
 from lipsync_fast.version import __version__
@@ -38,6 +39,10 @@ FEATURE_SIDE = 24
 _AROUND = 0.3
 """Part of the crop's side by which what is around the face is compared too."""
 _MEASURED = 40
+RESTLESS = (
+    "nowhere is the mouth shut in silence for a second, so the loop is taken from frames in which"
+    " it may move: film some five seconds of silence, looking at the camera, at one of the ends"
+)
 
 OnProgress = Callable[[Progress], None]
 
@@ -70,7 +75,6 @@ def assemble(
         corners_of(points, corners, spec), source.width, source.height, bridge=request.bridge
     )
     features = _features(np.concatenate([p.pictures() for p in parts]), tracked, source.width)
-    loop = choose(features, kind=request.loop, longest_s=request.loop_s, cuts=tracked.cuts)
     begins = Fraction(parts[-1].begins)
     warnings = list(dict.fromkeys(text for part in parts for text in part.warnings))
     folder = work.made
@@ -82,6 +86,15 @@ def assemble(
     starts = begins + Fraction(source.start).limit_denominator(1000)
     sound = _add_sound(Path(request.video), starts, len(points), folder / "sound.wav", warnings)
     warnings += tracked.warnings
+    pcm = read_sound(folder / "sound.wav") if sound else None
+    side = float(np.median(tracked.rects[:, 2] - tracked.rects[:, 0]))
+    rest = at_rest(points, side, pcm)
+    if rest is not None and not _is_long(longest_piece(len(rest), tracked.cuts, rest)):
+        warnings.append(RESTLESS)
+        rest = None
+    loop = choose(
+        features, kind=request.loop, longest_s=request.loop_s, cuts=tracked.cuts, rest=rest
+    )
     draft = Prepared(
         name=request.name,
         frame_width=source.width,
@@ -120,6 +133,10 @@ def _add_sound(video: Path, begins: Fraction, frames: int, file: Path, warnings:
     if found is None:
         warnings.append("the video has no sound: nothing can be trained from it")
     return found is not None
+
+
+def _is_long(piece: tuple[int, int]) -> bool:
+    return piece[1] - piece[0] >= LEAST_S * FPS
 
 
 def _light(part: Part) -> Part:

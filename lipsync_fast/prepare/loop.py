@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from lipsync_fast.prepare.stabilise import runs
 from lipsync_fast.timing import FPS
 
 SHORTEST_S = 2.0
@@ -48,6 +49,7 @@ def choose(
     kind: Literal["auto", "pingpong", "cycle"] = "auto",
     longest_s: float = 60.0,
     cuts: list[int] | None = None,
+    rest: NDArray[np.bool_] | None = None,
 ) -> Loop:
     """The loop of a video.
 
@@ -56,8 +58,9 @@ def choose(
         kind: "auto" takes a cycle if its seam is hardly more than a step between frames.
         longest_s: of the part.
         cuts: frames before which no loop may begin that ends behind them.
+        rest: N: frames that may be played; None for all.
     """
-    first, end = _longest_piece(len(features), cuts or [])
+    first, end = longest_piece(len(features), cuts or [], rest)
     part = features[first:end]
     most = max(2, int(longest_s * FPS))
     step = float(np.median(_steps(part))) if len(part) > 1 else 0.0
@@ -74,9 +77,18 @@ def choose(
     return Loop(kind="pingpong", first=first + begin, count=count, seam=seam, step=step)
 
 
-def _longest_piece(frames: int, cuts: list[int]) -> tuple[int, int]:
-    pieces = zip([0, *cuts], [*cuts, frames], strict=True)
-    return max(pieces, key=lambda piece: piece[1] - piece[0])
+def longest_piece(
+    frames: int, cuts: list[int], rest: NDArray[np.bool_] | None = None
+) -> tuple[int, int]:
+    """The longest part without a cut in it, of frames at rest alone: its first frame and its end.
+
+    Args:
+        rest: N; None for all.
+    """
+    pieces = list(zip([0, *cuts], [*cuts, frames], strict=True))
+    if rest is not None:
+        pieces = [(first + a, first + b) for first, end in pieces for a, b in runs(rest[first:end])]
+    return max(pieces, key=lambda piece: piece[1] - piece[0], default=(0, 0))
 
 
 def _difference(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:

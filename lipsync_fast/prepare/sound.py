@@ -56,6 +56,12 @@ def write_sound(video: Path, begins: Fraction, frames: int, file: Path) -> list[
     return warnings
 
 
+def read_sound(file: Path) -> NDArray[np.int16]:
+    """What ``write_sound`` has written."""
+    with wave.open(str(file), "rb") as sound:
+        return np.frombuffer(sound.readframes(sound.getnframes()), "<i2").astype(np.int16)
+
+
 def _aligned(source: MediaSource, late: int) -> Iterator[NDArray[np.float32]]:
     """The pieces after ``late`` samples of silence, or without their first ``-late`` samples."""
     while late > 0:
