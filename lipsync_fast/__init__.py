@@ -30,7 +30,7 @@ if not os.environ.get("ORT_DISABLE_TELEMETRY"):
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 if TYPE_CHECKING:
-    from lipsync_fast import errors
+    from lipsync_fast import client, errors
     from lipsync_fast.api import Avatar, RenderedFrame, Rendering, open
     from lipsync_fast.client import connect
     from lipsync_fast.errors import (
@@ -59,6 +59,7 @@ __all__ = [
     "Rendering",
     "SessionError",
     "__version__",
+    "client",
     "connect",
     "errors",
     "open",
@@ -70,10 +71,9 @@ def __getattr__(name: str) -> Any:
         from lipsync_fast import api
 
         return getattr(api, name)
-    if name == "connect":
-        from lipsync_fast import client
-
-        return client.connect
+    if name in ("client", "connect"):
+        client = import_module("lipsync_fast.client")
+        return client if name == "client" else client.connect
     if name == "errors" or (name.endswith("Error") and name in __all__):
         errors = import_module("lipsync_fast.errors")
         return errors if name == "errors" else getattr(errors, name)

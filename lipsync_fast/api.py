@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -12,7 +13,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsync_fast.audio.pcm import Resampler, to_float, to_mono
 from lipsync_fast.avatars.jpeg import encode_frame
 from lipsync_fast.avatars.library import AvatarLibrary
 from lipsync_fast.avatars.manifest import FrameJpeg, Manifest
@@ -20,19 +20,14 @@ from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.closing import Closing
 from lipsync_fast.engine.backends import Backend, create_backend
 from lipsync_fast.engine.pipeline import pictures
-from lipsync_fast.errors import AudioFormatError
-from lipsync_fast.media.audio import MediaSource
+from lipsync_fast.media.given import Audio, GivenSound, Path_
 from lipsync_fast.provenance import jpeg_with_xmp, xmp_packet
 from lipsync_fast.timing import FPS
 
-Path_ = str | os.PathLike[str]
-Audio = Path_ | NDArray[np.generic] | Iterable[NDArray[np.generic]]
-PIECE = 16_000
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class RenderedFrame:
-    """One frame of a rendered video.
+    """One frame of a rendered video; a notebook shows it as its picture.
 
     Attributes:
         index: its number from 0.
@@ -53,6 +48,16 @@ class RenderedFrame:
         """The frame as a JPEG that says how it was made; encoded on each access."""
         return jpeg_with_xmp(encode_frame(self.image, self._jpeg), self._xmp)
 
+    def _repr_jpeg_(self) -> bytes:
+        return self.jpeg
+
+    def __repr__(self) -> str:
+        height, width = self.image.shape[:2]
+        return (
+            f"RenderedFrame(index={self.index}, pts={float(self.pts):.2f} s, {width} x {height},"
+            f" avatar_frame={self.avatar_frame})"
+        )
+
 
 class Rendering(Closing):
     """Iterates over the frames of one sound, once; made by ``Avatar.render``.
@@ -62,49 +67,32 @@ class Rendering(Closing):
         AudioFormatError: PCM that cannot be used; 0 samples.
     """
 
-    def __init__(self, avatar: Avatar, audio: Audio, rate: object, start_frame: int) -> None:
-        if start_frame < 0:
-            raise ValueError(f"start_frame {start_frame}: expected 0 or more")
+    def __init__(
+        self, avatar: Avatar, audio: Audio, sample_rate: int | None, start_frame: int
+    ) -> None:
+        if not _whole(start_frame) or start_frame < 0:
+            raise ValueError(f"start_frame {start_frame!r}: expected a whole number, 0 or more")
         self._avatar, self._start = avatar, start_frame
-        self._source: MediaSource | None = None
-        self._warnings: list[str] = []
-        if isinstance(audio, (str, os.PathLike)):
-            self._source = MediaSource(audio)
-            self._pcm: Iterator[NDArray[np.float32]] = iter(self._source)
-        else:
-            resampler = Resampler(rate)
-            array = isinstance(audio, np.ndarray)
-            pieces = iter(_split(audio)) if array else iter(audio)  # type: ignore[arg-type]
-            self._pcm = self._resampled(resampler, pieces)
+        self._sound = GivenSound(audio, sample_rate)
         self._frames = self._run()
 
     @property
     def warnings(self) -> list[str]:
         """What was mended in the sound so far; complete when the iteration has ended."""
-        return self._warnings if self._source is None else self._source.warnings
+        return self._sound.warnings
 
     @property
     def total_frames(self) -> int | None:
         """Frames to expect by the file's header; None where nothing says it."""
-        seconds = self._source.seconds if self._source is not None else None
+        seconds = self._sound.seconds
         return None if seconds is None else max(1, -int(-seconds * FPS // 1))
-
-    def _resampled(
-        self, resampler: Resampler, pieces: Iterator[NDArray[np.generic]]
-    ) -> Iterator[NDArray[np.float32]]:
-        for piece in pieces:
-            yield resampler.push(to_mono(to_float(np.asarray(piece))))
-        if resampler.report.samples == 0:
-            raise AudioFormatError("the sound has 0 samples; nothing to render")
-        yield resampler.finish()
-        self._warnings += resampler.report.warnings()
 
     def _run(self) -> Iterator[RenderedFrame]:
         package = self._avatar.package
         jpeg, xmp = package.manifest.jpeg, xmp_packet(package.manifest.synthetic)
         loaded, backend = self._avatar.loaded, self._avatar.backend
         try:
-            for p in pictures(backend, loaded, self._pcm, self._start):
+            for p in pictures(backend, loaded, self._sound, self._start):
                 pts = Fraction(p.index, FPS)
                 yield RenderedFrame(p.index, pts, p.image, p.avatar_frame, jpeg, xmp)
         finally:
@@ -118,13 +106,7 @@ class Rendering(Closing):
 
     def close(self) -> None:
         """Close the sound file; no more frames come after it."""
-        if self._source is not None:
-            self._source.close()
-
-
-def _split(pcm: NDArray[np.generic]) -> Iterator[NDArray[np.generic]]:
-    for i in range(0, len(pcm) if pcm.ndim else 0, PIECE):
-        yield pcm[i : i + PIECE]
+        self._sound.close()
 
 
 class Avatar(Closing):
@@ -149,21 +131,43 @@ class Avatar(Closing):
         """What it runs on, such as ``cpu``."""
         return self.backend.name
 
-    def render(self, audio: Audio, rate: int | None = None, *, start_frame: int = 0) -> Rendering:
+    def render(
+        self,
+        audio: Audio,
+        sample_rate: int | None = None,
+        *,
+        start_frame: int = 0,
+        rate: int | None = None,
+    ) -> Rendering:
         """Speak a sound: iterate over the result for its ceil(seconds * 25) frames.
 
         Args:
-            audio: the path of a sound or video file; or PCM as an array, (samples,) or
-                (samples, channels), int16, int32, uint8 or float in [-1, 1]; or an iterable of
-                such arrays, of any sizes, rendered as they come.
-            rate: samples a second of PCM; not for files.
+            audio: the path of a sound or video file; or such a file opened for reading bytes, which
+                is read to its end at once and stays open. Or PCM: an array, (samples,) or (samples, channels), int16, int32, uint8
+                or float in [-1, 1]; bytes, 16-bit little-endian and mono; or an iterable of such
+                arrays or bytes, of any sizes, rendered as they come.
+            sample_rate: samples a second of PCM; a file says its own.
             start_frame: the avatar frame under the first picture.
+            rate: the former name of ``sample_rate``.
+
+        Samples that are not finite count as silence; ``warnings`` of what is returned says how
+        many, once it has been iterated over.
 
         Raises:
             MediaError: the file cannot be opened, or holds no sound.
-            AudioFormatError: PCM without a usable rate, shape or type.
+            AudioFormatError (a ValueError): PCM without a usable rate, shape or type; something
+                else than sound.
+            ValueError: another argument cannot be.
         """
-        return Rendering(self, audio, rate, start_frame)
+        if rate is not None:
+            if sample_rate is not None:
+                raise ValueError("rate is the former name of sample_rate: give one of them")
+            warnings.warn("rate= is called sample_rate= now", DeprecationWarning, stacklevel=2)
+            sample_rate = rate
+        return Rendering(self, audio, sample_rate, start_frame)
+
+    def __repr__(self) -> str:
+        return f"Avatar({self.name!r}, on {self.backend_name})"
 
     def close(self) -> None:
         """Free the backend and the package; twice is harmless."""
@@ -189,8 +193,15 @@ def open(
 
     Raises:
         AvatarNotFoundError, AvatarFormatError, AvatarVersionError: the package.
-        BackendError: the backend cannot run here.
+        BackendError: there is no such backend, or it cannot run here.
+        ValueError: another argument cannot be.
     """
+    if threads is not None and (not _whole(threads) or threads < 1):
+        raise ValueError(f"threads {threads!r}: expected 1 or more, or None for all processors")
+    if isinstance(avatars, (str, bytes, os.PathLike)):
+        raise ValueError(f"avatars {str(avatars)!r}: expected a list of folders")
+    if not isinstance(avatar, (str, os.PathLike)):
+        raise ValueError(f"avatar {avatar!r}: expected a name or a path")
     path: Path = AvatarLibrary(avatars).find(avatar)
     package = AvatarPackage.open(path)
     try:
@@ -198,3 +209,7 @@ def open(
     except BaseException:
         package.close()
         raise
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)

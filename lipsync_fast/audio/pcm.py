@@ -30,7 +30,11 @@ class PcmReport:
         """One line for each thing that a listener might notice."""
         out = []
         if self.not_finite:
-            out.append(f"{self.not_finite} samples were not finite and were treated as silence")
+            one = self.not_finite == 1
+            out.append(
+                f"{self.not_finite} sample{' was' if one else 's were'} not finite and"
+                f" {'was' if one else 'were'} treated as silence"
+            )
         if self.clipped > _CLIP_SHARE * self.samples:
             out.append(
                 f"{self.clipped} samples beyond [-1, 1] were clipped; integers held as floats"
@@ -62,7 +66,8 @@ def to_float(pcm: NDArray[np.generic]) -> NDArray[np.float32]:
     """
     kind, size = pcm.dtype.kind, pcm.dtype.itemsize
     if kind == "f":
-        return pcm.astype(np.float32, copy=False)
+        with np.errstate(over="ignore"):  # what is too large for a float32 is counted as infinite
+            return pcm.astype(np.float32, copy=False)
     if kind == "i" and size <= 2:  # exact in float32, too
         return pcm.astype(np.float32) * np.float32(1 / (1 << (8 * size - 1)))
     if kind == "i" and size <= 4:
@@ -89,6 +94,25 @@ def to_mono(pcm: NDArray[np.float32]) -> NDArray[np.float32]:
     return pcm[:, 0] if pcm.shape[1] == 1 else pcm.mean(axis=1, dtype=np.float32)
 
 
+def cleaned(pcm: NDArray[np.float32], report: PcmReport) -> NDArray[np.float32]:
+    """Samples of any shape with silence for what is not finite, and nothing beyond [-1, 1].
+
+    ``report`` counts both, and all samples.
+    """
+    report.samples += pcm.size
+    if pcm.size == 0 or float(np.abs(pcm).max()) <= 1.0:  # not so where one is not a number
+        return pcm
+    finite = np.isfinite(pcm)
+    if not finite.all():
+        report.not_finite += int(pcm.size - np.count_nonzero(finite))
+        pcm = np.where(finite, pcm, np.float32(0))
+    beyond = int(np.count_nonzero(np.abs(pcm) > 1.0))
+    if beyond:
+        report.clipped += beyond
+        pcm = np.clip(pcm, -1.0, 1.0)
+    return pcm
+
+
 class Resampler:
     """Mono float32 at any rate to 16 kHz: ceil(16000 n / rate) samples for n, however cut.
 
@@ -104,20 +128,6 @@ class Resampler:
             if self.rate == SAMPLE_RATE
             else soxr.ResampleStream(self.rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
         )
-
-    def _clean(self, pcm: NDArray[np.float32]) -> NDArray[np.float32]:
-        self.report.samples += len(pcm)
-        if len(pcm) == 0 or float(np.abs(pcm).max()) <= 1.0:  # not so where one is not a number
-            return pcm
-        finite = np.isfinite(pcm)
-        if not finite.all():
-            self.report.not_finite += int(len(pcm) - np.count_nonzero(finite))
-            pcm = np.where(finite, pcm, np.float32(0))
-        beyond = int(np.count_nonzero(np.abs(pcm) > 1.0))
-        if beyond:
-            self.report.clipped += beyond
-            pcm = np.clip(pcm, -1.0, 1.0)
-        return pcm
 
     def _run(self, pcm: NDArray[np.float32], last: bool) -> NDArray[np.float32]:
         if self._stream is None:
@@ -138,7 +148,7 @@ class Resampler:
 
     def push(self, pcm: NDArray[np.float32]) -> NDArray[np.float32]:
         """Feed mono samples; returns what is ready at 16 kHz (may be empty)."""
-        return self._run(self._clean(pcm), last=False)
+        return self._run(cleaned(pcm, self.report), last=False)
 
     def finish(self) -> NDArray[np.float32]:
         """The last samples; call once, and nothing after it."""

@@ -7,10 +7,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Literal
 
-import msgspec
-
 from lipsync_fast.client.running import close_within, opened, running_library
-from lipsync_fast.client.session import Session
+from lipsync_fast.client.session import Session, checked, one_of, plain
 from lipsync_fast.errors import SessionError
 from lipsync_fast.protocol import (
     SUBPROTOCOL,
@@ -65,26 +63,40 @@ def connect(
         token: what the server asks for.
         open_timeout: seconds that connecting may take.
 
+    Raises:
+        ValueError: an argument cannot be; the message names it.
+
     Raises when entered:
         SessionError: the server cannot be reached, or refuses; its ``code`` says why, and
             ``retry_after_s`` when to try again where the server said so.
-        ValueError: the arguments are not allowed.
+        ValueError: no connection can be opened to that ``url``.
     """
-    start = msgspec.convert(
-        msgspec.to_builtins(
-            SessionStart(
-                avatar=avatar,
-                audio=AudioFormat(sample_rate=sample_rate, format=format, channels=channels),
-                video=VideoFormat(content=content, quality=quality, max_width=max_width),
-                pace=pace,
-                idle=idle,
-                echo_audio=echo_audio,
-                pictures=pictures,
-            )
-        ),
-        SessionStart,
+    _check_address(url, token, open_timeout)
+    one_of("format", format, ("s16le", "f32le"))
+    one_of("content", content, ("frame", "mouth"))
+    one_of("pace", pace, ("live", "burst"))
+    start = SessionStart(
+        avatar=avatar,
+        audio=AudioFormat(sample_rate=plain(sample_rate), format=format, channels=plain(channels)),
+        video=VideoFormat(content=content, quality=plain(quality), max_width=plain(max_width)),
+        pace=pace,
+        idle=idle,
+        echo_audio=echo_audio,
+        pictures=pictures,
     )
-    return Connecting(url, start, token, open_timeout)
+    return Connecting(url, checked(start), token, open_timeout)
+
+
+def _check_address(url: object, token: object, open_timeout: object) -> None:
+    if not isinstance(url, str) or not url.startswith(("ws://", "wss://")):
+        raise ValueError(
+            f"url {url!r}: expected ws://HOST:PORT or wss://…, such as a server prints"
+        )
+    if not isinstance(token, str) or not token.isprintable():
+        raise ValueError("token: expected a string without line breaks")
+    seconds = isinstance(open_timeout, (int, float)) and not isinstance(open_timeout, bool)
+    if not seconds or not open_timeout > 0:  # type: ignore[operator]
+        raise ValueError(f"open_timeout {open_timeout!r}: expected seconds, more than 0")
 
 
 class Connecting:

@@ -26,7 +26,7 @@ from lipsync_fast.protocol import (
 
 
 class VideoFrame(msgspec.Struct, frozen=True, kw_only=True):
-    """A picture of the session's video.
+    """A picture of the session's video; a notebook shows it as its picture.
 
     Attributes:
         jpeg: the picture, encoded.
@@ -73,6 +73,17 @@ class VideoFrame(msgspec.Struct, frozen=True, kw_only=True):
         """Its own picture was not ready in time: it is an older one."""
         return bool(self.flags & MediaFlag.REPEATED)
 
+    def _repr_jpeg_(self) -> bytes:
+        return self.jpeg
+
+    def __repr__(self) -> str:
+        said = "".join(f", {word}" for word in ("first", "last", "repeated") if getattr(self, word))
+        return (
+            f"VideoFrame({self.kind}, pts={self.pts_us / 1e6:.2f} s, utterance={self.utterance},"
+            f" sequence={self.sequence}, {self.content} of {self.box.width} x {self.box.height},"
+            f" avatar_frame={self.avatar_frame}, {len(self.jpeg)} bytes{said})"
+        )
+
 
 class AudioFrame(msgspec.Struct, frozen=True, kw_only=True):
     """Sound that came from the client, on the pictures' clock (``echo_audio``).
@@ -92,6 +103,12 @@ class AudioFrame(msgspec.Struct, frozen=True, kw_only=True):
     def pts(self) -> Fraction:
         """When to play its first sample, seconds from the session's start."""
         return Fraction(self.pts_us, 1_000_000)
+
+    def __repr__(self) -> str:
+        return (
+            f"AudioFrame(pts={self.pts_us / 1e6:.2f} s, utterance={self.utterance},"
+            f" sequence={self.sequence}, {len(self.pcm)} bytes)"
+        )
 
 
 Event: TypeAlias = (

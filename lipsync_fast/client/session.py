@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+
+import msgspec
 
 from lipsync_fast.client.events import Event, media_event
 from lipsync_fast.client.running import Connection
@@ -28,11 +31,49 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from lipsync_fast.audio.pcm import PcmReport
+
     Pcm: TypeAlias = "bytes | bytearray | memoryview | NDArray[np.generic]"
 
 PIECE = 64 << 10
 """Bytes of PCM in a message: small enough for any server's limit, large enough to cost little."""
 NORMAL = 1000
+M = TypeVar("M", bound=msgspec.Struct)
+
+
+def checked(message: M) -> M:
+    """A message whose fields are what the protocol allows.
+
+    Raises:
+        ValueError: one is not; it is named as the caller's argument.
+    """
+    try:
+        return msgspec.convert(msgspec.to_builtins(message), type(message))
+    except (msgspec.ValidationError, TypeError, OverflowError) as error:
+        what, _, path = str(error).partition(" - at `$.")
+        if not path:
+            raise ValueError(what) from None
+        names = path.rstrip("`").split(".")
+        value: object = message
+        for name in names:
+            value = getattr(value, name)
+        allowed = what[:1].lower() + what[1:].replace("`", "")
+        raise ValueError(f"{names[-1]} {repr(value)[:40]}: {allowed}") from None
+
+
+def one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    """See that an argument is one of a few words.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if value not in allowed:
+        raise ValueError(f"{name} {repr(value)[:40]}: expected {' or '.join(allowed)}")
+
+
+def plain(value: Any) -> Any:
+    """A whole number of another kind (NumPy's) as Python's; anything else as it is."""
+    return operator.index(value) if hasattr(type(value), "__index__") else value
 
 
 class Session:
@@ -46,6 +87,16 @@ class Session:
     def __init__(self, connection: Connection, audio: AudioFormat, video: VideoFormat) -> None:
         self._connection, self._audio, self._video = connection, audio, video
         self._started: SessionStarted | None = None
+        self._report: PcmReport | None = None
+
+    def __repr__(self) -> str:
+        started = self._started
+        return f"Session({started.session!r}, avatar={started.avatar!r})" if started else "Session"
+
+    @property
+    def warnings(self) -> list[str]:
+        """What was mended so far in arrays that were sent; bytes are sent as they are."""
+        return [] if self._report is None else self._report.warnings()
 
     @property
     def started(self) -> SessionStarted:
@@ -60,9 +111,10 @@ class Session:
         Args:
             pcm: bytes in the format that the session was begun with; or an array, (samples,) or
                 (samples, channels), int16 or float in [-1, 1], which is brought into that format.
+                Samples that are not finite become silence, and ``warnings`` counts them.
 
         Raises:
-            AudioFormatError: an array that cannot be brought into it.
+            AudioFormatError (a ValueError): what cannot be brought into it.
             SessionError: the session has ended.
         """
         raw = isinstance(pcm, (bytes, bytearray, memoryview))
@@ -79,7 +131,7 @@ class Session:
 
         Where there is none of that name, an ErrorMessage with code ``unknown_utterance`` comes.
         """
-        await self._send_message(UtteranceSay(name=name))
+        await self._send_message(checked(UtteranceSay(name=name)))
 
     async def interrupt(self) -> None:
         """Stop what is being said, at once; answered by SessionInterrupted."""
@@ -98,19 +150,31 @@ class Session:
 
         What is not given stays as it is. ``pictures`` is obeyed at once: without them, sound
         (``echo_audio``) and messages go on.
+
+        Raises:
+            ValueError: an argument cannot be; the message names it.
         """
-        changed: dict[str, Any] = {"content": content, "quality": quality, "max_width": max_width}
+        if content is not None:
+            one_of("content", content, ("frame", "mouth"))
+        changed: dict[str, Any] = {
+            "content": content,
+            "quality": plain(quality),
+            "max_width": plain(max_width),
+        }
         given = {name: value for name, value in changed.items() if value is not None}
         video = None
         if given:
             old = self._video
             kept = {"content": old.content, "quality": old.quality, "max_width": old.max_width}
-            video = self._video = VideoFormat(**(kept | given))
-        await self._send_message(SessionUpdate(avatar=avatar, video=video, pictures=pictures))
+            video = VideoFormat(**(kept | given))
+        message = checked(SessionUpdate(avatar=avatar, video=video, pictures=pictures))
+        if message.video is not None:
+            self._video = message.video
+        await self._send_message(message)
 
     async def ping(self, id: str | int | None = None) -> None:
         """Ask for a Pong; also tells the server that a silent client is still there."""
-        await self._send_message(Ping(id=id))
+        await self._send_message(checked(Ping(id=id)))
 
     async def _send_message(self, message: ClientMessage) -> None:
         await self._send_raw(encode(message))
@@ -126,21 +190,27 @@ class Session:
     def _encoded(self, pcm: Any) -> bytes:
         import numpy as np
 
-        from lipsync_fast.audio.pcm import to_float
+        from lipsync_fast.audio.pcm import PcmReport, cleaned, to_float
 
         array = np.asarray(pcm)
+        if array.dtype.kind not in "iuf":
+            raise AudioFormatError(
+                f"pcm of type {type(pcm).__name__}: expected bytes, or an array of samples"
+            )
         channels = array.shape[1] if array.ndim == 2 else 1
         if array.ndim not in (1, 2) or channels != self._audio.channels:
             raise AudioFormatError(
-                f"an array of shape {array.shape}: expected {self._audio.channels} channels, as "
-                "the session was begun with"
+                f"pcm of shape {array.shape}: expected {self._audio.channels}"
+                f" channel{'s' if self._audio.channels > 1 else ''}, as the session was begun with"
             )
         if self._audio.format == "s16le" and array.dtype == np.int16:
             return array.astype("<i2").tobytes()
-        samples = to_float(array if array.ndim == 2 else array[:, None])
+        if self._report is None:
+            self._report = PcmReport()
+        samples = cleaned(to_float(array if array.ndim == 2 else array[:, None]), self._report)
         if self._audio.format == "f32le":
             return samples.astype("<f4").tobytes()
-        loud = np.clip(np.rint(np.nan_to_num(samples) * 32768.0), -32768, 32767)
+        loud = np.clip(np.rint(samples * 32768.0), -32768, 32767)
         return bytes(loud.astype("<i2").tobytes())
 
     # ------------------------------------------------------------ what comes

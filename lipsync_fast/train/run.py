@@ -121,7 +121,7 @@ def _check_out(request: TrainRequest) -> None:
         )
     parent = next(p for p in out.absolute().parents if p.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise OutputError(f"{out}: cannot be written ({parent} is no folder that may be written)")
+        raise OutputError(f"{out}: cannot be written ({parent} is not a folder to write to)")
 
 
 def _train(

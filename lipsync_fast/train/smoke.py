@@ -116,7 +116,7 @@ def smoke(request: SmokeRequest) -> SmokeReport:
 def _speaking() -> Iterator[Staged]:
     with lipsync_fast.open("demo", backend="cpu") as avatar:
         package = avatar.package
-        for frame in avatar.render(_recording()[: FRAMES * FRAME_SAMPLES], rate=SAMPLE_RATE):
+        for frame in avatar.render(_recording()[: FRAMES * FRAME_SAMPLES], sample_rate=SAMPLE_RATE):
             yield Staged(frame.image, package.rect(frame.avatar_frame))
 
 
@@ -135,7 +135,7 @@ def _judged(result: TrainResult) -> SmokeReport:
     with lipsync_fast.open(result.path, backend="cpu") as avatar:
         m, package = avatar.manifest, avatar.package
         spoken, silent = (
-            avatar.render(pcm, rate=SAMPLE_RATE) for pcm in (sound, np.zeros_like(sound))
+            avatar.render(pcm, sample_rate=SAMPLE_RATE) for pcm in (sound, np.zeros_like(sound))
         )
         for frame, quiet in zip(spoken, silent, strict=True):
             if frame.image.shape != (m.frame_height, m.frame_width, 3):
@@ -158,7 +158,7 @@ def _judged(result: TrainResult) -> SmokeReport:
     )
     if report.last_loss > FALL * report.first_loss:
         raise TrainingError(
-            f"the loss fell from {report.first_loss} to {report.last_loss} grey levels alone"
+            f"the loss fell only from {report.first_loss} to {report.last_loss} grey levels"
         )
     if report.reaction < REACTS or report.elsewhere:
         raise TrainingError(

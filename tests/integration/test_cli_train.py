@@ -89,7 +89,7 @@ def test_what_is_packed(folder: Path, tiny_avatar: Path, tmp_path: Path) -> None
     for name in ("validation.jpg", "best.jpg"):
         assert b"trainedAlgorithmicMedia" in (tmp_path / "work" / name).read_bytes()
     with lipsync_fast.open(result.path, backend="cpu") as avatar:
-        shapes = {frame.image.shape for frame in avatar.render(sound(3), rate=16_000)}
+        shapes = {frame.image.shape for frame in avatar.render(sound(3), sample_rate=16_000)}
     assert shapes == {(192, 160, 3)}
 
 
@@ -155,7 +155,7 @@ def test_outputs_are_checked_before_any_work(
     for out, said in (
         (tmp_path / "there.lsa", "already exists; --force"),
         (tmp_path / "my avatar", "cannot be an avatar's name"),
-        (tmp_path / "there.lsa" / "x.lsa", "no folder that may be written"),
+        (tmp_path / "there.lsa" / "x.lsa", "not a folder to write to"),
     ):
         with pytest.raises(OutputError, match=said):
             train(request(folder, tiny_avatar, out=out, work=tmp_path / "work"))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import msgspec
 import numpy as np
@@ -448,13 +449,58 @@ def test_an_array_of_other_channels(library: str) -> None:
         async with lipsync_fast.connect(server.url) as session:
             await session.send(np.zeros((10, 2), np.float32))
 
-    with scripted(quiet) as server, pytest.raises(AudioFormatError, match="channels"):
+    with scripted(quiet) as server, pytest.raises(AudioFormatError, match="expected 1 channel"):
         run(library, client)
 
 
-def test_arguments_are_checked_before_anything_is_opened() -> None:
-    with pytest.raises(ValueError, match="sample_rate"):
-        lipsync_fast.connect("ws://127.0.0.1:1", sample_rate=7)
+@pytest.mark.parametrize(
+    ("named", "words"),
+    [
+        ({"sample_rate": 7}, "sample_rate 7: expected int >= 8000"),
+        ({"sample_rate": "16k"}, "sample_rate '16k': expected int"),
+        ({"channels": 3}, "channels 3"),
+        ({"format": "mp3"}, "format 'mp3': expected s16le or f32le"),
+        ({"content": "face"}, "content 'face': expected frame or mouth"),
+        ({"pace": "fast"}, "pace 'fast': expected live or burst"),
+        ({"quality": 0}, "quality 0"),
+        ({"max_width": 9000}, "max_width 9000"),
+        ({"avatar": 7}, "avatar 7: expected str"),
+        ({"idle": "no"}, "idle 'no': expected bool"),
+        ({"token": "a\r\nb"}, "token: expected a string without line breaks"),
+        ({"open_timeout": 0}, "open_timeout 0: expected seconds"),
+        ({"url": "http://127.0.0.1:1"}, "url 'http://127.0.0.1:1': expected ws://"),
+        ({"url": None}, "url None"),
+    ],
+)
+def test_arguments_are_checked_before_anything_is_opened(named: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
+        lipsync_fast.connect(**{"url": "ws://127.0.0.1:1", **named})
+
+
+def test_numbers_of_numpy_will_do() -> None:
+    lipsync_fast.connect("ws://127.0.0.1:1", sample_rate=np.int64(24_000), quality=np.uint8(60))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("format", ["s16le", "f32le"])
+def test_samples_that_are_not_finite_are_counted_and_told(
+    library: str, format: Literal["s16le", "f32le"]
+) -> None:
+    async def client() -> None:
+        async with lipsync_fast.connect(server.url, format=format) as session:
+            await session.send(np.array([0.5, np.nan, np.inf, -0.5], np.float32))
+            assert session.warnings == ["2 samples were not finite and were treated as silence"]
+            for wrong in ("speech", None, [object()]):
+                with pytest.raises(AudioFormatError, match="pcm of type"):
+                    await session.send(wrong)  # type: ignore[arg-type]
+            with pytest.raises(ValueError, match="quality 101"):
+                await session.update(quality=101)
+            with pytest.raises(ValueError, match="name ''"):
+                await session.say("")
+            assert repr(session) == "Session('s1', avatar='demo')"
+
+    with scripted(quiet) as server:
+        run(library, client)
 
 
 def test_connect_needs_a_running_loop() -> None:
