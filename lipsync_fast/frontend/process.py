@@ -119,7 +119,9 @@ class Front:
         while True:
             now = trio.current_time()
             if now >= next_percentiles:  # they cost more than all else that is sent
-                statistics.load.latency_ms = statistics.latencies.percentiles()
+                load, latencies = statistics.load, statistics.latencies
+                load.latency_ms = latencies.percentiles()
+                load.latency_counts, load.latency_sum_ms = latencies.counts(), latencies.sum_ms
                 next_percentiles = now + LATENCIES_S
             self._send_load()
             await trio.sleep(self.spec.config.engines.heartbeat_s)

@@ -56,6 +56,8 @@ class FrontLoad(msgspec.Struct, kw_only=True):
             not told of it: it got the avatar's own picture.
         latency_ms: from a spoken frame's last needed sample to its bytes on the socket, over the
             last minute or the last 20,000 frames: p50, p95, p99, most.
+        latency_counts: how many of all spoken frames took how long: by the upper end in seconds,
+            those up to the next lower one not included; latency_sum_ms: of all of them.
         queued_s: sound of all sessions that has come and has no slot yet.
         redispatched: jobs of lost engines that were given to another.
         rest_stride: sessions that rest are shown one slot in so many; speech_stride: those that
@@ -82,6 +84,8 @@ class FrontLoad(msgspec.Struct, kw_only=True):
     bytes: int = 0
     errors: dict[str, int] = msgspec.field(default_factory=dict)
     latency_ms: dict[str, float] = msgspec.field(default_factory=dict)
+    latency_counts: dict[str, int] = msgspec.field(default_factory=dict)
+    latency_sum_ms: float = 0.0
     queued_s: float = 0.0
     redispatched: int = 0
     rest_stride: int = 1

@@ -55,7 +55,8 @@ SPEAKING = {
     "fronts.load.speaking", "fronts.load.queued_s",
 }  # fmt: skip
 SAID = {
-    *LATENCIES, "fronts.load.utterances.misses", "engines.load.store.missed",
+    *LATENCIES, "fronts.load.latency_counts", "fronts.load.latency_sum_ms",
+    "fronts.load.utterances.misses", "engines.load.store.missed",
     "engines.load.store.kept", "engines.load.store.kept_bytes", "engines.load.store_bytes",
 }  # fmt: skip
 AGAIN = {"engines.load.store.found", "fronts.load.utterances.hits"}

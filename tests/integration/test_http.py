@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from talking import ALONE
+from talking import ALONE, GUARDED, Serve
 
 from lipsync_fast.client.local import LocalServer
 
@@ -213,12 +213,62 @@ def test_every_described_status_is_true(server: LocalServer) -> None:
 
 def test_only_reading_is_possible(server: LocalServer) -> None:
     for method in ("POST", "PUT", "DELETE"):
-        assert get(server, "/v1/avatars", method).status == 405
+        refused = get(server, "/v1/avatars", method)
+        assert (refused.status, refused.headers["allow"]) == (405, "GET, HEAD, OPTIONS")
     assert get(server, "/", "HEAD").status == 200
     assert get(server, "/", "HEAD").body == b""
 
 
 # ---------------------------------------------------------------- the page
+def test_options_says_what_is_allowed_and_that_is_so(server: LocalServer) -> None:
+    for path, operations in get(server, "/openapi.json").json["paths"].items():
+        real = path.replace("{name}", "nobody")
+        told = get(server, real, "OPTIONS")
+        described = {method.upper() for method in operations} | {"HEAD", "OPTIONS"}
+        assert (told.status, set(told.headers["allow"].split(", "))) == (204, described), path
+        for method in {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"}:
+            if path != "/models/{name}/video.mp4":
+                assert (get(server, real, method).status != 405) == (method in described), method
+    assert "access-control-allow-methods" not in told.headers
+    assert get(server, "/stats", "OPTIONS", Origin="https://evil.example").status == 403
+
+
+def test_a_friends_page_may_ask_first(shared_server: Serve) -> None:
+    """A browser asks without the token whether it may send it."""
+    guarded = shared_server(GUARDED)
+    asked = {"Origin": "https://good.example", "Access_Control_Request_Method": "POST"}
+    told = get(guarded, "/v1/avatars/demo", "OPTIONS", **asked)
+    assert told.status == 204
+    assert told.headers["access-control-allow-origin"] == "https://good.example"
+    assert {"POST", "DELETE"} <= set(told.headers["access-control-allow-methods"].split(", "))
+    assert "Authorization" in told.headers["access-control-allow-headers"]
+    assert get(guarded, "/v1/avatars", **asked).status == 401
+
+
+def test_what_is_wrong_with_a_change_has_the_form_that_is_described(server: LocalServer) -> None:
+    """The same for a name that cannot be and for one that nobody has."""
+    for name in ("nobody", "x" * 1001, "%00"):
+        answer = get(server, f"/v1/avatars/{name}", "DELETE")
+        assert answer.status == 404
+        assert set(answer.json) == {"name", "version", "state", "reason"}
+        assert (answer.json["state"], answer.json["version"]) == ("missing", 0)
+
+
+def test_a_websocket_elsewhere_is_told_where_it_is(server: LocalServer) -> None:
+    for path in ("/", "/ws/", "/stream", "/v1/avatars"):
+        connection, head = upgrade(server, path=path)
+        with connection:
+            assert head.startswith("http/1.1 404"), (path, head)
+            said = connection.recv(4096).decode()
+            assert said == "WebSocket is at /ws of this port, and at any path of the stream ports\n"
+
+
+def test_no_websocket_at_ws_is_told(server: LocalServer) -> None:
+    answer = get(server, "/ws")
+    assert (answer.status, answer.headers["upgrade"]) == (426, "websocket")
+    assert "upgrade" in answer.json["error"]
+
+
 def test_the_page_brings_all_it_needs(server: LocalServer) -> None:
     page = get(server, "/")
     assert page.headers["content-type"] == "text/html; charset=utf-8"

@@ -12,7 +12,7 @@ from figures import COUNTED, FIGURES, changed
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
-from lipsync_fast.cli.status import as_tables
+from lipsync_fast.cli.status_tables import as_tables
 from lipsync_fast.frontend.http.metrics import metrics_text
 from lipsync_fast.ipc.control import Load
 from lipsync_fast.ipc.status import (
@@ -36,6 +36,7 @@ FRONT = FrontLoad(
     connections=1, sessions=2, speaking=3, opened=4, refused={"utterance": 5}, requests=6,
     request_errors=7, frames=8, idle_frames=9, late=10, skipped=11, bytes=12,
     errors={"internal": 13}, latency_ms=dict.fromkeys(COUNTED["fronts.load.latency_ms"], 14.0),
+    latency_counts={"0.07": 20, "+Inf": 21}, latency_sum_ms=22.0,
     queued_s=15.0, redispatched=16, rest_stride=1, avatars={"a": 17}, catalogue=18,
     speech_stride=1, left_out=20, utterances=dict.fromkeys(COUNTED["fronts.load.utterances"], 19),
 )  # fmt: skip
@@ -75,6 +76,8 @@ NOT_METRICS = {
     "fronts.pid": "names a process", "fronts.state": "one that is not ready tells nothing",
     "fronts.uptime_s": "a name is never used again", "fronts.restarts": "names count them",
     "fronts.frames_per_s": "the rate of frames_sent",
+    **{f"fronts.load.latency_ms.{name}": "the histogram says it"
+       for name in COUNTED["fronts.load.latency_ms"]},
     "fronts.load.avatars": "avatar_uses says it",
     "fronts.load.catalogue": "for the supervisor alone",
 }  # fmt: skip
@@ -85,7 +88,8 @@ NOT_TABLES = {
     "engines.load.store.mended", "engines.load.spent_s", "engines.load.avatar_bytes",
     "engines.load.avatar_shared", "fronts.load.opened", "fronts.load.requests",
     "fronts.load.request_errors", "fronts.load.frames", "fronts.load.idle_frames",
-    "fronts.load.bytes", "fronts.load.queued_s", "fronts.load.rest_stride",
+    "fronts.load.bytes", "fronts.load.latency_counts", "fronts.load.latency_sum_ms",
+    "fronts.load.queued_s", "fronts.load.rest_stride",
     "fronts.load.speech_stride", "fronts.load.left_out",
     "fronts.load.avatars", "fronts.load.catalogue", "fronts.load.utterances.at_once",
     "fronts.load.utterances.named",

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import base64
 import re
+import shutil
+import subprocess
 from typing import Any
 
 import msgspec
@@ -56,7 +58,8 @@ STATUS = ServerStatus(
                 connections=n,
                 frames=100 * n,
                 refused={'a "reason"\n': 2},
-                latency_ms={"p50": 20.0, "most": 80.0},
+                latency_counts={"0.06": 3, "0.07": 40, "+Inf": 2},
+                latency_sum_ms=2_900.0,
             ),
         )
         for n in (1, 2)
@@ -66,6 +69,29 @@ STATUS = ServerStatus(
     frames_per_s=50.0,
     ignored=0,
 )
+
+
+def test_the_numbers_are_such_as_prometheus_likes_them() -> None:
+    """``promtool check metrics``, where it is installed, and what it looks at by ourselves."""
+    for status in (STATUS, None):
+        text, _ = metrics_text(status)
+        for family in text_string_to_metric_families(text.decode()):
+            assert family.documentation, family.name
+            names = {sample.name for sample in family.samples}
+            labels = {label for sample in family.samples for label in sample.labels}
+            if family.type == "histogram":
+                ends = [s.labels["le"] for s in family.samples if s.name.endswith("_bucket")]
+                assert "+Inf" in ends
+                assert {f"{family.name}_{end}" for end in ("bucket", "sum", "count")} == names
+                continue
+            assert family.type in ("counter", "gauge"), family.name
+            assert not labels & {"le", "quantile"}, family.name
+            wanted = f"{family.name}_total" if family.type == "counter" else family.name
+            assert names <= {wanted}, "a counter's name ends in _total, and no other's does"
+        tool = shutil.which("promtool")
+        if tool is not None:
+            done = subprocess.run([tool, "check", "metrics"], input=text, capture_output=True)
+            assert (done.returncode, done.stderr + done.stdout) == (0, b"")
 
 
 def test_every_route_is_described_and_nothing_else() -> None:
@@ -111,8 +137,11 @@ def test_numbers_of_all_processes() -> None:
     assert of("engine_cache_bytes", engine="engine-1", cache="faces") == 7
     assert of("engine_restarts_total", slot="2") == 2
     assert of("refused_total", front="front-1", reason='a "reason"\n') == 2
-    assert of("latency_seconds", front="front-1", quantile="0.5") == pytest.approx(0.02)
-    assert of("latency_seconds", front="front-1", quantile="1") == pytest.approx(0.08)
+    assert of("latency_seconds_bucket", front="front-1", le="0.06") == 3
+    assert of("latency_seconds_bucket", front="front-1", le="0.07") == 43
+    assert of("latency_seconds_bucket", front="front-1", le="+Inf") == 45
+    assert of("latency_seconds_count", front="front-1") == 45
+    assert of("latency_seconds_sum", front="front-1") == pytest.approx(2.9)
 
 
 def test_numbers_without_a_status() -> None:

@@ -27,17 +27,23 @@ def admin_refusal(listen: Listen, header: Header, peer: str, path: str) -> Refus
         path: of the request, with its query.
     """
     if not host_allowed(listen, header("Host")):
-        return Refusal(403, "host", "this name of the server is not known to it")
+        return Refusal(403, "host", "the server is not known by this name; see listen.origins")
     if _admin_token_shown(listen, header("Authorization")):
         return None
     if not is_local(peer) or any(header(name) is not None for name in FORWARDED):
         return Refusal(
-            403, "admin", "only this machine may do that, or who shows listen.admin_token"
+            403,
+            "admin",
+            "only programs on this machine may do that, or whoever shows listen.admin_token",
         )
     if not _own_page(header("Origin"), header("Host")):
         return Refusal(403, "origin", "pages of other servers may not do that")
     if not token_shown(listen, header, path):
-        return Refusal(401, "unauthorized", "show the token: Authorization: Bearer, or ?token=")
+        return Refusal(
+            401,
+            "unauthorized",
+            "a token is needed: send Authorization: Bearer TOKEN, or ?token=TOKEN",
+        )
     return None
 
 

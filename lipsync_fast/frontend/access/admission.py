@@ -55,7 +55,7 @@ class Admission:
         if self.draining.is_set():
             return "the server is going away"
         if self._load.speaking + self.others >= self.speakers:
-            return "as many speak as this server can serve"
+            return "as many sessions speak as this server can serve"
         if self._speaking_of[canonical.network(address)] >= self._share(address):
             return "as many speak from this address as may; see limits.speakers_per_address"
         return None

@@ -38,11 +38,15 @@ def refusal(listen: Listen, header: Header, path: str) -> Refusal | None:
         path: of the request, with its query.
     """
     if not host_allowed(listen, header("Host")):
-        return Refusal(403, "host", "this name of the server is not known to it")
+        return Refusal(403, "host", "the server is not known by this name; see listen.origins")
     if not origin_allowed(listen, header("Origin"), header("Host")):
         return Refusal(403, "origin", "pages of this origin may not connect; see listen.origins")
     if not token_shown(listen, header, path):
-        return Refusal(401, "unauthorized", "show the token: Authorization: Bearer, or ?token=")
+        return Refusal(
+            401,
+            "unauthorized",
+            "a token is needed: send Authorization: Bearer TOKEN, or ?token=TOKEN",
+        )
     return None
 
 

@@ -57,7 +57,7 @@ class Trace:
         try:
             self._file.write(self._encoder.encode(hops) + b"\n")
         except OSError as error:
-            log.error("no more is traced", reason=error.strerror)
+            log.error("tracing has stopped", reason=error.strerror)
             self._file.close()
 
 

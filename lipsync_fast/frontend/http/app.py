@@ -9,8 +9,9 @@ from pathlib import Path
 
 import trio
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp
 from starlette.websockets import WebSocket
@@ -38,6 +39,7 @@ TYPES = {
     ".svg": "image/svg+xml",
 }
 PACKAGE = Path(__file__).resolve().parents[2]
+Handler = Callable[[Request], Awaitable[Response]]
 OnSocket = Callable[[Socket], Awaitable[None]]
 Video = Callable[[str], Awaitable[memoryview]]
 
@@ -94,7 +96,7 @@ class Routes:
         """All that the supervisor knows; a second old at most."""
         status = self._services.statistics.server
         if status is None:
-            young = Problem("the server has only just begun; ask again")
+            young = Problem("the server has only just started; ask again in a moment")
             return as_json(young, 503, Retry_After=retry_after(RETRY_S))
         return as_json(status)
 
@@ -152,7 +154,7 @@ class Routes:
 
     async def no_websocket(self, request: Request) -> Response:
         """For who asks for /ws without an upgrade."""
-        body = Problem("this is for WebSocket")
+        body = Problem("this path is for WebSocket: ask for an upgrade")
         return as_json(body, 426, Upgrade="websocket", Connection="Upgrade")
 
     async def websocket(self, websocket: WebSocket) -> None:
@@ -176,26 +178,58 @@ class Routes:
             await socket.drain()
 
 
+def _route(path: str, get: Handler, **others: Handler) -> Route:
+    """What can be done at a path: GET, HEAD, what is named (POST=…), and OPTIONS, which lists it.
+
+    One route for all methods: Starlette's 405 names those of the first route alone.
+    """
+    handlers = {"GET": get, "HEAD": get, **others}
+    allowed = ", ".join(sorted([*handlers, "OPTIONS"]))
+
+    async def answered(request: Request) -> Response:
+        handler = handlers.get(request.method)
+        if handler is not None:
+            return await handler(request)
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers={"Allow": allowed})
+        wrong = Problem(f"{request.method} is not allowed here; allowed are {allowed}")
+        return as_json(wrong, 405, Allow=allowed)
+
+    route = Route(path, answered)
+    route.methods = None  # all of them come to ``answered``
+    return route
+
+
 def routes(services: Services, on_socket: OnSocket, video: Video) -> list[Route | WebSocketRoute]:
     """All routes."""
     r = Routes(services, on_socket, video)
     return [
-        Route("/", r.page),
-        Route("/assets/{name}", r.asset),
-        Route("/favicon.ico", r.icon),
-        Route("/health", r.health),
-        Route("/stats", r.stats),
-        Route("/metrics", r.metrics),
-        Route("/openapi.json", r.openapi),
-        Route("/v1/avatars", r.avatars),
-        Route("/v1/avatars/{name}", r.avatar),
-        Route("/v1/avatars/{name}", r.change_avatar, methods=["POST", "DELETE"]),
-        Route("/v1/avatars/{name}/thumbnail.jpg", r.thumbnail),
-        Route("/v1/sample.wav", r.sample),
-        Route("/models/{name}/video.mp4", r.video),
-        Route("/ws", r.no_websocket),
+        _route("/", r.page),
+        _route("/assets/{name}", r.asset),
+        _route("/favicon.ico", r.icon),
+        _route("/health", r.health),
+        _route("/stats", r.stats),
+        _route("/metrics", r.metrics),
+        _route("/openapi.json", r.openapi),
+        _route("/v1/avatars", r.avatars),
+        _route("/v1/avatars/{name}", r.avatar, POST=r.change_avatar, DELETE=r.change_avatar),
+        _route("/v1/avatars/{name}/thumbnail.jpg", r.thumbnail),
+        _route("/v1/sample.wav", r.sample),
+        _route("/models/{name}/video.mp4", r.video),
+        _route("/ws", r.no_websocket),
         WebSocketRoute("/ws", r.websocket),
     ]
+
+
+async def _websocket_elsewhere(websocket: WebSocket) -> None:
+    """For who looks for the stream at another path."""
+    words = "WebSocket is at /ws of this port, and at any path of the stream ports\n"
+    await websocket.send_denial_response(PlainTextResponse(words, 404))
+
+
+async def _not_here(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 404
+    return problem(status, "there is nothing here; openapi.json describes what there is")
 
 
 def create_app(services: Services, on_socket: OnSocket, video: Video) -> ASGIApp:
@@ -206,4 +240,8 @@ def create_app(services: Services, on_socket: OnSocket, video: Video) -> ASGIApp
         on_socket: speaks with a client of /ws until it goes.
         video: the MP4 of an avatar's frames, by the name in a request.
     """
-    return Guard(Starlette(routes=routes(services, on_socket, video)), services)
+    found = [
+        *routes(services, on_socket, video),
+        WebSocketRoute("/{path:path}", _websocket_elsewhere),
+    ]
+    return Guard(Starlette(routes=found, exception_handlers={404: _not_here}), services)

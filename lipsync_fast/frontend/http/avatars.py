@@ -151,7 +151,8 @@ async def change_avatar(services: Services, request: Request) -> Response:
     """Load, replace (POST) or unload (DELETE); answers when that is done."""
     name: str = request.path_params["name"]
     if not name.isprintable() or len(name) > 1000:
-        return problem(404, "there is no avatar of that name")
+        missing = AvatarChange(name[:1000], 0, "missing", "there is no avatar of that name")
+        return as_json(missing, STATUSES["missing"])
     wanted = Wanted()
     if request.method == "POST":
         try:

@@ -25,6 +25,8 @@ OPEN = ("/", "/health", "/openapi.json", "/favicon.ico")
 ASSETS = "/assets/"
 CHANGED, CHANGES = "/v1/avatars/", ("POST", "DELETE")
 """Requests that change what is served: see ``admin``."""
+ASKED_WITH = "Authorization, Content-Type, If-None-Match, If-Range, Range"
+"""Headers that a page of an allowed origin may send."""
 SECURITY = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; worker-src 'self'; style-src 'self';"
@@ -78,7 +80,7 @@ class Guard:
         async def send_complete(message: Message) -> None:
             if message["type"].endswith("response.start"):
                 answer = MutableHeaders(scope=message)
-                self._complete(headers, answer)
+                self._complete(headers, answer, scope.get("method") == "OPTIONS")
                 if reserved:
                     answer["Connection"] = "close"
             await send(message)
@@ -98,7 +100,7 @@ class Guard:
         if scope["type"] == "http" and is_open(path):
             if host_allowed(listen, headers.get("Host")):
                 return None
-            return Refusal(403, "host", "this name of the server is not known to it")
+            return Refusal(403, "host", "the server is not known by this name; see listen.origins")
         query = scope["query_string"].decode("latin-1")
         if scope["type"] == "http" and path.startswith(CHANGED) and scope["method"] in CHANGES:
             client = scope.get("client")
@@ -111,9 +113,13 @@ class Guard:
                 return None
             return headers.get(name)
 
-        return refusal(listen, header, f"/?{query}")
+        found = refusal(listen, header, f"/?{query}")
+        if scope["type"] == "http" and scope["method"] == "OPTIONS" and found is not None:
+            # What can be done is no secret, and a browser that asks first shows no token.
+            return found if found.status == 403 else None
+        return found
 
-    def _complete(self, asked: Headers, answer: MutableHeaders) -> None:
+    def _complete(self, asked: Headers, answer: MutableHeaders, asks: bool) -> None:
         for name, value in SECURITY.items():
             answer[name] = value
         origin = asked.get("Origin")
@@ -122,6 +128,10 @@ class Guard:
         answer.add_vary_header("Origin")
         if origin_allowed(self._services.config.listen, origin, asked.get("Host")):
             answer["Access-Control-Allow-Origin"] = origin
+            if asks and "Allow" in answer:
+                answer["Access-Control-Allow-Methods"] = answer["Allow"]
+                answer["Access-Control-Allow-Headers"] = ASKED_WITH
+                answer["Access-Control-Max-Age"] = "600"
 
 
 def _without_compression(send: Send) -> None:

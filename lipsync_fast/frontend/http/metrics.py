@@ -9,16 +9,21 @@ name processes, and a name is never used again, so that no counter ever falls.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
 from lipsync_fast.ipc.status import AvatarStatus, EngineStatus, FrontStatus, ServerStatus
 
 P = "lipsync_fast_"
-QUANTILES = {"p50": "0.5", "p95": "0.95", "p99": "0.99", "most": "1"}
 KEPT = ("found", "missed", "kept", "refused", "evicted")
 UTTERANCES = ("hits", "misses", "at_once", "named")
 STATES = ("starting", "ready", "spare", "draining", "gone")
@@ -205,10 +210,8 @@ def _fronts(fronts: Sequence[FrontStatus]) -> Iterator[Metric]:
         "Utterances: whose beginning was kept (hits) or not (misses), begun at once, said by name.",
         labels=["front", "result"],
     )
-    latency = GaugeMetricFamily(
-        P + "latency_seconds",
-        "From a spoken frame's last sample to the socket, over the last minute.",
-        labels=["front", "quantile"],
+    latency = HistogramMetricFamily(
+        P + "latency_seconds", "From a spoken frame's last sample to the socket.", labels=["front"]
     )
     for f in fronts:
         load = f.load
@@ -242,6 +245,9 @@ def _fronts(fronts: Sequence[FrontStatus]) -> Iterator[Metric]:
             errors.add_metric([f.name, code], count)
         for result in UTTERANCES:
             utterances.add_metric([f.name, result], load.utterances.get(result, 0))
-        for name, value in load.latency_ms.items():
-            latency.add_metric([f.name, QUANTILES.get(name, name)], value / 1e3)
+        buckets = list(
+            zip(load.latency_counts, accumulate(load.latency_counts.values()), strict=True)
+        )
+        none = [("+Inf", 0.0)]
+        latency.add_metric([f.name], buckets or none, load.latency_sum_ms / 1e3)
     yield from (*counters.values(), *gauges.values(), refused, errors, utterances, latency)

@@ -120,8 +120,10 @@ def _paths() -> dict[str, Any]:
     }
 
 
-def _schema(name: str) -> Answers:
-    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
+def _schema(*names: str) -> Answers:
+    """JSON of a type, or of one of several."""
+    refs = [{"$ref": f"#/components/schemas/{name}"} for name in names]
+    return {"application/json": {"schema": refs[0] if len(refs) == 1 else {"oneOf": refs}}}
 
 
 def _answer(description: str, content: Answers) -> Answers:
@@ -160,7 +162,10 @@ def _change(summary: str, name: Answers, body: Answers | None) -> Answers:
         "404": _answer("There is no such avatar.", change),
         "408": _answer("The body has not come in time.", _schema("Problem")),
         "409": _answer("It cannot be; all is as it was.", change),
-        "503": _answer("Not done in time; try again.", change),
+        "503": _answer(
+            "Not done in time, or too much is being changed; see Retry-After.",
+            _schema("AvatarChange", "Problem"),
+        ),
     }
     if body is None:
         del answers["400"], answers["408"]

@@ -131,7 +131,7 @@ class UtteranceIntake:
             UnknownUtteranceError: nothing was pre-rendered under that name.
         """
         if self._playout.open:
-            raise ProtocolError("utterance.say: an utterance is open; send utterance.end before")
+            raise ProtocolError("utterance.say: an utterance is open; send utterance.end first")
         pcm = self._utterances.named(self._shown.package.manifest.name, name)
         if pcm is None:
             raise UnknownUtteranceError(
