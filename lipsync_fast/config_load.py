@@ -131,11 +131,11 @@ def _from_file(file: Path | None, known: Mapping[str, Key]) -> Iterator[tuple[st
     except OSError as error:
         raise ConfigError(f"{file}: {error.strerror}") from None
     if len(data) > MOST_BYTES:
-        raise ConfigError(f"{file}: longer than 1 MiB, which no configuration is")
+        raise ConfigError(f"{file}: longer than 1 MiB; expected a configuration file")
     try:
         tree = tomllib.loads(data.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"{file}: is no TOML: {error}") from None
+        raise ConfigError(f"{file}: is not TOML: {error}") from None
     sections = {name.partition(".")[0] for name in known if "." in name}
     for name, value in tree.items():
         if name in sections:

@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """What all commands share: how errors, warnings and signals become lines and exit codes.
 
-Exit codes: 0 done; 2 wrong use, or any ``LipsyncError``; 130 Ctrl-C; 143 SIGTERM;
-141 the reader of standard output has gone.
+Exit codes: 0 done; 2 wrong use, or any ``LipsyncError``; 130 Ctrl-C; 143 SIGTERM; 129 SIGHUP (the
+terminal has gone); 141 the reader of standard output has gone.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import wraps
 from types import FrameType
 from typing import ParamSpec
@@ -27,9 +28,13 @@ EXIT_ERROR, EXIT_INTERRUPT, EXIT_PIPE, EXIT_TERM = 2, 130, 141, 143
 
 
 def say(line: str) -> None:
-    """A line for people, on standard error (standard output belongs to results)."""
-    sys.stderr.write("\n".join(map(shown, line.split("\n"))) + "\n")
-    sys.stderr.flush()
+    """A line for people, on standard error (standard output belongs to results).
+
+    Where nobody can read it any more (a terminal that has gone), nothing else is hurt.
+    """
+    with suppress(OSError):
+        sys.stderr.write("\n".join(map(shown, line.split("\n"))) + "\n")
+        sys.stderr.flush()
 
 
 def warn(line: str) -> None:
@@ -48,8 +53,8 @@ def one_line(text: str) -> str:
 def guarded(command: Callable[P, None]) -> Callable[P, None]:
     """Turn what a command may raise on purpose into one line and an exit code.
 
-    SIGTERM becomes an exception as Ctrl-C does, so that cleanup runs. Anything else is a defect
-    and keeps its traceback.
+    SIGTERM and SIGHUP become exceptions as Ctrl-C does, so that cleanup runs. Anything else is a
+    defect and keeps its traceback.
     """
 
     @wraps(command)
@@ -80,13 +85,18 @@ def silence_stdout() -> None:
 @contextmanager
 def _terminable() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
+        for heeded in before:  # a second one must not cut the cleanup short
+            signal.signal(heeded, signal.SIG_IGN)
         raise SystemExit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, stop)}
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup's wish
+        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def clock(seconds: float) -> str:
@@ -95,6 +105,24 @@ def clock(seconds: float) -> str:
     hours, rest = divmod(whole, 3600)
     minutes, seconds_ = divmod(rest, 60)
     return f"{hours}:{minutes:02d}:{seconds_:02d}" if hours else f"{minutes}:{seconds_:02d}"
+
+
+def table_lines(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows, the first of them headings, as columns; on a terminal that is too narrow one by one."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else 1 << 30
+    if sum(widths) + 2 * len(widths) - 2 <= columns:
+        return [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        ]
+    margin = max(map(len, rows[0])) + 2
+    lines = []
+    for row in rows[1:]:
+        lines.append(row[0])
+        cells = zip(rows[0][1:], row[1:], strict=True)
+        lines += [f"  {name.lower().ljust(margin)}{cell}" for name, cell in cells]
+    return lines
 
 
 class Progress:
@@ -180,5 +208,6 @@ class _Bar:
         self._progress.update(self._task, completed=done, rate=f"{rate:.1f} frames/s")
 
     def stop(self, done: int) -> None:
-        self._progress.update(self._task, completed=done)
-        self._progress.stop()
+        with suppress(OSError):  # the terminal may have gone
+            self._progress.update(self._task, completed=done)
+            self._progress.stop()

@@ -43,6 +43,7 @@ FORMAT = "lipsync-avatar-signature"
 _SIGNED = b"lipsync-avatar package signature 1\n"
 """Stands before the manifest in what is signed: a key's other signatures are none of a package."""
 _END = b"-----END PUBLIC KEY-----"
+_INSTALLED = Path(__file__).resolve().parents[1]
 
 
 class _Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -135,9 +136,15 @@ def sign_package(path: Path, key: Ed25519PrivateKey) -> None:
     """Sign a package, in place and at once: a signature that it has already is replaced.
 
     Raises:
+        AvatarSignatureError: it came with lipsync-fast: what was installed is not changed.
         AvatarError: it cannot be used, or a member does not agree with its checksum.
         OutputError: it cannot be written.
     """
+    if _INSTALLED in path.resolve().parents:
+        raise AvatarSignatureError(
+            f"{path.name} came with lipsync-fast, and what was installed is not changed: copy it"
+            f" (cp -r {path} FOLDER) and sign the copy"
+        )
     with AvatarPackage.open(path) as package:
         package.verify()  # nothing is vouched for that is broken
         text = base64.b64encode(key.sign(_signed(package))).decode()
@@ -218,7 +225,7 @@ def _signature(package: AvatarPackage) -> bytes:
     except ValueError:  # msgspec's and base64's are such
         good = False
     if not good:
-        raise AvatarSignatureError(f"{package.path}: {SIGNATURE} is no signature")
+        raise AvatarSignatureError(f"{package.path}: {SIGNATURE} is not a signature")
     return signature
 
 

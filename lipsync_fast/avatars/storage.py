@@ -85,7 +85,7 @@ class Storage:
             with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
                 about = os.fstat(file.fileno())
                 if not stat.S_ISREG(about.st_mode):
-                    raise AvatarFormatError(f"{path}: is no file")
+                    raise AvatarFormatError(f"{path}: is not a file")
                 if self._folder:
                     self._check_inside(path, file.fileno())
                 if about.st_size == 0:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``lipsync-fast avatar list | inspect | import``."""
+"""``lipsync-fast avatar``: list and inspect here; the other commands have modules of their own."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import typer
 
 from lipsync_fast.cli.avatar_import import import_avatar
 from lipsync_fast.cli.avatar_live import register as register_live
+from lipsync_fast.cli.commands import SETTINGS, Command, Group, complete_avatar
 from lipsync_fast.cli.prepare import prepare
 from lipsync_fast.cli.prerender import register as register_prerender
 from lipsync_fast.cli.sign import register
 from lipsync_fast.cli.train import train
-from lipsync_fast.console import guarded, one_line, say
+from lipsync_fast.console import guarded, one_line, say, table_lines
 
 if TYPE_CHECKING:
     from lipsync_fast.avatars.library import AvatarInfo
@@ -23,20 +24,24 @@ if TYPE_CHECKING:
     from lipsync_fast.avatars.package import AvatarPackage
 
 app = typer.Typer(
-    help="Look at avatars, and import them.", no_args_is_help=True, rich_markup_mode=None
+    cls=Group,
+    help="Look at avatars, make them, sign them, and change those of a running server.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings=SETTINGS,
 )
 
 Folders = Annotated[
     list[Path] | None,
-    typer.Option("--avatars", help="Folder to look for avatars in, first (may be repeated)."),
+    typer.Option("--avatars", help="A folder to look for avatars in first (may be repeated)."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
-@app.command("list")
+@app.command("list", cls=Command)
 @guarded
 def list_avatars(avatars: Folders = None, json: Json = False) -> None:
-    """List the avatars that are found, and those that are broken."""
+    """List the avatars that are found, broken ones too."""
     from lipsync_fast.avatars.library import AvatarLibrary
 
     library = AvatarLibrary(avatars or ())
@@ -49,33 +54,36 @@ def list_avatars(avatars: Folders = None, json: Json = False) -> None:
         return
     rows: list[tuple[str, ...]] = [("NAME", "SIZE", "FRAMES", "FAMILY", "WIDTH", "PERSON", "PATH")]
     rows += [_table_row(info) for info in found]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        typer.echo("  ".join([*cells, row[-1]]))
+    typer.echo("\n".join(table_lines(rows)))
     for info in found:
         if info.error:
             say(f"unusable: {one_line(info.error)}")
 
 
-@app.command()
+@app.command(cls=Command)
 @guarded
 def inspect(
-    avatar: Annotated[str, typer.Argument(help="Name or path.")],
+    avatar: Annotated[
+        str, typer.Argument(help="The avatar's name or path.", autocompletion=complete_avatar)
+    ],
     avatars: Folders = None,
     contact_sheet: Annotated[
         Path | None,
         typer.Option(
-            "--contact-sheet", "-o", help="Write evenly spaced frames to this picture (.png, .jpg)."
+            "--contact-sheet",
+            "-o",
+            help="Also write evenly spaced frames to this picture (.png or .jpg).",
         ),
     ] = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Check every file against its checksum.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace the picture.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the picture if it is there already.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Say what an avatar is, and show its frames."""
+    """Show what an avatar is, and what its frames look like."""
     from lipsync_fast.avatars.library import AvatarLibrary
     from lipsync_fast.avatars.package import AvatarPackage
 
@@ -99,11 +107,11 @@ def inspect(
 
 
 register(app)
-app.command("import")(import_avatar)
+app.command("import", cls=Command)(import_avatar)
 register_live(app)
 register_prerender(app)
-app.command()(prepare)
-app.command()(train)
+app.command(cls=Command)(prepare)
+app.command(cls=Command)(train)
 
 
 def _write_json(value: object) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lipsync_fast.cli.commands import choice
 from lipsync_fast.console import Progress, guarded, one_line, say
 
 if TYPE_CHECKING:
@@ -24,31 +25,34 @@ def import_avatar(
     path: Annotated[
         Path,
         typer.Argument(
-            help="Folder: a SyncTalk_2D dataset, a sanders or a default_model package, or a"
+            help="A folder: a SyncTalk_2D dataset, a sanders or default_model package, or a"
             " LiveTalking wav2lip avatar."
         ),
     ],
     form: Annotated[
         str | None,
-        typer.Option(
-            help="synctalk, sanders, default_model or livetalking; recognised by default."
+        choice(
+            among=("synctalk", "sanders", "default_model", "livetalking"),
+            help="What kind of folder it is (default: recognised by what is in it).",
         ),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Name; the folder's by default.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="The avatar's name (default: the folder's name).")
+    ] = None,
     checkpoint: Annotated[
         Path | None,
         typer.Option(
-            help="The network's weights, .pth or .onnx; those in the folder, or near it, by"
-            " default."
+            help="The network's weights, .pth or .onnx (default: those in the folder, or near it)."
         ),
     ] = None,
     audio_encoder: Annotated[
-        Path | None, typer.Option(help="The audio encoder's weights; looked for by default.")
+        Path | None,
+        typer.Option(help="The audio encoder's weights (default: looked for near the network's)."),
     ] = None,
     avatars: Annotated[
-        Path | None, typer.Option(help="Where to put it; your data folder by default.")
+        Path | None, typer.Option(help="The folder to put it into (default: your data folder).")
     ] = None,
-    licence: Annotated[str, typer.Option(help="Under which terms it may be used.")] = "",
+    licence: Annotated[str, typer.Option(help="The terms under which it may be used.")] = "",
     consent: Annotated[str, typer.Option(help="How the person shown agreed.")] = "",
     sample: Annotated[
         float,
@@ -58,23 +62,25 @@ def import_avatar(
             help="Seconds of speech to render, to see that it works.",
         ),
     ] = SAMPLE_S,
-    no_sample: Annotated[bool, typer.Option("--no-sample", help="Render nothing.")] = False,
+    no_sample: Annotated[bool, typer.Option("--no-sample", help="Do not render a sample.")] = False,
     contact_sheet: Annotated[
         Path | None,
         typer.Option(
             "--contact-sheet",
             "-o",
-            help="Where to write frames with their rectangles (.png, .jpg); NAME-import.jpg"
-            " beside the avatar by default.",
+            help="The picture of frames with their rectangles, .png or .jpg (default:"
+            " NAME-import.jpg beside the avatar).",
         ),
     ] = None,
     report: Annotated[
-        Path | None, typer.Option(help="Write the report to this file, too, as JSON.")
+        Path | None, typer.Option(help="Also write the report to this file, as JSON.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an avatar of that name.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace an avatar of that name if there is one.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
 ) -> None:
-    """Make an avatar package of what other software made, and report on it."""
+    """Make an avatar package from what other software has made, and report on it."""
     from lipsync_fast.avatars.importing.build import Statements
     from lipsync_fast.avatars.importing.build import import_avatar as run
     from lipsync_fast.avatars.library import folder_for_new
@@ -136,6 +142,7 @@ def _reported(
 def _write_report(report: Report, target: Path, force: bool) -> None:
     from lipsync_fast.names import json_bytes
     from lipsync_fast.output.base import publish_bytes
+    from lipsync_fast.rounding import rounded
 
-    data = json_bytes(report, indent=2) + b"\n"
+    data = json_bytes(rounded(report), indent=2) + b"\n"
     publish_bytes(data, target, force)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from lipsync_fast.cli.commands import Command
 from lipsync_fast.console import guarded, one_line
 from lipsync_fast.errors import AvatarError, AvatarNotFoundError, ServerError
 
@@ -16,10 +17,12 @@ if TYPE_CHECKING:
 
 Name = Annotated[str, typer.Argument(help="The avatar's name, as clients say it.")]
 Folder = Annotated[
-    Path | None, typer.Option(help="The server's run folder, where several servers run.")
+    Path | None, typer.Option(help="The server's private folder; needed where several servers run.")
 ]
-Port = Annotated[int | None, typer.Option(help="One of its ports, for the same purpose.")]
-Json = Annotated[bool, typer.Option("--json", help="JSON instead of a sentence.")]
+Port = Annotated[
+    int | None, typer.Option(help="The server's first stream port, for the same purpose.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a sentence.")]
 
 
 @guarded
@@ -27,15 +30,15 @@ def load(
     name: Name,
     path: Annotated[
         Path | None,
-        typer.Argument(help="Its package; looked for by its name in the server's folders."),
+        typer.Argument(help="Its package (default: the one of that name in the server's folders)."),
     ] = None,
     folder: Folder = None,
     port: Port = None,
     json: Json = False,
 ) -> None:
-    """Have a running server load an avatar, or what has taken its place.
+    """Make a running server load an avatar, or the newer one that has replaced it.
 
-    Sessions that begin from then on get it; those that are there keep what they began with.
+    Sessions that begin afterwards get it; those that have begun keep what they have.
     """
     where = "" if path is None else str(path.absolute())
     _print_outcome(_changed("load", name, where, folder, port), json)
@@ -43,14 +46,14 @@ def load(
 
 @guarded
 def unload(name: Name, folder: Folder = None, port: Port = None, json: Json = False) -> None:
-    """Have a running server refuse an avatar to sessions that begin, until it is loaded again."""
+    """Make a running server refuse an avatar to new sessions, until it is loaded again."""
     _print_outcome(_changed("unload", name, "", folder, port), json)
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command()(load)
-    app.command()(unload)
+    app.command(cls=Command)(load)
+    app.command(cls=Command)(unload)
 
 
 def _changed(

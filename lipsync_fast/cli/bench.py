@@ -72,7 +72,7 @@ def _compare(before: Path, after: Path) -> None:
         except OSError as error:
             raise LipsyncError(f"{path}: cannot be read ({error.strerror})") from None
         except msgspec.MsgspecError as error:
-            raise LipsyncError(f"{path}: is no result of the benchmark ({error})") from None
+            raise LipsyncError(f"{path}: is not a result of the benchmark ({error})") from None
         if report.schema != SCHEMA:
             raise LipsyncError(f"{path}: schema {report.schema}, this version reads {SCHEMA}")
         reports.append(report)

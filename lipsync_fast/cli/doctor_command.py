@@ -8,6 +8,7 @@ import typer
 from lipsync_fast.doctor import Package, Report, examine
 from lipsync_fast.errors import BackendError
 from lipsync_fast.names import json_bytes
+from lipsync_fast.rounding import rounded
 
 
 def doctor_command(*, as_json: bool) -> None:
@@ -18,11 +19,13 @@ def doctor_command(*, as_json: bool) -> None:
     """
     report = examine()
     if as_json:
-        typer.echo(json_bytes(report, indent=2).decode())
+        typer.echo(json_bytes(rounded(report), indent=2).decode())
     else:
         typer.echo("\n".join(report_lines(report)))
     if not report.healthy:
-        raise BackendError("this installation is not sound; see the lines marked above")
+        raise BackendError(
+            "this installation does not work as it should: see the lines marked with ! above"
+        )
 
 
 def report_lines(report: Report) -> list[str]:

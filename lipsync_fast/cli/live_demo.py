@@ -84,7 +84,7 @@ async def _frames(url: str, recording: Path) -> list[bytes]:
                 raise LipsyncError(f"the server says: {event.message}")
             elif isinstance(event, UtteranceEnded):
                 if event.frames != len(frames):
-                    raise LipsyncError(f"{len(frames)} of {event.frames} frames have come")
+                    raise LipsyncError(f"only {len(frames)} of {event.frames} frames have come")
                 break
     return frames
 

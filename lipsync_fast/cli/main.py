@@ -11,24 +11,36 @@ from typing import Annotated
 import typer
 
 from lipsync_fast.cli import avatar as avatar_command
+from lipsync_fast.cli.commands import (
+    BACKENDS,
+    SETTINGS,
+    Command,
+    Group,
+    choice,
+    complete_avatar,
+)
 from lipsync_fast.console import EXIT_INTERRUPT, guarded
 from lipsync_fast.version import __version__
 
 app = typer.Typer(
     name="lipsync-fast",
+    cls=Group,
     help="Speech to lip-synced video of an avatar.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     rich_markup_mode=None,
+    context_settings=SETTINGS,
 )
 app.add_typer(avatar_command.app, name="avatar")
 
 AvatarsOption = Annotated[
     list[Path] | None,
-    typer.Option("--avatars", help="Folder to look for avatars in, first (may be repeated)."),
+    typer.Option("--avatars", help="A folder to look for avatars in first (may be repeated)."),
 ]
-BackendOption = Annotated[str, typer.Option("--backend", help="cpu, cuda or auto.")]
+BackendOption = Annotated[
+    str,
+    choice("--backend", among=BACKENDS, help="What computes; auto takes a GPU if there is one."),
+]
 
 
 def _version(wanted: bool) -> None:
@@ -41,41 +53,46 @@ def _version(wanted: bool) -> None:
 def _main(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Say the version."),
+        typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
     pass
 
 
-@app.command()
+@app.command(cls=Command)
 @guarded
 def render(
-    audio: Annotated[Path, typer.Argument(help="Recording: any sound or video file.")],
+    audio: Annotated[Path, typer.Argument(help="The recording: any sound or video file.")],
     out: Annotated[
         str,
         typer.Option(
             "--out",
             "-o",
-            help="FILE.mp4, a folder for lossless PNG files, or - for MJPEG on standard output.",
+            help="FILE.mp4, FOLDER/ for lossless PNG files, or - for MJPEG on standard output.",
         ),
     ],
-    avatar: Annotated[str, typer.Option(help="Name or path of the avatar.")] = "demo",
+    avatar: Annotated[
+        str,
+        typer.Option(help="The avatar's name or path.", autocompletion=complete_avatar),
+    ] = "demo",
     avatars: AvatarsOption = None,
     start_frame: Annotated[
-        int, typer.Option(min=0, help="Picture of the avatar to begin with.")
+        int, typer.Option(min=0, help="Which of the avatar's frames to begin with.")
     ] = 0,
     backend: BackendOption = "auto",
     contact_sheet: Annotated[
         Path | None,
         typer.Option(help="Also write a grid of evenly spaced frames (.png or .jpg)."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the output if it is there already.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
     json: Annotated[
-        bool, typer.Option("--json", help="Close with a summary as one JSON object.")
+        bool, typer.Option("--json", help="Print a summary at the end, as one JSON object.")
     ] = False,
 ) -> None:
-    """Render AUDIO with an avatar to a video, pictures or a stream."""
+    """Render a recording with an avatar: to a video, pictures or a stream."""
     from lipsync_fast.cli.render import RenderRequest, render_command
 
     render_command(
@@ -94,81 +111,115 @@ def render(
     )
 
 
-@app.command()
+@app.command(cls=Command)
 @guarded
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("demo"),
+    out: Annotated[Path, typer.Option(help="The folder for the results.")] = Path("demo"),
     backend: BackendOption = "auto",
-    page: Annotated[bool, typer.Option(help="End with the page served, until Ctrl-C.")] = True,
+    page: Annotated[bool, typer.Option(help="Serve the page afterwards, until Ctrl-C.")] = True,
 ) -> None:
-    """Render the shipped recording with the shipped avatar, then serve the page."""
+    """Render the recording that comes with the package, then serve a page to try it live."""
     from lipsync_fast.cli.demo import demo_command
 
     demo_command(out, backend, page=page)
 
 
-@app.command()
+@app.command(cls=Command)
 @guarded
 def doctor(
-    json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Say what this machine has, what will be used, and test it."""
+    """Show what this machine has and what will be used, and run a self-test."""
     from lipsync_fast.cli.doctor_command import doctor_command
 
     doctor_command(as_json=json)
 
 
-@app.command()
+@app.command(cls=Command)
 @guarded
 def serve(
     config: Annotated[
-        Path | None, typer.Option("--config", help="TOML file; flags and environment win.")
+        Path | None,
+        typer.Option("--config", help="A TOML file; the environment and options override it."),
     ] = None,
     host: Annotated[
-        str | None, typer.Option(help="Address to listen on; 127.0.0.1 unless told otherwise.")
+        str | None, typer.Option(help="The address to listen on (default: 127.0.0.1).")
     ] = None,
     port: Annotated[
-        list[int] | None, typer.Option("--port", help="Of streams (may be repeated); 8084.")
+        list[int] | None,
+        typer.Option("--port", help="A port for streams (may be repeated; default: 8084)."),
     ] = None,
-    http_port: Annotated[int | None, typer.Option(help="Of the page and HTTP; 8086.")] = None,
+    http_port: Annotated[
+        int | None, typer.Option(help="The port of the page and of HTTP (default: 8086).")
+    ] = None,
     avatars: AvatarsOption = None,
-    avatar: Annotated[str | None, typer.Option(help="Avatar of who names none; demo.")] = None,
+    avatar: Annotated[
+        str | None,
+        typer.Option(
+            help="The avatar of clients that name none (default: demo).",
+            autocompletion=complete_avatar,
+        ),
+    ] = None,
     require_signed: Annotated[
         Path | None,
-        typer.Option(help="Public keys (PEM): serve only avatars that one of them has signed."),
+        typer.Option(
+            help="A file of public keys (PEM): serve only avatars signed with one of them."
+        ),
     ] = None,
-    gpus: Annotated[str | None, typer.Option(help="all, none, or numbers: 0,2.")] = None,
+    gpus: Annotated[
+        str | None,
+        typer.Option(metavar="[all|none|0,2,…]", help="Which GPUs to use (default: all)."),
+    ] = None,
     engines_per_gpu: Annotated[
-        int | None, typer.Option(help="Engines on each GPU; without one, in all.")
+        int | None,
+        typer.Option(help="Engines on each GPU, or in all where there is no GPU (default: 1)."),
     ] = None,
     precision: Annotated[
-        str | None, typer.Option(help="Of the networks on a GPU: fp16, bf16 or fp32.")
+        str | None,
+        choice(
+            among=("fp16", "bf16", "fp32"), help="Precision of networks on a GPU (default: fp16)."
+        ),
     ] = None,
     mps: Annotated[
         bool | None,
-        typer.Option("--mps/--no-mps", help="Engines of a GPU share it through NVIDIA's MPS."),
+        typer.Option(
+            "--mps/--no-mps", help="Let the engines of a GPU share it through NVIDIA's MPS."
+        ),
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="Of a CPU engine.")] = None,
-    spares: Annotated[int | None, typer.Option(help="Engines kept to take over at once.")] = None,
-    fronts: Annotated[int | None, typer.Option(help="Processes that talk to clients.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of a CPU engine (default: as many as are free).")
+    ] = None,
+    spares: Annotated[
+        int | None, typer.Option(help="Engines kept ready to take over at once (default: 1).")
+    ] = None,
+    fronts: Annotated[
+        int | None, typer.Option(help="Processes that talk to clients (default: 1).")
+    ] = None,
     drain_seconds: Annotated[
-        float | None, typer.Option(help="How long utterances may go on after SIGTERM.")
+        float | None,
+        typer.Option(help="Seconds that utterances may go on after SIGTERM (default: 10)."),
     ] = None,
     origin: Annotated[
         list[str] | None,
-        typer.Option("--origin", help="Foreign Origin to allow, or * (may be repeated)."),
+        typer.Option("--origin", help="A foreign page's origin to allow, or * (may be repeated)."),
     ] = None,
-    token: Annotated[str | None, typer.Option(help="What clients must show.")] = None,
+    token: Annotated[str | None, typer.Option(help="A token that clients must show.")] = None,
     folder: Annotated[
-        Path | None, typer.Option(help="Private folder of the control socket.")
+        Path | None, typer.Option(help="The private folder for the control socket.")
     ] = None,
-    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
-    log_format: Annotated[str | None, typer.Option(help="text or json.")] = None,
+    log_level: Annotated[
+        str | None,
+        choice(among=("debug", "info", "warning", "error"), help="What is logged (default: info)."),
+    ] = None,
+    log_format: Annotated[
+        str | None, choice(among=("text", "json"), help="How it is logged (default: text).")
+    ] = None,
     print_config: Annotated[
-        bool, typer.Option("--print-config", help="Print what would be used, and from where.")
+        bool,
+        typer.Option("--print-config", help="Print each setting and where it comes from, and end."),
     ] = False,
 ) -> None:
-    """Serve avatars live: speech in, frames out, many clients at once."""
+    """Serve avatars live to many clients at once: speech in, frames out."""
     from lipsync_fast.cli.serve import serve_command
 
     serve_command(
@@ -198,45 +249,55 @@ def serve(
     )
 
 
-@app.command()
+@app.command(cls=Command)
 @guarded
 def status(
     folder: Annotated[Path | None, typer.Option(help="The server's private folder.")] = None,
     port: Annotated[int | None, typer.Option(help="The server's first stream port.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Again each second.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show it anew each second, until Ctrl-C.")
+    ] = False,
 ) -> None:
-    """Say what a running server does."""
+    """Show what a running server is doing."""
     from lipsync_fast.cli.status import status_command
 
     status_command(folder, port, as_json=json, watch=watch)
 
 
-@app.command()
+@app.command(cls=Command)
 @guarded
 def bench(
-    quick: Annotated[bool, typer.Option("--quick", help="Under three minutes.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Take less than three minutes.")] = False,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for run.json, run.md and run.png.")
+        Path | None, typer.Option(help="The folder for run.json, run.md and run.png.")
     ] = None,
     part: Annotated[
         list[str] | None,
-        typer.Option(help="peers, demo, live, engines or avatars (may be repeated)."),
+        choice(
+            among=("peers", "demo", "live", "profile", "engines", "avatars", "clips"),
+            help="Measure this part only (may be repeated).",
+        ),
     ] = None,
-    rounds: Annotated[int | None, typer.Option(min=1, max=1000, help="Of each comparison.")] = None,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="Rounds of each comparison.")
+    ] = None,
     duration: Annotated[
-        float | None, typer.Option(min=1.0, max=3600.0, help="Seconds of each measurement.")
+        float | None, typer.Option(min=1.0, max=3600.0, help="Seconds that a measurement takes.")
     ] = None,
     backend: BackendOption = "auto",
-    gpus: Annotated[str, typer.Option(help="As of serve: all, none, or numbers.")] = "all",
+    gpus: Annotated[
+        str, typer.Option(metavar="[all|none|0,2,…]", help="Which GPUs to use.")
+    ] = "all",
     threads: Annotated[
-        int, typer.Option(min=0, max=1024, help="Of each engine; 0: the server's choice.")
+        int, typer.Option(min=0, max=1024, help="Threads of each engine; 0: the server chooses.")
     ] = 0,
     compare: Annotated[
-        tuple[Path, Path] | None, typer.Option(help="Two run.json: what has changed.")
+        tuple[Path, Path] | None,
+        typer.Option(help="Measure nothing: show what differs between two run.json files."),
     ] = None,
 ) -> None:
-    """Measure what this machine reaches, next to other ways of working."""
+    """Measure how fast this machine is, next to other ways of working."""
     from lipsync_fast.cli.bench import bench_command
 
     bench_command(

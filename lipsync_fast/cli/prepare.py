@@ -31,58 +31,81 @@ class LoopKind(StrEnum):
 @guarded
 def prepare(
     videos: Annotated[list[Path], typer.Argument(help="Videos, each of one person.")],
-    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("prepared"),
+    out: Annotated[Path, typer.Option(help="The folder for the results.")] = Path("prepared"),
     workers: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="Videos at a time; as many as processors.")
+        int | None,
+        typer.Option(
+            min=1, max=1024, help="Videos prepared at a time (default: one for each processor)."
+        ),
     ] = None,
     detector: Annotated[
         str | None,
-        typer.Option(help="mesh (the default), dlib, a plug-in's name, or module:function."),
+        typer.Option(
+            help="What finds faces: mesh (the default), dlib, a plug-in's name, or MODULE:FUNCTION."
+        ),
     ] = None,
     detector_option: Annotated[
         list[str] | None,
-        typer.Option("--detector-option", help="key=value, for it (may be repeated)."),
+        typer.Option("--detector-option", help="KEY=VALUE for the detector (may be repeated)."),
     ] = None,
     landmarks: Annotated[
         Path | None,
-        typer.Option(help="Landmarks in files: a folder of 0.lms …, .npy, .npz, or of such."),
+        typer.Option(
+            help="Landmarks in files: a folder of 0.lms …, .npy or .npz, or a folder of such."
+        ),
     ] = None,
     parsing: Annotated[
-        Path | None, typer.Option(help="Parsing maps as SyncTalk_2D has them: 0.png …")
+        Path | None, typer.Option(help="A folder of parsing maps as SyncTalk_2D has them: 0.png …")
     ] = None,
     consent: Annotated[str | None, typer.Option(help="How the person shown agreed.")] = None,
-    licence: Annotated[str | None, typer.Option(help="Under which terms it may be used.")] = None,
+    licence: Annotated[
+        str | None, typer.Option(help="The terms under which it may be used.")
+    ] = None,
     stated_by: Annotated[
-        str | None, typer.Option(help="Who states this; the login name by default.")
+        str | None, typer.Option(help="Who states this (default: your login name).")
     ] = None,
     synthetic: Annotated[
         bool, typer.Option("--synthetic", help="The person shown does not exist.")
     ] = False,
-    name: Annotated[str | None, typer.Option(help="Name; the file's by default.")] = None,
-    start: Annotated[float, typer.Option(min=0, max=86400, help="Second to begin at.")] = 0.0,
+    name: Annotated[
+        str | None, typer.Option(help="The avatar's name (default: the file's name).")
+    ] = None,
+    start: Annotated[
+        float, typer.Option(min=0, max=86400, help="The second of the video to begin at.")
+    ] = 0.0,
     seconds: Annotated[
-        float, typer.Option(min=0.2, max=7200, help="How much of a video is used at most.")
+        float, typer.Option(min=0.2, max=7200, help="How many seconds of a video are used at most.")
     ] = 600.0,
     bridge: Annotated[
-        int, typer.Option(min=0, max=250, help="Frames in a row that may be without a face.")
+        int, typer.Option(min=0, max=250, help="How many frames in a row may be without a face.")
     ] = 12,
-    loop: Annotated[LoopKind, typer.Option(help="How the avatar plays on.")] = LoopKind.auto,
+    loop: Annotated[
+        LoopKind, typer.Option(help="How the avatar plays when its frames are over.")
+    ] = LoopKind.auto,
     loop_seconds: Annotated[
-        float, typer.Option(min=0.2, max=3600, help="Longest part that the avatar plays.")
+        float,
+        typer.Option(min=0.2, max=3600, help="Seconds of the longest part that the avatar plays."),
     ] = 60.0,
-    quality: Annotated[int, typer.Option(min=50, max=100, help="Of the frames (JPEG).")] = 92,
+    quality: Annotated[
+        int, typer.Option(min=50, max=100, help="The JPEG quality of the frames.")
+    ] = 92,
     weights: Annotated[
-        Path | None, typer.Option(help="A checkpoint: makes a whole avatar of one video.")
+        Path | None,
+        typer.Option(
+            help="A checkpoint of the person's network: makes a whole avatar of one video."
+        ),
     ] = None,
     audio_encoder: Annotated[
-        Path | None, typer.Option(help="The audio encoder's weights, with --weights.")
+        Path | None, typer.Option(help="The audio encoder's weights, for --weights.")
     ] = None,
     avatars: Annotated[
-        Path | None, typer.Option(help="Where that avatar goes; your data folder by default.")
+        Path | None, typer.Option(help="The folder for that avatar (default: your data folder).")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace older results.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Close with one JSON object.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace results that are there already.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
 ) -> None:
     """Prepare videos of people for training: frames, face crops, landmarks, sound, loop.
 
@@ -207,7 +230,7 @@ def _detection(
         given[key.replace("-", "_")] = value
     if landmarks is not None:
         if given:
-            raise PrepareError("--detector-option is for a --detector")
+            raise PrepareError("--detector-option needs --detector")
         return {}
     detector = detector or "mesh"
     check_spec(detector)
@@ -237,7 +260,7 @@ def _statements(
     asked = bool(missing)
     if asked and not sys.stdin.isatty():
         raise PrepareError(
-            f"{' and '.join(missing)} must be said: how the person shown agreed, and under which"
+            f"{' and '.join(missing)} must be given: how the person shown agreed, and under which"
             " terms the avatar may be used; both are written into it"
         )
     login = "unknown"
@@ -315,10 +338,10 @@ class _Model:
         self._weights, self._encoder, self._force = weights, encoder, force
         if weights is None:
             if encoder is not None:
-                raise PrepareError("--audio-encoder is for --weights")
+                raise PrepareError("--audio-encoder needs --weights")
             return
         if len(names) > 1:
-            raise PrepareError("--weights are one person's: give one video with them")
+            raise PrepareError("--weights belong to one person: give one video with them")
         self._dest = (folder_for_new("--avatars") if avatars is None else avatars) / names[0]
         if self._dest.exists() and not force:
             raise OutputError(f"{self._dest}: already exists; --force replaces it")
@@ -368,6 +391,7 @@ def _write_json(
     made: list[Result], failed: list[Failure], wall: float, package: Path | None
 ) -> None:
     from lipsync_fast.names import json_bytes
+    from lipsync_fast.rounding import rounded
 
     value = {
         "prepared": made,
@@ -375,4 +399,4 @@ def _write_json(
         "wall_s": round(wall, 3),
         "avatar": None if package is None else str(package),
     }
-    typer.echo(json_bytes(value, indent=2).decode())
+    typer.echo(json_bytes(rounded(value), indent=2).decode())

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lipsync_fast.console import Progress, clock, guarded, one_line, say, warn
+from lipsync_fast.cli.commands import BACKENDS, Command, choice
+from lipsync_fast.console import Progress, clock, guarded, one_line, say, table_lines, warn
 from lipsync_fast.errors import ConfigError, MediaError, OutputError
 
 if TYPE_CHECKING:
@@ -33,48 +34,63 @@ WAIT_S = 10.0
 Avatar = Annotated[str, typer.Argument(help="The avatar's name, or its package's path.")]
 Folders = Annotated[
     list[Path] | None,
-    typer.Option("--avatars", help="Folder to look for avatars in, first (may be repeated)."),
+    typer.Option("--avatars", help="A folder to look for avatars in first (may be repeated)."),
 ]
 Config = Annotated[
     Path | None,
-    typer.Option("--config", help="The server's configuration file, where it has one."),
+    typer.Option("--config", help="The server's configuration file, if it has one."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
 @guarded
 def prerender(
     avatar: Avatar,
     audio: Annotated[Path, typer.Argument(help="The sound: any file that FFmpeg reads.")],
-    name: Annotated[str, typer.Option("--as", help="What clients call it.")],
+    name: Annotated[str, typer.Option("--as", help="The name by which clients ask for it.")],
     avatars: Folders = None,
     config: Config = None,
     backend: Annotated[
-        str, typer.Option(help="auto, cpu or cuda: what the server's engines run on.")
+        str, choice(among=BACKENDS, help="What the server's engines run on.")
     ] = "auto",
-    threads: Annotated[int | None, typer.Option(help="Of the CPU.", min=1)] = None,
-    content: Annotated[str, typer.Option(help="frame or mouth, as clients ask for it.")] = "frame",
+    threads: Annotated[
+        int | None, typer.Option(help="Threads to use (default: all processors).", min=1)
+    ] = None,
+    content: Annotated[
+        str, choice(among=("frame", "mouth"), help="What clients will ask for.")
+    ] = "frame",
     quality: Annotated[
-        int | None, typer.Option(help="Of the JPEGs; the avatar's own by default.", min=1, max=100)
+        int | None,
+        typer.Option(
+            help="The JPEG quality that clients will ask for (default: the avatar's own).",
+            min=1,
+            max=100,
+        ),
     ] = None,
     max_width: Annotated[
-        int | None, typer.Option("--max-width", help="As clients ask for it.", min=16, max=8192)
+        int | None,
+        typer.Option(
+            "--max-width", help="The max_width that clients will ask for.", min=16, max=8192
+        ),
     ] = None,
     every_phase: Annotated[
         bool,
-        typer.Option("--every-phase", help="For every place of the loop, not one of those alike."),
+        typer.Option(
+            "--every-phase",
+            help="Make it for every place of the loop, not for one of those that look alike.",
+        ),
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
-    """Make an utterance's frames beforehand: it then begins at once, and needs no network.
+    """Make the frames of an utterance beforehand, so that it begins at once.
 
-    It may be interrupted, and goes on where it was when it is called again.
+    It may be interrupted: called again, it goes on where it was.
     """
     from lipsync_fast.avatars.library import AvatarLibrary
     from lipsync_fast.avatars.package import AvatarPackage
 
     if not name.isprintable() or not 0 < len(name) <= 200:
-        raise ConfigError(f"--as {one_line(name[:40])!r}: expected 1 to 200 characters to be seen")
+        raise ConfigError(f"--as {one_line(name[:40])!r}: expected 1 to 200 printable characters")
     if content not in ("frame", "mouth"):
         raise ConfigError(f"--content {one_line(content)!r}: expected frame or mouth")
     settings = _settings(config)
@@ -111,12 +127,13 @@ def prerendered(
 ) -> None:
     """List what was pre-rendered for an avatar."""
     from lipsync_fast.names import json_bytes
+    from lipsync_fast.rounding import rounded
 
     settings = _settings(config)
     with closing(_store(settings)) as store:
         found = store.names(_name_of(avatar, avatars, settings))
     if json:
-        typer.echo(json_bytes(found).decode())
+        typer.echo(json_bytes(rounded(found)).decode())
         return
     if not found:
         say("nothing was pre-rendered for this avatar")
@@ -126,16 +143,13 @@ def prerendered(
         state = "whole" if each.whole else "interrupted: call prerender again"
         size = f"{each.size / 1e6:.1f}"
         rows.append((one_line(each.name), f"{each.seconds:.2f}", str(each.frames), size, state))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        typer.echo("  ".join([*cells, row[-1]]))
+    typer.echo("\n".join(table_lines(rows)))
 
 
 @guarded
 def unprerender(
     avatar: Avatar,
-    name: Annotated[str, typer.Argument(help="What clients call it.")],
+    name: Annotated[str, typer.Argument(help="The name by which clients ask for it.")],
     avatars: Folders = None,
     config: Config = None,
 ) -> None:
@@ -145,13 +159,13 @@ def unprerender(
     with closing(_store(settings)) as store:
         if not store.forget_name(of, name):
             raise OutputError(f"nothing was pre-rendered for {of} as {one_line(name[:64])!r}")
-    say(f"{of}: {one_line(name)} is removed")
+    say(f"{of}: {one_line(name)} was removed")
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     for command in (prerender, prerendered, unprerender):
-        app.command()(command)
+        app.command(cls=Command)(command)
 
 
 # ---------------------------------------------------------------- parts

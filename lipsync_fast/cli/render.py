@@ -16,6 +16,7 @@ from lipsync_fast.console import Progress, one_line, say, warn
 from lipsync_fast.errors import OutputError
 from lipsync_fast.names import json_bytes
 from lipsync_fast.output import check_output, open_writer
+from lipsync_fast.rounding import rounded
 from lipsync_fast.timing import FPS
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def render_command(request: RenderRequest) -> None:
             warn(warning)
         say(one_line(summary.line()))
     if request.json:
-        text = json_bytes(summary).decode() + "\n"
+        text = json_bytes(rounded(summary)).decode() + "\n"
         stream = sys.stderr if request.out == "-" else sys.stdout
         stream.write(text)
         stream.flush()

@@ -8,22 +8,25 @@ from typing import Annotated
 
 import typer
 
+from lipsync_fast.cli.commands import Command
 from lipsync_fast.console import guarded, one_line, say
 
 Folders = Annotated[
     list[Path] | None,
-    typer.Option("--avatars", help="Folder to look for avatars in, first (may be repeated)."),
+    typer.Option("--avatars", help="A folder to look for avatars in first (may be repeated)."),
 ]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to ``lipsync-fast avatar``."""
     for command in (keygen, sign, verify):
-        app.command()(guarded(command))
+        app.command(cls=Command)(guarded(command))
 
 
 def keygen(
-    file: Annotated[Path, typer.Argument(help="Of the private key; FILE.pub is the public one.")],
+    file: Annotated[
+        Path, typer.Argument(help="The file for the private key; the public one gets FILE.pub.")
+    ],
 ) -> None:
     """Make a pair of keys to sign avatars with."""
     from lipsync_fast.avatars.signing import new_key
@@ -34,11 +37,11 @@ def keygen(
 
 
 def sign(
-    avatar: Annotated[str, typer.Argument(help="Name or path of the package.")],
-    key: Annotated[Path, typer.Option(help="Private key (PEM, Ed25519).")],
+    avatar: Annotated[str, typer.Argument(help="The avatar's name, or its package's path.")],
+    key: Annotated[Path, typer.Option(help="The private key (PEM, Ed25519).")],
     avatars: Folders = None,
 ) -> None:
-    """Sign a package, all of it; the signature is put into it."""
+    """Sign all of an avatar's package; the signature is put into it."""
     from lipsync_fast.avatars.library import AvatarLibrary
     from lipsync_fast.avatars.signing import read_private_key, sign_package
 
@@ -51,8 +54,10 @@ def sign(
 
 
 def verify(
-    avatar: Annotated[str, typer.Argument(help="Name or path of the package.")],
-    key: Annotated[Path, typer.Option(help="Public key or keys (PEM, Ed25519).")],
+    avatar: Annotated[str, typer.Argument(help="The avatar's name, or its package's path.")],
+    key: Annotated[
+        Path, typer.Option(help="The public key, or several in one file (PEM, Ed25519).")
+    ],
     avatars: Folders = None,
 ) -> None:
     """Check a package's signature, and every byte that it vouches for."""

@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from lipsync_fast.cli.commands import choice
 from lipsync_fast.console import guarded, one_line, say
 from lipsync_fast.errors import LipsyncError
 from lipsync_fast.extras import how_to_get
@@ -24,68 +25,108 @@ _NEEDED = ("torch", "onnx")
 @guarded
 def train(
     folder: Annotated[
-        Path | None, typer.Argument(metavar="DIR", help="Of avatar prepare; with sound.")
+        Path | None,
+        typer.Argument(
+            metavar="DIR", help="A folder made by avatar prepare, of a video with sound."
+        ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="The avatar: a folder or FILE.lsa; your data folder."),
+        typer.Option(
+            "--out",
+            "-o",
+            help="Where the avatar goes: FOLDER or FILE.lsa (default: your data folder).",
+        ),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Over all frames; 100.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="In place of epochs.")] = None,
-    batch: Annotated[int, typer.Option(min=2, max=1024, help="Frames of a step.")] = 8,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=1, help="How often all frames are gone through (default: 100)."),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps to train, in place of --epochs.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=2, max=1024, help="Frames in a step.")] = 8,
+    device: Annotated[str, choice(among=("auto", "cpu", "cuda"), help="What trains.")] = "auto",
     precision: Annotated[
-        str, typer.Option(help="auto (bf16 or fp16 on a GPU, fp32 on the CPU), fp32, fp16, bf16.")
+        str,
+        choice(
+            among=("auto", "fp32", "fp16", "bf16"),
+            help="auto is bf16 or fp16 on a GPU, fp32 on the CPU.",
+        ),
     ] = "auto",
     sync_loss: Annotated[
-        float, typer.Option(min=0.0, help="Weight of the sync loss; 0: none.")
+        float, typer.Option(min=0.0, help="The weight of the sync loss; 0: none.")
     ] = 0.0,
     perceptual: Annotated[
-        str, typer.Option(help="auto (if torch's cache has VGG19), off, or VGG19's weights.")
+        str,
+        typer.Option(
+            help="auto (used if torch's cache has VGG19), off, or a file of VGG19's weights."
+        ),
     ] = "auto",
     audio_encoder: Annotated[
         str | None,
-        typer.Option(help="Weights (.pth, .onnx), or an avatar whose encoder to take."),
+        typer.Option(
+            help="The audio encoder: weights (.pth, .onnx), or an avatar to take it from."
+        ),
     ] = None,
-    width: Annotated[int, typer.Option(help="32 is the reference; 16 or 8 are faster.")] = 32,
-    region: Annotated[int, typer.Option(help="Pixels made; 320 is the reference.")] = 320,
+    width: Annotated[
+        int, typer.Option(help="The network's width: 32 is the reference's, 16 and 8 are faster.")
+    ] = 32,
+    region: Annotated[
+        int,
+        typer.Option(
+            help="The side of the square that is made, in pixels: 320 is the reference's."
+        ),
+    ] = 320,
     after: Annotated[
-        int, typer.Option(min=2, max=8, help="Look-ahead: 8 is 452.5 ms, 2 is 72.5 ms (live).")
+        int, typer.Option(min=2, max=8, help="The look-ahead: 8 is 452.5 ms, 2 is 212.5 ms.")
     ] = 8,
-    rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-3,
+    rate: Annotated[float, typer.Option(help="The highest learning rate.")] = 1e-3,
     weights: Annotated[
-        Path | None, typer.Option(help="A network to begin with, of this width and region.")
+        Path | None, typer.Option(help="A network to begin with, of the same width and region.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
-    threads: Annotated[int | None, typer.Option(min=1, help="Of the processor.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="The seed of everything random.")] = 0,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of the processor.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Threads that read frames.")] = None,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 200,
     validate_every: Annotated[
-        int | None, typer.Option(min=1, help="Steps between looks at held-out frames; a 20th.")
+        int | None,
+        typer.Option(
+            min=1, help="Steps between looks at held-out frames (default: a 20th of all)."
+        ),
     ] = None,
-    work: Annotated[Path | None, typer.Option(help="Checkpoints and logs; DIR/training.")] = None,
+    work: Annotated[
+        Path | None,
+        typer.Option(help="The folder for checkpoints and logs (default: DIR/training)."),
+    ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume/--restart", help="Go on from a checkpoint, or forget it.")
+        bool,
+        typer.Option("--resume/--restart", help="Go on from the last checkpoint, or begin anew."),
     ] = True,
     smoke: Annotated[
-        bool, typer.Option("--smoke", help="Train a tiny one on the demo avatar, as a test.")
+        bool, typer.Option("--smoke", help="Train a tiny network on the demo avatar, as a test.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace the avatar at --out.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Close with one JSON object.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the avatar if it is there already.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
 ) -> None:
-    """Train a prepared video's network and pack it as an avatar; stops and goes on at any time."""
+    """Train a network on a prepared video, and pack it as an avatar.
+
+    It may be interrupted at any time: the same command goes on where it was.
+    """
     _need()
     if smoke:
         _smoke(folder, out, steps, seed, threads, resume, force, quiet, json)
         return
     if folder is None:
-        raise typer.BadParameter("DIR is needed: a folder made by avatar prepare")
+        raise typer.BadParameter("DIR is missing: a folder made by lipsync-fast avatar prepare")
     if epochs is not None and steps is not None:
-        raise typer.BadParameter("--epochs and --steps exclude each other")
+        raise typer.BadParameter("--epochs and --steps cannot be given together")
     if audio_encoder is None:
         raise typer.BadParameter(
-            "--audio-encoder is needed: the weights published with SyncTalk_2D"
+            "--audio-encoder is missing: the weights published with SyncTalk_2D"
             " (audio_visual_encoder.pth), a graph (.onnx), or an avatar's name (demo has one that"
             " was trained on few voices)"
         )
@@ -180,6 +221,7 @@ def _smoke(
 
 def _write_json(value: object) -> None:
     from lipsync_fast.names import json_bytes
+    from lipsync_fast.rounding import rounded
 
-    sys.stdout.write(json_bytes(value).decode() + "\n")
+    sys.stdout.write(json_bytes(rounded(value)).decode() + "\n")
     sys.stdout.flush()

@@ -88,7 +88,7 @@ class GivenSound(Closing):
         """The sound of a media file. (Opened at once, decoded as it is iterated over.)"""
         path = given
         if not isinstance(given, (str, os.PathLike)):
-            copy = self._closing.enter_context(tempfile.TemporaryFile())
+            copy = self._closing.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 (it is one)
             path = f"/proc/self/fd/{copy.fileno()}"
             name = getattr(given, "name", None)
             self._named = (path, name if isinstance(name, str) and name else "the open file")

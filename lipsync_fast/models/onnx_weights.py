@@ -206,7 +206,7 @@ class _File:
     def _conv(self, node: Node, source: int) -> int:
         weight = self._floats(node.inputs[1])
         if weight.ndim != 4 or node.attributes.get("auto_pad", b"NOTSET") != b"NOTSET":
-            raise _RefusedError(f"{_named(node)} is no plain 2-D convolution")
+            raise _RefusedError(f"{_named(node)} is not a plain 2-D convolution")
         if _list(node, "dilations", (1, 1)) != (1, 1):
             raise _RefusedError(f"{_named(node)} is dilated")
         (groups,) = _list(node, "group", (1,))

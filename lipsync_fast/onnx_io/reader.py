@@ -120,7 +120,7 @@ class Graph:
             UnexpectedGraphError: there is none of that name, or it is stored in another way.
         """
         if name not in self.tensors:
-            raise UnexpectedGraphError(f"{name} is no constant")
+            raise UnexpectedGraphError(f"{name} is not a constant")
         shape: list[int] = []
         kind, data = 0, memoryview(b"")
         for number, value, _ in _fields(self.tensors[name]):

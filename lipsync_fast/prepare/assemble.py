@@ -285,7 +285,9 @@ def install(made: Path, dest: Path) -> None:
     """
     if dest.is_dir() and any(dest.iterdir()):
         if not (dest / NAME).is_file():
-            raise OutputError(f"{dest}: holds something else than a prepared video; left alone")
+            raise OutputError(
+                f"{dest}: holds something other than a prepared video, and is left alone"
+            )
         old = dest.parent / f".{dest.name}.old"
         shutil.rmtree(old, ignore_errors=True)  # of one that was killed right here
         replace_with(made, dest, old)

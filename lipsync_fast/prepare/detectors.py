@@ -138,7 +138,7 @@ def _factory(spec: str) -> Factory:
     except (ImportError, AttributeError) as error:
         raise PrepareError(f"detector {spec}: cannot be loaded ({error})") from error
     if not callable(found):
-        raise PrepareError(f"detector {spec}: is no function that makes a detector")
+        raise PrepareError(f"detector {spec}: is not a function that makes a detector")
     return found
 
 

@@ -67,11 +67,11 @@ def check_target(dest: Path) -> None:
     if dest.is_dir() and not dest.is_symlink():
         if any(dest.iterdir()) and read_prepared(dest) is None:
             raise OutputError(
-                f"{dest}: holds something else than a prepared video, and is left alone; give"
+                f"{dest}: holds something other than a prepared video, and is left alone; give"
                 " another --out or --name"
             )
     elif dest.is_symlink() or dest.exists():
-        raise OutputError(f"{dest}: is there already and no folder; give another --out or --name")
+        raise OutputError(f"{dest}: exists and is not a folder; give another --out or --name")
 
 
 def _prepare(request: Request, on_progress: OnProgress) -> Result:

@@ -127,10 +127,10 @@ def _refusal(host: str, port: int, error: OSError) -> ServerError:
     where = f"cannot listen on {host} port {port}"
     if error.errno == errno.EADDRINUSE:
         return PortInUseError(
-            f"{where}: the port is in use; stop who has it, or choose another one"
+            f"{where}: the port is in use; stop the program that has it, or choose another port"
         )
     if error.errno in (errno.EACCES, errno.EPERM):
-        return ServerError(f"{where}: this user may not; choose a port from 1024 on")
+        return ServerError(f"{where}: this user may not listen there; choose a port from 1024 on")
     if error.errno == errno.EADDRNOTAVAIL:
         return ServerError(f"{where}: this machine has no such address")
     return ServerError(f"{where}: {os.strerror(error.errno) if error.errno else error}")

@@ -47,7 +47,7 @@ class OpenedPackage:
             raise AvatarFormatError(f"{self.path}: cannot be read ({error.strerror})") from None
         if not stat.S_ISREG(about.st_mode):
             self.close()
-            raise AvatarFormatError(f"{self.path}: is no avatar package")
+            raise AvatarFormatError(f"{self.path}: is not an avatar package")
         self.identity = identity_from(about)
 
     @property

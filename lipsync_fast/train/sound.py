@@ -124,7 +124,9 @@ def extract_features(
         windows = np.stack([mel[r : r + WINDOW_ROWS].T for r in rows[first : first + _BATCH]])
         vectors[first : first + _BATCH] = _run(session, encoder, windows[:, None])
     if not np.isfinite(vectors).all():
-        raise TrainingError(f"the audio encoder ({encoder.source}) gives what are no numbers")
+        raise TrainingError(
+            f"the audio encoder ({encoder.source}) gives values that are not numbers"
+        )
     return AudioFeatures(vectors, rows, window, len(pcm))
 
 

@@ -18,6 +18,8 @@ class Stop:
 
     def __enter__(self) -> Stop:
         for number in _HEEDED:
+            if signal.getsignal(number) is signal.SIG_IGN and number == signal.SIGHUP:
+                continue  # nohup's wish
             self._before[number] = signal.signal(number, self._heed)
         return self
 

@@ -227,7 +227,7 @@ class Trainer:
             loss = loss + self.options.sync_loss * parts["sync"]
         total = loss.item()
         if not math.isfinite(total):
-            raise self._lost("the loss is no number any more")
+            raise self._lost("the loss is not a number any more")
         self._optimiser.zero_grad(set_to_none=True)
         cast(Any, self._scaler.scale(loss)).backward()
         self._scaler.unscale_(self._optimiser)

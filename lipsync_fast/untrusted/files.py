@@ -28,7 +28,7 @@ def read_file(path: Path, what: str, most: int, root: Path | None = None) -> byt
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             about = os.fstat(file.fileno())
             if not stat.S_ISREG(about.st_mode):
-                raise AvatarImportError(f"{path}: is no file, expected {what}")
+                raise AvatarImportError(f"{path}: is not a file, expected {what}")
             where = os.readlink(f"/proc/self/fd/{file.fileno()}")
             if root is not None and os.path.commonpath([root, where]) != str(root):
                 raise AvatarImportError(

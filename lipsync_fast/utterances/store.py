@@ -195,8 +195,8 @@ class Store(Database):
             ).rowcount
             if not gone:
                 raise StoreError(
-                    f"{self.path}: {needed / 1e6:.1f} MB more than may be kept"
-                    f" ({self.limit / 1e6:.0f} MB); pre-rendered utterances are not given up"
+                    f"{self.path}: {needed / 1e6:.1f} MB more do not fit into"
+                    f" {self.limit / 1e6:.0f} MB; pre-rendered utterances are not given up"
                 )
             dropped += gone
         return dropped

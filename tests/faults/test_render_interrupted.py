@@ -21,7 +21,7 @@ def left(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("out", ["o.mp4", "frames"])
 @pytest.mark.parametrize(
-    ("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 128 + signal.SIGTERM)]
+    ("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )
 def test_interrupted(
     tiny_avatar: Path, tmp_path: Path, out: str, sent: signal.Signals, code: int
@@ -38,6 +38,25 @@ def test_interrupted(
         _, said = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == code, said
     assert b"Traceback" not in said
+    assert left(tmp_path) == ["s.wav"]
+
+
+def test_under_nohup_the_end_of_the_terminal_is_none(tiny_avatar: Path, tmp_path: Path) -> None:
+    write_wav(tmp_path / "s.wav", tone(300))
+    with subprocess.Popen(
+        render_command(tiny_avatar, "s.wav", "o.mp4"),
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN) and None,
+    ) as process:
+        wait_for(lambda: partial_bytes(tmp_path, "o.mp4") > 0, process)
+        before = partial_bytes(tmp_path, "o.mp4")
+        process.send_signal(signal.SIGHUP)
+        wait_for(lambda: partial_bytes(tmp_path, "o.mp4") > before, process)
+        for _ in range(2):  # a second one does not cut the cleanup short
+            process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 143
     assert left(tmp_path) == ["s.wav"]
 
 
@@ -78,6 +97,7 @@ def test_a_full_device_behind_standard_output(tiny_avatar: Path, tmp_path: Path)
 def heed_interrupts() -> None:
     """Undo what a shell does to commands in its background: they ignore Ctrl-C from birth."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def partial_bytes(folder: Path, out: str) -> int:

@@ -239,7 +239,7 @@ def shown_status(run: Server) -> str:
     """What people are shown of the status, on one line."""
     from rich.console import Console
 
-    from lipsync_fast.cli.status import as_tables
+    from lipsync_fast.cli.status_tables import as_tables
 
     console = Console(width=400)
     with console.capture() as shown:

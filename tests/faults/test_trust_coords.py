@@ -193,7 +193,7 @@ def test_where_and_how_large_it_is(tmp_path: Path) -> None:
     with pytest.raises(AvatarImportError, match="missing"):
         read_coords(file, tmp_path.resolve())
     os.mkfifo(file)
-    with pytest.raises(AvatarImportError, match="is no file"):
+    with pytest.raises(AvatarImportError, match="is not a file"):
         read_coords(file, tmp_path.resolve())
     file.unlink()
     (tmp_path / "elsewhere").write_bytes(pickle.dumps(BOXES))

@@ -179,13 +179,20 @@ def test_what_is_refused_before_any_work(place: Path, monkeypatch: pytest.Monkey
 
     found = ("--landmarks", "found")
     (place / "other").mkdir()
-    refused("--consent and --licence must be said", "v1.mkv", *found)
-    refused("--licence must be said", "v1.mkv", *found, "--consent", "yes")
+    refused("--consent and --licence must be given", "v1.mkv", *found)
+    refused("--licence must be given", "v1.mkv", *found, "--consent", "yes")
     refused(
         "the statement of consent is empty", "v1.mkv", *found, "--consent", " ", "--licence", "x"
     )
     refused("not from both", "v1.mkv", *found, "--detector", "mesh", *STATED)
-    refused("is for a --detector", "v1.mkv", *found, "--detector-option", "threads=2", *STATED)
+    refused(
+        "--detector-option needs --detector",
+        "v1.mkv",
+        *found,
+        "--detector-option",
+        "threads=2",
+        *STATED,
+    )
     refused("there is no detector 'x'", "v1.mkv", "--detector", "x", *STATED)
     refused("research only", "v1.mkv", "--detector", "dlib", *STATED)
     refused("no landmarks of v3", "v3.mkv", "v1.mkv", "--landmarks", "other", *STATED)
@@ -194,7 +201,7 @@ def test_what_is_refused_before_any_work(place: Path, monkeypatch: pytest.Monkey
     refused("would both become 'v1'", "v1.mkv", "v1.mkv", *found, *STATED)
     refused("is a file; --out", "v1.mkv", *found, "--out", "mine.py", *STATED)
     refused("--name is for one video", "v1.mkv", "v2.mkv", "--name", "x", *found, *STATED)
-    refused("--weights are one person's", "v1.mkv", "v2.mkv", "--weights", "x", *found, *STATED)
+    refused("--weights belong to one person", "v1.mkv", "v2.mkv", "--weights", "x", *found, *STATED)
 
 
 def test_an_output_that_holds_something_else(place: Path, run: Run) -> None:

@@ -217,8 +217,8 @@ def test_files_that_are_no_results_are_named(tmp_path: Path) -> None:
     write(some(), tmp_path)
     good, bad = tmp_path / "run.json", tmp_path / "bad.json"
     for data, words in (
-        (b"nonsense", "is no result"),
-        (b"{}", "is no result"),
+        (b"nonsense", "is not a result"),
+        (b"{}", "is not a result"),
         (json.dumps(json.loads(good.read_bytes()) | {"schema": SCHEMA + 1}).encode(), "schema"),
     ):
         bad.write_bytes(data)

@@ -116,9 +116,9 @@ def test_any_text_is_printed_so_that_it_is_read_back(
         ("[engines]\nprecision = 'int8'", "expected one of 'bf16', 'fp16', 'fp32'"),
         ("[engines]\nhung_s = 0.3", "hung_s must be at least three times heartbeat_s"),
         ("[avatars]\ndefault = ''", "avatars.default: expected the name or path"),
-        ("fronts = ", "is no TOML"),
-        ("a = " + "[" * 2000, "is no TOML"),
-        ("x = '\x00'", "is no TOML"),
+        ("fronts = ", "is not TOML"),
+        ("a = " + "[" * 2000, "is not TOML"),
+        ("x = '\x00'", "is not TOML"),
     ],
 )
 def test_a_bad_file_is_one_error_that_names_the_key(tmp_path: Path, text: str, said: str) -> None:
@@ -137,7 +137,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="longer than 1 MiB"):
         load(Path("/dev/zero"), {})
     (tmp_path / "latin").write_bytes(b"folder = '\xe9'")
-    with pytest.raises(ConfigError, match="is no TOML"):
+    with pytest.raises(ConfigError, match="is not TOML"):
         load(tmp_path / "latin", {})
 
 

@@ -186,7 +186,7 @@ def test_names_of_detectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ("nobodys", "there is no detector 'nobodys' .known: dlib, mesh, theirs"),
         ("nobodys:D", "cannot be loaded"),
         ("somebodys:E", "cannot be loaded"),
-        ("somebodys:constant", "is no function"),
+        ("somebodys:constant", "is not a function"),
         ("somebodys:broken", "cannot start .OSError: no model"),
         ("a b:c", "expected a name or module:function"),
     ):

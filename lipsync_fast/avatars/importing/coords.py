@@ -76,7 +76,7 @@ def read_coords(path: Path, root: Path) -> NDArray[np.float64]:
         raise AvatarImportError(f"{path}: {reason}; expected {EXPECTED}") from None
     except (ValueError, IndexError, KeyError, TypeError, OverflowError, RecursionError):
         raise AvatarImportError(
-            f"{path}: is damaged, or no pickle{refused_as(path)}; expected {EXPECTED}"
+            f"{path}: is damaged, or not a pickle{refused_as(path)}; expected {EXPECTED}"
         ) from None
     check_count(len(boxes), path)
     y1, y2, x1, x2 = np.array(boxes, np.float64).T

@@ -120,5 +120,5 @@ def need_file(path: Path, root: Path, what: str) -> Path:
     if not resolved.is_relative_to(root):
         raise AvatarImportError(f"{path}: is a link that leads out of {root}; copy its file in")
     if not resolved.is_file():
-        raise AvatarImportError(f"{path}: is no file; expected {what}")
+        raise AvatarImportError(f"{path}: is not a file; expected {what}")
     return path

@@ -116,7 +116,7 @@ def _no_folder(path: Path) -> str:
         return f"{path}: is a video; make an avatar of it with lipsync-fast avatar prepare"
     if path.suffix.lower() in _WEIGHTS:
         return f"{path}: weights alone; give the folder, and these with --checkpoint"
-    return f"{path}: is no folder; expected one with an avatar's parts"
+    return f"{path}: is not a folder; expected one with an avatar's parts"
 
 
 def _refuse_others(path: Path) -> None:
