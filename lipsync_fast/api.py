@@ -144,8 +144,9 @@ class Avatar(Closing):
         Args:
             audio: the path of a sound or video file; or such a file opened for reading bytes, which
                 is read to its end at once and stays open. Or PCM: an array, (samples,) or
-                (samples, channels), int16, int32, uint8 or float in [-1, 1]; bytes, 16-bit little-endian and mono; or an iterable of such
-                arrays or bytes, of any sizes, rendered as they come.
+                (samples, channels), int16, int32, uint8 or float in [-1, 1]; bytes, 16-bit
+                little-endian and mono; or an iterable of such arrays or bytes, of any sizes,
+                rendered as they come.
             sample_rate: samples a second of PCM; a file says its own.
             start_frame: the avatar frame under the first picture.
             rate: the former name of ``sample_rate``.
