@@ -54,7 +54,7 @@ export const address = (path) => new URL(path, document.baseURI);
 
 /** fetch, with the token. */
 export function ask(path, options = {}) {
-  // A header takes no other characters; such a token is shown by the bytes of its UTF-8.
+  // What is typed may hold letters that no header takes: they are shown by the bytes of their UTF-8.
   const word = String.fromCharCode(...new TextEncoder().encode(token));
   const headers = token ? { Authorization: `Bearer ${word}` } : {};
   return fetch(address(path), { signal: AbortSignal.timeout(PATIENCE), ...options, headers });

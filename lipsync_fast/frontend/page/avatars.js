@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The cards of avatars: which there are, which is shown, which is on its way.
 
-import { ask, blobOf } from "./access.js";
+import { address, ask, blobOf, hasToken } from "./access.js";
 
 const $ = (id) => document.getElementById(id);
 
@@ -37,14 +37,17 @@ export class Avatars {
     text.textContent = name;
     input.onchange = () => this.choose(name);
     label.append(input, frame, text);
-    blobOf(thumbnail.slice(1)).then(
-      (url) => {
-        this.pictures.push(url);
-        image.src = url;
-      },
-      () => (label.dataset.bare = ""),
-    );
+    if (hasToken()) this.fetch(thumbnail, image);
+    else Object.assign(image, { loading: "lazy", src: address(thumbnail.slice(1)) });
     return label;
+  }
+
+  /** A picture's address cannot show the token; a request can. */
+  async fetch(thumbnail, image) {
+    const url = await blobOf(thumbnail.slice(1)).catch(() => "");
+    if (!url) return; // its name is enough
+    this.pictures.push(url);
+    image.src = url;
   }
 
   choose(name) {

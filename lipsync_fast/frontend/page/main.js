@@ -19,6 +19,7 @@ import { FAILURES, STATES } from "./words.js";
 
 const RATE = 48_000;
 const ASKED = 1000; // ms between attempts to get sound back that the device has taken
+const LINKED = 60_000; // ms in which another tab takes what was fetched for it
 const $ = (id) => document.getElementById(id);
 
 const metrics = new Metrics();
@@ -377,6 +378,7 @@ for (const link of document.querySelectorAll("footer a")) {
     try {
       const url = await blobOf(link.getAttribute("href"));
       if (tab) tab.location.replace(url);
+      setTimeout(() => URL.revokeObjectURL(url), LINKED);
     } catch {
       tab?.close();
       notice("not-opened", { detail: link.textContent });

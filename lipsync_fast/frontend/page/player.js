@@ -112,8 +112,9 @@ export class Player {
 
   /** The base at which what comes now should be played. */
   wanted(now) {
-    const output = this.sounding ? (this.context.outputLatency || 0) * 1000 : 0;
-    return this.delay.wanted(now) + output;
+    const network = this.delay.wanted(now);
+    if (network === null) return this.base; // nothing has come lately: it stays
+    return network + (this.sounding ? (this.context.outputLatency || 0) * 1000 : 0);
   }
 
   keepClock(now) {
@@ -123,9 +124,9 @@ export class Player {
       this.metrics.excessMs = this.base - this.wanted(now);
       return;
     }
-    if (this.delay.wanted(now) === null) return;
     const wanted = this.wanted(now);
     if (this.base === null) this.base = wanted;
+    if (wanted === null) return;
     this.base = steered(this.base, wanted, now - this.steeredAt, this.speaks);
     this.steeredAt = now;
     this.metrics.excessMs = this.base - wanted;
