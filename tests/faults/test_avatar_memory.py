@@ -46,6 +46,7 @@ def begun(server: LocalServer, **start: object) -> tuple[RawWebSocket, dict[str,
     return client, told
 
 
+@pytest.mark.slow
 def test_an_avatar_beyond_the_memory_limit(tmp_path: Path) -> None:
     write_large(tmp_path / "large.lsa")
     config = {

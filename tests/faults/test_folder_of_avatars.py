@@ -122,10 +122,12 @@ def refused_or_served(server: LocalServer, name: str) -> None:
         assert status in (200, 404), (path, status, body)
         if status == 404:
             assert json.loads(body)["error"]
+            assert b"/tmp" not in body, body
     said = told(server, {"type": "session.start", "avatar": name, "idle": False})
     if said["type"] != "session.started":
         assert (said["type"], said["code"]) == ("error", "unknown_avatar"), said
         assert "\n" not in str(said["message"])
+        assert "/" not in str(said["message"]).replace("models/", ""), "it tells no folder"
         assert "internal" not in str(said["message"])
 
 

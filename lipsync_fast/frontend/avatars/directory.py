@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable
 
@@ -22,6 +23,12 @@ LOAD_TIMEOUT_S = 30.0
 """How long an engine may take to load an avatar that a client asks for."""
 NAMES_S = 2.0
 """How long a list of avatars is believed: looking for them opens each."""
+_FOLDERS = re.compile(r"(?<![\w.])/(?:[^/:]*/)+")
+
+
+def without_folders(message: str) -> str:
+    """A message with files' names alone: where they lie is not a client's business."""
+    return _FOLDERS.sub("", message)
 
 
 class AvatarDirectory:
@@ -87,6 +94,8 @@ class AvatarDirectory:
             return self.catalogue.peek(self._library.find(name, here=name == self.default))
         except AvatarNotFoundError:  # its message names folders, which are not a client's business
             raise AvatarNotFoundError(f"there is no avatar {name[:64]!r}") from None
+        except AvatarError as error:
+            raise type(error)(without_folders(str(error))) from None
 
     def _usable(self, name: str) -> str:
         """The name of an avatar that clients may use.
@@ -132,7 +141,7 @@ class AvatarDirectory:
             if version is not None:
                 error = self._pool.error(version.key)
             if error is not None:
-                raise AvatarError(f"avatar {name!r} cannot be used: {error}")
+                raise AvatarError(f"avatar {name!r} cannot be used: {without_folders(error)}")
             await self._pool.changed()
 
     def close(self) -> None:
