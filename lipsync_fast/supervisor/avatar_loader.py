@@ -50,6 +50,9 @@ class AvatarLoader:
             package = await trio.to_thread.run_sync(catalogue.folders.open, name)
         except AvatarError as error:
             catalogue.errors.add(name, str(error))
+        except Exception as error:  # a client has asked: that is not to end the server
+            log.exception("cannot open an avatar", avatar=name)
+            catalogue.errors.add(name, f"cannot be opened ({type(error).__name__})")
         else:
             if name in catalogue.current or name in catalogue.unloaded:
                 package.close()  # somebody was faster

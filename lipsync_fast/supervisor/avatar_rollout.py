@@ -93,6 +93,10 @@ class AvatarRollout:
                 return self._outcome(name, "missing", str(error))
             except AvatarError as error:
                 return self._outcome(name, "refused", str(error))
+            except Exception as error:  # not to end the server
+                log.exception("cannot open an avatar", avatar=name)
+                reason = f"cannot be opened ({type(error).__name__})"
+                return self._outcome(name, "refused", reason)
             return await self._replace(name, package)
 
     async def _replace(self, name: str, package: OpenedPackage) -> AvatarChanged:

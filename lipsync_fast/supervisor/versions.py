@@ -9,6 +9,7 @@ name. A key is never used for another version.
 from __future__ import annotations
 
 import os
+import resource
 import stat
 import time
 from dataclasses import dataclass, field
@@ -16,6 +17,9 @@ from pathlib import Path
 
 from lipsync_fast.avatars.identity import MANIFEST, identity_from, identity_of
 from lipsync_fast.errors import AvatarFormatError, AvatarNotFoundError
+
+KEPT = 64
+"""Descriptors that avatars leave: without some, no engine could take a dead one's place."""
 
 
 class OpenedPackage:
@@ -48,6 +52,13 @@ class OpenedPackage:
         if not stat.S_ISREG(about.st_mode):
             self.close()
             raise AvatarFormatError(f"{self.path}: is not an avatar package")
+        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if self.fd >= most - min(KEPT, most // 4):
+            self.close()
+            raise AvatarFormatError(
+                f"{self.path}: one avatar more than this server may have files open for"
+                f" (ulimit -n {most}); raise that, or unload others"
+            )
         self.identity = identity_from(about)
 
     @property

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from lipsync_fast.frontend.avatars.leases import Catalogue
 from lipsync_fast.ipc.control import AvatarVersion, EngineInfo, Engines
 from lipsync_fast.supervisor.avatar_catalogue import AvatarCatalogue
 from lipsync_fast.supervisor.avatar_folders import AvatarFolders
-from lipsync_fast.supervisor.versions import OpenedPackage
+from lipsync_fast.supervisor.versions import KEPT, OpenedPackage
 
 LOCAL = {"Host": "127.0.0.1:8086"}
 TOKEN = {"Authorization": "Bearer admin"}
@@ -175,6 +176,32 @@ def test_keys_and_numbers(tiny_avatar: Path, tmp_path: Path) -> None:
         assert not catalogue.unloaded
     finally:
         catalogue.close()
+
+
+def test_avatars_leave_descriptors_for_engines(tiny_avatar: Path, tmp_path: Path) -> None:
+    """As many avatars as there are files open for, and then a sentence; not a server that cannot
+    replace an engine."""
+    put(tiny_avatar, tmp_path / "a.lsa")
+    most, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    opened: list[OpenedPackage] = []
+    limit = len(os.listdir("/proc/self/fd")) + 200
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    try:
+        refused = ""
+        while not refused:
+            try:
+                opened.append(OpenedPackage(tmp_path / "a.lsa"))
+            except AvatarFormatError as error:
+                refused = str(error)
+        assert refused.endswith(f"(ulimit -n {limit}); raise that, or unload others")
+        assert 100 <= len(opened) <= limit - KEPT
+        kept = [os.open("/dev/null", os.O_RDONLY) for _ in range(40)]
+        for fd in kept:
+            os.close(fd)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        for package in opened:
+            package.close()
 
 
 def test_what_harms_engines_is_not_loaded_again_for_a_client(
