@@ -83,7 +83,7 @@ def main() -> int:
                 f" {row['crashes']} broke it",
                 flush=True,
             )
-    _write(rows, asked.results, missing)
+            _write(rows, asked.results, missing)
     return int(any(row["crashes"] for row in rows))
 
 
