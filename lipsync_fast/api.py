@@ -83,7 +83,7 @@ class Rendering(Closing):
 
     @property
     def total_frames(self) -> int | None:
-        """Frames to expect by the file's header; None where nothing says it."""
+        """Frames to expect by what the file holds; None where nothing says it."""
         seconds = self._sound.seconds
         return None if seconds is None else max(1, -int(-seconds * FPS // 1))
 

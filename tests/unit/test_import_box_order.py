@@ -91,7 +91,7 @@ def test_the_other_order_by_the_shape_of_faces_alone(tmp_path: Path) -> None:
         Image.fromarray(picture).save(folder / "full_imgs" / f"{i:08d}.png")
     (folder / "wav2lip.pth").touch()
     set_boxes(folder, [(150 + i, 260, 390 + i, 560) for i in range(3)])
-    refused(folder, "MuseTalk", "by the shape of its boxes")
+    refused(folder, "MuseTalk", "by the shape of its faces")
     set_boxes(folder, [(260, 560, 150 + i, 390 + i) for i in range(3)])
     assert read_all(folder)[0] == Rect(150, 260, 240, 300)
 

@@ -79,7 +79,7 @@ def refuse_other_order(path: Path, files: Sequence[Path], given: Boxes) -> None:
             return
     shaped, other_shaped = (_faced(boxes, width, height).mean() for boxes in (given, other))
     if shaped < 0.5 and other_shaped > 0.9:
-        raise _refusal(path, "MuseTalk", f"by the shape of its boxes: {order}")
+        raise _refusal(path, "MuseTalk", f"by the shape of its faces: {order}")
 
 
 def _refusal(path: Path, kind: str, how: str) -> AvatarImportError:
