@@ -27,6 +27,7 @@ from lipsync_fast.ipc.offers import RingSocket
 from lipsync_fast.ipc.status import EngineState, FrontLoad
 from lipsync_fast.priority import lower_session
 from lipsync_fast.supervisor.recent_errors import RecentErrors
+from lipsync_fast.supervisor.silence import Silence
 from lipsync_fast.supervisor.starting import StartWatch
 
 Role = Literal["front", "engine"]
@@ -98,7 +99,7 @@ class Child:
         avatars: keys that it has loaded; loading: those that it was asked for and has not answered.
         load_errors: why it could not load others.
         maker: what an engine's pictures depend on besides their jobs (``ipc.control.Ready``).
-        start: whether its start gets on.
+        start: whether its start gets on; silence: whether it has a reason to say nothing.
         speed: of an engine: what it makes now, as a part of its capacity.
         killed_for: why it was killed, where it was by us.
         farewell: why it leaves, where it has said so.
@@ -129,6 +130,7 @@ class Child:
 
     def __post_init__(self) -> None:
         self.start = StartWatch(self.slot.failures, self.started_at)
+        self.silence = Silence()
 
     @property
     def capacity_now(self) -> float:

@@ -50,6 +50,7 @@ from lipsync_fast.supervisor.ports import BoundPort
 from lipsync_fast.supervisor.ring_broker import RingBroker
 from lipsync_fast.supervisor.roster import Roster
 from lipsync_fast.supervisor.shutdown import Shutdown
+from lipsync_fast.supervisor.silence import waited_s
 from lipsync_fast.supervisor.spawner import Spawner
 from lipsync_fast.supervisor.starting import used_by
 from lipsync_fast.supervisor.status import ServerFacts
@@ -242,14 +243,15 @@ class Supervisor:
             for child in self._roster.children:
                 if late > config.hung_s / 4:  # it was this process that stood still
                     child.last_heard_at = max(child.last_heard_at, now)
-                silent = now - child.last_heard_at
                 if child.ready_at is None:
                     child.start.did_something(child.last_heard_at)
                     reason = child.start.look(used_by(child.pid), now)
                     if reason is not None:
                         child.kill(reason)
-                elif silent > config.hung_s:
-                    child.kill(f"hung, silent for {silent:.1f} s")
+                    continue
+                waited = waited_s(child.pid)
+                if child.silence.of(child.last_heard_at, waited, now) > config.hung_s:
+                    child.kill(f"hung, silent for {now - child.last_heard_at:.1f} s")
 
     # ------------------------------------------------------------ messages
     def _on_message(self, child: Child, message: AnyMessage) -> None:

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -440,6 +442,24 @@ async def test_who_only_listens_may_stay() -> None:
                     pass
             assert waited.cancelled_caught, "it was sent away"
             await session.interrupt()
+
+
+@in_trio
+async def test_who_waits_for_frames_may_stay() -> None:
+    """Its engine does nothing for a while: what is owed to a client is no silence of its own."""
+    config = {"limits": {"idle_s": 0.6}, "engines": ALONE, "live": {"speakers": 2}}
+    with LocalServer(config) as server:
+        engine = server.status().engines[0].pid
+        async with lipsync_fast.connect(server.url, pace="burst") as session:
+            os.kill(engine, signal.SIGSTOP)
+            try:
+                await say(session, speech(0.4))
+                await trio.sleep(3.0)
+            finally:
+                os.kill(engine, signal.SIGCONT)
+            ended, events = await utterance(session, 1)
+            assert_whole(ended, spoken(events), 10)
+            assert ended.dropped == 0
 
 
 def _next_text(connection: RawWebSocket) -> dict[str, Any]:

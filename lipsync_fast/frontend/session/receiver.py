@@ -29,6 +29,7 @@ class Receiver:
         on_message: obeys a command; what it raises as ``LipsyncError`` is the client's mistake.
         post: sends a message to the client.
         taken: how many pictures the client's connection has taken.
+        waits: whether the client may rightly wait: for pictures that are not there yet.
     """
 
     def __init__(
@@ -42,11 +43,12 @@ class Receiver:
         on_message: Callable[[ClientMessage], Awaitable[None]],
         post: Callable[[ServerMessage], None],
         taken: Callable[[], int],
+        waits: Callable[[], bool],
     ) -> None:
         self._socket, self._playout, self._driver = socket, playout, driver
         self._limits, self._statistics = services.config.limits, services.statistics
         self._on_audio, self._on_message, self._post = on_audio, on_message, post
-        self._taken = taken
+        self._taken, self._waits = taken, waits
         self._waits_since: float | None = None
         """When the client was asked to say something, trio's time; None while it is not."""
         self._mistakes = 0
@@ -87,7 +89,7 @@ class Receiver:
             raise ClosingError(POLICY, f"{MOST_ERRORS} mistakes")
 
     async def leave_when_silent(self) -> None:
-        """End a session whose client says nothing and takes no pictures.
+        """End a session whose client says nothing and takes no pictures, though there are some.
 
         That a connection answers WebSocket pings says nothing: libraries do that for programs that
         have forgotten it.
@@ -102,7 +104,7 @@ class Receiver:
             left = max(heard, since) + limit - now
             if left > 0:
                 await trio.sleep(left)
-            elif self._taken() > taken:  # it listens
+            elif self._taken() > taken or self._waits():  # it listens
                 taken, since = self._taken(), now
             else:
                 raise silent(limit)

@@ -89,7 +89,7 @@ class NativeSession:
         self._services = services
         self._number = number = services.numbers.session()
         late_frames, paced = services.config.limits.late_frames, start.pace != "burst"
-        self._paced, self._told_stride = paced, 1
+        self._paced, self._idle, self._told_stride = paced, paced and start.idle, 1
         self._statistics = SessionStatistics(services.statistics, paced)
         self._outbox = (
             Outbox(socket, late_frames, self._on_left_out)
@@ -131,6 +131,7 @@ class NativeSession:
             on_message=self._obey,
             post=post,
             taken=lambda: self._statistics.frames,
+            waits=self._client_waits,
         )
 
     async def run(self) -> None:
@@ -265,6 +266,10 @@ class NativeSession:
         while True:
             await trio.sleep(STATS_S)
             self._post_statistics()
+
+    def _client_waits(self) -> bool:
+        """Whether it was sent all pictures that there are, and more are to come."""
+        return not self._outbox.frames and (self._idle or self._playout.speaking)
 
     # ------------------------------------------------------------ its end
     async def _send_all(self) -> None:
