@@ -100,7 +100,7 @@ def _seen(demo: AvatarPackage, number: int) -> tuple[list[Rgb], NDArray[np.float
 
 
 def _write_video(path: Path, pictures: list[Rgb], pcm: NDArray[np.int16]) -> None:
-    with av.open(str(path), "w") as file:
+    with av.open(f"file:{path}", "w") as file:
         video = file.add_stream("libx264", rate=25)
         video.width, video.height = SIZE
         video.pix_fmt = "yuv420p"

@@ -5,7 +5,7 @@ Lengths in headers are estimates (MP3 and AAC without a table), placeholders (st
 whose writer was stopped: 0, 0x7FFFFFFF, 0xFFFFFFFF, 2000000000), or the whole file's where one
 stream was asked for. None of these says that anything is missing. What does is a part that has a
 size of its own and that the file is too short for: that is looked for here, in the formats that
-have such parts. The other way round, sound may go on behind the end that a WAV header claims.
+have such parts. The other way round, sound may go on behind the end that a header claims.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ _NEAR = 1 << 16
 _FEW = 64
 """Sloppy writers count the header; so few bytes are 2 ms."""
 _MOST_PARTS = 100_000
+_LEAST = 24
 _NAME = re.compile(rb"[\x20-\x7e]{4}")
 _TAGS = (b"TAG", b"ID3", b"APETAGEX")
 _OGG_PAGE = 65_307
@@ -57,23 +58,75 @@ def missing_bytes(path: Path) -> int:
     return 0
 
 
-def goes_on(path: Path) -> bool:
-    """Whether sound follows the end of its data that a WAV header claims.
+@dataclass(frozen=True, slots=True)
+class Understated:
+    """A header that claims less sound than follows it.
 
-    What follows a WAV's data is other parts, each with a name and a size; bytes that are none are
+    Attributes:
+        at: where the claim stands.
+        instead: what should stand there.
+    """
+
+    at: int
+    instead: bytes
+
+
+def understated(path: Path) -> Understated | None:
+    """Whether sound follows the end that a header claims for it, in WAV, AIFF, CAF and W64.
+
+    What follows the sound is other parts, each with a name and a size; bytes that are none are
     sound that was written after the header.
     """
     try:
         with path.open("rb") as opened:
             file = _File(opened, os.fstat(opened.fileno()).st_size)
-            if not _is_wav(file.at(0, 16)):
-                return False
-            data = _wav_data(file)
-            if data is None or is_placeholder(data[1]):
-                return False
-            return _is_sound(file, sum(data), sum(data) % 2)
+            head = file.at(0, 16)
+            for matches, find in _UNDERSTATED:
+                if matches(head):
+                    return find(file)
     except OSError:
-        return False
+        pass
+    return None
+
+
+def _wav_understated(file: _File) -> Understated | None:
+    data = _wav_data(file)
+    if data is None or is_placeholder(data[1]) or not _is_sound(file, sum(data), "little", 4):
+        return None
+    return Understated(data[0] - 4, b"\xff" * 4)
+
+
+def _aiff_understated(file: _File) -> Understated | None:
+    for name, at, size in _parts(file, 12, "big"):
+        if name == b"SSND" and not is_placeholder(size) and _is_sound(file, at + size, "big", 4):
+            return Understated(at - 4, min(file.size - at, 0x7FFF_FFFF).to_bytes(4, "big"))
+    return None
+
+
+def _caf_understated(file: _File) -> Understated | None:
+    for at, size in _caf_parts(file):
+        if file.at(at, 4) == b"data":
+            there = size >= 0 and _is_sound(file, at + 12 + size, "big", 8)
+            return Understated(at + 4, b"\xff" * 8) if there else None
+    return None
+
+
+def _w64_understated(file: _File) -> Understated | None:
+    at = 40
+    for _ in range(_MOST_PARTS):
+        head = file.at(at, 24)
+        size = int.from_bytes(head[16:], "little")
+        if len(head) < 24 or not 24 <= size < 1 << 62:
+            return None
+        if head[:4] == b"data":
+            end = at + size
+            rest = file.at(end, _LEAST)
+            known = head[4:16] in (rest[4:16], file.at(end + -size % 8, 16)[4:16])
+            if len(rest) < _LEAST or known or not rest.strip(b"\0"):
+                return None
+            return Understated(at + 16, (file.size - at).to_bytes(8, "little"))
+        at += size + -size % 8
+    return None
 
 
 def is_placeholder(claimed: int) -> bool:
@@ -127,16 +180,24 @@ def _w64(file: _File) -> int:
 
 
 def _caf(file: _File) -> int:
+    for at, size in _caf_parts(file):
+        if not is_placeholder(size) and at + 12 + size > file.size:
+            return at + 12 + size - file.size
+    return 0
+
+
+def _caf_parts(file: _File) -> Iterator[tuple[int, int]]:
+    """Where parts begin, and their claimed sizes; -1 is one that is not known, the last."""
     at = 8
     for _ in range(_MOST_PARTS):
         head = file.at(at, 12)
         if len(head) < 12 or not _NAME.match(head):
-            break
+            return
         size = int.from_bytes(head[4:], "big", signed=True)
-        if is_placeholder(size) or at + 12 + size > file.size:
-            return 0 if is_placeholder(size) else at + 12 + size - file.size
+        yield at, size
+        if size < 0:
+            return
         at += 12 + size
-    return 0
 
 
 def _au(file: _File) -> int:
@@ -155,15 +216,19 @@ def _parts(file: _File, at: int, order: str) -> Iterator[tuple[bytes, int, int]]
         at += 8 + size + size % 2
 
 
-def _is_sound(file: _File, end: int, pad: int) -> bool:
-    """Whether what lies behind the samples' claimed end is more of them."""
+def _is_sound(file: _File, end: int, order: str, width: int) -> bool:
+    """Whether what lies behind the samples' claimed end is more of them.
+
+    Args:
+        order, width: of the size that follows a part's name of four letters.
+    """
     rest = file.at(end, 1 << 16)
     if len(rest) < 8 or not rest.strip(b"\0") or rest.startswith(_TAGS):
         return False
-    for at in {end, end + pad}:
-        head = file.at(at, 8)
-        size = int.from_bytes(head[4:8], "little")
-        if _NAME.match(head) and at + 8 + size <= file.size + 1:
+    for at in {end, end + end % 2}:
+        head = file.at(at, 4 + width)
+        size = int.from_bytes(head[4:], order)  # type: ignore[arg-type]
+        if _NAME.match(head) and at + 4 + width + size <= file.size + 1:
             return False
     return True
 
@@ -232,13 +297,17 @@ def _mp3(file: _File) -> int:
     return 0
 
 
+def _is_aiff(head: bytes) -> bool:
+    return head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC")
+
+
 def _is_mp3(head: bytes) -> bool:
     return head[:3] == b"ID3" or (head[:1] == b"\xff" and head[1:2] >= b"\xe0")
 
 
 _FORMATS: tuple[tuple[Callable[[bytes], bool], Callable[[_File], int]], ...] = (
     (_is_wav, _wav),
-    (lambda head: head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"), _aiff),
+    (_is_aiff, _aiff),
     (lambda head: head[:4] == b"RIFF" and head[8:12] == b"AVI ", _avi),
     (lambda head: head[:4] == b"riff", _w64),
     (lambda head: head[:4] == b"caff", _caf),
@@ -250,4 +319,10 @@ _FORMATS: tuple[tuple[Callable[[bytes], bool], Callable[[_File], int]], ...] = (
     (lambda head: head[:4] == b"\x1aE\xdf\xa3", _matroska),
     (lambda head: head[:4] == b"OggS", _ogg),
     (_is_mp3, _mp3),
+)
+_UNDERSTATED: tuple[tuple[Callable[[bytes], bool], Callable[[_File], Understated | None]], ...] = (
+    (_is_wav, _wav_understated),
+    (_is_aiff, _aiff_understated),
+    (lambda head: head[:4] == b"riff", _w64_understated),
+    (lambda head: head[:4] == b"caff", _caf_understated),
 )

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,7 +16,7 @@ import av.error
 from av.container import InputContainer
 
 from lipsync_fast.errors import MediaError
-from lipsync_fast.media.claims import goes_on
+from lipsync_fast.media.claims import Understated, understated
 from lipsync_fast.untrusted.lookalikes import what_lies_at
 
 EARLY_S = 0.5
@@ -66,10 +67,9 @@ def open_media(path: Path, what: str, options: dict[str, str] | None = None) -> 
             raise MediaError(f"{path}: is {is_what}, not {what}")
         if path.stat().st_size == 0:
             raise MediaError(f"{path}: is empty (0 bytes)")
-        given = dict(options or {})
-        if goes_on(path):
-            given["ignore_length"] = "1"
-        container: InputContainer = av.open(media_url(path), "r", options=given, **_TEXTS)
+        claim = understated(path)
+        file: Any = media_url(path) if claim is None else _Mended(path, claim)
+        container: InputContainer = av.open(file, "r", options=options, **_TEXTS)
         return container
     except av.error.FFmpegError as error:
         known = what_lies_at(path)
@@ -78,6 +78,39 @@ def open_media(path: Path, what: str, options: dict[str, str] | None = None) -> 
         raise NotMediaError(text, known=bool(more) and not known.startswith(_TEXT)) from None
     except (OSError, ValueError) as error:
         raise MediaError(f"{path}: cannot be read ({error})") from None
+
+
+class _Mended:
+    """A file whose header claims too little, read as if it claimed what is there.
+
+    It is closed with the last reference to it: PyAV closes no file that it was given.
+    """
+
+    def __init__(self, path: Path, claim: Understated) -> None:
+        self.name = str(path)
+        self._claim, self._at = claim, 0
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._fd)
+
+    def read(self, size: int) -> bytes:
+        """The next bytes, with the right claim among them."""
+        data = os.pread(self._fd, size, self._at)
+        at, new = self._claim.at - self._at, self._claim.instead
+        self._at += len(data)
+        first, last = max(0, at), min(len(data), at + len(new))
+        if first >= last:
+            return data
+        return data[:first] + new[first - at : last - at] + data[last:]
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """As files have it."""
+        ends = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: os.fstat(self._fd).st_size}
+        self._at = max(0, ends[whence] + offset)
+        return self._at
+
+    def tell(self) -> int:
+        """Where it stands."""
+        return self._at
 
 
 def chosen(streams: Sequence[Stream], rank: Callable[[Stream], int]) -> Stream:
@@ -167,8 +200,11 @@ def length_of(path: Path, container: InputContainer, stream: av.stream.Stream) -
     What a header says is taken where it is counted; else the file is gone through. Of a large one,
     the least of what its header and its size allow.
     """
-    exact = container.format.name.split(",")[0] in _EXACT
-    if exact and stream.duration is not None and stream.time_base is not None:
+    if (
+        container.format.name.startswith("mov")
+        and stream.duration is not None
+        and stream.time_base is not None
+    ):
         return float(stream.duration * stream.time_base)
     track = tracks(path).get(stream.index)
     if track is not None and track.begin is not None:

@@ -39,6 +39,9 @@ def test_all_frames_in_order(tiny_avatar: Path) -> None:
     assert data.index(b"moov") < data.index(b"mdat"), "it can be played while it is loaded"
     assert SYNTHETIC.encode() in data
     with av.open(io.BytesIO(data)) as container, AvatarPackage.open(tiny_avatar) as package:
+        context = container.streams.video[0].codec_context
+        assert (context.colorspace, context.color_range) == (1, 1)
+        assert (context.color_primaries, context.color_trc) == (1, 1)
         frames = list(container.decode(video=0))
         assert [round(float(f.time) * 25) for f in frames] == [0, 1, 2, 3, 4]
         for index, frame in enumerate(frames):

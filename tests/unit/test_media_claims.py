@@ -7,6 +7,7 @@ import os
 import shutil
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from lipsync_fast.errors import MediaError, NoSoundError
 from lipsync_fast.media.audio import MediaSource
-from lipsync_fast.media.claims import goes_on, missing_bytes
+from lipsync_fast.media.claims import missing_bytes, understated
 from lipsync_fast.media.video import Video
 from lipsync_fast.prepare.sound import write_sound
 
@@ -59,7 +60,7 @@ def test_the_length_of_the_whole_says_nothing_of_the_sound(tmp_path: Path, riff:
 @pytest.mark.parametrize("claimed", [2, 1001, 32_000, 63_000])
 def test_a_wav_that_holds_more_than_it_claims_loses_nothing(tmp_path: Path, claimed: int) -> None:
     (tmp_path / "p.wav").write_bytes(wav(DATA, claimed=claimed))
-    assert goes_on(tmp_path / "p.wav")
+    assert understated(tmp_path / "p.wav") is not None
     whole(tmp_path / "p.wav", 2.0)
     pcm, _, _ = heard(tmp_path / "p.wav")
     assert np.array_equal(np.rint(pcm * 32768).astype(np.int16), SOUND)
@@ -78,7 +79,7 @@ def test_a_wav_that_holds_more_than_it_claims_loses_nothing(tmp_path: Path, clai
 )
 def test_other_parts_behind_the_sound_are_no_sound(tmp_path: Path, after: bytes) -> None:
     (tmp_path / "p.wav").write_bytes(wav(DATA, claimed=len(DATA), after=after))
-    assert not goes_on(tmp_path / "p.wav")
+    assert understated(tmp_path / "p.wav") is None
     whole(tmp_path / "p.wav", 2.0)
 
 
@@ -92,6 +93,29 @@ def test_a_wav_that_is_cut_off_says_by_how_much(tmp_path: Path, missing: int) ->
     else:
         (warning,) = warnings
         assert f"ends early: {missing} bytes" in warning
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "mark", "behind", "order", "size"),
+    [
+        ("s.aiff", "pcm_s16be", b"SSND", 4, "big", 4),
+        ("s.caf", "pcm_s16le", b"data", 4, "big", 8),
+        ("s.w64", "pcm_s16le", b"data\xf3\xac", 16, "little", 8),
+    ],
+)
+def test_other_headers_that_claim_too_little(
+    tmp_path: Path, name: str, codec: str, mark: bytes, behind: int, order: Any, size: int
+) -> None:
+    path = write(tmp_path / name, sounds=[(hiss(3, 48_000), True)], audio=codec)
+    assert understated(path) is None
+    before, _, _ = heard(path)
+    data = bytearray(path.read_bytes())
+    at = data.index(mark) + behind
+    claimed = int.from_bytes(data[at : at + size], order)
+    data[at : at + size] = (claimed - 192_000).to_bytes(size, order)
+    path.write_bytes(data)
+    whole(path, 3.0)
+    assert np.array_equal(heard(path)[0], before)
 
 
 # ---------------------------------------------------------------- containers and estimates

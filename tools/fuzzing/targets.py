@@ -38,7 +38,7 @@ from lipsync_fast.errors import (
 from lipsync_fast.frontend.http.content import parse_range
 from lipsync_fast.frontend.legacy import json_messages, wire
 from lipsync_fast.ipc.messages import read_answer, read_job, samples_of
-from lipsync_fast.media.claims import goes_on, missing_bytes
+from lipsync_fast.media.claims import missing_bytes, understated
 from lipsync_fast.onnx_io.check import check_network
 from lipsync_fast.protocol import decode_client, decode_server, encode, pack_media, unpack_media
 from lipsync_fast.untrusted.pickles import check_checkpoint
@@ -200,7 +200,7 @@ def wav(data: bytes) -> None:
     """The head of a WAV file."""
     with as_file(data) as path, refusing(MediaError):
         assert missing_bytes(path) >= 0
-        goes_on(path)
+        understated(path)
 
 
 TARGETS: Mapping[str, Callable[[bytes], None]] = MappingProxyType(

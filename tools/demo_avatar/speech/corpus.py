@@ -221,7 +221,7 @@ def aligned(
 
 def decoded(path: pathlib.Path) -> NDArray[np.float32]:
     """A recording's samples, -32768..32767."""
-    with av.open(str(path)) as container:
+    with av.open(f"file:{path}") as container:
         pieces = [f.to_ndarray().reshape(-1) for f in container.decode(audio=0)]
     return np.concatenate(pieces).astype(np.float32)
 

@@ -70,7 +70,7 @@ def recordings(folder: pathlib.Path) -> list[pathlib.Path]:
 
 def decoded(path: pathlib.Path) -> NDArray[np.int16]:
     """A recording's sound at 16 kHz, mono."""
-    with av.open(str(path)) as container:
+    with av.open(f"file:{path}") as container:
         rate = container.streams.audio[0].rate
         pieces = [f.to_ndarray().reshape(-1) for f in container.decode(audio=0)]
     pcm = np.concatenate(pieces)
