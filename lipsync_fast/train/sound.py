@@ -17,6 +17,7 @@ from lipsync_fast.audio.windows import FEATURE_SIZE, WINDOW_ROWS, AudioWindow, b
 from lipsync_fast.avatars.library import AvatarLibrary
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.errors import AvatarNotFoundError, CheckpointError, TrainingError
+from lipsync_fast.families.base import AUDIO_ENCODER
 from lipsync_fast.families.synctalk2d import AUDIO_SHAPE
 from lipsync_fast.models.checkpoints import load_audio_encoder
 from lipsync_fast.models.export import export_audio_encoder
@@ -52,7 +53,7 @@ def find_encoder(given: str) -> Encoder:
         if path.stat().st_size > MAX_ONNX:
             raise CheckpointError(f"{path}: too large for an audio encoder")
         data = path.read_bytes()
-        check_network(memoryview(data), str(path))
+        check_network(memoryview(data), str(path), AUDIO_ENCODER)
         return Encoder(data, path.name)
     if path.is_file() and path.suffix != ".lsa":
         return Encoder(export_audio_encoder(load_audio_encoder(path)), path.name)

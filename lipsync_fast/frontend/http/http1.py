@@ -9,9 +9,8 @@ proxy in front; so the preface ends the connection here, and the upgrade is pass
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import h11
 import trio
 from hypercorn.config import Config
 from hypercorn.events import Event, Updated
@@ -24,6 +23,9 @@ from hypercorn.utils import parse_socket_addr
 
 from lipsync_fast.frontend.http.connection import SEND_S, Connection
 from lipsync_fast.frontend.http.places import RESERVED, Place
+
+if TYPE_CHECKING:
+    import h11
 
 GONE_S = 1.0
 """How long what was begun for a client may go on that has vanished; where it has only said that it
