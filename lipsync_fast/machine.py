@@ -16,6 +16,10 @@ MOST_FILES = 1 << 20
 """What more open files than this would be good for nobody knows; some systems allow billions."""
 
 
+FOR_OTHERS = 64
+"""Descriptors that avatars leave."""
+
+
 def processors(root: Path = ROOT) -> int:
     """Processors that this process may use, by affinity, cpusets, and its control groups' quotas.
 
@@ -116,3 +120,23 @@ def raise_open_files() -> int:
     except (OSError, ValueError):  # a sandbox may refuse what the limit allows
         return soft
     return most
+
+
+def leaves_descriptors(fd: int) -> bool:
+    """Whether enough files may still be opened behind one that has just been; the kernel gives the
+    lowest number that is free.
+
+    Avatars take descriptors for as long as they are in use. Without some that they leave, no engine
+    could take a dead one's place.
+    """
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return most == resource.RLIM_INFINITY or fd < most - min(FOR_OTHERS, most // 4)
+
+
+def too_many_avatars() -> str:
+    """What is said where an avatar would take the last ones."""
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return (
+        f"one avatar more than this server may have files open for (ulimit -n {most}); raise that,"
+        " or unload others"
+    )

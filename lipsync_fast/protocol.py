@@ -231,6 +231,7 @@ MOST_WORDS = 500
 
 def _words(error: Exception) -> str:
     words = str(error) or "nested too deeply"
+    words = "".join(c if c.isprintable() else "?" for c in words)  # one line, whatever it quotes
     if len(words) <= MOST_WORDS:
         return words
     return f"{words[: MOST_WORDS // 2]} … {words[-MOST_WORDS // 2 :]}"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from lipsync_fast import places
 from lipsync_fast.errors import AvatarError, AvatarNotFoundError
+from lipsync_fast.untrusted import limits
 
 if TYPE_CHECKING:
     from lipsync_fast.avatars.manifest import Manifest
@@ -48,6 +49,15 @@ def folder_for_new(option: str) -> Path:
 def shipped_folder() -> Path:
     """The avatars that come with the package."""
     return Path(__file__).resolve().parents[1] / "data" / "avatars"
+
+
+def _fault(name: str) -> str | None:
+    """Why nobody can ask for an avatar by that name; None where they can."""
+    if not name.isprintable():
+        return "a name with characters that cannot be seen"
+    if len(name) > limits.NAME_CHARACTERS:
+        return f"a name of {len(name)} characters; expected at most {limits.NAME_CHARACTERS}"
+    return None
 
 
 @dataclass(frozen=True)
@@ -105,12 +115,12 @@ class AvatarLibrary:
             return path
         names = []
         for found, where in self.candidates():
-            if found == text and found.isprintable():
+            if found == text and _fault(found) is None:
                 return where
             names.append(found)
         if here and os.path.isfile(path / "manifest.json"):
             return path
-        names = [found for found in names if found.isprintable()]
+        names = [found for found in names if _fault(found) is None]
         near = difflib.get_close_matches(text[:256], names, 3) or sorted(set(names))[:8]
         hint = f"; there are: {', '.join(near)}" if near else ""
         looked = ", ".join(str(f) for f in self.folders)
@@ -124,8 +134,9 @@ class AvatarLibrary:
         for name, path in self.candidates():
             if name in out:
                 continue
-            if not name.isprintable():
-                error = f"{str(path)!a}: a name with characters that cannot be seen"
+            fault = _fault(name)
+            if fault is not None:
+                error = f"{str(path)!a}: {fault}"
                 out[name] = AvatarInfo(ascii(name), path, None, error)
                 continue
             try:

@@ -11,7 +11,9 @@ from lipsync_fast.audio.windows import BlockCache, block_starts
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.avatars.signing import TrustedKeys, open_signed
 from lipsync_fast.engine.backends.base import Backend, LoadedAvatar, Sound
+from lipsync_fast.errors import AvatarError
 from lipsync_fast.ipc.messages import Look, Speech
+from lipsync_fast.machine import leaves_descriptors, too_many_avatars
 
 FURTHEST_FRAME = 1 << 40
 """Some 1,400 years of speech."""
@@ -48,6 +50,9 @@ class RegisteredAvatar:
         """
         package = open_signed(Path(path), keys)
         try:
+            with open(os.devnull, "rb") as last:
+                if not leaves_descriptors(last.fileno()):
+                    raise AvatarError(f"{path}: {too_many_avatars()}")
             loaded = backend.load(package)
         except BaseException:
             package.close()

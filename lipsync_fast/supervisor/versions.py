@@ -9,7 +9,6 @@ name. A key is never used for another version.
 from __future__ import annotations
 
 import os
-import resource
 import stat
 import time
 from dataclasses import dataclass, field
@@ -17,9 +16,7 @@ from pathlib import Path
 
 from lipsync_fast.avatars.identity import MANIFEST, identity_from, identity_of
 from lipsync_fast.errors import AvatarFormatError, AvatarNotFoundError
-
-KEPT = 64
-"""Descriptors that avatars leave: without some, no engine could take a dead one's place."""
+from lipsync_fast.machine import leaves_descriptors, too_many_avatars
 
 
 class OpenedPackage:
@@ -52,13 +49,9 @@ class OpenedPackage:
         if not stat.S_ISREG(about.st_mode):
             self.close()
             raise AvatarFormatError(f"{self.path}: is not an avatar package")
-        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if self.fd >= most - min(KEPT, most // 4):
+        if not leaves_descriptors(self.fd):
             self.close()
-            raise AvatarFormatError(
-                f"{self.path}: one avatar more than this server may have files open for"
-                f" (ulimit -n {most}); raise that, or unload others"
-            )
+            raise AvatarFormatError(f"{self.path}: {too_many_avatars()}")
         self.identity = identity_from(about)
 
     @property

@@ -16,7 +16,7 @@ MEMBERS = 1_000
 DIRECTORY_BYTES = 1 << 20
 """Size of a zip's directory: 1,000 members with the longest names need 300 KB."""
 NAME_CHARACTERS = 200
-"""Length of a member's name."""
+"""Length of a member's name, and of an avatar's, which clients may say in as many."""
 FRAME_PIXELS = 40_000_000
 """Pixels of one frame: 8192 x 4320 has 35 million. As RGB that is 120 MB."""
 SCANS = 64

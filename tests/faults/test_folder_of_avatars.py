@@ -9,8 +9,10 @@ from __future__ import annotations
 import http.client
 import io
 import json
+import os
 import struct
 import sys
+import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import closing
@@ -144,6 +146,29 @@ def test_a_member_without_a_name(server: LocalServer, folder: Path) -> None:
     models = told(server, {"type": "get_models"})
     assert "demo" in json.dumps(models)
     assert told(server, {"type": "session.start"})["type"] == "session.started"
+
+
+SHOWN = ["a%2fb", "a?b#c", "é", " ", "-rf", "<img src=x onerror=alert(1)>", "con\\x", "x" * 200]
+HIDDEN = [b"a\nb", b"\xff\xfe", b"a\x1b[31m", "\u202eevil".encode(), b"x" * 250]
+
+
+def test_odd_names_are_names_or_are_not_shown(server: LocalServer, folder: Path) -> None:
+    """Links to those that are listed work; what cannot be seen is not listed, and hurts nobody."""
+    for name in [*(os.fsencode(name) for name in SHOWN), *HIDDEN]:
+        Path(os.path.join(folder, os.fsdecode(name + b".lsa"))).write_bytes(small_package())
+    end = time.monotonic() + 60
+    listed: dict[str, dict[str, str]] = {}
+    while not listed.keys() >= set(SHOWN):  # a list is believed for two seconds
+        assert time.monotonic() < end, listed.keys()
+        listed = {a["name"]: a for a in json.loads(get(server, "/v1/avatars")[1])["avatars"]}
+    assert all(name.isprintable() for name in listed)
+    for name in SHOWN:
+        assert get(server, listed[name]["thumbnail"])[0] == 200, name
+        assert get(server, f"/v1/avatars/{quote(name, safe='')}")[0] == 200, name
+        refused_or_served(server, name)
+    for raw in HIDDEN:
+        assert get(server, f"/v1/avatars/{quote(raw, safe='')}")[0] == 404
+    assert get(server, "/metrics")[0] == 200
 
 
 @settings(max_examples=40, derandomize=True)

@@ -20,9 +20,10 @@ from lipsync_fast.errors import AvatarError, AvatarFormatError, AvatarNotFoundEr
 from lipsync_fast.frontend.access.admin import admin_refusal, is_local
 from lipsync_fast.frontend.avatars.leases import Catalogue
 from lipsync_fast.ipc.control import AvatarVersion, EngineInfo, Engines
+from lipsync_fast.machine import FOR_OTHERS
 from lipsync_fast.supervisor.avatar_catalogue import AvatarCatalogue
 from lipsync_fast.supervisor.avatar_folders import AvatarFolders
-from lipsync_fast.supervisor.versions import KEPT, OpenedPackage
+from lipsync_fast.supervisor.versions import OpenedPackage
 
 LOCAL = {"Host": "127.0.0.1:8086"}
 TOKEN = {"Authorization": "Bearer admin"}
@@ -194,7 +195,7 @@ def test_avatars_leave_descriptors_for_engines(tiny_avatar: Path, tmp_path: Path
             except AvatarFormatError as error:
                 refused = str(error)
         assert refused.endswith(f"(ulimit -n {limit}); raise that, or unload others")
-        assert 100 <= len(opened) <= limit - KEPT
+        assert 100 <= len(opened) <= limit - FOR_OTHERS
         kept = [os.open("/dev/null", os.O_RDONLY) for _ in range(40)]
         for fd in kept:
             os.close(fd)
