@@ -48,6 +48,26 @@ def test_any_rate_becomes_25_by_the_nearest_time(tmp_path: Path, rate: int, endi
         assert mine <= apart + 0.0011  # Matroska's times are whole milliseconds
 
 
+def test_a_rate_that_varies_becomes_25_by_the_nearest_time(tmp_path: Path) -> None:
+    """As phones film in the dark: 8 to 40 ms, then 100 ms between two pictures."""
+    steps = np.random.default_rng(2).integers(8, 40, 20).tolist() + [100] * 5
+    times = np.cumsum([0, *steps]).tolist()
+    with av.open(str(tmp_path / "v.mkv"), "w") as file:
+        stream = file.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for picture, time in zip(numbered(len(times)), times, strict=True):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv420p")
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    with Video(tmp_path / "v.mkv") as video:
+        found = numbers(video)
+    wanted = [int(np.argmin([abs(40 * i - time) for time in times])) for i in range(len(found))]
+    assert found == wanted
+    assert len(found) == pytest.approx(times[-1] / 40, abs=3)
+
+
 def test_25_stays_frame_for_frame(tmp_path: Path) -> None:
     with Video(write_video(tmp_path / "v.mp4", numbered(36))) as video:
         assert numbers(video) == list(range(36))
