@@ -7,6 +7,7 @@ import msgspec
 from starlette.responses import Response
 
 from lipsync_fast.errors import LipsyncError
+from lipsync_fast.names import json_bytes
 from lipsync_fast.rounding import rounded
 
 
@@ -19,7 +20,7 @@ class Problem(msgspec.Struct):
 def as_json(body: msgspec.Struct, status: int = 200, **headers: str) -> Response:
     """An answer; a header's name has _ for -."""
     headers = {"Cache-Control": "no-store"} | {k.replace("_", "-"): v for k, v in headers.items()}
-    return Response(msgspec.json.encode(rounded(body)), status, headers, "application/json")
+    return Response(json_bytes(rounded(body)), status, headers, "application/json")
 
 
 def problem(status: int, error: str | LipsyncError) -> Response:
