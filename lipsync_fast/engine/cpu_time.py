@@ -16,13 +16,12 @@ class CpuTime:
     any of them, and no more.
 
     Attributes:
-        WORK: parts of making frames: for these it is also counted how long they took by the clock,
-            with what the threads had to wait for a processor.
+        WORK: what every frame needs anew, and not what is done once for an avatar: for these parts
+            it is also counted how long they took by the clock, with what the threads had to wait
+            for a processor.
     """
 
-    WORK = frozenset(
-        ("mel", "audio encoder", "image half", "avatar's frame", "decoder", "compose", "JPEG")
-    )
+    WORK = frozenset(("mel", "audio encoder", "decoder", "compose"))
 
     def __init__(self) -> None:
         self._ns: dict[str, int] = {}

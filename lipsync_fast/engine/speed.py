@@ -40,6 +40,9 @@ class Speed:
     def look(self, now_s: float, frames: int, work_s: float) -> None:
         """Look again; some times a second.
 
+        What is done once for each of an avatar's frames is not in it: a server that has just
+        started is not slow.
+
         Args:
             now_s: of a clock that does not go back.
             frames: that networks have made so far; work_s: what threads were busy for with them.
