@@ -114,7 +114,7 @@ def mask(data: bytes) -> None:
         assert unpacked_mask(memoryview(data), (37, 21), "mask 0").shape == (21, 37)
 
 
-def jpeg(data: bytes) -> None:
+def picture(data: bytes) -> None:
     """A frame's JPEG: its segments, and its pixels."""
     with refusing(AvatarError):
         offsets = segment_offsets(data)
@@ -211,7 +211,7 @@ TARGETS: Mapping[str, Callable[[bytes], None]] = MappingProxyType(
             package,
             array,
             mask,
-            jpeg,
+            picture,
             network,
             coords,
             checkpoint,
@@ -273,7 +273,7 @@ def small_network() -> bytes:
 
 def seeds(name: str) -> list[bytes]:
     """Good input for a target, to begin with."""
-    picture = encode_frame(np.full((48, 32, 3), 90, np.uint8), FrameJpeg())
+    coded = encode_frame(np.full((48, 32, 3), 90, np.uint8), FrameJpeg())
     sound = io.BytesIO()
     with wave.open(sound, "wb") as file:
         file.setparams((1, 2, 16_000, 0, "NONE", ""))
@@ -287,7 +287,7 @@ def seeds(name: str) -> list[bytes]:
         "package": [small_package()],
         "array": [numbers],
         "mask": [packed_mask(np.eye(37, dtype=np.bool_)[:21])],
-        "jpeg": [picture],
+        "picture": [coded],
         "network": [small_network()],
         "coords": [b"\x80\x04]\x94((K\x01K\x02K\x03K\x04t\x94(K\x01K\x02K\x03K\x04t\x94e."],
         "checkpoint": [
