@@ -10,12 +10,13 @@ CPP := $(wildcard csrc/*.hpp csrc/*.cpp csrc/cuda/*.hpp csrc/cuda/*.cpp csrc/cud
 	csrc/tests/*.cpp)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: help demo quick test guard lint format native-test wheel clean
+.PHONY: help demo quick test test-oldest guard lint format native-test wheel clean
 
 help:
 	@echo "make demo    install and render the shipped recording with the demo avatar"
 	@echo "make quick   the tests that tell most, in a minute or so"
 	@echo "make test    install the test extra and run all tests"
+	@echo "make test-oldest  the tests that tell most of it, with the oldest versions of everything"
 	@echo "make guard   check that it is as many times faster than ONNX Runtime as it should be"
 	@echo "make lint    ruff, mypy --strict, clang-format"
 	@echo "make wheel   build a wheel into dist/"
@@ -68,6 +69,26 @@ test: $(VENV)/.test
 	wait $$native || failed=1; cat build/native-test.log; \
 	$(BIN)/pytest -m clock $(CLOCKED) || failed=1; \
 	exit $$failed
+
+# With the oldest versions that pyproject.toml declares, in an environment of its own. Without torch
+# (WITH=torch==2.6.0 brings it), so that what needs it is left out; OLDEST_TESTS=tests runs the rest.
+OLDEST := build/oldest
+OLDEST_TESTS ?= tests/unit/test_dependencies.py tests/unit/test_client.py tests/unit/test_duplex.py \
+	tests/unit/test_http_described.py tests/unit/test_http_content.py tests/unit/test_config.py \
+	tests/unit/test_pcm.py tests/unit/test_prepare_video.py tests/unit/test_environment.py \
+	tests/integration/test_cli_render.py tests/integration/test_http.py
+OLDEST_QUICK ?= not clock and not slow
+$(OLDEST)/.ready: constraints-oldest.txt $(VENV)/.core
+	@echo "installing the oldest versions that are declared into $(OLDEST) ..."
+	@rm -rf $(OLDEST)
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip --disable-pip-version-check install --quiet \
+		--constraint constraints-oldest.txt "$(WHEEL)[sign]" onnx safetensors matplotlib pytest \
+		pytest-xdist hypothesis opencv-python-headless pyexiv2 $(WITH)
+	@touch $@
+
+test-oldest: $(OLDEST)/.ready
+	$(OLDEST)/bin/pytest -n $(WORKERS) --dist loadfile -m "$(OLDEST_QUICK)" $(OLDEST_TESTS)
 
 guard: $(VENV)/.test
 	$(BIN)/python bench/guard.py
