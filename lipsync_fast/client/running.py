@@ -7,6 +7,9 @@ import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal, Protocol
+from urllib.parse import urlsplit
+
+from lipsync_fast.canonical import is_loopback
 
 Library = Literal["trio", "asyncio"]
 
@@ -42,7 +45,13 @@ def running_library() -> Library:
 
 
 def opened(library: Library, url: str, **options: Any) -> AbstractAsyncContextManager[Any]:
-    """A WebSocket client connection of that library, to be entered."""
+    """A WebSocket client connection of that library, to be entered.
+
+    Proxies of the environment (HTTP_PROXY and the like) are for what is elsewhere: none of them
+    leads to this machine itself.
+    """
+    if is_loopback(urlsplit(url).hostname or ""):
+        options["proxy"] = None
     if library == "trio":
         from websockets.trio.client import connect as connect_trio
 

@@ -135,6 +135,20 @@ def quiet(connection: ServerConnection, heard: list[Any]) -> None:
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
+def test_no_proxy_leads_to_this_machine(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in ("http", "https", "ws", "wss", "socks", "all"):
+        monkeypatch.setenv(f"{kind}_proxy", "http://127.0.0.1:1")
+    monkeypatch.delenv("no_proxy", raising=False)
+
+    async def client() -> None:
+        async with lipsync_fast.connect(server.url) as session:
+            assert session.started == STARTED
+
+    with scripted(quiet) as server:
+        run(library, client)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
 def test_what_is_sent(library: str) -> None:
     async def client() -> None:
         async with lipsync_fast.connect(
