@@ -266,7 +266,7 @@ def _fault_of_any_audio(text: str) -> str:
     """
     try:
         _from_client_of_any_audio.decode(text)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
         return str(error)
     return ""
 

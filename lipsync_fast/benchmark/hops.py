@@ -61,7 +61,7 @@ def profile(
     for line in trace.read_bytes().splitlines():
         try:
             found = msgspec.json.decode(line, type=Hops)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeError):
             continue  # it is being written
         moments = _moments(found, sessions.get(str(found.session)), due)
         if moments is not None:

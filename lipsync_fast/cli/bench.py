@@ -71,7 +71,7 @@ def _compare(before: Path, after: Path) -> None:
             report = read(path)
         except OSError as error:
             raise LipsyncError(f"{path}: cannot be read ({error.strerror})") from None
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeError) as error:
             raise LipsyncError(f"{path}: is not a result of the benchmark ({error})") from None
         if report.schema != SCHEMA:
             raise LipsyncError(f"{path}: schema {report.schema}, this version reads {SCHEMA}")

@@ -98,7 +98,7 @@ class ControlClient:
         assert isinstance(reply, StatusReply)
         try:
             return msgspec.msgpack.decode(reply.status, type=ServerStatus)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeError) as error:
             raise ServerError(
                 f"the server in {self._folder} is of another version: {error}"
             ) from None

@@ -90,7 +90,7 @@ class Front:
         elif isinstance(message, StatusReply):
             try:
                 services.statistics.server = _status.decode(message.status)
-            except msgspec.MsgspecError as error:
+            except (msgspec.MsgspecError, UnicodeError) as error:
                 log.error("status of another version", reason=str(error))
         elif isinstance(message, Drain):
             if not services.admission.draining.is_set():

@@ -104,7 +104,7 @@ class _Socket:
     def _read(self, data: bytes) -> AnyMessage | None:
         try:
             message: AnyMessage = _decoder.decode(data)
-        except (msgspec.MsgspecError, RecursionError):
+        except (msgspec.MsgspecError, RecursionError, UnicodeError):
             self.ignored += 1
             return None
         return message

@@ -221,7 +221,7 @@ def read_job(record: memoryview) -> tuple[Job | Cancel, memoryview]:
     header, payload = _split(record)
     try:
         return _job_decoder.decode(header), payload
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
         raise MessageError(f"record that is no job: {error}") from None
 
 
@@ -234,7 +234,7 @@ def read_answer(record: memoryview) -> tuple[Answer, memoryview]:
     header, payload = _split(record)
     try:
         return _answer_decoder.decode(header), payload
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
         raise MessageError(f"record that is no answer: {error}") from None
 
 

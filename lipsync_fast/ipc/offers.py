@@ -94,7 +94,7 @@ class RingSocket:
             raise ControlError("the supervisor has gone")
         try:
             about = msgspec.msgpack.decode(data, type=_RingsOffer | _FramesOffer)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeError):
             about = None
         wanted = 6 if isinstance(about, _RingsOffer) else 1
         if about is None or len(fds) != wanted or flags & socket.MSG_CTRUNC:

@@ -137,7 +137,7 @@ def _ready(request: Request, key: str) -> Result | None:
             return msgspec.structs.replace(
                 result, path=str(request.dest), video=request.video, again=True
             )
-        except (AvatarError, msgspec.DecodeError) as error:
+        except (AvatarError, msgspec.DecodeError, UnicodeError) as error:
             if not request.force:
                 raise OutputError(f"{error}; --force prepares it again") from None
             return None

@@ -261,7 +261,7 @@ class Supervisor:
         elif isinstance(message, FrontHeartbeat):
             try:
                 child.front_load = msgspec.msgpack.decode(message.load, type=FrontLoad)
-            except msgspec.MsgspecError:
+            except (msgspec.MsgspecError, UnicodeError):
                 self._control.unreadable_loads += 1
             self._rollout.on_news()
         elif isinstance(message, Hello):

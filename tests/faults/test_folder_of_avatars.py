@@ -196,6 +196,14 @@ def test_what_is_unforeseen_is_an_error_too(
     assert str(caught.value).endswith("is damaged (IndexError: string index out of range)")
 
 
+def test_a_body_that_is_no_utf_8_is_a_bad_request(server: LocalServer) -> None:
+    connection = http.client.HTTPConnection(urlsplit(server.http_url).netloc, timeout=60)
+    with closing(connection):
+        connection.request("POST", "/v1/avatars/x", body=b'{"path":"\xff"}')
+        answer = connection.getresponse()
+        assert (answer.status, b"cannot be read" in answer.read()) == (400, True)
+
+
 @pytest.mark.parametrize("size", [0, 100, 2000])
 def test_a_package_that_is_cut_short_while_it_is_shown(
     server: LocalServer, folder: Path, size: int

@@ -94,6 +94,22 @@ def test_a_successor_takes_over_the_name(
         socket.close()
 
 
+def test_text_that_is_no_utf_8_is_garbage_too(
+    context: zmq.Context[zmq.Socket[bytes]], folder: Path
+) -> None:
+    """msgspec has an error of its own for that; it was the end of the supervisor."""
+    hub, link = Hub.bind(context, folder), Link.connect(context, folder, "x")
+    bad = msgspec.msgpack.encode({"type": "Hello", "role": "X", "pid": 1})
+    link.socket.send(bad.replace(b"\xa1X", b"\xa1\xff"))
+    link.send(Hello(role="front", pid=1))
+    got: list[tuple[str, AnyMessage]] = []
+    wait_for([hub], lambda: got.extend(hub.received()) or (got or None))
+    assert got == [("x", Hello(role="front", pid=1))]
+    assert hub.ignored == 1
+    hub.close()
+    link.close()
+
+
 @settings(max_examples=30)
 @given(garbage=st.lists(st.binary(max_size=60), min_size=1, max_size=4))
 def test_garbage_is_counted_and_ignored(

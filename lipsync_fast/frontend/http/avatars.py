@@ -157,7 +157,7 @@ async def change_avatar(services: Services, request: Request) -> Response:
     if request.method == "POST":
         try:
             wanted = await _body(request)
-        except (msgspec.MsgspecError, RecursionError) as error:
+        except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
             return problem(400, f"the body cannot be read: {error}")
         except ClientDisconnect:
             return problem(400, "the client has gone")  # nobody reads it

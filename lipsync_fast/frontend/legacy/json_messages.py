@@ -105,7 +105,7 @@ class _Reader:
         raw: msgspec.Raw = getattr(self.fields, name)
         try:
             value: Field | None = msgspec.json.decode(raw, type=kind | None, strict=False)
-        except (msgspec.MsgspecError, RecursionError) as error:
+        except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
             self._complain(f"{name}: {error}")
             return default
         return default if value is None else value
