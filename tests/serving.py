@@ -49,6 +49,7 @@ class Server:
         stand_in: options of the stand-ins, or None for real children.
         posing: devices that CPU engines pose as (posing.py); none where 0.
         file_bytes: the largest file that it may make.
+        open_files: how many each of its processes may have open.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Server:
         environ: dict[str, str] | None = None,
         posing: int = 0,
         file_bytes: int | None = None,
+        open_files: int | None = None,
     ) -> None:
         # Not pytest's folder: the path of a Unix socket must be short.
         self.base = Path(tempfile.mkdtemp(prefix="lipsync-"))
@@ -79,6 +81,8 @@ class Server:
             command = [sys.executable, "-P", str(POSING), "serve", str(file), str(posing)]
         if file_bytes is not None:
             command = ["prlimit", f"--fsize={file_bytes}", "--", *command]
+        if open_files is not None:
+            command = ["prlimit", f"--nofile={open_files}:{open_files}", "--", *command]
         with open(self.base / "log", "wb") as log:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stderr=log, env=self.environ

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -313,8 +315,22 @@ def bench(
     )
 
 
+def _in_utf8() -> None:
+    """Begin anew where the locale has another encoding: names of files are written in UTF-8.
+
+    Python does so by itself for most of them; LC_ALL=C with its own ways out switched off, and
+    locales of ISO 8859, remain.
+    """
+    if sys.flags.utf8_mode or sys.getfilesystemencoding() == "utf-8":
+        return
+    os.environ["PYTHONUTF8"] = "1"  # for children
+    with contextlib.suppress(OSError):
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+
+
 def run() -> None:
     """Run the command line and exit."""
+    _in_utf8()
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files are bytes, not all of them UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
     try:

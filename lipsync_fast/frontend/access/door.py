@@ -29,7 +29,7 @@ WARN_S = 60.0
 PAUSE_S = 0.1
 """Before the next try, where no connection could be taken at all."""
 MANY = 1 << 30
-LINGER_S, LINGER = 1.0, 16
+LINGER_S, LINGER = 1.0, 8
 """How long, and for how many at once, what a client still sends is read: else the kernel would tell
 it that the connection is broken, before it has read why."""
 _NO_ROOM = errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM
