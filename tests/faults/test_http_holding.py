@@ -88,6 +88,18 @@ def test_an_upgrade_to_http_2_is_passed_over(server: LocalServer) -> None:
     assert b'"healthy"' in answer
 
 
+@pytest.mark.parametrize("name", ["Sec-WebSocket-Protocol", "Sec-WebSocket-Extensions", "Upgrade"])
+def test_a_head_that_is_no_ascii_is_no_news(server: LocalServer, name: str) -> None:
+    """It ends its connection, and writes nothing into the log (``nothing_has_failed``)."""
+    head = (
+        b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n"
+    )
+    with dial(server, head + name.encode() + b": \xff\r\n\r\n") as connection:
+        connection.shutdown(socket.SHUT_WR)
+        all_of(connection)
+
+
 @pytest.mark.parametrize("data", [b"", PREFACE[:20], b"GET / HTTP/1.1\r\nHost: localhost\r\nX-"])
 def test_who_only_holds_connections_keeps_nobody_out(
     server: LocalServer, held: contextlib.ExitStack, data: bytes

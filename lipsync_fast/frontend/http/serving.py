@@ -96,6 +96,8 @@ async def serve_http(
         connections.add(connection)
         try:
             await Http1Server(app, config, context, connection, place)
+        except* UnicodeError:  # a head that is no ASCII, of which Hypercorn makes no bad request
+            services.statistics.count_refused("connection")
         except* Exception:
             log.exception("a connection has failed")
         finally:
