@@ -145,8 +145,8 @@ FILES: dict[str, tuple[str, Callable[[Path], None], str]] = {
         f"{what} as {name}": (name, make, word)
         for name in (PICTURE, LANDMARKS, MAP)
         for what, make, word in (
-            ("a pipe", pipe, "no file"),
-            ("a device", device, "no file"),
+            ("a pipe", pipe, "not a file"),
+            ("a device", device, "not a file"),
             ("a link that leads out", elsewhere, "leads out of"),
             ("a link by ..", relative, "leads out of"),
         )

@@ -269,7 +269,7 @@ def test_files_that_are_no_keys(tmp_path: Path, data: bytes) -> None:
 def test_keys_that_cannot_be_read(keys: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "ec").write_bytes(pem("other private"))
-    for path, word in ((tmp_path / "none", "no such"), (tmp_path / "pipe", "no file")):
+    for path, word in ((tmp_path / "none", "no such"), (tmp_path / "pipe", "not a file")):
         with pytest.raises(AvatarSignatureError, match=word):
             TrustedKeys.read(path)
     with pytest.raises(AvatarSignatureError, match="another kind"):

@@ -210,7 +210,7 @@ def test_an_output_that_holds_something_else(place: Path, run: Run) -> None:
     how = ("v1.mkv", "--out", "full", "--landmarks", "found", "--force", *STATED)
     done = run(*how)
     assert done.returncode == 2
-    assert "holds something else" in done.stderr
+    assert "holds something other" in done.stderr
     assert (place / "full" / "v1" / "letters.txt").read_text() == "mine"
     assert os.listdir(place / "full") == ["v1"]
 

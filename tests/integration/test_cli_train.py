@@ -189,9 +189,12 @@ def test_options_that_cannot_be(
 def test_the_command_asks_for_what_it_needs(folder: Path, tmp_path: Path) -> None:
     runner = CliRunner()
     for arguments, said in (
-        (["avatar", "train"], "DIR is needed"),
-        (["avatar", "train", str(folder)], "--audio-encoder is needed"),
-        (["avatar", "train", str(folder), "--steps", "1", "--epochs", "1"], "exclude each other"),
+        (["avatar", "train"], "DIR is missing"),
+        (["avatar", "train", str(folder)], "--audio-encoder is missing"),
+        (
+            ["avatar", "train", str(folder), "--steps", "1", "--epochs", "1"],
+            "cannot be given together",
+        ),
     ):
         done = runner.invoke(app, arguments)
         assert done.exit_code == 2

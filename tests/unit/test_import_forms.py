@@ -209,7 +209,7 @@ def test_what_is_known_and_not_imported(tmp_path: Path) -> None:
         ("a.mp4", "avatar prepare"),
         ("a.pth", "--checkpoint"),
         ("a.onnx", "--checkpoint"),
-        ("a.txt", "no folder"),
+        ("a.txt", "not a folder"),
     ],
 )
 def test_files(tmp_path: Path, name: str, word: str) -> None:
@@ -374,7 +374,7 @@ BAD_RECTANGLES: dict[str, tuple[Change, str]] = {
     "all far beyond": (all_rects([-1e300, -1e300, 1e300, 1e300]), "4 of 4 frames"),
     "none": (all_rects(None), "4 of 4 frames have no rectangle"),
     "a folder": (instead(RECTANGLES, Path.mkdir), "cannot be read as rectangles"),
-    "a pipe": (instead(RECTANGLES, lambda p: os.mkfifo(p)), "no file"),
+    "a pipe": (instead(RECTANGLES, lambda p: os.mkfifo(p)), "not a file"),
     "a link out": (instead(RECTANGLES, lambda p: p.symlink_to("/etc/passwd")), "leads out"),
 }
 
@@ -444,8 +444,8 @@ BAD_VIDEOS: dict[str, tuple[Change, str]] = {
     "empty": (Path.touch, "empty"),
     "text": (lambda p: p.write_text("hello"), "cannot be read as a video"),
     "a playlist": (lambda p: p.write_text("#EXTM3U\n#EXTINF:1,\n/etc/passwd\n"), "cannot be read"),
-    "a folder": (Path.mkdir, "no file"),
-    "a pipe": (lambda p: os.mkfifo(p), "no file"),
+    "a folder": (Path.mkdir, "not a file"),
+    "a pipe": (lambda p: os.mkfifo(p), "not a file"),
     "a device": (lambda p: p.symlink_to("/dev/zero"), "leads out"),
     "too wide": (larger, "4160 x 64"),
     "too few": (lambda p: packages.lossless(p, pictures()[:3]), "has 3 pictures"),
