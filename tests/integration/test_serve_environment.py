@@ -5,20 +5,22 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
-import urllib.error
+import time
 import urllib.request
 from pathlib import Path
 
 import pytest
 import trio
 from serving import Server, server
-from talking import SLOW_MACHINE
+from talking import PATIENCE_S, SLOW_MACHINE, assert_whole, speech
 
 import lipsync_fast
 from lipsync_fast.avatars.library import shipped_folder
+from lipsync_fast.client import UtteranceEnded, VideoFrame
 from lipsync_fast.errors import SessionError
 
 PATIENCE = f"[live]\nmargin_ms = {SLOW_MACHINE['margin_ms']}\n[engines]\nspares = 0\nhung_s = 60\n"
@@ -107,3 +109,49 @@ def test_names_beyond_ascii_whatever_the_locale(tmp_path: Path) -> None:
         )
         assert "Łukasz" in done.stdout.decode("utf-8")
         assert b"unusable" not in done.stderr
+
+
+@pytest.mark.clock
+@pytest.mark.slow
+def test_a_machine_that_stood_still_goes_on_where_it_was() -> None:
+    """As when a virtual machine is moved: all processes stop at once, and time goes on."""
+    config = f"[live]\nmargin_ms = {SLOW_MACHINE['margin_ms']}\n[engines]\nspares = 0\nhung_s = 5\n"
+    with server(config) as running:
+        before = running.serving(spares=0)
+        pids = [running.process.pid, *(c.pid for c in [*before.engines, *before.fronts])]
+        seen: list[VideoFrame] = []
+        ended: list[UtteranceEnded] = []
+
+        async def speak() -> None:
+            url = f"ws://127.0.0.1:{before.ports[0]}/"
+            with trio.fail_after(PATIENCE_S):
+                async with lipsync_fast.connect(url, idle=False, open_timeout=60) as session:
+                    await session.send(speech(2.0))
+                    await session.end_utterance()
+                    async for event in session:
+                        if isinstance(event, VideoFrame):
+                            seen.append(event)
+                            if len(seen) == 5:
+                                await trio.to_thread.run_sync(stand_still, pids, 7.0)
+                        elif isinstance(event, UtteranceEnded):
+                            ended.append(event)
+                            return
+
+        trio.run(speak)
+        after = running.status()
+        assert [c.pid for c in [*after.engines, *after.fronts]] == pids[1:], "nobody was killed"
+        frames = [event for event in seen if event.utterance > 0]
+        assert_whole(ended[0], frames, 50)
+        times = [event.pts_us for event in frames]
+        assert times == sorted(set(times)), "nothing is shown twice, nothing before its time"
+        assert "Traceback" not in running.log
+        running.stop()
+
+
+def stand_still(pids: list[int], seconds: float) -> None:
+    """Stop some processes for a while."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(seconds)
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
