@@ -76,6 +76,7 @@ OLDEST := build/oldest
 OLDEST_TESTS ?= tests/unit/test_dependencies.py tests/unit/test_client.py tests/unit/test_duplex.py \
 	tests/unit/test_http_described.py tests/unit/test_http_content.py tests/unit/test_config.py \
 	tests/unit/test_pcm.py tests/unit/test_prepare_video.py tests/unit/test_environment.py \
+	tests/unit/test_media_claims.py tests/unit/test_media_colours.py \
 	tests/integration/test_cli_render.py tests/integration/test_http.py
 OLDEST_QUICK ?= not clock and not slow
 $(OLDEST)/.ready: constraints-oldest.txt $(VENV)/.core

@@ -53,7 +53,7 @@ def write(
         heard = []
         for _, default in sounds:
             track = file.add_stream(audio, rate=rate, layout="mono")
-            track.disposition = av.stream.Disposition.default if default else 0
+            track.disposition = av.stream.Disposition.default.value if default else 0
             heard.append(track)
         for i in range(pictures):
             grey = np.full((size[1], size[0], 3), 20 + 4 * (i % 50), np.uint8)
