@@ -267,7 +267,7 @@ WEIGHTS: dict[str, tuple[Callable[[], bytes], str]] = {
     "members that overlap": (overlapping, ""),
     "two lists of tensors": (
         lambda: listing(b"\x80\x02N.").replace(b"archive/version", b"again//data.pkl"),
-        "damaged",
+        "again//data.pkl",
     ),
 }
 
@@ -311,7 +311,7 @@ def test_what_runs_code_by_the_command_line(original: Path, tmp_path: Path) -> N
     shutil.copy(original / "checkpoint" / "ann" / "9.pth", other / "wav2lip.pth")
     (other / "coords.pkl").write_bytes(pickle.dumps([Intruder(mark)] * 2))
     before = everything(tmp_path)
-    for path, word in ((root / "dataset" / "ann", "mkdir"), (other, "mkdir")):
+    for path, word in ((root / "dataset" / "ann", "Python pickle"), (other, "mkdir")):
         done = subprocess.run(
             [sys.executable, "-m", "lipsync_fast", "avatar", "import", "--quiet", str(path)],
             capture_output=True,
