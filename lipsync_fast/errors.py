@@ -107,6 +107,18 @@ class MediaError(LipsyncError):
     """A sound or video file is missing, unreadable, not media, or holds no sound."""
 
 
+class NotMediaError(MediaError):
+    """A file that FFmpeg cannot open.
+
+    Attributes:
+        known: whether the message says what it is instead.
+    """
+
+    def __init__(self, text: str, *, known: bool) -> None:
+        super().__init__(text)
+        self.known = known
+
+
 class NoSoundError(MediaError):
     """A file can be read, and has no track of sound: there is nothing to decode."""
 

@@ -15,7 +15,7 @@ import av
 import av.error
 from av.container import InputContainer
 
-from lipsync_fast.errors import MediaError
+from lipsync_fast.errors import MediaError, NotMediaError
 from lipsync_fast.media.claims import Understated, understated
 from lipsync_fast.untrusted.lookalikes import what_lies_at
 
@@ -30,18 +30,6 @@ _TEXTS: dict[str, Any] = (
 )  # from 19 on it is always so
 _MEDIA, _TEXT = ("a recording", "a video"), ("a text", "a playlist")
 Stream = TypeVar("Stream", bound=av.stream.Stream)
-
-
-class NotMediaError(MediaError):
-    """A file that FFmpeg cannot open.
-
-    Attributes:
-        known: whether the message says what it is instead.
-    """
-
-    def __init__(self, text: str, *, known: bool) -> None:
-        super().__init__(text)
-        self.known = known
 
 
 def media_url(path: str | os.PathLike[str]) -> str:

@@ -26,12 +26,11 @@ from av.video.reformatter import Colorspace
 from numpy.typing import NDArray
 
 from lipsync_fast.closing import Closing
-from lipsync_fast.errors import MediaError
+from lipsync_fast.errors import MediaError, NotMediaError
 from lipsync_fast.media.claims import missing_bytes
 from lipsync_fast.media.colours import EXACT
 from lipsync_fast.media.files import (
     EARLY_S,
-    NotMediaError,
     chosen,
     claimed_seconds,
     length_of,

@@ -186,7 +186,8 @@ class _Looker:
     ) -> None:
         self._request, self._video, self._detector, self._work = request, video, detector, work
         self._first = work.done()[0]
-        self._before = work.last().landmarks()[-1] if self._first else None
+        newest = work.newest()
+        self._before = None if newest is None else newest.landmarks()[-1]
         self._offset = round(request.start_s * FPS)
         self._batch: list[NDArray[np.uint8]] = []
         self._points: list[NDArray[np.float32]] = []

@@ -160,6 +160,13 @@ class WorkFolder:
         frames, _ = self.done()
         return msgspec.msgpack.decode(self._file(frames, last=True).read_bytes(), type=Part)
 
+    def newest(self) -> Part | None:
+        """The part behind which it goes on; None where it begins, or where all is done."""
+        frames, whole = self.done()
+        if whole or not frames:
+            return None
+        return msgspec.msgpack.decode(self._file(frames - PART_FRAMES).read_bytes(), type=Part)
+
     def _file(self, first: int, *, last: bool = False) -> Path:
         return self.path / f"{first:06d}{_LAST if last else _ENDING}"
 

@@ -304,7 +304,7 @@ CHANGES: dict[str, tuple[Callable[[onnx.ModelProto], None], str]] = {
     "weights of whole numbers": (whole_numbers, "expected floating-point"),
     "weights in another file": (elsewhere, "another file"),
     "fewer bytes than said": (bytes_missing, "bytes for shape"),
-    "no weights": (no_weights, "no constant"),
+    "no weights": (no_weights, "not a constant"),
     "old operators": (old_operators, "expected 11 or newer"),
     "a function": (a_function, "expected one graph"),
     "another output": (another_output, "sigmoid"),
