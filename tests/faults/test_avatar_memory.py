@@ -46,7 +46,7 @@ def begun(server: LocalServer, **start: object) -> tuple[RawWebSocket, dict[str,
     return client, told
 
 
-@pytest.mark.slow
+@pytest.mark.clock  # beside others, the avatar has been let in
 def test_an_avatar_beyond_the_memory_limit(tmp_path: Path) -> None:
     write_large(tmp_path / "large.lsa")
     config = {

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -91,9 +92,15 @@ def watched(world: Path, way: str, before: tuple[str, ...] = ()) -> list[str]:
     return [*seen, *(f"write {p}" for p in left if p.name not in mine)]
 
 
-def test_what_is_left_and_what_the_c_library_is_asked_for(tmp_path: Path) -> None:
+@pytest.fixture
+def world() -> Iterator[Path]:
+    """A place with a short name: a Unix socket's may have 100 bytes."""
+    with tempfile.TemporaryDirectory(prefix="lsf-", dir="/tmp") as folder:
+        yield Path(folder) / "w"
+
+
+def test_what_is_left_and_what_the_c_library_is_asked_for(world: Path) -> None:
     way = "plain" if shutil.which("cc") is None else "preload"
-    world = tmp_path / "w"
     notes = watched(world, way)
     assert f"write {world}/home/.local/state/lipsync-fast/utterances.sqlite" in notes
     if way == "preload":
@@ -103,8 +110,7 @@ def test_what_is_left_and_what_the_c_library_is_asked_for(tmp_path: Path) -> Non
 
 
 @pytest.mark.skipif(not can_strace(), reason="no strace here, or no network of one's own")
-def test_what_the_system_is_asked_for(tmp_path: Path) -> None:
-    world = tmp_path / "w"
+def test_what_the_system_is_asked_for(world: Path) -> None:
     notes = watched(world, "strace", ("unshare", "-n"))
     assert any(".out.mp4.partial-" in note for note in notes), "it was watched"
     assert any(note.startswith("local ") for note in notes)
