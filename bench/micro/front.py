@@ -57,7 +57,7 @@ def measured(seconds: float) -> dict[str, dict[str, float]]:
     found = {}
     config = {
         "engines": {"spares": 0},
-        "live": {"speakers": 1000},
+        "live": {"speakers": 1000, "half_rate": False},
         "log": {"level": "error"},
         "utterances": {"disk_mb": 0},
     }

@@ -40,6 +40,8 @@ def complaints(page: Page, axe: str) -> list[str]:
     """What axe-core has against the page as it is now."""
     if not page.value("!!window.axe"):
         page.command("Runtime.evaluate", expression=axe)
+    # Colours on their way from one scheme to the other are nobody's.
+    page.until("!document.getAnimations().some((a) => a instanceof CSSTransition)")
     found = page.value(
         "axe.run(document, {resultTypes: ['violations']}).then((r) => r.violations.map((v) =>"
         " v.id + ': ' + v.help + ' ' + v.nodes.map((n) => n.target.join(' ')).join(', ')))"
