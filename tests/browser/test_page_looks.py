@@ -41,7 +41,9 @@ def complaints(page: Page, axe: str) -> list[str]:
     if not page.value("!!window.axe"):
         page.command("Runtime.evaluate", expression=axe)
     # Colours on their way from one scheme to the other are nobody's.
-    page.until("!document.getAnimations().some((a) => a instanceof CSSTransition)")
+    page.until(
+        "document.getAnimations().every((a) => a.effect.getComputedTiming().iterations > 1e6)"
+    )
     found = page.value(
         "axe.run(document, {resultTypes: ['violations']}).then((r) => r.violations.map((v) =>"
         " v.id + ': ' + v.help + ' ' + v.nodes.map((n) => n.target.join(' ')).join(', ')))"
