@@ -87,8 +87,7 @@ def assemble(
     sound = _add_sound(Path(request.video), starts, len(points), folder / "sound.wav", warnings)
     warnings += tracked.warnings
     pcm = read_sound(folder / "sound.wav") if sound else None
-    side = float(np.median(tracked.rects[:, 2] - tracked.rects[:, 0]))
-    rest = at_rest(points, side, pcm)
+    rest = at_rest(points, tracked.side, pcm)
     if rest is not None and not _is_long(longest_piece(len(rest), tracked.cuts, rest)):
         warnings.append(RESTLESS)
         rest = None
@@ -153,7 +152,7 @@ def _features(greys: NDArray[np.uint8], tracked: Track, width: int) -> NDArray[n
     r = tracked.rects
     height = greys.shape[1]
     scale = greys.shape[2] / width
-    around = _AROUND * float(np.median(r[:, 2] - r[:, 0]))
+    around = _AROUND * tracked.side
     x1, y1 = (max(0, int((v - around) * scale)) for v in np.percentile(r[:, :2], 5, axis=0))
     x2, y2 = (int(np.ceil((v + around) * scale)) for v in np.percentile(r[:, 2:], 95, axis=0))
     right, bottom = max(x1 + 2, min(x2, greys.shape[2])), max(y1 + 2, min(y2, height))
@@ -216,7 +215,7 @@ def _finish(folder: Path, draft: Prepared, tracked: Track, request: Request) -> 
         detector=draft.detector,
         points=draft.points,
         bridged=tracked.bridged,
-        face=int(np.median(tracked.rects[:, 2] - tracked.rects[:, 0])),
+        face=int(tracked.side),
         loop=loop.kind,
         loop_first=loop.first,
         loop_count=loop.count,

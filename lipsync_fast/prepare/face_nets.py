@@ -9,6 +9,7 @@ are near (128 x 128); a third lays a mesh of 468 points over a face in an uprigh
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -135,16 +136,12 @@ class FaceNets:
         self._finders = (_Finder(full, 192, _grid(48)), _Finder(near, 128, _near_anchors()))
         self._mesh = _session("mesh", threads)
 
-    def faces(self, picture: Image.Image) -> list[Found]:
-        """Faces in an RGB picture, the largest first; near ones only where no others are found."""
-        for finder in self._finders:
-            if found := finder.find(picture):
-                return found
-        return []
+    def faces(self, picture: Image.Image) -> Iterator[list[Found]]:
+        """Faces in an RGB picture, the largest first: of each net in turn that finds any.
 
-    def near_faces(self, picture: Image.Image) -> list[Found]:
-        """The same by the net for near faces alone."""
-        return self._finders[1].find(picture)
+        That for near faces runs only when it is asked for.
+        """
+        return filter(None, (finder.find(picture) for finder in self._finders))
 
     def mesh(self, picture: Image.Image, square: Square) -> tuple[F32, float]:
         """The mesh in a square.

@@ -9,6 +9,7 @@ second it is looked whether there are others, and whether it is still a face tha
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,8 +78,7 @@ class MeshDetector:
 
     def _searched(self, picture: Image.Image) -> F32 | None:
         """The mesh of the largest face there is; laid twice, the second time by the first."""
-        tried = [*self._nets.faces(picture), *self._nets.near_faces(picture)]
-        for face in tried:
+        for face in chain.from_iterable(self._nets.faces(picture)):
             points, sure = self._nets.mesh(picture, face.square)
             if sure < SURE:
                 continue
@@ -89,7 +89,7 @@ class MeshDetector:
 
     def _look_around(self, picture: Image.Image) -> None:
         """Notice other faces; forget what is followed where no face is found there any more."""
-        faces = [face.square for face in self._nets.faces(picture)]
+        faces = [face.square for face in next(self._nets.faces(picture), [])]
         if not faces:
             return
         if self._last is None:

@@ -55,6 +55,11 @@ class Track:
     cuts: list[int] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
+    @property
+    def side(self) -> float:
+        """The crops' median width, in pixels."""
+        return float(np.median(self.rects[:, 2] - self.rects[:, 0]))
+
     def rect(self, index: int) -> Rect:
         """The crop of a frame."""
         return Rect.from_corners(*self.rects[index].tolist())

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from averaging import average_in
 from geometry import Geometry, opening_px
 from normless import WIDTH, new_network
 from numpy.typing import NDArray
@@ -149,16 +150,11 @@ class Listener:
             optimiser.step()
             step += 1
             losses.append(loss.item())
-            self._follow(min(MOMENTUM, (step + 1) / (step + 20)))
+            average_in(self.average, self.net, min(MOMENTUM, (step + 1) / (step + 20)))
             if time.time() - reported > REPORT_S or part >= 1:
                 found = " ".join(f"{r:.3f}" for r in self.correlations(held))
                 print(f"step {step} loss {np.mean(losses):.4f} held out {found}", flush=True)
                 reported, losses = time.time(), []
-
-    @torch.no_grad()
-    def _follow(self, keep: float) -> None:
-        for name, value in self.net.state_dict().items():
-            self.average[name].lerp_(value, 1 - keep)
 
     @torch.no_grad()
     def tell(self, speech: list[Utterance], every: int = 1) -> list[F32]:

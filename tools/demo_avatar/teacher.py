@@ -20,6 +20,7 @@ import time
 
 import numpy as np
 import torch
+from averaging import average_in
 from geometry import Geometry
 from listening import WEIGHTS, GapOfControls
 from numpy.typing import NDArray
@@ -166,10 +167,7 @@ class Trainer:
         self.optimiser.step()
         self.step += 1
         keep = min(MOMENTUM, (self.step + 1) / (self.step + 20))
-        with torch.no_grad():
-            for name, value in self.net.state_dict().items():
-                if value.is_floating_point():
-                    self.average[name].lerp_(value, 1 - keep)
+        average_in(self.average, self.net, keep)
         return loss.item()
 
     def held_out(self) -> str:

@@ -29,6 +29,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from averaging import average_in
 from drawn import Drawn
 from geometry import Geometry
 from listening import AFTER, BEFORE, WEIGHTS, GapOfControls
@@ -311,10 +312,7 @@ class Trainer:
         self.optimiser.step()
         self.step += 1
         keep = min(MOMENTUM, self.step / (self.step + 10))
-        with torch.no_grad():
-            for name, value in self.net.state_dict().items():
-                if value.is_floating_point():
-                    self.average[name].lerp_(value, 1 - keep)
+        average_in(self.average, self.net, keep)
         return loss.item(), strayed.item()
 
     @torch.no_grad()

@@ -9,7 +9,6 @@ nearly all from one address, which could keep everybody else from speaking.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Awaitable, Callable, Collection
 from typing import TypeVar
 
@@ -17,6 +16,7 @@ import trio
 
 from lipsync_fast import canonical
 from lipsync_fast.config import Limits
+from lipsync_fast.frontend.access.network_counts import NetworkCounts
 from lipsync_fast.ipc.status import FrontLoad
 
 Result = TypeVar("Result")
@@ -37,7 +37,7 @@ class Admission:
 
     def __init__(self, limits: Limits, load: FrontLoad, proxies: Collection[str] = ()) -> None:
         self._limits, self._load, self._proxies = limits, load, proxies
-        self._speaking_of: Counter[str] = Counter()
+        self._speaking_of = NetworkCounts()
         """Those that speak, by their address."""
         self.speakers = 1
         """How many sessions may speak at once, in all fronts."""
@@ -76,10 +76,7 @@ class Admission:
     def end_speech(self, address: str) -> None:
         """It speaks no more."""
         self._load.speaking -= 1
-        network = canonical.network(address)
-        self._speaking_of[network] -= 1
-        if not self._speaking_of[network]:
-            del self._speaking_of[network]
+        self._speaking_of.give_back(canonical.network(address))
 
     @property
     def retry_s(self) -> float | None:

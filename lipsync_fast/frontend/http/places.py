@@ -10,10 +10,11 @@ which are for those questions alone that must be answered however full the serve
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Collection
 
 from lipsync_fast import canonical
+from lipsync_fast.frontend.access.network_counts import NetworkCounts
 
 RESERVED = "reserved"
 """Key of a request's state: its connection has a place in reserve."""
@@ -71,7 +72,7 @@ class Places:
     ) -> None:
         self._most, self._share, self._reserve = most, share, reserve
         self._proxies = frozenset(map(canonical.network, proxies))
-        self._of: Counter[str] = Counter()
+        self._of = NetworkCounts()
         self._taken = self._reserved = 0
         # Ordered by how long they have waited.
         self._waiting: dict[Place, None] = {}
@@ -126,7 +127,6 @@ class Places:
             self._reserved -= 1
             return
         self._taken -= 1
-        self._of[network] -= 1
-        if not self._of[network]:
-            del self._of[network]
+        self._of.give_back(network)
+        if network not in self._of:
             self._waiting_of.pop(network, None)

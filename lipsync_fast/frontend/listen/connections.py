@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import msgspec
 import trio
 
 from lipsync_fast import canonical
 from lipsync_fast.errors import SocketClosedError
+from lipsync_fast.frontend.access.network_counts import NetworkCounts
 from lipsync_fast.frontend.access.socket import Socket
 from lipsync_fast.frontend.legacy.service import LegacyService
 from lipsync_fast.frontend.services import Services
@@ -30,7 +29,7 @@ class Connections:
 
     def __init__(self, services: Services, legacy: LegacyService) -> None:
         self._services, self._legacy = services, legacy
-        self._of_address: Counter[str] = Counter()
+        self._of_address = NetworkCounts()
 
     def refusal(self, peer: str) -> str | None:
         """Why a client from that address cannot be served now; None where it can."""
@@ -65,9 +64,7 @@ class Connections:
             await socket.close(INTERNAL_ERROR, "internal error")
         finally:
             load.connections -= 1
-            self._of_address[network] -= 1
-            if not self._of_address[network]:
-                del self._of_address[network]
+            self._of_address.give_back(network)
 
     async def _speak(self, socket: Socket) -> None:
         if socket.subprotocol == SUBPROTOCOL:

@@ -31,6 +31,7 @@ from torch.nn import functional
 from voices import Voice, load
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from averaging import average_in
 from lips import LipNet, fitted
 
 F32 = NDArray[np.float32]
@@ -225,10 +226,7 @@ class Trainer:
         self.optimiser.step()
         self.step += 1
         keep = min(MOMENTUM, (self.step + 1) / (self.step + 20))
-        with torch.no_grad():
-            for name, value in self.net.state_dict().items():
-                if value.is_floating_point():
-                    self.average[name].lerp_(value, 1 - keep)
+        average_in(self.average, self.net, keep)
         return loss.item()
 
     def save(self) -> None:
