@@ -22,8 +22,13 @@ from lipsync_fast.untrusted import limits
 
 def encode_frame(rgb: NDArray[np.uint8], how: FrameJpeg) -> bytes:
     """Encode H x W x 3 uint8 RGB, 4:2:0, with a restart marker every ``restart_interval`` units."""
+    return encode_image(Image.fromarray(rgb), how)
+
+
+def encode_image(image: Image.Image, how: FrameJpeg) -> bytes:
+    """As ``encode_frame``, of an RGB picture of Pillow's."""
     out = io.BytesIO()
-    Image.fromarray(rgb).save(
+    image.save(
         out,
         "JPEG",
         quality=how.quality,

@@ -110,6 +110,11 @@ class Video(Closing):
         """How long its pictures are, or None; for progress alone."""
         return length_of(self.path, self._container, self._stream)
 
+    @property
+    def bytes_each(self) -> int:
+        """Of a picture as H x W x 3, as the header says it."""
+        return 3 * self._stream.width * self._stream.height
+
     def pictures(
         self, *, skip: int = 0, start: Fraction = Fraction(0), limit: int | None = None
     ) -> Iterator[Picture]:

@@ -41,7 +41,7 @@ class MeshDetector:
         PrepareError: ``threads`` is no number.
     """
 
-    version = "1"
+    version = "2"
 
     def __init__(self, threads: str = "1") -> None:
         if not (threads.isascii() and threads.isdigit() and 1 <= int(threads) <= 64):

