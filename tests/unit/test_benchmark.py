@@ -99,6 +99,7 @@ def test_the_sentence_says_it_all() -> None:
     assert "right" not in sentence(unseen)
 
 
+@pytest.mark.slow
 def test_the_table_has_every_measurement(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="the extra bench is not installed")
     made = some()
@@ -204,6 +205,7 @@ def run(*args: str) -> tuple[int, str]:
     return done.exit_code, done.output
 
 
+@pytest.mark.slow
 def test_the_command_compares_files(tmp_path: Path) -> None:
     for name, scale in (("a", 1.0), ("b", 0.5)):
         write(some(scale), tmp_path / name)

@@ -81,6 +81,7 @@ def test_what_is_printed_is_read_back(tmp_path: Path) -> None:
     assert load(written(tmp_path, text), {}).config == loaded.config
 
 
+@pytest.mark.slow
 @given(text=st.text(), names=st.lists(st.text(min_size=1), max_size=3))
 def test_any_text_is_printed_so_that_it_is_read_back(
     text: str, names: list[str], tmp_path_factory: pytest.TempPathFactory

@@ -133,6 +133,7 @@ def test_other_errors_cost_no_caches(device: Failing) -> None:
     assert budget.shed_count == 0
 
 
+@pytest.mark.slow
 def test_shares_follow_from_what_is_free(package: AvatarPackage) -> None:
     budget = Budget(Failing(1 << 30))
     assert budget.images + budget.faces + budget.batch < 1 << 30

@@ -141,6 +141,7 @@ def a_job(draw: st.DrawFn) -> Job:
     return job
 
 
+@pytest.mark.slow
 @settings(max_examples=250, deadline=None)
 @given(st.lists(a_job(), min_size=1, max_size=3), st.sampled_from(ORDERS))
 def test_bytes_are_the_cpus(jobs: list[Job], order: str) -> None:

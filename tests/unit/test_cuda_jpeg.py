@@ -116,6 +116,7 @@ def test_tables_are_libjpegs() -> None:
         assert _emulated.quant_tables(quality).tolist() == [list(tables[0]), list(tables[1])]
 
 
+@pytest.mark.slow
 @settings(max_examples=250, deadline=None)
 @given(st.lists(wanted_pictures, min_size=1, max_size=3), st.sampled_from(ORDERS))
 def test_bytes_are_libjpeg_turbos(wanted: list[Wanted], order: str) -> None:

@@ -188,6 +188,7 @@ def exported(width: int, window: Rect | None) -> tuple[bytes, dict[str, Array], 
     return model, levels, audio, whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stages", range(1, 4))
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize(

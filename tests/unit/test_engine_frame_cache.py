@@ -93,7 +93,11 @@ def until_kept(engine: Scheduler, count: int) -> None:
     until_true(engine, lambda: known.counts["kept"] >= count)
 
 
-@pytest.mark.parametrize("look", LOOKS, ids=lambda look: f"{look.content.name} {look.quality}")
+@pytest.mark.parametrize(
+    "look",
+    [LOOKS[0], *(pytest.param(look, marks=pytest.mark.slow) for look in LOOKS[1:])],
+    ids=lambda look: f"{look.content.name} {look.quality}",
+)
 def test_what_was_made_is_found_with_the_same_bytes(
     engine: Scheduler, front: Front, manifest: Manifest, look: Look
 ) -> None:
@@ -201,6 +205,7 @@ def test_the_file_is_full(tiny_avatar: Path, tmp_path: Path, manifest: Manifest)
     engine.close()
 
 
+@pytest.mark.slow
 def test_pre_rendered_frames_are_those_that_an_engine_makes(
     engine: Scheduler, front: Front, manifest: Manifest, tiny_avatar: Path, tmp_path: Path
 ) -> None:

@@ -136,6 +136,7 @@ def test_without_memory_it_says_so() -> None:
     assert done.stdout == "said so\n", done.stderr
 
 
+@pytest.mark.slow
 def test_a_killed_writer_leaves_whole_records_or_none(fd: int) -> None:
     """Killed thirty times in mid-write; what is said to be there is right."""
     size, count = 300_000, 64

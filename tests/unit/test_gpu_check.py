@@ -388,6 +388,7 @@ def test_the_engine_in_a_process_of_its_own(tiny_avatar: Path, tmp_path: Path) -
     assert document["values"] == {}  # a dry run has measured nothing
 
 
+@pytest.mark.slow
 def test_plots_of_what_is_there(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="the extra bench is not installed")
     from gpu_check.plots import draw

@@ -23,6 +23,8 @@ from lipsync_fast.avatars.package import AvatarPackage  # noqa: E402
 from lipsync_fast.errors import AvatarImportError, CheckpointError  # noqa: E402
 from lipsync_fast.models.unet import UNet  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -121,6 +121,7 @@ def test_nested_deeply(levels: int) -> None:
         assert field == "x" or asked.problem
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.sampled_from(FIELDS), anything))
 def test_any_values(fields: dict[str, object]) -> None:
     try:

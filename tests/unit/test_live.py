@@ -354,6 +354,7 @@ def test_queued_sound_is_told() -> None:
     assert 9 < world.session.queued_s < 11
 
 
+@pytest.mark.slow
 def test_an_hour_has_no_drift() -> None:
     """Slots are counted, never added up from what the timer gave."""
     world = World()

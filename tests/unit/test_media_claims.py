@@ -121,6 +121,7 @@ def test_other_headers_that_claim_too_little(
 # ---------------------------------------------------------------- containers and estimates
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "how"),
     [

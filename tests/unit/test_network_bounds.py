@@ -169,6 +169,7 @@ def assert_fits(model: bytes, need: Need) -> None:
             check_network(model, "x.onnx", need._replace(**{name: value // 8}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "region"), [(2, 224), (32, 320)])
 def test_synctalk_says_what_it_needs(width: int, region: int) -> None:
     rules = FAMILIES["synctalk2d"]
@@ -180,6 +181,7 @@ def test_synctalk_says_what_it_needs(width: int, region: int) -> None:
     check_network(half, "x.onnx", rules.need("image", width, region))  # weights are converted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "region"), [(16, 96), (2, 256)])
 def test_wav2lip_says_what_it_needs(width: int, region: int) -> None:
     rules = FAMILIES["wav2lip"]

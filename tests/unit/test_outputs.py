@@ -153,6 +153,7 @@ def test_mp4_shows_the_colours_that_went_in(tmp_path: Path) -> None:
         assert worst <= 6, "bt709 in and out"
 
 
+@pytest.mark.slow
 def test_mp4_is_as_bright_as_the_jpegs(tmp_path: Path) -> None:
     """Decoded by its tags, with BT.709's own formulas: decoders' quick ways are darker."""
     (picture,) = demo_pictures(1, 0, 2)

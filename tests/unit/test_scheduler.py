@@ -150,6 +150,7 @@ def test_frames_are_those_of_a_rendering(
         assert 0 < answer.taken_ns <= answer.made_ns <= time.monotonic_ns()
 
 
+@pytest.mark.slow
 def test_the_demo_avatar(engine: Scheduler, front: Front) -> None:
     """Frames of 720p with masks, of which the network makes a part: the same bytes as rendered."""
     path = AvatarLibrary().find("demo")

@@ -142,6 +142,7 @@ def test_splicing_gives_the_bytes_of_the_whole_frame(scene: Any, quality: int | 
             assert encoder.frame(scene, 0, variant, coded(part, encode)) == wanted
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(scene=scenes(), width=st.integers(16, 399), quality=st.sampled_from([30, 95, 100]))
 def test_a_scaled_frame_is_the_whole_one_scaled(scene: Any, width: int, quality: int) -> None:
@@ -161,6 +162,7 @@ def test_a_scaled_frame_is_the_whole_one_scaled(scene: Any, width: int, quality:
             assert different.max() <= 10
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(scene=scenes())
 def test_nothing_changes_outside_of_what_can_change(scene: Any) -> None:

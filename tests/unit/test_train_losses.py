@@ -71,6 +71,7 @@ def test_pixels_count_alike() -> None:
     assert pixel_loss(torch.full((1, 3, 4, 4), 0.75), torch.full((1, 3, 4, 4), 0.5)) == 0.25
 
 
+@pytest.mark.slow
 def test_the_judge_learns_which_mouth_goes_with_which_sound() -> None:
     torch.manual_seed(0)
     pairs = PairNetwork(224)
