@@ -7,7 +7,6 @@ import itertools
 import os
 import select
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +25,7 @@ from lipsync_fast.ipc.control_socket import Hub, private_folder
 from lipsync_fast.ipc.messages import Answer, Job, Look, read_answer, try_send
 from lipsync_fast.ipc.offers import RingSocket
 from lipsync_fast.ipc.ring import RingHandle, RingReader, RingWriter
+from lipsync_fast.supervisor.children import own_command
 
 DEADLINE_S = 60.0
 """For anything to happen; only failures take that long."""
@@ -119,7 +119,7 @@ class Host:
             **({"threads": 2, "heartbeat_s": 0.05} | more),
         )
         process = subprocess.Popen(
-            [sys.executable, "-m", "lipsync_fast.engine.process"],
+            own_command("engine"),
             stdin=subprocess.PIPE,
             stderr=stderr,
             pass_fds=[theirs.fileno()],

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The engine process: ``python -m lipsync_fast.engine.process``, started by the supervisor.
+"""The engine process, started by the supervisor (``ipc.birth``).
 
     supervisor ─► control link, ring socket ─┐
     fronts ─► job rings ─────────────────────┴─► one loop: step, obey, beat, sleep ─► answer rings
 
-It leaves when told to (Stop), when it has drained, and at once when the supervisor has gone.
+It leaves when told to (Stop), when it has drained, and when the supervisor has gone.
 Signals do not end it: a Ctrl-C goes to the whole group, and the supervisor is who decides.
 """
 
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     from lipsync_fast.engine.scheduler import Scheduler
 
 log = get_logger("lipsync.engine")
-_PR_SET_PDEATHSIG = 1
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 RESTED_S = 2.0
 """An engine that has had nothing to do for so long is a spare, or nobody speaks."""
@@ -244,22 +243,6 @@ class Process:
         self.link.send(AvatarState(name=name, error=error))
 
 
-def die_with_parent() -> None:
-    """Leave when the process that started this one is gone, should its socket not tell.
-
-    The kernel also sends the signal when only the thread that started this process ends; then the
-    parent is still there, and nothing is done.
-    """
-    parent = os.getppid()
-
-    def look(number: int, frame: object) -> None:
-        if os.getppid() != parent:
-            os._exit(1)
-
-    signal.signal(signal.SIGHUP, look)
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGHUP, 0, 0, 0)
-
-
 def keep_memory() -> None:
     """Have the C library keep freed pictures' memory for the next ones.
 
@@ -292,9 +275,8 @@ def limit_memory(spec: EngineSpec) -> None:
 
 def main() -> NoReturn:
     """Read the task, work, and leave: status 0 when told to, 1 with a reason in the log."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    die_with_parent()
     keep_memory()
     spec = read_spec(EngineSpec)
     if spec.processors:

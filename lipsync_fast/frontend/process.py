@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The front process: ``python -m lipsync_fast.frontend.process``, started by the supervisor.
+"""The front process, started by the supervisor (``ipc.birth``).
 
     supervisor ─► control link, ring socket ─► pool, services
     clients ⇄ stream ports, HTTP port ─► connections ─► lipsync.v1, the old protocols

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a child process is told at its birth: one JSON object on standard input.
 
-The supervisor starts ``python -m lipsync_fast.engine.process`` and
-``python -m lipsync_fast.frontend.process`` with the descriptors named here open (``pass_fds``), and
-writes the object. It is the only thing a child reads from there; standard error is for its log.
-A child leaves by itself when its end of the ring socket says that the supervisor has gone.
+The supervisor starts ``lipsync_fast.engine.process`` and ``lipsync_fast.frontend.process``, by way
+of ``birth``, with the descriptors named here open (``pass_fds``), and writes the object. It is the
+only thing a child reads from there; standard error is for its log. A child leaves by itself when
+its end of the ring socket says that the supervisor has gone; the kernel ends one that cannot.
 """
 
 from __future__ import annotations

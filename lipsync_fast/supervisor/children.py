@@ -45,7 +45,7 @@ MODULES: dict[Role, str] = {
 
 def own_command(role: Role) -> list[str]:
     """Our own children. -P: what is imported does not depend on the folder that we run in."""
-    return [sys.executable, "-P", "-m", MODULES[role]]
+    return [sys.executable, "-P", "-m", "lipsync_fast.ipc.birth", str(os.getpid()), MODULES[role]]
 
 
 @dataclass
@@ -196,7 +196,7 @@ def spawn(
     spec: Callable[[int], EngineSpec | FrontSpec],
     environ: Mapping[str, str] = MappingProxyType({}),
 ) -> Child:
-    """Start a process in a slot; never blocks on it.
+    """Start a process in a slot; never blocks on it. For the main thread (``ipc.birth.end_with``).
 
     Its task goes into a file without a name that is its standard input: unlike a pipe, that takes
     any length at once, and a child that dies early breaks nothing. It gets a session of its own,

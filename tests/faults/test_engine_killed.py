@@ -145,6 +145,7 @@ def test_engines_leave_when_the_supervisor_is_killed(tmp_path: Path, tiny_avatar
         pids = [int(word) for word in supervisor.stdout.readline().split()]
         assert len(pids) == 2
         ends = [os.pidfd_open(pid) for pid in pids]
+        os.kill(pids[1], signal.SIGSTOP)  # it hears of nothing
         supervisor.kill()
         supervisor.wait(DEADLINE_S)
     for end in ends:
