@@ -13,7 +13,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 LOWEST = 19
@@ -42,6 +42,20 @@ def in_background(work: Callable[[], Result]) -> Result:
 
     threading.Thread(target=run, name="lipsync-background").start()
     return future.result()
+
+
+def started_pool(threads: int, name: str) -> ThreadPoolExecutor:
+    """A pool whose threads run already, with the priority of this thread.
+
+    Else each is started by who first has work for it: if that one has the lowest priority for a
+    while, the pool's thread keeps it for ever.
+    """
+    pool = ThreadPoolExecutor(threads, name)
+    all_run = threading.Barrier(threads + 1)
+    for _ in range(threads):
+        pool.submit(all_run.wait)
+    all_run.wait()
+    return pool
 
 
 def lower_session(pid: int, value: int = LOWEST) -> None:

@@ -18,6 +18,7 @@ import signal
 import socket
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -112,15 +113,29 @@ class Process:
             LipsyncError: the device cannot be used.
         """
         self.link.send(Hello(role="engine", pid=os.getpid(), device=self.spec.device))
-        loaded = in_background(self._load) if self.spec.modest else self._load()
-        self._measure(loaded)
+        modest = self.spec.modest
+        # Threads have the priority of who has started them, for ever: so what starts some (NumPy's
+        # algebra, the backend) is done here, and only the rest, which is most of it, aside.
+        import numpy  # noqa: F401
+
+        if modest:
+            in_background(self._import_parts)
+        self.scheduler = create_scheduler(self.spec)
+        self._measure(in_background(self._load) if modest else self._load())
+
+    def _import_parts(self) -> None:
+        import lipsync_fast.engine.frame_cache
+        import lipsync_fast.engine.scheduler  # noqa: F401
+
+        kind = "cpu" if self.spec.device == "cpu" else "cuda.backend"
+        import_module(f"lipsync_fast.engine.backends.{kind}")
 
     def _load(self) -> list[AvatarState]:
-        """Make the engine, and load its first avatars; what became of them."""
+        """Load the first avatars; what became of them."""
         from lipsync_fast.avatars.signing import trusted_keys
 
         loaded = []
-        self.scheduler = scheduler = create_scheduler(self.spec)
+        scheduler = self.scheduler
         scheduler.registry.keys = trusted_keys(self.spec.require_signed)
         scheduler.registry.on_given_up = self._gave_up
         self._take_offers()

@@ -9,7 +9,7 @@ picture's bits depend neither on the number of threads nor on what else is being
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +35,7 @@ from lipsync_fast.geometry import Rect
 from lipsync_fast.ipc.frame_store import FrameStore
 from lipsync_fast.logs import get_logger
 from lipsync_fast.machine import processors
+from lipsync_fast.priority import started_pool
 
 log = get_logger("lipsync.engine")
 IMAGE_CACHE_BYTES = 512 << 20
@@ -103,7 +104,7 @@ class CpuBackend:
             within_memory(PICTURE_CACHE_BYTES), uses=2
         )
         self._faces: ByteLru[Face] = ByteLru(within_memory(FACE_CACHE_BYTES))
-        self._workers = ThreadPoolExecutor(self.threads, "lipsync-cpu")
+        self._workers = started_pool(self.threads, "lipsync-cpu")
         self._live, self._closed = live, False
         self.cpu_time = CpuTime()
         self._sharing: list[CpuAvatar] = []

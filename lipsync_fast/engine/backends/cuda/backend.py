@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -40,6 +40,7 @@ from lipsync_fast.engine.caches import AHEAD_SHARE, ByteLru, Key, within_memory
 from lipsync_fast.engine.cpu_time import CpuTime
 from lipsync_fast.errors import AvatarError, BackendError, DeviceLostError
 from lipsync_fast.geometry import Rect
+from lipsync_fast.priority import started_pool
 
 LOADERS = 4
 """Threads that bring avatars' frames onto the device."""
@@ -99,8 +100,8 @@ class CudaBackend:
             device, self.budget, self._sounds, tables, self._finished, self.cpu_time
         )
         self.warming = Warming(self.budget)
-        self._loaders = ThreadPoolExecutor(LOADERS, "lipsync-frames")
-        self._finishers = ThreadPoolExecutor(FINISHERS, "lipsync-finish")
+        self._loaders = started_pool(LOADERS, "lipsync-frames")
+        self._finishers = started_pool(FINISHERS, "lipsync-finish")
         # What can be made again at the least cost goes first.
         self.budget.may_shed(self._faces.shed)
         self.budget.may_shed(self._shed_images)
