@@ -234,8 +234,11 @@ def measure(rounds: int, quiet_s: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="churn-") as name:
         folder = Path(name)
         shutil.copy(shipped_folder() / "demo.lsa", folder / f"{GUEST}.lsa")
-        config: dict[str, Any] = {"avatars": {"folders": [name]}, "live": {"speakers": 2}}
-        config["utterances"] = {"disk_mb": 0}
+        config: dict[str, Any] = {
+            "avatars": {"folders": [name]},
+            "live": {"speakers": 2, "half_rate": False},
+            "utterances": {"disk_mb": 0},
+        }
         with LocalServer(config) as server:
             churn = Churn(server, folder, rounds, quiet_s)
             trio.run(churn.run)

@@ -296,7 +296,9 @@ def server_config(args: argparse.Namespace) -> dict[str, Any]:
     engines: dict[str, Any] = {"per_gpu": args.engines, "spares": args.spares}
     if args.threads:
         engines["threads"] = args.threads
-    live: dict[str, Any] = {"speakers": args.speakers} if args.speakers else {}
+    live: dict[str, Any] = {"half_rate": False}  # frames left out on purpose would count as lost
+    if args.speakers:
+        live["speakers"] = args.speakers
     return {"engines": engines, "live": live, "log": {"level": "warning"}} | {
         "utterances": {"disk_mb": 0}
     }

@@ -142,7 +142,11 @@ def main() -> int:
             file.setframerate(16_000)
             file.writeframes(pcm.tobytes())
         took_s = prerendered(sound, folder)
-        config = {"utterances": {"folder": name}, "log": {"level": "warning"}}
+        config = {
+            "utterances": {"folder": name},
+            "live": {"half_rate": False},
+            "log": {"level": "warning"},
+        }
         with LocalServer(config) as server:
             time.sleep(args.warm_up)
             found = trio.run(measure, server, pcm, args.times, args.others)

@@ -244,7 +244,7 @@ def main() -> int:
     if args.again is not None:
         return judge_again(args.again)
     config = {
-        "live": {"speakers": args.speakers},
+        "live": {"speakers": args.speakers, "half_rate": False},
         "log": {"level": "warning"},
         "utterances": {"disk_mb": 0},
     }
