@@ -289,6 +289,22 @@ def test_sound_lies_beside_the_frames(tmp_path: Path) -> None:
     assert np.array_equal(found[3200 : 3200 + len(sound)], sound)
 
 
+def test_sound_that_ends_in_damage_is_kept_up_to_there(tmp_path: Path) -> None:
+    """As ``render`` does: what decodes is used, and a warning says so."""
+    sound = np.random.default_rng(1).integers(-9000, 9000, 640 * 100).astype(np.int16)
+    path = write_video(tmp_path / "v.mkv", numbered(100), sound=sound)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) * 2 // 3])
+    made = tmp_path / "s.wav"
+    warnings = write_sound(path, Fraction(0), 100, made)
+    assert warnings
+    found = samples(made)
+    assert len(found) == len(sound)
+    assert np.array_equal(found[:16_000], sound[:16_000])
+    assert not found[-16_000:].any()
+    assert any("before the pictures" in warning for warning in warnings)
+
+
 def test_aac_is_not_late(tmp_path: Path) -> None:
     path = write_video(tmp_path / "v.mp4", numbered(50), sound=tone(50))
     made = tmp_path / "s.wav"
