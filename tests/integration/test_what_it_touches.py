@@ -69,7 +69,7 @@ def _is_loopback(name: str) -> bool:
 
 
 def watched(world: Path, way: str, before: tuple[str, ...] = ()) -> list[str]:
-    """What ``render`` and ``serve`` were seen to do, and the files that they have left."""
+    """What ``render``, ``doctor`` and ``serve`` did, and the files that they have left."""
     world.mkdir()
     script = CHECKOUT / "tests" / "touching.py"
     done = subprocess.run(
