@@ -6,6 +6,7 @@ A setting that could never match what browsers and clients send is refused, not 
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 import socket
@@ -100,6 +101,35 @@ def is_loopback(name: str) -> bool:
         return False
     mapped = getattr(address, "ipv4_mapped", None)
     return (mapped or address).is_loopback
+
+
+@functools.cache
+def is_bound_here(name: str) -> bool:
+    """Whether a server that listens on a host is reached from this machine alone.
+
+    A name may stand for a loopback address, such as the machine's own often does. It is looked up
+    once: what a server listens on does not change.
+    """
+    if is_loopback(name):
+        return True
+    try:
+        return is_loopback(listening_address(name)[1])
+    except (OSError, UnicodeError):
+        return False
+
+
+def listening_address(host: str) -> tuple[socket.AddressFamily, str]:
+    """Family and address of a host to listen on; IPv4 where it has both.
+
+    Raises:
+        OSError, UnicodeError: it has none.
+    """
+    addresses = socket.getaddrinfo(
+        host or None, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    addresses.sort(key=lambda entry: entry[0] != socket.AF_INET)
+    family, _, _, _, address = addresses[0]
+    return family, str(address[0])
 
 
 def peer(address: str) -> str:

@@ -9,6 +9,7 @@ from functools import partial
 
 from lipsync_fast.config import ServeConfig
 from lipsync_fast.frontend.access.admission import Admission
+from lipsync_fast.frontend.access.guesses import Guesses
 from lipsync_fast.frontend.avatars.changes import AvatarChanges
 from lipsync_fast.frontend.avatars.directory import AvatarDirectory
 from lipsync_fast.frontend.engines.numbers import JobNumbers
@@ -43,6 +44,7 @@ class Services:
     avatars: AvatarDirectory
     avatar_changes: AvatarChanges
     admission: Admission
+    guesses: Guesses
     statistics: FrontStatistics
     timer: SlotTimer
     idle_rate: IdleRate
@@ -74,6 +76,7 @@ class Services:
             avatars=AvatarDirectory(config.avatars, pool, send),
             avatar_changes=AvatarChanges(send),
             admission=admission,
+            guesses=Guesses(),
             statistics=statistics,
             timer=SlotTimer(),
             idle_rate=_idle_rate(pool, admission, statistics.load),

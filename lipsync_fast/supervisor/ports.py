@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from lipsync_fast.canonical import listening_address
 from lipsync_fast.config import Listen
 from lipsync_fast.errors import PortInUseError, ServerError
 
@@ -112,15 +113,10 @@ def _listener(family: socket.AddressFamily, host: str, port: int, *, share: bool
 def _resolve(host: str) -> tuple[socket.AddressFamily, str]:
     """Family and address of a host; IPv4 where it has both."""
     try:
-        addresses = socket.getaddrinfo(
-            host or None, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
+        return listening_address(host)
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "no name of a host"
         raise ServerError(f"cannot listen on host {host!r}: {reason}") from None
-    addresses.sort(key=lambda entry: entry[0] != socket.AF_INET)
-    family, _, _, _, address = addresses[0]
-    return family, str(address[0])
 
 
 def _refusal(host: str, port: int, error: OSError) -> ServerError:

@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clients that hold connections of the HTTP port and ask for nothing, or take nothing."""
+"""Clients that hold connections of a port and ask for nothing, or take nothing."""
 
 from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import socket
 import time
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import pytest
+from raw_websocket import RawWebSocket
 from talking import ALONE
 
 from lipsync_fast.client.local import LocalServer
@@ -39,8 +41,8 @@ def nothing_has_failed(server: LocalServer) -> Iterator[None]:
     assert "Traceback" not in server.log()
 
 
-def dial(server: LocalServer, data: bytes = b"") -> socket.socket:
-    parts = urlsplit(server.http_url)
+def dial(server: LocalServer, data: bytes = b"", stream: bool = False) -> socket.socket:
+    parts = urlsplit(server.url if stream else server.http_url)
     connection = socket.create_connection((parts.hostname, parts.port), PATIENCE_S)
     connection.sendall(data)
     return connection
@@ -109,6 +111,26 @@ def test_who_only_holds_connections_keeps_nobody_out(
     for path in ("/", "/health", "/metrics", "/v1/avatars"):
         assert ask(server, path)[0] == 200
     assert all_of(connections[0]) == b"", "the one that has waited longest was closed"
+
+
+@pytest.mark.parametrize("data", [b"", b"GET / HTTP/1.1\r\nHost: localhost\r\nX-"])
+def test_who_only_holds_connections_to_a_stream_port_keeps_nobody_out(
+    server: LocalServer, held: contextlib.ExitStack, data: bytes
+) -> None:
+    connections = [held.enter_context(dial(server, data, stream=True)) for _ in range(2 * SHARE)]
+    for connection in connections[:SHARE]:
+        assert all_of(connection) == b"", "those that have waited longest were closed"
+    clients = []
+    for _ in range(4):
+        client = held.enter_context(RawWebSocket(server.url))
+        client.send(json.dumps({"type": "session.start", "idle": False}))
+        assert json.loads(str(client.receive()))["type"] == "session.started"
+        clients.append(client)
+    for connection in [held.enter_context(dial(server, data, stream=True)) for _ in range(SHARE)]:
+        connection.close()
+    for client in clients:  # who has become a client keeps its place
+        client.send(json.dumps({"type": "ping"}))
+        assert json.loads(str(client.receive()))["type"] == "pong"
 
 
 def test_how_it_does_is_told_however_busy_it_is(

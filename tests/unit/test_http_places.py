@@ -12,7 +12,7 @@ from lipsync_fast.config import Listen
 from lipsync_fast.config_load import load
 from lipsync_fast.errors import ConfigError
 from lipsync_fast.frontend.access.clients import client_address
-from lipsync_fast.frontend.http.places import Place, Places
+from lipsync_fast.frontend.access.places import Place, Places
 
 
 class Caller:

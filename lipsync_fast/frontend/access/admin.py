@@ -12,7 +12,13 @@ from urllib.parse import urlsplit
 
 from lipsync_fast.canonical import is_loopback, same_place
 from lipsync_fast.config import Listen
-from lipsync_fast.frontend.access.clients import Header, Refusal, host_allowed, token_shown
+from lipsync_fast.frontend.access.clients import (
+    Header,
+    Refusal,
+    host_allowed,
+    shows_token,
+    token_shown,
+)
 
 FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Via")
 """What proxies add."""
@@ -31,9 +37,13 @@ def admin_refusal(listen: Listen, header: Header, peer: str, path: str) -> Refus
     if _admin_token_shown(listen, header("Authorization")):
         return None
     if not is_local(peer) or any(header(name) is not None for name in FORWARDED):
+        # Who shows the token that lets sessions in has guessed nothing.
+        guessed = shows_token(listen, header, path) and not (
+            listen.token and token_shown(listen, header, path)
+        )
         return Refusal(
             403,
-            "admin",
+            "wrong_token" if guessed else "admin",
             "only programs on this machine may do that, or whoever shows listen.admin_token",
         )
     if not _own_page(header("Origin"), header("Host")):

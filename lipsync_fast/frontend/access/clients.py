@@ -57,7 +57,7 @@ def host_allowed(listen: Listen, host: str | None) -> bool:
     foreign page could reach it under a name of its own that points here. Behind a proxy, the names
     in ``listen.origins`` are known too.
     """
-    if host is None or not is_loopback(listen.host):
+    if host is None or not canonical.is_bound_here(listen.host):
         return True
     name = _host_of(f"//{host}")
     return is_loopback(name) or name in {listen.host, *map(_host_of, listen.origins)} - {""}
@@ -81,6 +81,11 @@ def token_shown(listen: Listen, header: Header, path: str) -> bool:
         return True
     token = listen.token.encode()
     return any(hmac.compare_digest(shown, token) for shown in _tokens(header, path))
+
+
+def shows_token(listen: Listen, header: Header, path: str) -> bool:
+    """Whether a request shows a token, right or wrong, where the server asks for one."""
+    return bool(listen.token or listen.admin_token) and bool(_tokens(header, path))
 
 
 def _tokens(header: Header, path: str) -> list[bytes]:

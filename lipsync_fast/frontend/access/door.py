@@ -33,7 +33,8 @@ LINGER_S, LINGER = 1.0, 8
 """How long, and for how many at once, what a client still sends is read: else the kernel would tell
 it that the connection is broken, before it has read why."""
 _NO_ROOM = errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM
-_FULL = b"as many are connected as this server may have files open\n"
+_FULL = "as many are connected as this server may have files open"
+_SHARE = "as many are connected from this address as may"
 
 
 def room_for_clients(kept: int = KEPT) -> int:
@@ -53,14 +54,19 @@ class Door(trio.abc.Listener[trio.SocketStream]):
         listener: whose connections these are.
         on_refused: called for each client that is turned away.
         kept: descriptors that are not for these clients.
+        admits: whether a connection may stay; it may end others for it.
     """
 
     def __init__(
-        self, listener: trio.SocketListener, on_refused: Callable[[], None], kept: int = KEPT
+        self,
+        listener: trio.SocketListener,
+        on_refused: Callable[[], None],
+        kept: int = KEPT,
+        admits: Callable[[trio.SocketStream], bool] = lambda stream: True,
     ) -> None:
         self._listener, self._on_refused, self._kept = listener, on_refused, kept
         self.socket = listener.socket
-        self._lingering = 0
+        self._admits, self._lingering = admits, 0
         self._warned = -WARN_S
 
     async def accept(self) -> trio.SocketStream:
@@ -74,25 +80,28 @@ class Door(trio.abc.Listener[trio.SocketStream]):
                 self._warn()
                 await trio.sleep(PAUSE_S)
                 continue
-            if stream.socket.fileno() < room_for_clients(self._kept):
+            has_room = stream.socket.fileno() < room_for_clients(self._kept)
+            if has_room and self._admits(stream):
                 return stream
-            self._warn()
+            if not has_room:
+                self._warn()
             self._on_refused()
-            await self._turn_away(stream)
+            await self._turn_away(stream, _SHARE if has_room else _FULL)
 
     async def aclose(self) -> None:
         """Stop listening."""
         await self._listener.aclose()
 
-    async def _turn_away(self, stream: trio.SocketStream) -> None:
+    async def _turn_away(self, stream: trio.SocketStream, why: str) -> None:
         """Say why in HTTP, which is what all who come here begin with."""
+        body = f"{why}\n".encode()
         head = (
             "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\n"
-            f"Content-Length: {len(_FULL)}\r\nRetry-After: {retry_after(RETRY_S)}\r\n"
+            f"Content-Length: {len(body)}\r\nRetry-After: {retry_after(RETRY_S)}\r\n"
             "Connection: close\r\n\r\n"
         )
         with trio.move_on_after(LINGER_S), suppress(trio.BrokenResourceError):
-            await stream.send_all(head.encode() + _FULL)
+            await stream.send_all(head.encode() + body)
             await stream.send_eof()
         if self._lingering < LINGER:
             self._lingering += 1

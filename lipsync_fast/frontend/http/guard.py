@@ -15,8 +15,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lipsync_fast.frontend.access.admin import admin_refusal
 from lipsync_fast.frontend.access.admission import RETRY_S, retry_after
-from lipsync_fast.frontend.access.clients import Refusal, host_allowed, origin_allowed, refusal
-from lipsync_fast.frontend.http.places import RESERVED
+from lipsync_fast.frontend.access.clients import (
+    Refusal,
+    client_address,
+    host_allowed,
+    origin_allowed,
+    refusal,
+    shows_token,
+)
+from lipsync_fast.frontend.access.places import RESERVED
 from lipsync_fast.frontend.services import Services
 from lipsync_fast.logs import get_logger
 
@@ -53,7 +60,7 @@ def is_open(path: str) -> bool:
 def refused(refusal: Refusal) -> Response:
     """The answer to who may not."""
     headers = {}
-    if refusal.status == 503:
+    if refusal.status in (429, 503):
         headers["Retry-After"] = retry_after(RETRY_S)
     if refusal.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
@@ -102,9 +109,17 @@ class Guard:
                 return None
             return Refusal(403, "host", "the server is not known by this name; see listen.origins")
         query = scope["query_string"].decode("latin-1")
+        peer = str((scope.get("client") or [""])[0])
+        forwarded = ",".join(headers.getlist("X-Forwarded-For")) or None
+        return self._services.guesses.judge(
+            client_address(listen, peer, forwarded),
+            shows_token(listen, headers.get, f"/?{query}"),
+            lambda: self._decide(scope, headers, query, peer),
+        )
+
+    def _decide(self, scope: Scope, headers: Headers, query: str, peer: str) -> Refusal | None:
+        listen, path = self._services.config.listen, scope["path"]
         if scope["type"] == "http" and path.startswith(CHANGED) and scope["method"] in CHANGES:
-            client = scope.get("client")
-            peer = str(client[0]) if client else ""
             return admin_refusal(listen, headers.get, peer, f"/?{query}")
         origin_counts = scope["type"] == "websocket" or scope["method"] not in ("GET", "HEAD")
 

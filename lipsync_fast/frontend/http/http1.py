@@ -21,8 +21,8 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ConnectionState
 from hypercorn.utils import parse_socket_addr
 
+from lipsync_fast.frontend.access.places import RESERVED, Place
 from lipsync_fast.frontend.http.connection import SEND_S, Connection
-from lipsync_fast.frontend.http.places import RESERVED, Place
 
 if TYPE_CHECKING:
     import h11

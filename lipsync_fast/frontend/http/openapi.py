@@ -120,6 +120,9 @@ def _paths() -> dict[str, Any]:
     }
 
 
+WRONG = "Too many wrong tokens came from this address; see Retry-After."
+
+
 def _schema(*names: str) -> Answers:
     """JSON of a type, or of one of several."""
     refs = [{"$ref": f"#/components/schemas/{name}"} for name in names]
@@ -144,6 +147,7 @@ def _get(
     answers["403"] = {"description": "Called by a name, or from a page, that is not allowed."}
     if private:
         answers["401"] = {"description": "The token is not shown."}
+        answers["429"] = {"description": WRONG}
     operation: Answers = {"summary": summary, "responses": dict(sorted(answers.items()))}
     if parameters:
         operation["parameters"] = parameters
@@ -162,6 +166,7 @@ def _change(summary: str, name: Answers, body: Answers | None) -> Answers:
         "404": _answer("There is no such avatar.", change),
         "408": _answer("The body has not come in time.", _schema("Problem")),
         "409": _answer("It cannot be; all is as it was.", change),
+        "429": {"description": WRONG},
         "503": _answer(
             "Not done in time, or too much is being changed; see Retry-After.",
             _schema("AvatarChange", "Problem"),

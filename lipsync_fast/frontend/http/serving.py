@@ -23,10 +23,10 @@ from hypercorn.config import Config
 from hypercorn.trio.worker_context import WorkerContext
 
 from lipsync_fast.frontend.access.door import Door
+from lipsync_fast.frontend.access.places import BESIDE_SESSIONS, BESIDE_SHARE, Places
 from lipsync_fast.frontend.http.app import OnSocket, Video, create_app
 from lipsync_fast.frontend.http.connection import Connection
 from lipsync_fast.frontend.http.http1 import Http1Server
-from lipsync_fast.frontend.http.places import Places
 from lipsync_fast.frontend.services import Services
 from lipsync_fast.logs import get_logger
 
@@ -40,9 +40,6 @@ ALIVE_S = 15
 Hypercorn's own pings would keep each connection's memory for one interval behind its end."""
 QUEUED = 4
 """Messages of a client that are read before they are asked for."""
-BESIDE_SESSIONS, BESIDE_SHARE = 256, 64
-"""Connections beside those of sessions, in all and of one address: the page's own, health checks,
-scrapers."""
 RESERVE = 16
 """Connections beyond all of these, for /health and /metrics alone."""
 

@@ -18,8 +18,9 @@ from lipsync_fast.config import Listen
 from lipsync_fast.duplex import DuplexServerConnection
 from lipsync_fast.errors import SocketClosedError
 from lipsync_fast.frontend.access.admission import RETRY_S, retry_after
-from lipsync_fast.frontend.access.clients import Refusal, client_address, refusal
+from lipsync_fast.frontend.access.clients import Refusal, client_address, refusal, shows_token
 from lipsync_fast.frontend.access.door import KEPT, KEPT_FOR_HTTP, Door
+from lipsync_fast.frontend.access.places import BESIDE_SESSIONS, BESIDE_SHARE, Place, Places
 from lipsync_fast.frontend.listen.connections import Connections
 from lipsync_fast.frontend.services import Services
 from lipsync_fast.protocol import SUBPROTOCOL
@@ -30,6 +31,18 @@ PING_S, PONG_S = 20.0, 20.0
 CLOSE_S = 2.0
 QUEUED = 4
 """Messages of a client that are read before they are asked for."""
+
+
+class _Connection(DuplexServerConnection):
+    """A connection that has a place, from when it is accepted until it is closed."""
+
+    place: Place
+
+    async def recv_events(self) -> None:
+        try:
+            await super().recv_events()
+        finally:
+            self.place.release()
 
 
 class StreamSocket:
@@ -99,8 +112,9 @@ async def serve_stream(
     limits = services.config.limits
 
     async def handle(connection: ServerConnection) -> None:
-        assert isinstance(connection, DuplexServerConnection)
+        assert isinstance(connection, _Connection)
         assert connection.request is not None
+        connection.place.works()
         peer = peer_of(connection, connection.request, services.config.listen)
         await connections.serve(StreamSocket(connection, port, peer))
 
@@ -109,20 +123,47 @@ async def serve_stream(
             values = request.headers.get_all(name)  # one that came twice is one of no peer of ours
             return ", ".join(values) if values else None
 
-        refused = refusal(services.config.listen, header, request.path)
+        listen, peer = services.config.listen, peer_of(connection, request, services.config.listen)
+        refused = services.guesses.judge(
+            peer,
+            shows_token(listen, header, request.path),
+            lambda: refusal(listen, header, request.path),
+        )
         if refused is not None:
             services.statistics.count_refused(refused.reason)
             return _refused(refused)
-        full = connections.refusal(peer_of(connection, request, services.config.listen))
+        full = connections.refusal(peer)
         if full is not None:
             services.statistics.count_refused("connection")
             return _refused(Refusal(503, "connection", full))
         return None
 
+    places = Places(
+        limits.sessions + BESIDE_SESSIONS,
+        limits.sessions_per_address + BESIDE_SHARE,
+        0,
+        services.config.listen.proxies,
+    )
+    placed: dict[trio.abc.Stream, Place] = {}
+
+    def admits(stream: trio.SocketStream) -> bool:
+        place = places.take(_address_of(stream), stream.socket.close)
+        if place is not None:
+            placed[stream] = place
+        return place is not None
+
+    def connect(
+        nursery: trio.Nursery, stream: trio.abc.Stream, *others: Any, **named: Any
+    ) -> _Connection:
+        connection = _Connection(nursery, stream, *others, **named)
+        connection.place = placed.pop(stream)
+        return connection
+
     door = Door(
         trio.SocketListener(trio.socket.from_stdlib_socket(listener)),
         lambda: services.statistics.count_refused("connection"),
         KEPT + KEPT_FOR_HTTP,
+        admits,
     )
     await serve(
         handle,
@@ -138,9 +179,16 @@ async def serve_stream(
         max_size=limits.message_bytes,
         max_queue=QUEUED,
         logger=_logger(),
-        create_connection=DuplexServerConnection,
+        create_connection=cast(Any, connect),
         task_status=task_status,
     )
+
+
+def _address_of(stream: trio.SocketStream) -> str:
+    try:
+        return str(stream.socket.getpeername()[0])
+    except OSError:  # it has gone already
+        return ""
 
 
 def _subprotocol(connection: ServerConnection, offered: object) -> Subprotocol | None:
@@ -154,7 +202,7 @@ def _refused(refused: Refusal) -> Response:
     headers["Content-Type"] = "text/plain; charset=utf-8"
     headers["Content-Length"] = str(len(body))
     headers["Connection"] = "close"
-    if refused.status == 503:
+    if refused.status in (429, 503):
         headers["Retry-After"] = retry_after(RETRY_S)
     if refused.status == 401:
         headers["WWW-Authenticate"] = "Bearer"

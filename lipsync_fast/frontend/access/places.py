@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who keeps a connection to the HTTP port where there is no room for all.
+"""Who keeps a connection to a port where there is no room for all.
 
 A connection *waits* while no request of it is being answered: it has sent nothing yet, half a head,
-or is kept open for another request. Where all places are taken, or an address has its share, the
-one that has waited longest there gives its place to the new one: who asks is served, and who only
-holds connections loses them. Where none waits, the new one gets one of a few places in reserve,
-which are for those questions alone that must be answered however full the server is.
+or is kept open for another request; on a stream port, until it is a WebSocket. Where all places are
+taken, or an address has its share, the one that has waited longest there gives its place to the new
+one: who asks is served, and who only holds connections loses them. Where none waits, the new one
+gets one of a few places in reserve (the HTTP port's), which are for those questions alone that must
+be answered however full the server is.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from collections.abc import Callable, Collection
 from lipsync_fast import canonical
 from lipsync_fast.frontend.access.network_counts import NetworkCounts
 
+BESIDE_SESSIONS, BESIDE_SHARE = 256, 64
+"""Connections beside those of sessions, in all and of one address: the page's own, health checks,
+scrapers, and who only begins."""
 RESERVED = "reserved"
 """Key of a request's state: its connection has a place in reserve."""
 
