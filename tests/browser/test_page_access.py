@@ -19,6 +19,8 @@ from talking import ALONE
 from lipsync_fast.avatars.library import shipped_folder
 from lipsync_fast.client.local import LocalServer
 
+pytestmark = pytest.mark.clock
+
 TOKEN = "Sesam,open/?+&=#%20"
 
 

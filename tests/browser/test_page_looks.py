@@ -14,6 +14,8 @@ from pages import IDLES, SIZES, begin_sample, is_hidden, let_microphone, said
 
 from lipsync_fast.client.local import LocalServer
 
+pytestmark = pytest.mark.clock
+
 SMALLEST = 24
 """CSS pixels, of what is pressed: WCAG 2.2, 2.5.8."""
 PRESSED = """
