@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The detector that ships, on videos of your own: faces missed, jitter, time a frame.
 
-    python bench/detector.py --videos A.mp4 B.mp4 … [--seconds 20] [--out FILE]
+    python bench/detector.py --videos A.mp4 B.mp4 … [--seconds 20] [--sources TEXT] [--out FILE]
 
 A frame is missed where no mesh was laid. Jitter is what a value has over a quadratic through 13
 frames around it: of the left and right ends of the face crop and of its upper edge, in pixels and
 as a share of the crop's side, the median over frames. Time is the processor's, of finding alone
-(not of decoding). Videos are named by letters in the result: it is to say nothing of who is shown.
+(not of decoding). Videos are named by letters in the result: it is to say nothing of who is shown;
+``--sources`` says where they come from.
 """
 
 from __future__ import annotations
@@ -74,14 +75,14 @@ def measured(path: Path, seconds: float) -> dict[str, Any]:
 
 def main() -> int:
     """Measure and print."""
-    args = program.options(__doc__, videos=[""], seconds=20.0, out=None)
+    args = program.options(__doc__, videos=[""], seconds=20.0, sources="", out=None)
     rows = {}
     for letter, path in zip(ascii_uppercase, args.videos, strict=False):
         rows[letter] = row = measured(Path(path), args.seconds)
         print(f"{letter}: {row}", flush=True)
     frames, missed = (sum(row[k] for row in rows.values()) for k in ("frames", "missed"))
     print(f"{missed} of {frames} frames missed: {100 * missed / max(1, frames):.2f}%")
-    program.keep(args.out, missed=missed, frames=frames, videos=rows)
+    program.keep(args.out, sources=args.sources, missed=missed, frames=frames, videos=rows)
     return 0
 
 

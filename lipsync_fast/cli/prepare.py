@@ -57,6 +57,12 @@ def prepare(
     parsing: Annotated[
         Path | None, typer.Option(help="A folder of parsing maps as SyncTalk_2D has them: 0.png …")
     ] = None,
+    idle: Annotated[
+        Path | None,
+        typer.Option(
+            help="A clip of the same person, silent with closed lips, that the avatar idles on."
+        ),
+    ] = None,
     consent: Annotated[str | None, typer.Option(help="How the person shown agreed.")] = None,
     licence: Annotated[
         str | None, typer.Option(help="The terms under which it may be used.")
@@ -124,6 +130,7 @@ def prepare(
     names = _names(videos, name)
     model = _Model(weights, audio_encoder, avatars, names, force)
     shared |= _detection(detector, detector_option, landmarks, parsing) | _jpeg(quality)
+    shared |= _idle(idle, videos, landmarks)
     _check_out(out)
     shared |= _statements(consent, licence, stated_by, synthetic)
     requests = _requests(videos, names, shared, landmarks, parsing)
@@ -239,6 +246,24 @@ def _detection(
 
         raise PrepareError(TERMS)
     return {"detector": detector, "detector_options": given}
+
+
+def _idle(idle: Path | None, videos: list[Path], landmarks: Path | None) -> dict[str, Any]:
+    from lipsync_fast.errors import PrepareError
+
+    if idle is None:
+        return {}
+    if len(videos) > 1:
+        raise PrepareError("--idle belongs to one person: give one video with it")
+    if landmarks is not None:
+        raise PrepareError("--idle needs a detector: landmarks in files are the video's alone")
+    if not idle.exists():
+        raise PrepareError(f"{idle}: no such file")
+    if videos[0].exists() and idle.samefile(videos[0]):
+        raise PrepareError(
+            f"{idle}: is the video itself; without --idle the loop is taken from it anyway"
+        )
+    return {"idle": str(idle)}
 
 
 def _jpeg(quality: int) -> dict[str, Any]:

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -26,10 +28,18 @@ from lipsync_fast.prepare.folder import NAME, Prepared, PreparedAvatar, Source
 from lipsync_fast.prepare.loop import Loop, choose, longest_piece
 from lipsync_fast.prepare.members import write_faces, write_frames, write_head
 from lipsync_fast.prepare.parts import Part, State, WorkFolder, sync_folder
+from lipsync_fast.prepare.pose import mouth_boxes
+from lipsync_fast.prepare.quality import (
+    Film,
+    advice,
+    face_levels,
+    measured_film,
+    sound_warnings,
+)
 from lipsync_fast.prepare.report import report_lines, sheet_bytes, sheet_tile
 from lipsync_fast.prepare.request import Progress, Request, Result, printable
-from lipsync_fast.prepare.rest import LEAST_S, at_rest
-from lipsync_fast.prepare.sound import read_sound, write_sound
+from lipsync_fast.prepare.rest import LEAST_S, at_rest, mouth_opening
+from lipsync_fast.prepare.sound import append_sound, read_sound, write_sound
 from lipsync_fast.prepare.stabilise import Track, track
 from lipsync_fast.timing import FPS
 from lipsync_fast.version import __version__
@@ -39,91 +49,212 @@ FEATURE_SIDE = 24
 _AROUND = 0.3
 """Part of the crop's side by which what is around the face is compared too."""
 _MEASURED = 40
+OTHER_SIZE = 0.15
+"""Logarithm of the ratio of two faces' sizes from which on they are said to differ."""
 RESTLESS = (
     "nowhere is the mouth shut in silence for a second, so the loop is taken from frames in which"
-    " it may move: film some five seconds of silence, looking at the camera, at one of the ends"
+    " it may move: film some five seconds of silence, looking at the camera, at one of the ends, or"
+    " give a clip of it with --idle"
+)
+RESTLESS_IDLE = (
+    "nowhere in the idle clip is the mouth shut in silence for a second, so the loop is taken from"
+    " the video, where it is: film the idle clip with closed lips, looking at the camera"
+)
+RESTLESS_BOTH = (
+    "neither in the idle clip nor in the video is the mouth shut in silence for a second, so the"
+    " loop is taken from the idle clip as it is: film five seconds with closed lips, looking at the"
+    " camera, in silence, and give them with --idle"
 )
 
 OnProgress = Callable[[Progress], None]
 
 
+@dataclass(frozen=True)
+class Clip:
+    """A video whose frames were all looked at: the person's, or the one to idle on.
+
+    Attributes:
+        work: where its parts are.
+        corners: which landmarks span the crop, where the detector says so.
+    """
+
+    video: Path
+    start_s: float
+    work: WorkFolder
+    corners: tuple[int, int, int] | None
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """What the parts of one clip say, or of all of them."""
+
+    points: NDArray[np.float32]
+    greys: NDArray[np.uint8]
+    tracked: Track
+    warnings: list[str]
+    begins: Fraction = Fraction(0)
+
+
 def assemble(
     request: Request,
-    work: WorkFolder,
+    clips: Sequence[Clip],
+    folder: Path,
     state: State,
     source: Source,
-    corners: tuple[int, int, int] | None,
     on_progress: OnProgress,
 ) -> Result:
-    """Write the finished folder to ``work.made``.
+    """Write the finished folder.
 
     Args:
-        corners: which landmarks span the crop, where the detector says so.
+        clips: the video, and the one to idle on where there is one.
+        folder: where it is put together; it is made.
 
     Raises:
         PrepareError: the face cannot be followed.
         OSError: it cannot be written.
     """
     on_progress(Progress("finishing", 0, 0))
-    parts = [_light(part) for part in work.parts()]
-    counts = {part.point_count for part in parts}
-    if len(counts) > 1:
-        raise PrepareError(f"detector {request.detector}: returned {sorted(counts)} points")
-    points = np.concatenate([part.landmarks() for part in parts])
-    spec = request.landmarks or request.detector
-    tracked = track(
-        corners_of(points, corners, spec), source.width, source.height, bridge=request.bridge
-    )
-    features = _features(np.concatenate([p.pictures() for p in parts]), tracked, source.width)
-    begins = Fraction(parts[-1].begins)
-    warnings = list(dict.fromkeys(text for part in parts for text in part.warnings))
-    folder = work.made
+    looked = [_looked(request, clip, source) for clip in clips]
+    own = len(looked[0].points)
+    both = looked[0] if len(looked) == 1 else _joined(*looked)
+    tracked, warnings = both.tracked, both.warnings
     folder.mkdir()
-    write_frames(folder, (jpeg for part in work.parts() for jpeg in part.jpegs))
-    write_faces(folder, tracked.rects, points)
+    parts = (part for clip in clips for part in clip.work.parts())
+    write_frames(folder, (jpeg for part in parts for jpeg in part.jpegs))
+    write_faces(folder, tracked.rects, both.points)
     if request.parsing is not None:
         _write_masks(folder, request, tracked.rects, (source.width, source.height))
-    starts = begins + Fraction(source.start).limit_denominator(1000)
-    sound = _add_sound(Path(request.video), starts, len(points), folder / "sound.wav", warnings)
+    sound = folder / "sound.wav"
+    heard = _add_sound(clips[0], looked[0].begins, own, sound, warnings)
+    if heard and len(clips) > 1:
+        _add_idle_sound(clips[1], looked[1].begins, len(looked[1].points), sound)
     warnings += tracked.warnings
-    pcm = read_sound(folder / "sound.wav") if sound else None
-    rest = at_rest(points, tracked.side, pcm)
-    if rest is not None and not _is_long(longest_piece(len(rest), tracked.cuts, rest)):
-        warnings.append(RESTLESS)
-        rest = None
+    levels = face_levels(both.greys, tracked.rects, source.width)
+    film = Film(
+        points=both.points,
+        rects=tracked.rects,
+        side=tracked.side,
+        levels=levels,
+        spoken=own,
+        pcm=read_sound(sound) if heard else None,
+    )
     loop = choose(
-        features, kind=request.loop, longest_s=request.loop_s, cuts=tracked.cuts, rest=rest
+        _features(both.greys, tracked, source.width),
+        kind=request.loop,
+        longest_s=request.loop_s,
+        cuts=tracked.cuts,
+        rest=_playable(film, tracked.cuts, own, warnings),
     )
     draft = Prepared(
         name=request.name,
         frame_width=source.width,
         frame_height=source.height,
-        frame_count=len(points),
+        frame_count=len(both.points),
         jpeg=request.jpeg,
         loop=loop,
-        points=points.shape[1],
+        points=both.points.shape[1],
         detector="landmarks in files" if request.landmarks else request.detector,
-        sound=sound,
+        sound=heard,
         synthetic=request.synthetic,
         licence=request.licence,
         provenance=printable(
             f"prepared from a video ({source.name}, SHA-256 {source.sha256[:16]}…)"
-            f" by lipsync-fast {__version__}"
+            f"{_and_idle(request)} by lipsync-fast {__version__}"
         ),
         consent=f"{request.consent} (stated by {request.stated_by} on {state.date})",
         key=state.key,
         source=msgspec.structs.replace(source, name=printable(source.name)),
         warnings=warnings,
     )
-    return _finish(folder, draft, tracked, request)
+    return _finish(folder, draft, tracked, request, film)
 
 
-def _add_sound(video: Path, begins: Fraction, frames: int, file: Path, warnings: list[str]) -> bool:
+def _looked(request: Request, clip: Clip, source: Source) -> _Looked:
+    """A clip's parts, put together, and its face followed.
+
+    Raises:
+        PrepareError: the face cannot be followed.
+    """
+    parts = [_light(part) for part in clip.work.parts()]
+    counts = {part.point_count for part in parts}
+    if len(counts) > 1:
+        raise PrepareError(f"detector {request.detector}: returned {sorted(counts)} points")
+    points = np.concatenate([part.landmarks() for part in parts])
+    tracked = track(
+        corners_of(points, clip.corners, request.landmarks or request.detector),
+        source.width,
+        source.height,
+        bridge=request.bridge,
+        mouths=mouth_boxes(points),
+    )
+    return _Looked(
+        points=points,
+        greys=np.concatenate([part.pictures() for part in parts]),
+        tracked=tracked,
+        warnings=list(dict.fromkeys(text for part in parts for text in part.warnings)),
+        begins=Fraction(parts[-1].begins),
+    )
+
+
+def _joined(video: _Looked, idle: _Looked) -> _Looked:
+    """The video with the clip to idle on behind it; what is said of the clip is said to be."""
+    if video.points.shape[1] != idle.points.shape[1]:
+        raise PrepareError("the detector returned other numbers of points for the idle clip")
+    frames, one, other = len(video.points), video.tracked, idle.tracked
+    said = [f"idle clip: {text}" for text in (*idle.warnings, *other.warnings)]
+    if abs(np.log(other.side / one.side)) > OTHER_SIZE:
+        said.append(
+            f"the face is {other.side:.0f} pixels wide in the idle clip and {one.side:.0f} in the"
+            " video: film both from the same distance"
+        )
+    return _Looked(
+        points=np.concatenate([video.points, idle.points]),
+        greys=np.concatenate([video.greys, idle.greys]),
+        tracked=Track(
+            np.concatenate([one.rects, other.rects]),
+            one.bridged + other.bridged,
+            [*one.cuts, frames, *(frames + cut for cut in other.cuts)],
+            [*one.warnings, *said],
+        ),
+        warnings=list(video.warnings),
+    )
+
+
+def _and_idle(request: Request) -> str:
+    return "" if request.idle is None else f" and one to idle on ({Path(request.idle).name})"
+
+
+def _playable(
+    film: Film, cuts: list[int], own: int, warnings: list[str]
+) -> NDArray[np.bool_] | None:
+    """Which frames the loop may be taken from; None for all.
+
+    Args:
+        own: how many frames are the video's; those behind them are the clip's to idle on.
+    """
+    frames = len(film.points)
+    rest = at_rest(film.points, film.side, film.pcm)
+    if own == frames:
+        if rest is None or _is_long(longest_piece(frames, cuts, rest)):
+            return rest
+        warnings.append(RESTLESS)
+        return None
+    idle = np.arange(frames) >= own
+    if rest is None or _is_long(longest_piece(frames, cuts, rest & idle)):
+        return idle if rest is None else rest & idle
+    if _is_long(longest_piece(frames, cuts, rest)):
+        warnings.append(RESTLESS_IDLE)
+        return rest
+    warnings.append(RESTLESS_BOTH)
+    return idle
+
+
+def _add_sound(clip: Clip, begins: Fraction, frames: int, file: Path, warnings: list[str]) -> bool:
     """Lay the sound beside the frames, and say what is wrong with it; whether there is any."""
     try:
-        found = write_sound(video, begins, frames, file)
+        found = write_sound(clip.video, _starts(clip, begins), frames, file)
     except MediaError as error:
-        reason = str(error).removeprefix(f"{video}: ")
+        reason = str(error).removeprefix(f"{clip.video}: ")
         warnings.append(
             f"the video's sound cannot be used ({reason}): nothing can be trained from it"
         )
@@ -132,6 +263,21 @@ def _add_sound(video: Path, begins: Fraction, frames: int, file: Path, warnings:
     if found is None:
         warnings.append("the video has no sound: nothing can be trained from it")
     return found is not None
+
+
+def _add_idle_sound(clip: Clip, begins: Fraction, frames: int, file: Path) -> None:
+    """Lay the idle clip's sound behind the video's; silence where it has none."""
+    own = file.with_name("idle.wav")
+    try:
+        with contextlib.suppress(MediaError):
+            write_sound(clip.video, _starts(clip, begins), frames, own)
+        append_sound(file, own if own.exists() else None, frames)
+    finally:
+        own.unlink(missing_ok=True)
+
+
+def _starts(clip: Clip, begins: Fraction) -> Fraction:
+    return begins + Fraction(clip.start_s).limit_denominator(1000)
 
 
 def _is_long(piece: tuple[int, int]) -> bool:
@@ -190,17 +336,21 @@ def _write_masks(
         raise PrepareError(f"{request.parsing}: holds no parsing map of any frame (0.png …)")
 
 
-def _finish(folder: Path, draft: Prepared, tracked: Track, request: Request) -> Result:
+def _finish(folder: Path, draft: Prepared, tracked: Track, request: Request, film: Film) -> Result:
     """The seam in true pictures, the report and the sheet, and last of all prepared.json."""
     frames = _Coded(folder, draft)
     loop = measured(draft.loop, frames, tracked.rects)
     draft = msgspec.structs.replace(draft, loop=loop)
     chosen = sorted({int(i) for i in np.linspace(0, draft.frame_count - 1, 12)})
-    pictures, rects = [], []
+    pictures, rects, faces = [], [], []
     for i in chosen:  # one at a time: twelve large pictures are much memory
-        small, rect = sheet_tile(frames(i), tracked.rect(i))
+        picture = frames(i)
+        faces.append(picture[tracked.rect(i).slices].copy())
+        small, rect = sheet_tile(picture, tracked.rect(i))
         pictures.append(small)
         rects.append(rect)
+    measures = measured_film(film, faces)
+    draft.warnings.extend(sound_warnings(measures, film.pcm))
     (folder / "thumbnail.jpg").write_bytes(thumbnail(frames(loop.first), tracked.rect(loop.first)))
     (folder / "sheet.jpg").write_bytes(sheet_bytes(pictures, chosen, rects, loop))
     result = Result(
@@ -224,6 +374,9 @@ def _finish(folder: Path, draft: Prepared, tracked: Track, request: Request) -> 
         sound=draft.sound,
         bytes=sum(path.stat().st_size for path in folder.iterdir()),
         warnings=draft.warnings,
+        idle_frames=draft.frame_count - film.spoken,
+        measures=measures,
+        advice=advice(measures, mouth_opening(film.points[: film.spoken], film.side)),
     )
     (folder / REPORT).write_bytes(json_bytes(result, indent=1))
     (folder / "report.txt").write_text("\n".join(report_lines(result)) + "\n", encoding="utf-8")

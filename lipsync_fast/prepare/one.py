@@ -7,23 +7,25 @@ again when it is interrupted.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
-from lipsync_fast.errors import AvatarError, OutputError
+from lipsync_fast.errors import AvatarError, OutputError, PrepareError
 from lipsync_fast.media.video import Video
 from lipsync_fast.names import json_value
 from lipsync_fast.output.base import output_error
-from lipsync_fast.prepare.assemble import REPORT, assemble, install
+from lipsync_fast.prepare.assemble import REPORT, Clip, assemble, install
 from lipsync_fast.prepare.detectors import Detector, check_points, open_detector
 from lipsync_fast.prepare.folder import NAME, PreparedAvatar, Source, read_prepared
 from lipsync_fast.prepare.landmark_files import LandmarkFiles
 from lipsync_fast.prepare.look import OnProgress, look
-from lipsync_fast.prepare.parts import WorkFolder
+from lipsync_fast.prepare.parts import Part, WorkFolder
 from lipsync_fast.prepare.request import Progress, Request, Result
 
 
@@ -60,7 +62,7 @@ def check_target(dest: Path) -> None:
 
 def _prepare(request: Request, on_progress: OnProgress) -> Result:
     path = Path(request.video)
-    with Video(path) as video:
+    with Video(path) as video, _idle_video(request) as idle:
         files = None if request.landmarks is None else LandmarkFiles(Path(request.landmarks))
         detector: Detector
         if files is not None:
@@ -69,10 +71,13 @@ def _prepare(request: Request, on_progress: OnProgress) -> Result:
         else:
             detector = open_detector(request.detector, request.detector_options)
         digest = _hash(path, on_progress)
-        part_key = request.part_key(
-            digest, "" if files is None else files.fingerprint(), _version(detector)
+        part_key, idle_key = (
+            request.part_key(held, "" if files is None else files.fingerprint(), _version(detector))
+            for held in (digest, "" if idle is None else _hash(idle.path, on_progress))
         )
-        key = request.key(part_key, _parsing_hash(request.parsing))
+        key = request.key(
+            part_key, _parsing_hash(request.parsing), "" if idle is None else idle_key
+        )
         if (ready := _ready(request, key)) is not None:
             if request.work.is_dir():  # killed just before it was removed
                 with WorkFolder(request.work) as work:
@@ -86,22 +91,63 @@ def _prepare(request: Request, on_progress: OnProgress) -> Result:
                 if work.done() == (0, False):
                     work.remove()
                 raise
-            source = Source(
-                name=path.name,
-                size=path.stat().st_size,
-                sha256=digest,
-                width=last.size[0],
-                height=last.size[1],
-                rate=round(float(video.rate), 4),
-                codec=video.codec,
-                rotation=last.rotation,
-                start=request.start_s,
-            )
             corners = getattr(detector, "corners", None)
-            result = assemble(request, work, state, source, corners, on_progress)
+            clips = [Clip(path, request.start_s, work, corners)]
+            with contextlib.ExitStack() as stack:
+                if idle is not None:
+                    silent = stack.enter_context(WorkFolder(work.path / "idle"))
+                    silent.begin(idle_key, key)
+                    look(request.of_idle(), idle, detector, silent, on_progress)
+                    clips.append(Clip(idle.path, 0.0, silent, corners))
+                source = _source(request, video, digest, last)
+                result = assemble(request, clips, work.made, state, source, on_progress)
             install(work.made, request.dest)
             work.remove()
             return result
+
+
+def _source(request: Request, video: Video, digest: str, last: Part) -> Source:
+    return Source(
+        name=video.path.name,
+        size=video.path.stat().st_size,
+        sha256=digest,
+        width=last.size[0],
+        height=last.size[1],
+        rate=round(float(video.rate), 4),
+        codec=video.codec,
+        rotation=last.rotation,
+        start=request.start_s,
+    )
+
+
+@contextlib.contextmanager
+def _idle_video(request: Request) -> Iterator[Video | None]:
+    """The clip to idle on, open, where there is one; it must fit before anything is looked at.
+
+    Raises:
+        PrepareError: its pictures are of another size than the video's.
+    """
+    if request.idle is None:
+        yield None
+        return
+    sizes = [_size_of(Path(path)) for path in (request.video, request.idle)]
+    if sizes[0] != sizes[1]:
+        (w, h), (idle_w, idle_h) = sizes
+        raise PrepareError(
+            f"{request.idle}: its pictures are {idle_w} x {idle_h}, those of {request.video}"
+            f" {w} x {h}; an idle clip is filmed like the video: the same size, place and distance"
+            " (any number of frames a second will do)"
+        )
+    with Video(Path(request.idle)) as idle:
+        yield idle
+
+
+def _size_of(path: Path) -> tuple[int, int]:
+    """Of a video's pictures as they are shown."""
+    with Video(path) as video:
+        shown = next(iter(video.pictures(limit=1))).rgb
+    assert shown is not None
+    return shown.shape[1], shown.shape[0]
 
 
 def _ready(request: Request, key: str) -> Result | None:

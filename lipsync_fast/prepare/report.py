@@ -13,6 +13,7 @@ from PIL import Image
 from lipsync_fast.avatars.contact_sheet import TILE_WIDTH, contact_sheet
 from lipsync_fast.geometry import Rect
 from lipsync_fast.prepare.loop import Loop
+from lipsync_fast.prepare.quality import Measures
 from lipsync_fast.prepare.request import Failure, Result
 
 
@@ -32,10 +33,32 @@ def report_lines(result: Result) -> list[str]:
         ("loop", f"{played}, {how}: {result.seam:.2f} grey levels {where}"),
         ("", f"({result.step:.2f} between two frames)"),
         ("sound", "16 kHz" if result.sound else "none"),
+        *_measured(result.measures),
         ("bytes", f"{result.bytes / 1e6:.1f} MB"),
         *(("warning", warning) for warning in result.warnings),
+        *(("advice", advice) for advice in result.advice),
     ]
+    if result.idle_frames:
+        rows.insert(3, ("", f"(the last {result.idle_frames} of the idle clip)"))
     return [f"{name:<11}{value}" for name, value in rows]
+
+
+def _measured(m: Measures | None) -> list[tuple[str, str]]:
+    """What the film is like."""
+    if m is None:
+        return []
+    light = f"face {m.brightness} of 255, changes by {m.brightness_change}"
+    rows = [("light", light), ("sharpness", f"{m.sharpness:.2f} (good films: 0.25 and more)")]
+    if m.mouth_open is not None:
+        rows.append(("mouth", f"open in {100 * m.mouth_open:.0f}% of the frames"))
+    if m.follows_sound is not None:
+        late = "" if m.sound_late_ms is None else f", {m.sound_late_ms} ms late"
+        rows.append(("", f"follows the sound: {m.follows_sound:.2f}{late}"))
+    if m.turned is not None:
+        rows.append(("head", f"turned by {m.turned[0]} to {m.turned[1]} degrees"))
+    if m.eyes_shut is not None:
+        rows.append(("eyes", f"shut in {100 * m.eyes_shut:.0f}% of the frames"))
+    return rows
 
 
 def summary_lines(outcomes: Sequence[Result | Failure]) -> list[str]:
@@ -65,6 +88,7 @@ def summary_lines(outcomes: Sequence[Result | Failure]) -> list[str]:
     for made in outcomes:
         if isinstance(made, Result):
             lines += [f"warning: {made.name}: {warning}" for warning in made.warnings]
+            lines += [f"advice: {made.name}: {advice}" for advice in made.advice]
     for made in outcomes:
         if isinstance(made, Failure):
             kept = "; the same command goes on where it was" if made.kept else ""

@@ -13,13 +13,16 @@ import msgspec
 
 from lipsync_fast.avatars.manifest import FrameJpeg
 from lipsync_fast.errors import PrepareError
+from lipsync_fast.prepare.quality import Measures
 from lipsync_fast.prepare.stabilise import BRIDGE
 
-RESULT_VERSION = 2
+RESULT_VERSION = 3
 """Changes when the same video and options come to another result."""
 QUALITY = 92
 LONGEST_S = 600.0
 LOOP_S = 60.0
+IDLE_S = 60.0
+"""So much of a clip to idle on is used at most."""
 FILES = "files"
 """The detector's name where landmarks come from files."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -32,6 +35,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         video, landmarks, parsing: paths; landmarks in files, parsing maps as SyncTalk_2D has them.
         name: of the result, in the folder ``out``.
+        idle: a path: a clip of the same person, silent, that the loop is taken from.
         start_s, longest_s: which part of the video.
         loop, loop_s: of the avatar: kind and greatest length.
         consent, licence, stated_by: as they go into the manifest.
@@ -48,6 +52,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     detector_options: dict[str, str] = {}
     landmarks: str | None = None
     parsing: str | None = None
+    idle: str | None = None
     start_s: float = 0.0
     longest_s: float = LONGEST_S
     bridge: int = BRIDGE
@@ -78,8 +83,14 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         text = "\0".join([video, landmarks, self.detector, options, version, how])
         return hashlib.sha256(f"{RESULT_VERSION}\0{text}".encode()).hexdigest()
 
-    def key(self, part_key: str, parsing: str) -> str:
-        """A hash of all that changes the result but the day."""
+    def of_idle(self) -> Request:
+        """The task of looking at the clip to idle on."""
+        assert self.idle is not None
+        longest = min(self.longest_s, IDLE_S)
+        return msgspec.structs.replace(self, video=self.idle, start_s=0.0, longest_s=longest)
+
+    def key(self, part_key: str, parsing: str, idle: str = "") -> str:
+        """A hash of all that changes the result but the day; ``idle``: the clip's hash."""
         rest = (
             self.name,
             Path(self.video).name,
@@ -91,6 +102,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
             self.loop,
             self.loop_s,
             parsing,
+            idle,
+            Path(self.idle or "").name,
         )
         return hashlib.sha256(f"{part_key}\0{json.dumps(rest)}".encode()).hexdigest()
 
@@ -135,6 +148,11 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, tag="result"):
     bytes: int
     warnings: list[str] = []
     again: bool = False
+    idle_frames: int = 0
+    """So many of the frames, the last ones, are of the clip to idle on."""
+    measures: Measures | None = None
+    advice: list[str] = []
+    """How to film better, of what the film's own numbers call for."""
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True, tag="failure"):

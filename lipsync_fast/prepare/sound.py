@@ -56,6 +56,24 @@ def write_sound(video: Path, begins: Fraction, frames: int, file: Path) -> list[
     return warnings
 
 
+def append_sound(file: Path, more: Path | None, frames: int) -> None:
+    """Write so many frames' sound behind a file's; silence where there is no other file.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    whole = file.with_name(f"{file.name}.new")
+    with wave.open(str(whole), "wb") as out:
+        out.setparams((1, 2, SAMPLE_RATE, 0, "NONE", ""))
+        for given in filter(None, (file, more)):
+            with wave.open(str(given), "rb") as sound:
+                while piece := sound.readframes(SAMPLE_RATE):
+                    out.writeframes(piece)
+        if more is None:
+            out.writeframes(bytes(2 * frames * FRAME_SAMPLES))
+    whole.replace(file)
+
+
 def read_sound(file: Path) -> NDArray[np.int16]:
     """What ``write_sound`` has written."""
     with wave.open(str(file), "rb") as sound:

@@ -65,13 +65,22 @@ class Track:
         return Rect.from_corners(*self.rects[index].tolist())
 
 
-def track(corners: Series, width: int, height: int, *, bridge: int = BRIDGE) -> Track:
+def track(
+    corners: Series,
+    width: int,
+    height: int,
+    *,
+    bridge: int = BRIDGE,
+    mouths: Series | None = None,
+) -> Track:
     """Stabilise and check.
 
     Args:
         corners: N x 3: left, top and right of the crop in pixels, NaN where there is no face.
         width, height: of the frame.
         bridge: the longest stretch without a face that is bridged, in frames.
+        mouths: N x 4: where the lips are (left, top, right, bottom), NaN where there is no face;
+            None where landmarks do not say: then the part of the crop where they lie at most.
 
     Raises:
         PrepareError: no face for too long, too small, or its mouth outside the picture; names the
@@ -100,12 +109,16 @@ def track(corners: Series, width: int, height: int, *, bridge: int = BRIDGE) -> 
     whole = np.round(side)
     x1, y1 = np.round(middle - whole / 2), np.round(top)
     _check_side(whole)
-    warnings += _check_mouth(x1, y1, whole, width, height)
+    warnings += _check_mouth(_mouths(x1, y1, whole, mouths), whole, width, height)
     rects = np.stack([x1, y1, x1 + whole, y1 + whole], axis=1)
     clipped = np.clip(rects, 0, [width, height, width, height]).astype(np.int32)
     beyond = np.flatnonzero((rects != clipped).any(axis=1))
     if len(beyond):
-        warnings.append(f"the face crop passes the picture's edge in {frames_text(beyond)}")
+        most = (np.abs(rects - clipped).max(axis=1) / whole).max()
+        warnings.append(
+            f"the face crop passes the picture's edge in {frames_text(beyond)}, by up to"
+            f" {100 * most:.0f}% of its side: leave more room around the face"
+        )
     if missing.any():
         warnings.append(f"no face in {frames_text(np.flatnonzero(missing))} (bridged)")
     return Track(clipped, int(missing.sum()), cuts, warnings)
@@ -199,17 +212,17 @@ def _check_side(side: Series) -> None:
         )
 
 
-def _check_mouth(x1: Series, y1: Series, side: Series, width: int, height: int) -> list[str]:
+def _mouths(x1: Series, y1: Series, side: Series, seen: Series | None) -> Series:
+    """Where the mouths are: as they were seen, or at most in their crops."""
+    shares = zip(_MOUTH, (x1, y1, x1, y1), strict=True)
+    at_most = np.stack([start + share * side for share, start in shares], axis=1)
+    return at_most if seen is None else np.where(np.isfinite(seen), seen, at_most)
+
+
+def _check_mouth(mouths: Series, side: Series, width: int, height: int) -> list[str]:
     """Refuse a mouth outside the picture; warn of one near its edge, and of a small face."""
-    space = np.min(
-        [
-            x1 + _MOUTH[0] * side,
-            y1 + _MOUTH[1] * side,
-            width - (x1 + _MOUTH[2] * side),
-            height - (y1 + _MOUTH[3] * side),
-        ],
-        axis=0,
-    )
+    left, top, right, bottom = mouths.T
+    space = np.min([left, top, width - right, height - bottom], axis=0)
     outside = np.flatnonzero(space < 0)
     if len(outside):
         raise PrepareError(
