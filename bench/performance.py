@@ -291,6 +291,31 @@ def from_videos() -> list[str]:
     return lines
 
 
+def preparing() -> list[str]:
+    """How fast a video is prepared, as bench/prepare_speed.py found it; else nothing."""
+    file = RESULTS / "run" / "prepare-speed.json"
+    if not file.exists():
+        return []
+    found = json.loads(file.read_text())
+    machine, steps = found["machine"], found["steps_ms"]
+    rate, cpu = Spread.of(found["frames_per_s"]), Spread.of(found["cpu_ms_per_frame"])
+    return [
+        "## Preparing a video",
+        "",
+        f"`{found['command']}` on {machine['cores']} cores of {machine['processor']}, load average"
+        f" {found['load']:g} by other programs: {found['frames']} frames of"
+        f" {found['side']} x {found['side']} with sound, by one `lipsync-fast avatar prepare` from"
+        f" its start to its end: {rate.median:.0f} frames/s ({rate.least:.0f} to {rate.most:.0f});"
+        f" {cpu.median:.1f} ms of processor time a frame ({cpu.least:.1f} to {cpu.most:.1f}). Three"
+        " threads share it, and each step alone, in one, takes:",
+        "",
+        "| step | ms a frame |",
+        "|---|---|",
+        *(f"| {name} | {ms:.2f} |" for name, ms in steps.items()),
+        "",
+    ]
+
+
 def is_offered(row: Row) -> bool:
     """Whether a row is of the sweep over sessions: how many follows from what is admitted."""
     return row.kind == "live" and row.name.endswith(" in real time")
@@ -339,6 +364,7 @@ def document(report: Report, remarks: list[str]) -> str:
         "![Frames per second, latency over load, a frame's way and its processor time]"
         f"({PLOTS.relative_to(DOCUMENT.parent)})",
         body[1].rstrip("\n"),
+        *preparing(),
         *from_videos(),
         *parts(),
         *chapter(),

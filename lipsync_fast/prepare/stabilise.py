@@ -213,10 +213,11 @@ def _check_side(side: Series) -> None:
 
 
 def _mouths(x1: Series, y1: Series, side: Series, seen: Series | None) -> Series:
-    """Where the mouths are: as they were seen, or at most in their crops."""
+    """Where the mouths are: as they were seen (NaN where no face was), or at most in the crops."""
+    if seen is not None:
+        return seen
     shares = zip(_MOUTH, (x1, y1, x1, y1), strict=True)
-    at_most = np.stack([start + share * side for share, start in shares], axis=1)
-    return at_most if seen is None else np.where(np.isfinite(seen), seen, at_most)
+    return np.stack([start + share * side for share, start in shares], axis=1)
 
 
 def _check_mouth(mouths: Series, side: Series, width: int, height: int) -> list[str]:

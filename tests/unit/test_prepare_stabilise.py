@@ -115,6 +115,22 @@ def test_a_mouth_outside_the_picture_is_refused() -> None:
         track(low, *SIZE)
 
 
+def test_it_is_the_lips_that_must_be_seen() -> None:
+    """Where landmarks have lips, the part of the crop in which they might lie says nothing."""
+    low = head() + np.array([0, 200, 0])
+    with pytest.raises(PrepareError, match="the mouth leaves the picture"):
+        track(low, *SIZE)
+    x1, y1, x2 = low.T
+    lips = np.stack([x1 + 60, y1 + 70, x2 - 60, np.full(len(low), SIZE[1] - 20.0)], axis=1)
+    lips[50] = np.nan  # no face there: bridged
+    low[50] = np.nan
+    made = track(low, *SIZE, mouths=lips)
+    assert any("of its side: leave more room" in w for w in made.warnings)
+    lips[120:123, 3] = SIZE[1] + 4
+    with pytest.raises(PrepareError, match="the mouth leaves the picture in frames 120-122"):
+        track(low, *SIZE, mouths=lips)
+
+
 def test_a_crop_past_the_edge_is_clipped_and_told() -> None:
     low = head() + np.array([0, 130, 0])  # the chin below the edge, the mouth above it
     made = track(low, *SIZE)
