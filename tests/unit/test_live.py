@@ -45,6 +45,7 @@ class World:
     log: list[tuple[int, Event]] = field(default_factory=list)
     margin_ns: int = MARGIN_NS
     stride: int = 1
+    seen: bool = True
 
     def __post_init__(self) -> None:
         settings = LiveSettings(
@@ -54,6 +55,7 @@ class World:
             idle=self.idle,
             margin_ns=lambda: self.margin_ns,
             stride=lambda: self.stride,
+            pictures=lambda: self.seen,
         )
         self.session = LivePlayout(settings, Appearance(MANIFEST, "x", Look()), self.now)
         self.begun = self.now - self.now % BEAT_NS
@@ -104,7 +106,7 @@ class World:
         """Frames of utterances that were shown, and what they show."""
         out = []
         for t, picture in self.pictures():
-            if picture.utterance and not picture.flags & Flag.REPEATED:
+            if picture.utterance and not picture.flags & Flag.REPEATED and not picture.unseen:
                 assert picture.jpeg is not None
                 job = msgspec.msgpack.decode(picture.jpeg, type=Job)
                 assert job.speech is not None
@@ -507,3 +509,59 @@ def test_a_slow_frame_is_believed_at_once_and_a_fast_one_slowly() -> None:
         latency.took(20 * MS)
     assert 19 * MS < latency.ns < 21 * MS
     assert latency.margin_ns(66, 400) == 66 * MS
+
+
+@pytest.mark.parametrize("own_ready", [True, False])
+def test_pictures_that_nobody_sees_are_asked_of_nobody_and_come_back_in_step(
+    own_ready: bool,
+) -> None:
+    world, asked = World(own_ready=own_ready), list[tuple[int, Job]]()
+    send = world.engine
+
+    def engine() -> None:
+        asked.extend((world.now, job) for job, _ in world.session.jobs)
+        send()
+
+    world.engine = engine  # type: ignore[method-assign]
+    for piece in range(200):  # 4 s
+        if piece == 70:
+            world.seen, off = False, world.now
+        if piece == 140:
+            world.seen, on = True, world.now
+            world.session.tick(world.now)
+        world.run(20)
+        world.session.push_audio(np.zeros(320, np.float32), world.now)
+    world.session.end_utterance(world.now)
+    world.run(2_000)
+    assert [t for t, _ in asked if off < t < on] == [], "jobs while nobody looks"
+    # Every frame has its slot, as if nothing had been; those behind the gap show their own sound.
+    frames = [p for _, p in world.pictures() if p.frame is not None]
+    assert [p.frame for p in frames] == list(range(100))
+    assert [p.number for p in frames] == list(range(frames[0].number, frames[0].number + 100))
+    assert all(not p.flags & Flag.REPEATED for p in frames)
+    assert {s.frame: p.frame for _, p, s in world.spoken()} == {
+        p.frame: p.frame for p in frames if not p.unseen
+    }
+    back = next(t for t, p in world.pictures() if t > on and p.jpeg is not None)
+    assert back <= on + 2 * SLOT_NS + GRACE_NS, "and at once"
+    assert not any(p.unseen for t, p in world.pictures() if not off <= t <= on + 2 * SLOT_NS)
+    ended = [e for _, e in world.log if isinstance(e, Ended)]
+    assert ended == [Ended(1, 100, 0)]
+    assert world.session.late == 0
+
+
+def test_rest_and_ways_in_and_out_that_nobody_sees_cost_nothing() -> None:
+    world = World(own_ready=False)
+    world.seen = False
+    world.run(500)
+    world.say(2.0)
+    world.run(1_000)
+    assert not world.working
+    assert not world.session.jobs
+    assert [type(e) for _, e in world.log if not isinstance(e, Picture)] == [Started, Ended]
+    world.seen = True
+    begun = world.now
+    world.run(200)
+    shown = [p for t, p in world.pictures() if t > begun + SLOT_NS and p.jpeg is not None]
+    assert shown, "the avatar's own pictures are asked for again"
+    assert all(p.flags == Flag.IDLE for p in shown)

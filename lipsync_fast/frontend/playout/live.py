@@ -27,6 +27,7 @@ n of its loop.
 - An utterance whose frames are kept, and whose sound is there, begins at once
   (``cached_start.py``): its first frames lead in, and its slots are moved to where it begins. The
   loop may go on from another position then, one that looks alike.
+- While the client wants no pictures, slots go by as ever, and engines are asked for nothing.
 - An interruption raises the epoch: what was planned is void, also on its way to and from engines.
 """
 
@@ -226,7 +227,7 @@ class LivePlayout(Speaker[Spoken]):
         if planned.left_out:
             return [replace(self._picture(slot, planned), left_out=True)]
         own = planned.job == 0 and planned.share == 0 and settings.own_ready()
-        missing = planned.jpeg is None and not own
+        missing = planned.jpeg is None and not own and not planned.unseen
         if spoken is not None:
             late = missing or passed_over
             spoken.dropped += late
@@ -241,7 +242,7 @@ class LivePlayout(Speaker[Spoken]):
                 self._repeated(slot, planned) if missing else self._picture(slot, planned)
             )
         if not missing:
-            plan.last_shown = planned
+            plan.last_shown = None if planned.unseen else planned
         if spoken is not None and planned.flags & Flag.LAST:
             frames = spoken.sound.frames or 0
             ended = Ended(spoken.number, frames, spoken.dropped, spoken.quiet, spoken.left_out)
@@ -271,6 +272,7 @@ class LivePlayout(Speaker[Spoken]):
             due - self._plan.margin_ns,
             planned.job,
             skipped=planned.skipped,
+            unseen=planned.unseen,
         )
 
     def _repeated(self, slot: int, planned: Planned) -> Picture:

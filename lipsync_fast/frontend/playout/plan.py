@@ -61,6 +61,7 @@ class LiveSettings:
         hold_ns: see HOLD_NS.
         stride: of the slots in which nothing is said, one in so many is shown.
         speech_stride: of the frames that are said, one in so many is made.
+        pictures: whether anybody sees them now; else slots go by, and nothing is asked for.
         lookup: what was said before; None where nothing is kept.
     """
 
@@ -72,6 +73,7 @@ class LiveSettings:
     hold_ns: int = HOLD_NS
     stride: Callable[[], int] = lambda: 1
     speech_stride: Callable[[], int] = lambda: 1
+    pictures: Callable[[], bool] = lambda: True
     lookup: UtteranceLookup | None = None
 
 
@@ -141,7 +143,9 @@ class Plan:
         """Give slots to what is known now, and ask for it."""
         self._apply_change()
         self._next = max(self._next, self.slot)
-        horizon = max(self.slot, self.timeline.slot_at(now_ns)) + AHEAD
+        # What nobody sees is planned as late as can be: seen again, it is asked for from there on.
+        ahead = AHEAD if self._settings.pictures() else 1
+        horizon = max(self.slot, self.timeline.slot_at(now_ns)) + ahead
         while self._next < horizon:
             spoken = next((u for u in self.utterances if not u.planned), None)
             if spoken is not None and not spoken.under_way:
@@ -350,9 +354,13 @@ class Plan:
 
     # ------------------------------------------------------------ asking for it
     def _ask(self, planned: Planned, speech: Speech | None, samples: F32, now_ns: int) -> None:
-        """Give the next slot to a picture, and ask for it unless it is too late for that."""
+        """Give the next slot to a picture, and ask for it unless it is too late for that, or
+        nobody sees it."""
         slot, due = self._next, self.timeline.due(self._next)
+        planned.unseen = not self._settings.pictures()
         self._place(planned)
+        if planned.unseen:
+            return
         if due <= now_ns:
             if planned.spoken is None:  # what is shown again has its own share
                 planned.share = self._share_before(slot)
@@ -367,7 +375,7 @@ class Plan:
     def _keep_lead_in(self, speech: Speech, samples: F32, slot: int, now_ns: int) -> None:
         """Have a first frame made as it leads in, too, for when this sound is said again."""
         wanted = self._cached_start.lead_in_to_keep(speech)
-        if wanted is not None:
+        if wanted is not None and self._settings.pictures():
             number = next(self._numbers)
             self._send(number, self.avatar_frame(slot), now_ns + KEEP_NS, wanted, samples)
 

@@ -54,6 +54,7 @@ class Picture:
         ready_ns: when all sound that it sees had come (as late as the playout lets it matter).
         job: number of the job that made it; 0 where none did, or it is shown again.
         left_out: no picture was made: only what is heard in the slot is sent.
+        unseen: the same, since the client wanted none then: it misses nothing.
         skipped: frames of the utterance before it that have no slot.
     """
 
@@ -69,6 +70,7 @@ class Picture:
     job: int = 0
     left_out: bool = False
     skipped: int = 0
+    unseen: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,5 +139,7 @@ class Planned:
     """It is spoken, but no picture is made of it."""
     skipped: int = 0
     """Frames before it that have no slot."""
+    unseen: bool = False
+    """It was not asked for, since nobody saw pictures then."""
     lost: bool = False
     """It was the one that was to make this; the next one's loss gives no more time."""

@@ -50,7 +50,7 @@ class MediaSender:
             echo = self._audio.echo(picture.utterance, picture.frame)
             if echo:
                 self._post(MediaType.AUDIO, picture, echo, EMPTY, None)
-        if not self.pictures:
+        if not self.pictures or picture.unseen:
             return
         if picture.left_out:
             self._sequence += 1

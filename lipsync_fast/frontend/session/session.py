@@ -98,7 +98,7 @@ class NativeSession:
         )
         trace = None if services.trace is None else SessionTrace(services.trace, number)
         self._shown = ShownAvatar(services, lease, start.video)
-        self._playout = _playout(number, services, start, self._shown)
+        self._playout = _playout(number, services, start, self._shown, lambda: self._media.pictures)
         self._audio = ClientAudio(start.audio, start.echo_audio)
         self._media = MediaSender(self._outbox, self._shown, self._audio, self._statistics, trace)
         self._media.pictures = start.pictures
@@ -206,6 +206,7 @@ class NativeSession:
             self._shown.release_left(self._playout.avatar)
         if message.pictures is not None:
             self._media.pictures = message.pictures
+            self._driver.tick()
         self._post_started()
 
     def _post_started(self) -> None:
@@ -284,8 +285,14 @@ class NativeSession:
         await trio.sleep_forever()
 
 
-def _playout(number: int, services: Services, start: SessionStart, shown: ShownAvatar) -> Playout:
-    """The clock that a client has asked for."""
+def _playout(
+    number: int,
+    services: Services,
+    start: SessionStart,
+    shown: ShownAvatar,
+    pictures: Callable[[], bool],
+) -> Playout:
+    """The clock that a client has asked for; one without slots asks for all pictures."""
     lookup = services.utterances if services.utterances.enabled else None
     if start.pace == "burst":
         return BurstPlayout(
@@ -303,6 +310,7 @@ def _playout(number: int, services: Services, start: SessionStart, shown: ShownA
         hold_ns=int(services.config.live.hold_ms * 1e6),
         stride=lambda: services.idle_rate.stride,
         speech_stride=lambda: services.speech_rate.stride,
+        pictures=pictures,
         lookup=lookup,
     )
     return LivePlayout(settings, shown.appearance, time.monotonic_ns())
