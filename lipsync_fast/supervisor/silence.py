@@ -2,24 +2,30 @@
 """How long a child has said nothing that could have said something.
 
 One that waits for a processor cannot: on a machine with too much to do, it would be killed for the
-work of others, and its successor's start would be more of it. The kernel counts how long a process
-has waited in line; one that is stuck, or stopped, does not stand there.
+work of others, and its successor's start would be more of it. The kernel counts how long a thread
+has waited in line; one that is stuck, or stopped, does not stand there. All threads count: the one
+that speaks for a process may itself wait for another, for the sound's features or the interpreter.
 """
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
+PROC = Path("/proc")
 MOST = 5.0
 """What waits for a processor is excused for so many times the silence that is allowed."""
 
 
-def waited_s(pid: int) -> float:
-    """How long the first thread of a process has waited for processors; 0 where nobody counts."""
-    try:
-        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
-    except (OSError, IndexError, ValueError):
-        return 0.0
+def waited_s(pid: int, proc: Path = PROC) -> float:
+    """How long threads of a process have waited for processors, all together; 0 where nobody
+    counts. Those that have ended count no more."""
+    waited_ns = 0
+    with contextlib.suppress(OSError):
+        for task in (proc / str(pid) / "task").iterdir():
+            with contextlib.suppress(OSError, IndexError, ValueError):
+                waited_ns += int((task / "schedstat").read_text().split()[1])
+    return waited_ns / 1e9
 
 
 class Silence:
@@ -38,4 +44,5 @@ class Silence:
         if heard_at != self._heard_at:
             self._heard_at, self._waited_s = heard_at, waited_s
         silent = now - heard_at
-        return max(silent - (waited_s - self._waited_s), silent / MOST)
+        waited = max(0.0, waited_s - self._waited_s)  # the sum falls where a thread has ended
+        return max(silent - waited, silent / MOST)
