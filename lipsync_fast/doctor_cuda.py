@@ -16,6 +16,8 @@ from pathlib import Path
 
 import msgspec
 
+from lipsync_fast.errors import words_of
+
 PROBE_TIMEOUT_S = 60.0
 _PROBE = "import json; from lipsync_fast import _cuda; print(json.dumps(_cuda.version()))"
 
@@ -143,7 +145,9 @@ def examine_kernels() -> Kernels:
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        return Kernels(runtime=None, architectures=[], problem=f"cannot be loaded ({error})")
+        return Kernels(
+            runtime=None, architectures=[], problem=f"cannot be loaded ({words_of(error)})"
+        )
     if done.returncode:
         last = done.stderr.strip().rpartition("\n")[2] or f"exit status {done.returncode}"
         return Kernels(runtime=None, architectures=[], problem=f"cannot be loaded ({last[:200]})")

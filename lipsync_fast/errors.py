@@ -239,3 +239,9 @@ class NotCheckedError(LipsyncError):
 
 class WrongResultError(LipsyncError):
     """What a check of ``lipsync-fast doctor`` computed differs from the golden data."""
+
+
+def words_of(error: BaseException) -> str:
+    """What is wrong, in words: without the system's number for it, and the path, which is said
+    where this goes."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)

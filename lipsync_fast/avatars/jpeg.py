@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from lipsync_fast.avatars.manifest import FrameJpeg
-from lipsync_fast.errors import AvatarFormatError
+from lipsync_fast.errors import AvatarFormatError, words_of
 from lipsync_fast.untrusted import limits
 
 
@@ -106,4 +106,4 @@ def _opened(data: bytes | memoryview, size: tuple[int, int], where: str) -> Iter
     except UnidentifiedImageError:  # its own words name an object in memory
         raise AvatarFormatError(f"{where}: is not a JPEG or PNG picture") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise AvatarFormatError(f"{where}: picture cannot be decoded ({error})") from None
+        raise AvatarFormatError(f"{where}: picture cannot be decoded ({words_of(error)})") from None

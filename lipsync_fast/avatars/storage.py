@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsync_fast.errors import AvatarFormatError, AvatarNotFoundError
+from lipsync_fast.errors import AvatarFormatError, AvatarNotFoundError, words_of
 from lipsync_fast.untrusted import limits
 from lipsync_fast.untrusted.lookalikes import refused_as
 
@@ -92,7 +92,7 @@ class Storage:
                     return memoryview(b"")
                 made = mmap.mmap(file.fileno(), about.st_size, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
-            raise AvatarFormatError(f"{path}: cannot be read ({error})") from None
+            raise AvatarFormatError(f"{path}: cannot be read ({words_of(error)})") from None
         self._maps.append(made)
         return memoryview(made)
 
@@ -129,7 +129,7 @@ class Storage:
             OverflowError,
         ) as error:
             raise AvatarFormatError(
-                f"{self.path}: not an avatar package ({error}){refused_as(self.path)}"
+                f"{self.path}: not an avatar package ({words_of(error)}){refused_as(self.path)}"
             ) from None
         if len(infos) > limits.MEMBERS:
             raise AvatarFormatError(

@@ -26,7 +26,7 @@ import os
 import struct
 from collections.abc import Sequence
 
-from lipsync_fast.errors import RingError
+from lipsync_fast.errors import RingError, words_of
 
 PAGE = 4096
 _MAGIC, _VERSION = b"lipsync frames\0\0", 1
@@ -72,7 +72,7 @@ class FrameStore:
             self._map = mmap.mmap(fd, total, mmap.MAP_SHARED, mmap.PROT_READ)
             self._fd = os.dup(fd)
         except (OSError, ValueError) as error:
-            raise RingError(f"cannot share frames: {error}") from None
+            raise RingError(f"cannot share frames: {words_of(error)}") from None
         self._view = memoryview(self._map)
 
     @staticmethod

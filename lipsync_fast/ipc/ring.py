@@ -26,7 +26,7 @@ import time
 from dataclasses import dataclass
 
 from lipsync_fast import _native
-from lipsync_fast.errors import RingError
+from lipsync_fast.errors import RingError, words_of
 
 SPIN_S = 30e-6
 """How long a waiting process looks before it sleeps: about what falling asleep and waking cost."""
@@ -67,7 +67,7 @@ class RingHandle:
         except (OSError, RuntimeError) as error:
             for fd in fds:
                 os.close(fd)
-            raise RingError(f"cannot make a ring of {capacity} bytes: {error}") from None
+            raise RingError(f"cannot make a ring of {capacity} bytes: {words_of(error)}") from None
         return cls(fds[0], fds[1], fds[2], generation)
 
     @property
@@ -120,7 +120,7 @@ class RingWriter:
         try:
             self._ring = _native.RingWriter(handle.memory, handle.generation)
         except (OSError, _native.RingCorruptError) as error:
-            raise RingError(f"cannot write to the ring: {error}") from None
+            raise RingError(f"cannot write to the ring: {words_of(error)}") from None
         self._data, self._space = _Doorbell(handle.data_doorbell), _Doorbell(handle.space_doorbell)
         self._data.ring()
 
@@ -199,7 +199,7 @@ class RingReader:
         try:
             self._ring = _native.RingReader(handle.memory, handle.generation)
         except (OSError, _native.RingCorruptError) as error:
-            raise RingError(f"cannot read from the ring: {error}") from None
+            raise RingError(f"cannot read from the ring: {words_of(error)}") from None
         self._data, self._space = _Doorbell(handle.data_doorbell), _Doorbell(handle.space_doorbell)
         self._space.ring()
 

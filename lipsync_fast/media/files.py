@@ -15,7 +15,7 @@ import av
 import av.error
 from av.container import InputContainer
 
-from lipsync_fast.errors import MediaError, NotMediaError
+from lipsync_fast.errors import MediaError, NotMediaError, words_of
 from lipsync_fast.media.claims import Understated, understated
 from lipsync_fast.untrusted.lookalikes import what_lies_at
 
@@ -65,7 +65,7 @@ def open_media(path: Path, what: str, options: dict[str, str] | None = None) -> 
         text = f"{path}: cannot be read as {what} ({error.strerror}){more}"
         raise NotMediaError(text, known=bool(more) and not known.startswith(_TEXT)) from None
     except (OSError, ValueError) as error:
-        raise MediaError(f"{path}: cannot be read ({error})") from None
+        raise MediaError(f"{path}: cannot be read ({words_of(error)})") from None
 
 
 class _Mended:

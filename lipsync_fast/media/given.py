@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from lipsync_fast.audio.pcm import Resampler, to_float, to_mono
 from lipsync_fast.closing import Closing
-from lipsync_fast.errors import AudioFormatError, MediaError
+from lipsync_fast.errors import AudioFormatError, MediaError, words_of
 from lipsync_fast.media.audio import MediaSource
 
 Path_: TypeAlias = str | os.PathLike[str]
@@ -139,7 +139,7 @@ def _copy(given: Any, copy: IO[bytes], name: str) -> None:
         try:
             piece = given.read(1 << 20)
         except (OSError, ValueError) as error:  # closed, not open for reading, gone
-            raise MediaError(f"{name}: cannot be read ({error})") from None
+            raise MediaError(f"{name}: cannot be read ({words_of(error)})") from None
         if isinstance(piece, str):
             raise AudioFormatError("audio: this file is open as text; open it with mode 'rb'")
         if not piece:

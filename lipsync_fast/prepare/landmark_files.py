@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipsync_fast.avatars.importing.landmarks import LANDMARKS, read_landmarks
-from lipsync_fast.errors import PrepareError
+from lipsync_fast.errors import PrepareError, words_of
 from lipsync_fast.prepare.detectors import MOST_POINTS
 from lipsync_fast.untrusted import limits
 from lipsync_fast.untrusted.lookalikes import refused_as
@@ -124,7 +124,7 @@ def _load(path: Path) -> NDArray[np.float64]:
             array = _from_archive(path)
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, SyntaxError) as error:
         raise PrepareError(
-            f"{path}: cannot be read as an array ({error}){refused_as(path)}"
+            f"{path}: cannot be read as an array ({words_of(error)}){refused_as(path)}"
         ) from None
     shape = array.shape
     if (

@@ -19,6 +19,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lipsync_fast.errors import words_of
+
 VISIBLE, ORDER = "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"
 PROBE = "from lipsync_fast import _cuda; print(_cuda.device_count())"
 PROBE_S = 30.0
@@ -166,7 +168,7 @@ def _driver_problem() -> str:
             env={**os.environ, ORDER: "PCI_BUS_ID"},
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        return f"the CUDA driver does not answer ({error})"
+        return f"the CUDA driver does not answer ({words_of(error)})"
     if done.returncode != 0:
         last = done.stderr.strip().rpartition("\n")[2] or f"exit status {done.returncode}"
         return f"{EXTENSION} cannot be loaded ({last})"

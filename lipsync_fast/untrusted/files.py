@@ -7,7 +7,7 @@ import os
 import stat
 from pathlib import Path
 
-from lipsync_fast.errors import AvatarImportError
+from lipsync_fast.errors import AvatarImportError, words_of
 
 
 def read_file(path: Path, what: str, most: int, root: Path | None = None) -> bytes:
@@ -42,5 +42,5 @@ def read_file(path: Path, what: str, most: int, root: Path | None = None) -> byt
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
+        reason = words_of(error)
         raise AvatarImportError(f"{path}: cannot be read as {what} ({reason})") from None

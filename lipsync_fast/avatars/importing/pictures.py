@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from lipsync_fast.errors import AvatarImportError
+from lipsync_fast.errors import AvatarImportError, words_of
 from lipsync_fast.untrusted import limits
 from lipsync_fast.untrusted.files import read_file
 from lipsync_fast.untrusted.lookalikes import refused_as
@@ -69,7 +69,9 @@ def read_picture(path: Path, root: Path | None = None) -> tuple[NDArray[np.uint8
     except UnidentifiedImageError:  # its own words name an object in memory
         raise AvatarImportError(f"{path}: is not a JPEG or PNG picture{refused_as(path)}") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise AvatarImportError(f"{path}: cannot be read as a picture ({error})") from None
+        raise AvatarImportError(
+            f"{path}: cannot be read as a picture ({words_of(error)})"
+        ) from None
 
 
 def keep_mask(parsing: NDArray[np.uint8]) -> NDArray[np.bool_]:

@@ -24,7 +24,7 @@ import trio
 
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.avatars.storage import MANIFEST
-from lipsync_fast.errors import LipsyncError, OutputError
+from lipsync_fast.errors import LipsyncError, OutputError, words_of
 from lipsync_fast.provenance import mp4_uuid_box, xmp_packet
 
 if TYPE_CHECKING:
@@ -115,7 +115,9 @@ def _encoded(package: AvatarPackage, stopped: Callable[[], bool]) -> memoryview:
                 end.write(mp4_uuid_box(xmp_packet(package.manifest.synthetic)))
             return memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
     except (OSError, av.FFmpegError) as error:
-        raise OutputError(f"cannot make the video of {package.manifest.name}: {error}") from None
+        raise OutputError(
+            f"cannot make the video of {package.manifest.name}: {words_of(error)}"
+        ) from None
 
 
 def _write(package: AvatarPackage, path: Path, stopped: Callable[[], bool]) -> None:
