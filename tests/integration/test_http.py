@@ -362,10 +362,23 @@ def test_a_message_that_is_too_large_ends_the_connection(server: LocalServer) ->
     assert get(server, "/health").status == 200
 
 
-def test_a_text_that_is_none_ends_the_connection(server: LocalServer) -> None:
+@pytest.mark.parametrize(
+    ("broken", "code"),
+    [
+        (frame(1, b"\xff\xfe"), 1007),
+        (frame(3, b"of no kind"), 1002),
+        (frame(0, b"goes on with nothing"), 1002),
+        (frame(9, bytes(126)), 1002),
+        (b"\x82\x01x", 1002),
+    ],
+    ids=["text that is none", "unknown opcode", "no beginning", "long ping", "not masked"],
+)
+def test_what_breaks_the_protocol_is_told_so(server: LocalServer, broken: bytes, code: int) -> None:
     connection, _ = upgrade(server)
     with connection:
-        connection.sendall(frame(1, b"\xff\xfe"))
+        connection.sendall(broken)
+        opcode, data = message(connection)
+        assert (opcode, struct.unpack("!H", data[:2])[0]) == (8, code)
         rest(connection)
     assert get(server, "/health").status == 200
 

@@ -20,7 +20,7 @@ TOO_LARGE = "torch", "nvidia-dali-cuda120"
 """Gigabytes: not installed for these tests."""
 BESIDE = "axe-playwright-python", "schemathesis"
 """Tools that ask the program from outside; they have bounds of their own for what it has, too."""
-TOUCHED = "av", "websockets", "starlette", "hypercorn"
+TOUCHED = "av", "websockets", "starlette", "hypercorn", "wsproto"
 """Of which parts are used that are not promised, or were taken away before."""
 
 

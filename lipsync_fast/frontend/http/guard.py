@@ -9,9 +9,13 @@ lets it. Who may load and unload avatars is another question (``frontend.access.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from wsproto.events import CloseConnection
 
 from lipsync_fast.frontend.access.admin import admin_refusal
 from lipsync_fast.frontend.access.admission import RETRY_S, retry_after
@@ -81,6 +85,7 @@ class Guard:
         headers = Headers(scope=scope)
         if scope["type"] == "websocket":
             _without_compression(send)
+            _says_why_it_closes(send)
 
         reserved = bool(scope.get("state", {}).get(RESERVED))
 
@@ -158,3 +163,32 @@ def _without_compression(send: Send) -> None:
     handshake = getattr(getattr(send, "__self__", None), "handshake", None)
     if handshake is not None:
         handshake.extensions = None
+
+
+def _says_why_it_closes(send: Send) -> None:
+    """Have a client that breaks the protocol told so in a close frame, as the stream port does.
+
+    Hypercorn answers close frames alone, and leaves without a word otherwise; so where it is told
+    of a broken frame, that counts as one. See ``_without_compression``.
+    """
+    handshake = getattr(getattr(send, "__self__", None), "handshake", None)
+    if handshake is None:
+        return
+    accept = handshake.accept
+
+    def accepted(*args: Any) -> Any:
+        answer = accept(*args)
+        connection = answer[2]
+        received = connection.events
+
+        def events() -> Iterator[Any]:
+            for event in received():
+                states = type(connection.state)
+                if connection.state is states.OPEN and isinstance(event, CloseConnection):
+                    connection._state = states.REMOTE_CLOSING
+                yield event
+
+        connection.events = events
+        return answer
+
+    handshake.accept = accepted
