@@ -21,6 +21,7 @@ from typing import ParamSpec
 import typer
 
 from lipsync_fast.errors import LipsyncError
+from lipsync_fast.extras import wrong_version
 from lipsync_fast.names import shown
 
 P = ParamSpec("P")
@@ -64,6 +65,12 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
                 command(*args, **kwargs)
         except LipsyncError as error:
             say(f"error: {one_line(str(error))}")
+            raise typer.Exit(EXIT_ERROR) from None
+        except ImportError as error:
+            reason = wrong_version(error.name or "")
+            if reason is None:
+                raise
+            say(f"error: {one_line(reason)}")
             raise typer.Exit(EXIT_ERROR) from None
         except KeyboardInterrupt:
             say("interrupted")

@@ -22,6 +22,31 @@ def how_to_get(extra: str) -> str:
     return f"pip install {' '.join(map(shlex.quote, wanted))}"
 
 
+def wrong_version(module: str) -> str | None:
+    """What to do where a part of an installed package is missing: its version is not one that this
+    package asks for. None where it is, or nothing is known of it.
+
+    Args:
+        module: that which lacks something, such as "av.video.reformatter".
+    """
+    package = module.partition(".")[0]
+    try:
+        installed = importlib.metadata.version(package)
+        stated = importlib.metadata.requires("lipsync-fast") or []
+    except (importlib.metadata.PackageNotFoundError, ValueError):
+        return None
+    for line in stated:
+        what, _, condition = line.partition(";")
+        wanted = re.sub(r"\s+", "", what)
+        if condition or re.split(r"[<>=!~\[]", wanted)[0].lower() != package.lower():
+            continue
+        return (
+            f"{package} {installed} is installed, and lacks what is needed here; "
+            f"pip install {shlex.quote(wanted)}"
+        )
+    return None
+
+
 def torch_with_cuda() -> str:
     """What to install where torch is missing, or has no CUDA."""
     newest, older = how_to_get("cuda13"), how_to_get("cuda12")

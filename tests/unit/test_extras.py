@@ -9,9 +9,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import typer
 from packaging.requirements import Requirement
 
 from lipsync_fast import extras
+from lipsync_fast.console import EXIT_ERROR, guarded
 from lipsync_fast.extras import how_to_get, torch_with_cuda
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -63,3 +65,32 @@ def test_from_a_folder_that_was_not_installed(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(importlib.metadata, "requires", absent)
     assert how_to_get("train") == "pip install '.[train]' in the folder of its sources"
     assert extras.torch_with_cuda().startswith("pip install '.[cuda13]'")
+
+
+def test_a_version_that_was_not_asked_for_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    versions = {"av": "16.1.0", "numpy": "2.0"}
+    stated = ["numpy>=1.26", "av<19,>=18", "torch>=2.6; extra == 'train'"]
+    monkeypatch.setattr(importlib.metadata, "version", versions.__getitem__)
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: stated)
+
+    @guarded
+    def command(module: str) -> None:
+        raise ImportError("cannot import name 'ColorPrimaries'", name=module)
+
+    with pytest.raises(typer.Exit) as left:
+        command("av.video.reformatter")
+    assert left.value.exit_code == EXIT_ERROR
+    assert capsys.readouterr().err == (
+        "error: av 16.1.0 is installed, and lacks what is needed here; pip install 'av<19,>=18'\n"
+    )
+
+
+def test_what_else_cannot_be_imported_is_a_defect() -> None:
+    @guarded
+    def command() -> None:
+        raise ImportError("no such part", name="lipsync_fast.nowhere")
+
+    with pytest.raises(ImportError, match="no such part"):
+        command()
