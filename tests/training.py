@@ -82,7 +82,8 @@ def command(asked: TrainRequest) -> list[str]:
         "out", "audio_encoder", "steps", "batch", "device", "perceptual", "width", "region",
         "threads", "save_every", "validate_every", "sync_loss", "rate", "seed",
     ):  # fmt: skip
-        line += [f"--{name.replace('_', '-')}", str(getattr(asked, name))]
+        if getattr(asked, name) is not None:
+            line += [f"--{name.replace('_', '-')}", str(getattr(asked, name))]
     return line
 
 

@@ -38,14 +38,31 @@ def train(
             help="Where the avatar goes: FOLDER or FILE.lsa (default: your data folder).",
         ),
     ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01, help="How long to train now (default: 60); the same command goes on later."
+        ),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        choice(
+            among=("reference", "follow"),
+            help="reference is SyncTalk_2D's way (default); follow, an experiment, learns what is"
+            " heard first.",
+        ),
+    ] = None,
     epochs: Annotated[
         int | None,
         typer.Option(min=1, help="How often all frames are gone through (default: 100)."),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Steps to train, in place of --epochs.")
+        int | None, typer.Option(min=1, help="Steps in all, in place of --minutes or --epochs.")
     ] = None,
-    batch: Annotated[int, typer.Option(min=2, max=1024, help="Frames in a step.")] = 8,
+    batch: Annotated[
+        int | None,
+        typer.Option(min=2, max=1024, help="Frames in a step (default: 8; follow: 12)."),
+    ] = None,
     device: Annotated[str, choice(among=("auto", "cpu", "cuda"), help="What trains.")] = "auto",
     precision: Annotated[
         str,
@@ -66,33 +83,50 @@ def train(
     audio_encoder: Annotated[
         str | None,
         typer.Option(
-            help="The audio encoder: weights (.pth, .onnx), or an avatar to take it from."
+            help="The audio encoder: weights (.pth, .onnx), or an avatar that has it (default: the"
+            " shipped avatar's; with follow it is tuned to the voice)."
         ),
     ] = None,
     width: Annotated[
-        int, typer.Option(help="The network's width: 32 is the reference's, 16 and 8 are faster.")
-    ] = 32,
-    region: Annotated[
-        int,
-        typer.Option(
-            help="The side of the square that is made, in pixels: 320 is the reference's."
-        ),
-    ] = 320,
-    after: Annotated[
-        int, typer.Option(min=2, max=8, help="The look-ahead: 8 is 452.5 ms, 2 is 212.5 ms.")
-    ] = 8,
-    rate: Annotated[float, typer.Option(help="The highest learning rate.")] = 1e-3,
-    weights: Annotated[
-        Path | None, typer.Option(help="A network to begin with, of the same width and region.")
+        int | None,
+        typer.Option(help="The network's width (default: 32; follow: 16; 8 is faster)."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="The seed of everything random.")] = 0,
+    region: Annotated[
+        int | None,
+        typer.Option(help="The side of the square that is made (default: 320; follow: 256)."),
+    ] = None,
+    after: Annotated[
+        int | None,
+        typer.Option(
+            min=2, max=8, help="The look-ahead: 8 is 452.5 ms (default), 2 is 212.5 ms (follow)."
+        ),
+    ] = None,
+    hearing_steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Steps to tune the audio encoder to this voice (default: 160)."),
+    ] = None,
+    rate: Annotated[float | None, typer.Option(help="The learning rate (default: 0.001).")] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="A network to begin with, of the same width and region: a checkpoint, or with"
+            " follow an avatar."
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="The seed of everything random (default: 0).")
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the processor.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Threads that read frames.")] = None,
-    save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 200,
+    save_every: Annotated[
+        int | None,
+        typer.Option(min=1, help="Steps between checkpoints (default: 200; follow: 50)."),
+    ] = None,
     validate_every: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Steps between looks at held-out frames (default: a 20th of all)."
+            min=1,
+            help="Steps between looks at held-out frames (default: a 20th of all; follow: 100).",
         ),
     ] = None,
     work: Annotated[
@@ -118,18 +152,12 @@ def train(
     """
     _need()
     if smoke:
-        _smoke(folder, out, steps, seed, threads, resume, force, quiet, json)
+        _smoke(folder, out, steps, seed or 0, threads, resume, force, quiet, json)
         return
     if folder is None:
         raise typer.BadParameter("DIR is missing: a folder made by lipsync-fast avatar prepare")
     if epochs is not None and steps is not None:
         raise typer.BadParameter("--epochs and --steps cannot be given together")
-    if audio_encoder is None:
-        raise typer.BadParameter(
-            "--audio-encoder is missing: the weights published with SyncTalk_2D"
-            " (audio_visual_encoder.pth), a graph (.onnx), or an avatar's name (demo has one that"
-            " was trained on few voices)"
-        )
     from lipsync_fast.avatars.library import folder_for_new
     from lipsync_fast.train import run
 
@@ -137,7 +165,9 @@ def train(
         run.TrainRequest(
             folder=folder,
             out=out or folder_for_new("--out") / folder.resolve().name,
-            audio_encoder=audio_encoder,
+            audio_encoder=audio_encoder or "demo",
+            recipe=recipe,
+            minutes=minutes,
             work=work,
             epochs=epochs,
             steps=steps,
@@ -149,6 +179,7 @@ def train(
             width=width,
             region=region,
             after=after,
+            hearing=hearing_steps,
             rate=rate,
             weights=weights,
             seed=seed,
@@ -162,10 +193,7 @@ def train(
         )
     )
     if not quiet:
-        say(
-            f"trained: {one_line(result.path)} (best at step {result.best.step}: held-out frames"
-            f" differ by {result.best.loss:.2f} grey levels, {result.best.mouth:.2f} at the mouth)"
-        )
+        say(f"trained: {one_line(result.path)} (best at step {result.best.step}: {result.said})")
         say(f"try: lipsync-fast render SPEECH.wav -o out.mp4 --avatar {one_line(result.path)}")
     if json:
         _write_json(result)

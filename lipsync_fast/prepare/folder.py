@@ -18,6 +18,7 @@ Training reads all frames; the avatar that is packed at the end has those of ``l
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -209,6 +210,7 @@ def pack_prepared(
     window: Window | None = None,
     overwrite: bool = False,
     provenance: str = "",
+    changed: Callable[[int], NDArray[np.uint8]] | None = None,
 ) -> Path:
     """Make an avatar package of the loop's frames, as they are coded, and of trained networks.
 
@@ -217,6 +219,7 @@ def pack_prepared(
         models: ONNX bytes of ``audio_encoder``, ``image`` and ``decoder``.
         width, region, audio, window: of the networks, as in the manifest.
         provenance: said behind what is said of the video.
+        changed: gives frames that stand in for the film's.
 
     Raises:
         OutputError: ``dest`` exists (without ``overwrite``) or cannot be written.
@@ -247,9 +250,9 @@ def pack_prepared(
         for index in range(m.loop.first, m.loop.first + m.loop.count):
             mask = prepared.mask(index)
             writer.add_frame(
-                prepared.picture(index),
+                prepared.picture(index) if changed is None else changed(index),
                 prepared.rect(index),
                 None if mask is None else mask.astype(bool),
-                jpeg=bytes(prepared.frame_jpeg(index)),
+                jpeg=bytes(prepared.frame_jpeg(index)) if changed is None else None,
             )
         return writer.finish()

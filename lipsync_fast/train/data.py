@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple, Protocol
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,9 @@ APART = 5
 CACHE_BYTES = 256 << 20
 AHEAD = 3
 """Batches that are made before they are needed."""
+
+
+BatchT = TypeVar("BatchT")
 
 
 class Pictures(Protocol):
@@ -117,20 +120,17 @@ class Order:
             return self._epochs[epoch]
 
 
-class Data:
-    """Frames as the network sees them, decoded when they are needed.
+class Crops:
+    """A film's face crops, decoded when they are needed.
 
     Args:
         pictures: the prepared folder.
-        sound: what is heard.
         region: the network's, in pixels.
-        cache_bytes: of crops that are kept; memory beyond it is a few batches.
+        cache_bytes: of crops that are kept.
     """
 
-    def __init__(
-        self, pictures: Pictures, sound: Sound, region: int, cache_bytes: int = CACHE_BYTES
-    ) -> None:
-        self._pictures, self._sound = pictures, sound
+    def __init__(self, pictures: Pictures, region: int, cache_bytes: int = CACHE_BYTES) -> None:
+        self._pictures = pictures
         self._side = region + 2 * REGION_BORDER
         self._most = max(1, cache_bytes // (3 * self._side**2))
         self._kept: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
@@ -149,12 +149,24 @@ class Data:
                 self._kept.popitem(last=False)
         return made
 
+
+class Data:
+    """Frames as the reference's way of training shows them.
+
+    Args:
+        crops: of the film.
+        sound: what is heard.
+    """
+
+    def __init__(self, crops: Crops, sound: Sound) -> None:
+        self._crops, self._sound = crops, sound
+
     def batch(self, samples: Sequence[tuple[int, int, int]]) -> Batch:
         """The samples' arrays."""
         image, target = [], []
         for wanted, shown, _ in samples:
-            own = _native.region_input(self.crop(wanted), REGION_BORDER)
-            beside = _native.region_input(self.crop(shown), REGION_BORDER)
+            own = _native.region_input(self._crops.crop(wanted), REGION_BORDER)
+            beside = _native.region_input(self._crops.crop(shown), REGION_BORDER)
             image.append(np.concatenate([beside[:3], own[3:]]))
             target.append(own[:3])
         return Batch(
@@ -165,37 +177,33 @@ class Data:
         )
 
 
-class Feed(Closing):
+class Feed(Closing, Generic[BatchT]):
     """The batches of consecutive steps, made by threads a little ahead; use as a context.
 
     Args:
-        data: where they come from.
-        order: which frames they have.
+        make: a step's batch.
         first: the first step's number.
         last: the number after the last step's.
         workers: threads.
     """
 
-    def __init__(self, data: Data, order: Order, first: int, last: int, workers: int) -> None:
-        self._data, self._order = data, order
+    def __init__(self, make: Callable[[int], BatchT], first: int, last: int, workers: int) -> None:
+        self._make = make
         self._next, self._last = first, last
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="frames")
         self._ahead = AHEAD + workers - 1
-        self._waiting: deque[Future[Batch]] = deque()
+        self._waiting: deque[Future[BatchT]] = deque()
 
     def close(self) -> None:
         """Stop the threads."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def next(self) -> Batch:
+    def next(self) -> BatchT:
         """The next step's batch."""
         while len(self._waiting) < self._ahead and self._next < self._last:
             self._waiting.append(self._pool.submit(self._make, self._next))
             self._next += 1
         return self._waiting.popleft().result()
-
-    def _make(self, step: int) -> Batch:
-        return self._data.batch(self._order.step(step))
 
 
 def looked_at(held: Sequence[int]) -> list[tuple[int, int, int]]:

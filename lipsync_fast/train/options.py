@@ -17,20 +17,27 @@ FALL_SHARE, LAST_RATE = 0.3, 0.05
 
 Precision = Literal["fp32", "fp16", "bf16"]
 Device = Literal["cpu", "cuda"]
+Recipe = Literal["reference", "follow"]
+MOST_STEPS = 100_000_000
+HEARING_STEPS = 160
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """All that decides a training's result, besides its data.
 
     A training goes on only with the same ones; ``steps`` alone may grow, which makes the learning
-    rate's fall begin later.
+    rate's fall begin later where it falls.
 
     Attributes:
+        recipe: SyncTalk_2D's way, or the one that follows the sound (its rate stays, so that it
+            can go on for as long as one likes).
         steps: steps in all.
         batch: frames of a step.
         width: base channels of the network (the reference: 32).
         region: side of the generated square in pixels (the reference: 320).
         after: feature vectors of the sound behind a frame's start that it sees (the reference: 8).
+        hearing: steps by which the audio encoder is tuned to the film's voice, before all others
+            (the way that follows the sound).
         rate: the highest learning rate.
         sync_loss: weight of the sync loss; 0: none.
         perceptual: SHA-256 of the VGG19 weights' file; empty: no perceptual loss.
@@ -39,11 +46,13 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         threads: of the processor; sums depend on their number.
     """
 
-    steps: Annotated[int, msgspec.Meta(ge=1, le=100_000_000)]
+    recipe: Recipe = "reference"
+    steps: Annotated[int, msgspec.Meta(ge=1, le=MOST_STEPS)]
     batch: Annotated[int, msgspec.Meta(ge=2, le=1024)] = 8
     width: Annotated[int, msgspec.Meta(ge=2, le=256)] = 32
     region: Annotated[int, msgspec.Meta(ge=224, le=1024)] = 320
     after: Annotated[int, msgspec.Meta(ge=2, le=8)] = 8
+    hearing: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = HEARING_STEPS
     rate: Annotated[float, msgspec.Meta(gt=0)] = 1e-3
     sync_loss: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     perceptual: str = ""
@@ -75,7 +84,7 @@ def differing(before: Options, now: Options) -> list[str]:
     lines = []
     for name in Options.__struct_fields__:
         old, new = getattr(before, name), getattr(now, name)
-        if name == "steps" and new >= old:
+        if name == "steps" and (new >= old or now.recipe == "follow"):
             continue
         if old != new:
             lines.append(f"{name.replace('_', '-')} was {old}, now {new}")

@@ -8,6 +8,7 @@ import time
 from collections import deque
 
 from lipsync_fast.console import clock, say
+from lipsync_fast.train.options import MOST_STEPS
 
 _LIVE_EVERY_S, _PLAIN_EVERY_S = 0.2, 10.0
 _RATE_OVER = 64
@@ -30,7 +31,7 @@ class StepProgress:
         self._loss: float | None = None
         self._shown = False
 
-    def step(self, done: int, total: int, loss: float) -> None:
+    def step(self, done: int, total: int, loss: float, what: str = "") -> None:
         """So many steps of ``total`` are done, the last of them with this loss (0..1)."""
         now = time.monotonic()
         self._times.append(now)
@@ -39,15 +40,17 @@ class StepProgress:
             return
         self._next = now + (_LIVE_EVERY_S if self._terminal else _PLAIN_EVERY_S)
         if self._terminal:
-            sys.stderr.write(f"\r{self.line(done, total)}\x1b[K")
+            sys.stderr.write(f"\r{what}{self.line(done, total)}\x1b[K")
             sys.stderr.flush()
             self._shown = True
         else:
-            say(self.line(done, total))
+            say(what + self.line(done, total))
 
     def line(self, done: int, total: int) -> str:
         """What is shown."""
         rate = (len(self._times) - 1) / max(1e-9, self._times[-1] - self._times[0])
+        if total >= MOST_STEPS:  # it ends by time
+            return f"step {done}, loss {self._loss or 0:.5f}, {rate:.2f} steps/s"
         left = clock((total - done) / max(1e-9, rate))
         percent = 100 * done // total
         return (

@@ -8,66 +8,108 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import msgspec
 import torch
 
 from lipsync_fast.errors import CheckpointError, OutputError, TrainingError
 from lipsync_fast.machine import processors
-from lipsync_fast.models.checkpoints import load_unet
 from lipsync_fast.prepare.folder import PreparedAvatar
-from lipsync_fast.train.data import Data, Order, split
-from lipsync_fast.train.finish import pack, provenance_of
+from lipsync_fast.train.data import split
+from lipsync_fast.train.finish import pack, pack_following, provenance_of
+from lipsync_fast.train.lessons import Following, following, reference_lesson
 from lipsync_fast.train.losses import Perceptual, file_hash, find_vgg, load_perceptual
-from lipsync_fast.train.options import EPOCHS, Device, Options, Precision, checked, differing
+from lipsync_fast.train.options import (
+    EPOCHS,
+    HEARING_STEPS,
+    MOST_STEPS,
+    Device,
+    Options,
+    Precision,
+    Recipe,
+    checked,
+    differing,
+)
 from lipsync_fast.train.progress import StepProgress
-from lipsync_fast.train.sound import AudioFeatures, Encoder, extract_features, find_encoder
+from lipsync_fast.train.sound import Encoder, find_encoder
 from lipsync_fast.train.state import SHEET, Best, State, Work
-from lipsync_fast.train.trainer import Learning, Trainer
-from lipsync_fast.train.validate import Validation
+from lipsync_fast.train.trainer import Lesson, Schedule, Trainer
 
 FOLDER = "training"
 VALIDATIONS = 20
-"""Looks at held-out frames in a training, unless told otherwise."""
+"""Looks at held-out frames in a training of the reference's way, unless told otherwise."""
+LOOK_EVERY = 100
+"""Steps between two looks of a training that follows the sound."""
+MINUTES = 60.0
+"""Of a run that follows the sound, unless told otherwise."""
+SAVE_EVERY: dict[Recipe, int] = {"reference": 200, "follow": 50}
+
+
+class Usual(NamedTuple):
+    """What a way of learning has, unless told otherwise."""
+
+    batch: int
+    width: int
+    region: int
+    after: int
+    hearing: int = HEARING_STEPS
+    rate: float = 1e-3
+    seed: int = 0
+
+
+DEFAULTS: dict[Recipe, Usual] = {
+    "reference": Usual(
+        batch=8, width=32, region=320, after=8, hearing=HEARING_STEPS, rate=1e-3, seed=0
+    ),
+    "follow": Usual(
+        batch=12, width=16, region=256, after=2, hearing=HEARING_STEPS, rate=1e-3, seed=0
+    ),
+}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_DATA = ("frames.bin", "frames.npy", "rects.npy", "sound.wav")
+_DATA = ("frames.bin", "frames.npy", "rects.npy", "landmarks.npy", "sound.wav")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainRequest:
-    """What the command line asked for; None: chosen here.
+    """What the command line asked for; None: as the training that goes on has it, else chosen here.
 
     Attributes:
         folder: the prepared folder.
         out: the package's path.
         audio_encoder: see ``sound.find_encoder``.
+        recipe: reference, or follow.
+        minutes: of this run.
         work: the training's folder; ``training`` in the prepared one by default.
         perceptual: auto, off, or the file of VGG19's weights.
-        weights: a U-Net's to begin with.
+        weights: to begin with: a U-Net's checkpoint; with ``follow`` an avatar, too.
         restart: forget a former training.
         force: replace a package at ``out``.
     """
 
     folder: Path
     out: Path
-    audio_encoder: str
+    audio_encoder: str = "demo"
+    recipe: str | None = None
+    minutes: float | None = None
     work: Path | None = None
     epochs: int | None = None
     steps: int | None = None
-    batch: int = 8
+    batch: int | None = None
     device: str = "auto"
     precision: str = "auto"
     sync_loss: float = 0.0
     perceptual: str = "auto"
-    width: int = 32
-    region: int = 320
-    after: int = 8
-    rate: float = 1e-3
-    weights: Path | None = None
-    seed: int = 0
+    width: int | None = None
+    region: int | None = None
+    after: int | None = None
+    hearing: int | None = None
+    rate: float | None = None
+    weights: str | Path | None = None
+    seed: int | None = None
     threads: int | None = None
     workers: int | None = None
-    save_every: int = 200
+    save_every: int | None = None
     validate_every: int | None = None
     restart: bool = False
     force: bool = False
@@ -91,6 +133,11 @@ class TrainResult(msgspec.Struct, frozen=True):
     best: Best
     first_loss: float
     last_loss: float
+
+    @property
+    def said(self) -> str:
+        """What its best weights do on held-out frames."""
+        return self.best.sentence()
 
 
 def train(request: TrainRequest) -> TrainResult:
@@ -129,86 +176,134 @@ def _train(
 ) -> TrainResult:
     learnt, held = split(len(prepared))
     former = work.load()
-    options = _options(request, len(learnt), former, progress)
+    recipe = _recipe(request, former)
+    options = _options(request, recipe, len(learnt), former, progress)
     encoder = find_encoder(request.audio_encoder)
     key = _key(prepared, encoder)
     _check_former(former, options, key, work)
-    data = Data(prepared, _features(prepared, encoder, options), options.region)
-    learning = Learning(
-        data,
-        Order(learnt, options.batch, options.seed),
-        Validation(data, held, options.batch, prepared.manifest.synthetic),
+    perceptual = _perceptual(request, options)
+    weights = None if former else request.weights
+    follows: Following | None = None
+    lesson: Lesson[Any]
+    if recipe == "follow":
+        hearing_key = f"{key} {options.region} {options.seed} {options.hearing}"
+        follows = following(
+            prepared, encoder, options, str(weights or ""), perceptual, work, hearing_key, progress
+        )
+        lesson = follows.lesson
+    else:
+        start = None if weights is None else Path(weights)
+        lesson = reference_lesson(prepared, encoder, options, start, perceptual)
+    schedule = Schedule(
         key,
-        None if former else _start(request.weights, options),
-        _perceptual(request, options),
         _workers(request.workers, options),
-        request.save_every,
+        request.save_every or SAVE_EVERY[recipe],
+        _minutes(request, recipe),
     )
-    trainer = Trainer(options, learning, work, former)
+    trainer = Trainer(options, lesson, schedule, work, former)
     if former is not None:
-        progress.say(f"going on after step {trainer.step} of {options.steps}")
+        progress.say(f"going on after step {trainer.step}{_of(options)}")
     trainer.run(progress)
     best = trainer.best
     if best is None:
         raise CheckpointError(f"{work.folder}: no weights were kept; begin anew with --restart")
-    provenance = provenance_of(
-        prepared, options, encoder, best, trainer.seconds, len(learnt), len(held)
-    )
-    weights = work.best(best)
-    path = pack(
-        prepared, request.out, weights, options, encoder, provenance, overwrite=request.force
-    )
+    provenance = provenance_of(prepared, options, encoder, best, trainer, len(learnt), len(held))
+    weights_kept = work.best(best)
+    if follows is None:
+        path = pack(
+            prepared, request.out, weights_kept, options, encoder.onnx, provenance,
+            overwrite=request.force,
+        )  # fmt: skip
+    else:
+        path = pack_following(
+            prepared, request.out, weights_kept, options, follows, provenance, progress,
+            overwrite=request.force,
+        )  # fmt: skip
     progress.say(f"validation frames: {work.folder / SHEET}")
     first, last = work.losses()
     seconds = round(trainer.seconds, 3)
-    return TrainResult(str(path), str(work.folder), options.steps, seconds, best, first, last)
+    return TrainResult(str(path), str(work.folder), trainer.step, seconds, best, first, last)
 
 
-def _features(prepared: PreparedAvatar, encoder: Encoder, options: Options) -> AudioFeatures:
-    sound = prepared.sound()
-    if sound is None:
-        raise TrainingError(
-            f"{prepared.path}: the video has no sound; nothing can be learnt from it"
-        )
-    return extract_features(encoder, sound, len(prepared), options.audio, options.threads)
+def _of(options: Options) -> str:
+    return "" if options.steps >= MOST_STEPS else f" of {options.steps}"
+
+
+def _recipe(request: TrainRequest, former: State | None) -> Recipe:
+    """Which way to learn."""
+    match request.recipe:
+        case None:
+            return "reference" if former is None else former.options.recipe
+        case "follow" | "reference":
+            return request.recipe
+    raise TrainingError(f"--recipe {request.recipe}: expected reference or follow")
+
+
+def _minutes(request: TrainRequest, recipe: Recipe) -> float | None:
+    if request.minutes is not None or request.steps is not None or request.epochs is not None:
+        return request.minutes
+    return MINUTES if recipe == "follow" else None
 
 
 def _options(
-    request: TrainRequest, frames: int, former: State | None, progress: StepProgress
+    request: TrainRequest,
+    recipe: Recipe,
+    frames: int,
+    former: State | None,
+    progress: StepProgress,
 ) -> Options:
     """What decides the result, all of it chosen."""
     device = _device(request.device)
+    usual = DEFAULTS[recipe]
+    if former is not None and former.options.recipe == recipe:
+        usual = Usual(*(getattr(former.options, name) for name in Usual._fields))
+    told = {name: getattr(request, name) for name in Usual._fields}
+    chosen = usual._replace(**{name: v for name, v in told.items() if v is not None})
     threads = request.threads
     if threads is None:
         threads = former.options.threads if former else processors()
     steps = request.steps
-    if steps is None:
-        per_epoch = -(-frames // request.batch) if request.batch > 0 else 1
+    if steps is None and recipe == "follow" and request.epochs is None:
+        steps = MOST_STEPS
+    elif steps is None:
+        per_epoch = -(-frames // chosen.batch) if chosen.batch > 0 else 1
         steps = per_epoch * (EPOCHS if request.epochs is None else request.epochs)
     if request.validate_every is not None:
         validate_every = request.validate_every
     elif former is not None:
         validate_every = former.options.validate_every
     else:
-        validate_every = max(1, steps // VALIDATIONS)
+        validate_every = LOOK_EVERY if recipe == "follow" else max(1, steps // VALIDATIONS)
+    if recipe == "follow" and request.sync_loss:
+        raise TrainingError("--sync-loss belongs to --recipe reference; follow learns otherwise")
     return checked(
         Options(
+            recipe=recipe,
             steps=steps,
-            batch=request.batch,
-            width=request.width,
-            region=request.region,
-            after=request.after,
-            rate=request.rate,
+            batch=chosen.batch,
+            width=chosen.width,
+            region=chosen.region,
+            after=chosen.after,
+            hearing=chosen.hearing,
+            rate=chosen.rate,
             sync_loss=request.sync_loss,
             perceptual=_perceptual_hash(request, former, progress),
-            start="" if request.weights is None else file_hash(request.weights),
-            seed=request.seed,
+            start=_start_hash(request, former),
+            seed=chosen.seed,
             precision=_precision(request.precision, device),
             device=device,
             validate_every=validate_every,
             threads=threads,
         )
     )
+
+
+def _start_hash(request: TrainRequest, former: State | None) -> str:
+    """Of the weights to begin with; an avatar is known by its name."""
+    if request.weights is None:
+        return "" if former is None else former.options.start
+    path = Path(request.weights)
+    return file_hash(path) if path.is_file() else str(request.weights)
 
 
 def _device(wanted: str) -> Device:
@@ -251,15 +346,6 @@ def _perceptual_hash(request: TrainRequest, former: State | None, progress: Step
 def _perceptual(request: TrainRequest, options: Options) -> Perceptual | None:
     path = _perceptual_file(request)
     return None if path is None or not options.perceptual else load_perceptual(path)
-
-
-def _start(path: Path | None, options: Options) -> dict[str, torch.Tensor] | None:
-    if path is None:
-        return None
-    net = load_unet(path, options.region)
-    if net.width != options.width:
-        raise CheckpointError(f"{path}: is of width {net.width}, --width is {options.width}")
-    return net.state_dict()
 
 
 def _workers(wanted: int | None, options: Options) -> int:

@@ -43,7 +43,12 @@ class Said:
 
 
 def write_prepared(
-    folder: Path, frames: Iterable[Staged], pcm: NDArray[np.int16] | None, said: Said
+    folder: Path,
+    frames: Iterable[Staged],
+    pcm: NDArray[np.int16] | None,
+    said: Said,
+    points: NDArray[np.float32] | None = None,
+    loop: Loop | None = None,
 ) -> Path:
     """Write the folder, whole or not at all; it must not be there yet.
 
@@ -52,17 +57,24 @@ def write_prepared(
         frames: in time order, 25 a second, all of one size, at least one.
         pcm: 16 kHz mono, 640 samples for each frame; None: no sound.
         said: what it says of itself.
+        points: landmarks, N x K x 2; None: the three that the crops follow from.
+        loop: what the avatar plays; None: all frames there and back.
     """
     made = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(made, ignore_errors=True)
     made.mkdir(parents=True)
-    _write(made, frames, pcm, said)
+    _write(made, frames, pcm, said, points, loop)
     made.rename(folder)
     return folder
 
 
 def _write(
-    folder: Path, frames: Iterable[Staged], pcm: NDArray[np.int16] | None, said: Said
+    folder: Path,
+    frames: Iterable[Staged],
+    pcm: NDArray[np.int16] | None,
+    said: Said,
+    points: NDArray[np.float32] | None,
+    loop: Loop | None,
 ) -> None:
     how = FrameJpeg()
     rects: list[Corners] = []
@@ -77,7 +89,8 @@ def _write(
 
     write_frames(folder, coded())
     corners = [[(a, b), ((a + c) // 2, d), (c, b)] for a, b, c, d in rects]
-    write_faces(folder, np.array(rects, np.int32), np.array(corners, np.float32))
+    landmarks = np.array(corners, np.float32) if points is None else points
+    write_faces(folder, np.array(rects, np.int32), landmarks)
     if pcm is not None:
         with wave.open(str(folder / "sound.wav"), "wb") as out:
             out.setparams((1, 2, SAMPLE_RATE, 0, "NONE", ""))
@@ -91,8 +104,8 @@ def _write(
             frame_height=height,
             frame_count=len(rects),
             jpeg=how,
-            loop=Loop(kind="pingpong", first=0, count=len(rects)),
-            points=3,
+            loop=loop or Loop(kind="pingpong", first=0, count=len(rects)),
+            points=landmarks.shape[1],
             detector="none",
             sound=pcm is not None,
             synthetic=said.synthetic,

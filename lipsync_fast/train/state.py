@@ -4,6 +4,7 @@
     state.pt            the last checkpoint: networks, optimisers, scaler, random numbers, step,
                         how long both logs were then, and which weights were the best so far
     best-STEP.pt        those weights
+    hearing.pt          the audio encoder tuned to the film's voice (the way that follows the sound)
     log.jsonl           a line for each step: its losses and its learning rate
     validation.jsonl    a line for each look at held-out frames
     validation.jpg      the held-out frames at the last look: target | output
@@ -35,8 +36,25 @@ from lipsync_fast.untrusted.pickles import check_checkpoint
 
 FORMAT = 1
 STATE, LOCK = "state.pt", "lock"
+HEARING = "hearing.pt"
 LOG, VALIDATION = "log.jsonl", "validation.jsonl"
 SHEET, BEST_SHEET = "validation.jpg", "best.jpg"
+
+
+class Follows(msgspec.Struct, frozen=True):
+    """How far a mouth follows the sound, over pictures from another moment.
+
+    Attributes:
+        r: the made opening's correlation with the filmed one, for sound that was not learnt from.
+        shut: part of the frames in silence whose mouth is shut.
+        sharpness: of the made mouth (variance of the Laplacian) against the film's.
+        seam: the step across the window's border against those beside it.
+    """
+
+    r: float
+    shut: float
+    sharpness: float
+    seam: float
 
 
 class Best(msgspec.Struct, frozen=True):
@@ -51,6 +69,20 @@ class Best(msgspec.Struct, frozen=True):
     step: int
     loss: float
     mouth: float
+    follows: Follows | None = None
+
+    def sentence(self) -> str:
+        """What is said of it."""
+        if self.follows is None:
+            return (
+                f"held-out frames differ by {self.loss:.2f} grey levels, {self.mouth:.2f} at the"
+                " mouth"
+            )
+        f = self.follows
+        return (
+            f"the mouth follows unheard sound with r {f.r:.2f}, is shut in {100 * f.shut:.0f}% of"
+            f" silence, and has {100 * f.sharpness:.0f}% of the film's sharpness"
+        )
 
     @property
     def file(self) -> str:
@@ -197,6 +229,14 @@ class Work:
             raise CheckpointError(f"{path}: cannot be read ({error})") from None
         return state
 
+    def tensors(self, name: str) -> dict[str, Any] | None:
+        """What ``save_tensors`` wrote under a name, or None where it is not there or damaged."""
+        try:
+            found = _loaded(self.folder / name)
+        except Exception:  # as in load; it is made anew
+            return None
+        return found if isinstance(found, dict) else None
+
     def losses(self) -> tuple[float, float]:
         """Mean pixel losses of the first and of the last twentieth of the log's steps."""
         with (self.folder / LOG).open("rb") as file:
@@ -227,7 +267,7 @@ class _Line(msgspec.Struct):
     pixel: float
 
 
-_OWN = {STATE, LOG, VALIDATION, SHEET, BEST_SHEET}
+_OWN = {HEARING, STATE, LOG, VALIDATION, SHEET, BEST_SHEET}
 
 
 def _best_step(name: str) -> int | None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from lipsync_fast.models.unet import UNet
 from lipsync_fast.provenance import jpeg_with_xmp, xmp_packet
 from lipsync_fast.train.data import Data, looked_at
 from lipsync_fast.train.losses import mouth
+from lipsync_fast.train.state import Best, Follows
 
 TILES, COLUMNS = 12, 4
 _GREY = 255
@@ -29,11 +31,22 @@ class Look:
         loss: mean absolute difference over the region, in grey levels.
         mouth: the same over the mouth.
         sheet: up to 12 of the frames as a JPEG, target left, output right.
+        follows: how far the mouth follows the sound, where that is measured.
     """
 
     loss: float
     mouth: float
     sheet: bytes
+    follows: Follows | None = None
+
+    def best(self, step: int) -> Best:
+        """As it is kept with the weights."""
+        return Best(step, self.loss, self.mouth, self.follows)
+
+    def numbers(self) -> dict[str, float]:
+        """A line of validation.jsonl, but for the step."""
+        seen = {} if self.follows is None else msgspec.structs.asdict(self.follows)
+        return {"loss": self.loss, "mouth": self.mouth, **seen}
 
 
 class Validation:

@@ -190,7 +190,6 @@ def test_the_command_asks_for_what_it_needs(folder: Path, tmp_path: Path) -> Non
     runner = CliRunner()
     for arguments, said in (
         (["avatar", "train"], "DIR is missing"),
-        (["avatar", "train", str(folder)], "--audio-encoder is missing"),
         (
             ["avatar", "train", str(folder), "--steps", "1", "--epochs", "1"],
             "cannot be given together",

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from lipsync_fast.errors import TrainingError
-from lipsync_fast.train.data import Data, Feed, Order, looked_at, split
+from lipsync_fast.train.data import Crops, Data, Feed, Order, looked_at, split
 
 REGION, SIDE = 224, 232
 
@@ -76,7 +76,7 @@ def test_too_few_frames_are_refused() -> None:
 
 
 def test_a_batch_is_what_the_reference_is_trained_on() -> None:
-    batch = Data(Pictures(60), Sound(), REGION).batch([(10, 20, 30)])
+    batch = Data(Crops(Pictures(60), REGION), Sound()).batch([(10, 20, 30)])
     image, target = batch.image[0], batch.target[0]
     blue, green, red = (np.float32(v) / np.float32(255) for v in (22, 21, 20))
     assert (image[0] == blue).all()
@@ -94,7 +94,7 @@ def test_a_batch_is_what_the_reference_is_trained_on() -> None:
 
 def test_crops_are_kept_within_a_budget() -> None:
     pictures = Pictures(60)
-    data = Data(pictures, Sound(), REGION, cache_bytes=10 * 3 * SIDE * SIDE)
+    data = Crops(pictures, REGION, cache_bytes=10 * 3 * SIDE * SIDE)
     for index in (*range(20), *range(10, 20)):
         data.crop(index)
     assert pictures.decoded == 20
@@ -103,8 +103,8 @@ def test_crops_are_kept_within_a_budget() -> None:
 
 
 def test_batches_come_in_order_from_many_threads() -> None:
-    data, order = Data(Pictures(60), Sound(), REGION), Order(range(60), 2, seed=1)
-    with Feed(data, order, 5, 12, workers=4) as feed:
+    data, order = Data(Crops(Pictures(60), REGION), Sound()), Order(range(60), 2, seed=1)
+    with Feed(lambda step: data.batch(order.step(step)), 5, 12, workers=4) as feed:
         for step in range(5, 12):
             wanted = data.batch(order.step(step))
             assert all(map(np.array_equal, feed.next(), wanted))

@@ -28,7 +28,7 @@ from dataset import WINDOW
 from motion import LIPS_Y, MOUTH
 from normless import REGION, reference_network
 from numpy.typing import NDArray
-from restore import packed_unet
+from restore import unet_of
 
 from lipsync_fast.audio.windows import AudioWindow
 from lipsync_fast.avatars.library import shipped_folder
@@ -115,9 +115,7 @@ def pack_again(path: pathlib.Path, encoder: pathlib.Path | None, unet: pathlib.P
     with AvatarPackage.open(folder) as package:
         manifest = json.loads(bytes(package.member("manifest.json")))
         moving = np.stack([package.mask(i) == 0 for i in range(package.manifest.frame_count)])
-        network = (
-            reference_network(packed_unet(package)) if unet is None else load_unet(unet, REGION)
-        )
+        network = reference_network(unet_of(package)) if unet is None else load_unet(unet, REGION)
     kept = np.stack([of_the_mouth(area) for area in moving])
     window = window_of(kept, REGION)
     image, decoder = export_unet(network, half=True, window=window)

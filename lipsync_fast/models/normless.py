@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The U-Net as it is trained on few frames: without batch norms, decoded only in a window (torch).
+
+A batch norm needs large batches and many of them. Here each convolution has a bias in its place;
+``reference_state`` gives the weights back in the family's form, with norms that change nothing. The
+two last stages, most of the work, run only on the window that the avatar shows.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from lipsync_fast.geometry import Rect
+from lipsync_fast.models.unet import DoubleConv, InvertedResidual, UNet
+
+NORM_EPSILON = 1e-5
+"""What a batch norm adds to the variance."""
+_LOGIT = 4.4
+"""_LOGIT (y - 0.5) is close to the logit of y."""
+_MARGIN = 5
+"""Rows around the window that its convolutions see in the stage before."""
+_PAIRS = (0, 1), (3, 4), (6, 7)
+"""An inverted residual's convolutions and the norms behind them."""
+
+
+def new_network(width: int, region: int) -> UNet:
+    """An untrained network without norms, which gives the picture back that it is shown."""
+    net = without_norms(UNet(width, region))
+    for module in net.modules():
+        if isinstance(module, InvertedResidual):
+            for conv, _ in _PAIRS:
+                gain = 2.0 if conv != 6 else 0.2 if module.residual else 1.0
+                _begin(module.conv[conv], gain)
+    _begin(net.audio_model.conv3, 2.0)
+    _begin(net.audio_model.conv5, 2.0)
+    return _pass_picture_through(net).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def without_norms(net: UNet) -> UNet:
+    """Fold each batch norm, as it is for inference, into the convolution before it."""
+    net.eval()
+    for module in net.modules():
+        if isinstance(module, InvertedResidual):
+            for conv, norm in _PAIRS:
+                module.conv[conv] = _fused(module.conv[conv], module.conv[norm])
+                module.conv[norm] = nn.Identity()
+    for number in ("3", "5"):
+        branch = net.audio_model
+        fused = _fused(getattr(branch, f"conv{number}"), getattr(branch, f"bn{number}"))
+        setattr(branch, f"conv{number}", fused)
+        setattr(branch, f"bn{number}", nn.Identity())
+    return net
+
+
+def _fused(conv: nn.Module, norm: nn.Module) -> nn.Conv2d:
+    if not isinstance(conv, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d):
+        raise TypeError("a network whose norms are folded already")
+    fused = fuse_conv_bn_eval(conv, norm)
+    return fused.requires_grad_(True)  # a new bias is taken for a constant otherwise
+
+
+def _begin(conv: nn.Module, gain: float) -> None:
+    """Random weights for the ReLU that follows, and no bias."""
+    weight, bias = conv.weight, conv.bias
+    if not isinstance(weight, Tensor) or not isinstance(bias, Tensor):
+        raise TypeError("a convolution without a bias")
+    nn.init.normal_(weight, 0, math.sqrt(gain / weight[0].numel()))
+    nn.init.zeros_(bias)
+
+
+@torch.no_grad()
+def _pass_picture_through(net: UNet) -> UNet:
+    """Make an untrained network give back the unmasked picture, so that it only learns changes.
+
+    The first block's channels 0..2 carry the picture (nothing in it is negative, so ReLU keeps
+    it), the last stage takes them from the skip, and the output is close to its logit. Networks
+    too narrow to have three channels to spare stay as they are.
+    """
+    if net.width < 8:
+        return net
+    for block, first in ((net.inc.inconv[0], 0), (_double(net.up5.conv, 0), net.width)):
+        expand, depthwise, project = (_conv(block, k) for k, _ in _PAIRS)
+        for conv in (expand, depthwise, project):
+            conv.weight[:3] = 0
+        for k in range(3):
+            expand.weight[k, first + k] = 1
+            depthwise.weight[k, 0, 1, 1] = 1
+            project.weight[k, k] = 1
+    _conv(_double(net.up5.conv, 1), 6).weight[:3] = 0
+    net.outc.conv.weight *= 0.3
+    net.outc.conv.weight[:, :3] = 0
+    for k in range(3):
+        net.outc.conv.weight[k, k] = _LOGIT
+    assert net.outc.conv.bias is not None
+    net.outc.conv.bias.fill_(-_LOGIT / 2)
+    return net
+
+
+def _double(block: DoubleConv, number: int) -> nn.Module:
+    return block.double_conv[number]
+
+
+def _conv(block: nn.Module, number: int) -> nn.Conv2d:
+    """One of an inverted residual's convolutions."""
+    assert isinstance(block, InvertedResidual)
+    conv = block.conv[number]
+    assert isinstance(conv, nn.Conv2d)
+    return conv
+
+
+def reference_state(state: dict[str, Tensor], width: int, region: int) -> dict[str, Tensor]:
+    """A normless network's weights under the family's names, with norms that change nothing.
+
+    A norm's bias takes over the bias of the convolution before it; its weight is 1, its mean 0,
+    and its variance such that it divides by 1.
+    """
+    out: dict[str, Tensor] = {}
+    for name, like in UNet(width, region).state_dict().items():
+        stem, _, leaf = name.rpartition(".")
+        head, _, number = stem.rpartition(".")
+        if name in state:
+            out[name] = state[name]
+        elif leaf == "bias" and number.isdigit():
+            out[name] = state[f"{head}.{int(number) - 1}.bias"]
+        else:
+            out[name] = _idle(leaf, like)
+    return out
+
+
+def _idle(leaf: str, like: Tensor) -> Tensor:
+    """What a norm that changes nothing has under a name."""
+    match leaf:
+        case "weight":
+            return torch.ones_like(like)
+        case "running_var":
+            return torch.full_like(like, 1 - NORM_EPSILON)
+        case _:
+            return torch.zeros_like(like)
+
+
+def reference_network(state: dict[str, Tensor], width: int, region: int) -> UNet:
+    """The family's network, for inference, with a normless one's weights."""
+    net = UNet(width, region).eval()
+    net.load_state_dict(reference_state(state, width, region))
+    return net
+
+
+def decode_window(
+    net: UNet, levels: tuple[Tensor, ...], audio: Tensor, window: Rect
+) -> tuple[Tensor, Tensor]:
+    """The audio half and the decoder of a normless network, in a window of the region.
+
+    Args:
+        net: the network.
+        levels: what ``net.encode_image`` returned for B pictures.
+        audio: B x 32 x 16 x 16.
+        window: in pixels of the region.
+
+    Returns:
+        The window, B x 3 x H x W in 0..1, and the audio branch's output. In the outermost three
+        pixels it lacks context that the whole network has, but at the region's own edge.
+    """
+    full, half, quarter, eighth, sixteenth, deepest = levels
+    heard = net.audio_model(audio)
+    x = net.fuse_conv(torch.cat([deepest, heard], 1))
+    x = net.up3(net.up2(net.up1(x, sixteenth), eighth), quarter)
+    side = net.region // 2
+    left, top, right, bottom = window.corners
+    y0, x0 = max(0, top // 2 - _MARGIN), max(0, left // 2 - _MARGIN)
+    y1, x1 = min(side, bottom // 2 + _MARGIN), min(side, right // 2 + _MARGIN)
+    up = upsample_window(x, side // 2, (0, 0), (y0, x0, y1, x1))
+    x = net.up4.conv(torch.cat([up, half[:, :, y0:y1, x0:x1]], 1))
+    up = upsample_window(x, side, (y0, x0), (top, left, bottom, right))
+    x = net.up5.conv(torch.cat([up, full[:, :, top:bottom, left:right]], 1))
+    return torch.sigmoid(net.outc(x).float()), heard
+
+
+def upsample_window(
+    x: Tensor, size: int, start: tuple[int, int], box: tuple[int, int, int, int]
+) -> Tensor:
+    """Rows and columns of the x2 bilinear upsampling (corners aligned) of a size x size map.
+
+    Args:
+        x: B x C x h x w, the map from (row, column) ``start`` on.
+        size: the whole map's.
+        start: see ``x``.
+        box: y0, x0, y1, x1 of the result.
+
+    Returns:
+        B x C x (y1 - y0) x (x1 - x0). As matrix products over channels that lie last: three times
+        as fast as picking rows and columns.
+    """
+    y0, x0, y1, x1 = box
+    batch, channels, height, width = x.shape
+    rows = _between(size, y0, y1, start[0], height).to(x)
+    columns = _between(size, x0, x1, start[1], width).to(x)
+    last = x.permute(0, 2, 3, 1)
+    made = rows @ last.reshape(batch, height, width * channels)
+    return (columns @ made.view(batch, y1 - y0, width, channels)).permute(0, 3, 1, 2)
+
+
+def _between(size: int, low: int, high: int, first: int, count: int) -> Tensor:
+    """Weights of ``count`` samples from ``first`` on for the upsampled samples low..high."""
+    position = torch.arange(low, high, dtype=torch.float64) * (size - 1) / (2 * size - 1)
+    left = position.floor().clamp(max=size - 2)
+    part = position - left
+    out = torch.zeros(high - low, count, dtype=torch.float64)
+    at = torch.arange(high - low)
+    out[at, left.long() - first] = 1 - part
+    out[at, left.long() - first + 1] += part
+    return out.float()

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Put together what a training learns from: a lesson of each of the two ways to learn.
+
+Hearing is learnt first and kept in the training's folder (``hearing.pt``), whole or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lipsync_fast.arrays import F32
+from lipsync_fast.avatars.library import AvatarLibrary
+from lipsync_fast.avatars.package import AvatarPackage
+from lipsync_fast.errors import AvatarNotFoundError, CheckpointError, TrainingError
+from lipsync_fast.geometry import Rect
+from lipsync_fast.models.checkpoints import load_unet
+from lipsync_fast.models.normless import new_network, reference_network, without_norms
+from lipsync_fast.models.packed import packed_encoder, packed_unet
+from lipsync_fast.models.unet import UNet
+from lipsync_fast.prepare.folder import PreparedAvatar
+from lipsync_fast.train.data import Crops, Data, Order, split
+from lipsync_fast.train.follow import FollowData, FollowLesson
+from lipsync_fast.train.hearing import (
+    Hearing,
+    Sounds,
+    Tuning,
+    features_of,
+    mel_of,
+    nearest_sounds,
+    sounds_to_choose_from,
+    told,
+)
+from lipsync_fast.train.look import FollowValidation, correlation
+from lipsync_fast.train.losses import Perceptual
+from lipsync_fast.train.mouths import Mouths
+from lipsync_fast.train.options import Options
+from lipsync_fast.train.progress import StepProgress
+from lipsync_fast.train.reference import Material, ReferenceLesson
+from lipsync_fast.train.sound import Encoder, extract_features
+from lipsync_fast.train.state import HEARING, Work
+from lipsync_fast.train.stopping import Stop
+from lipsync_fast.train.trainer import repeatable
+from lipsync_fast.train.validate import Validation
+
+SILENCE_ROWS = 160
+"""Two seconds of nothing, to know what silence sounds like."""
+
+
+@dataclass(frozen=True, slots=True)
+class Following:
+    """A lesson that follows the sound, and what packing needs of it.
+
+    Attributes:
+        lesson: it.
+        hearing: the tuned encoder.
+        mouths: of the film.
+        window: what is shown of the region.
+        silence: the audio block of silence.
+    """
+
+    lesson: FollowLesson
+    hearing: Hearing
+    mouths: Mouths
+    window: Rect
+    silence: F32
+
+
+def reference_lesson(
+    prepared: PreparedAvatar,
+    encoder: Encoder,
+    options: Options,
+    weights: Path | None,
+    perceptual: Perceptual | None,
+) -> ReferenceLesson:
+    """SyncTalk_2D's way.
+
+    Raises:
+        TrainingError: the sound or the options do not do.
+        CheckpointError: weights are no such thing.
+    """
+    learnt, held = split(len(prepared))
+    features = extract_features(
+        encoder, sound_of(prepared), len(prepared), options.audio, options.threads
+    )
+    data = Data(Crops(prepared, options.region), features)
+    start = None
+    if weights is not None:
+        net = load_unet(weights, options.region)
+        if net.width != options.width:
+            raise CheckpointError(f"{weights}: is of width {net.width}, --width is {options.width}")
+        start = net.state_dict()
+    validation = Validation(data, held, options.batch, prepared.manifest.synthetic)
+    order = Order(learnt, options.batch, options.seed)
+    return ReferenceLesson(options, Material(data, order, validation, start, perceptual))
+
+
+def following(
+    prepared: PreparedAvatar,
+    encoder: Encoder,
+    options: Options,
+    weights: str,
+    perceptual: Perceptual | None,
+    work: Work,
+    key: str,
+    progress: StepProgress,
+) -> Following:
+    """The way that follows the sound; learns to hear first, where that was not done yet.
+
+    Args:
+        weights: a checkpoint, or the name or path of an avatar, to begin with; empty: a new
+            network, which gives the picture back. (Begun with another face's network, the first
+            hundred steps go into forgetting its skin.)
+        key: hash of all that is learnt from.
+
+    Raises:
+        TrainingError: the sound, the landmarks or the options do not do.
+        CheckpointError: weights are no such thing.
+        KeyboardInterrupt, SystemExit: a signal came; hearing is begun anew next time.
+    """
+    learnt, held = split(len(prepared))
+    device = torch.device(options.device)
+    rects = [prepared.rect(i) for i in range(len(prepared))]
+    mouths = Mouths(prepared.landmarks, rects, options.region, learnt)
+    mel = mel_of(sound_of(prepared))
+    hearing = _hearing(encoder, mel, mouths, options, work, key, progress).to(device)
+    with repeatable(options):
+        pool, heard = sounds_to_choose_from(
+            hearing, mel, _parts(learnt), options.audio, options.seed
+        )
+        nearest = nearest_sounds(hearing, heard, mouths.measures)
+        features = features_of(hearing.encoder, mel, device)
+        film = Sounds([features], options.audio)
+        there = [i for i in held if np.isfinite(mouths.opening[i])]
+        r = correlation(told(hearing.head, features)[there, 0], mouths.opening[there])
+        progress.say(f"the tuned ear foretells the opening of held-out frames with r {r:.2f}")
+        quiet = np.full((SILENCE_ROWS, mel.shape[1]), -4, np.float32)
+        silence = Sounds([features_of(hearing.encoder, quiet, device)], options.audio)
+    crops = Crops(prepared, options.region)
+    window = mouths.window(options.region)
+    data = FollowData(crops, mouths, pool, nearest, window, options.batch, options.seed)
+    still = silence.block(len(silence) // 2)
+    like = reference_network(
+        new_network(options.width, options.region).state_dict(), options.width, options.region
+    )
+    validation = FollowValidation(prepared, crops, mouths, held, film, still, window, like)
+    start = _start(weights, options)
+    lesson = FollowLesson(options, data, hearing, validation, start, perceptual)
+    return Following(lesson, hearing, mouths, window, still)
+
+
+def sound_of(prepared: PreparedAvatar) -> NDArray[np.int16]:
+    """The film's sound.
+
+    Raises:
+        TrainingError: it has none.
+    """
+    sound = prepared.sound()
+    if sound is None:
+        raise TrainingError(
+            f"{prepared.path}: the video has no sound; nothing can be learnt from it"
+        )
+    return sound
+
+
+def _parts(learnt: Sequence[int]) -> list[tuple[int, int]]:
+    """First frames and ends of what follows each other."""
+    at = np.array(learnt)
+    cuts = np.flatnonzero(np.diff(at) > 1) + 1
+    return [(int(p[0]), int(p[-1]) + 1) for p in np.split(at, cuts)]
+
+
+def _hearing(
+    encoder: Encoder,
+    mel: F32,
+    mouths: Mouths,
+    options: Options,
+    work: Work,
+    key: str,
+    progress: StepProgress,
+) -> Hearing:
+    """The tuned encoder, from the training's folder or made."""
+    former = work.tensors(HEARING)
+    if former is not None and former.get("key") == key:
+        return Hearing.restored(former["hearing"])
+    net = packed_encoder(encoder.onnx, encoder.source)
+    torch.manual_seed(options.seed)
+    with Stop() as stop, repeatable(options):
+        tuning = Tuning(
+            net, mel, mouths, torch.device(options.device), options.seed, options.hearing
+        )
+        progress.say(
+            "what can be heard of the mouth, by parts of the film that were not heard before:"
+            f" opening r {tuning.kernel.hearable[0]:.2f}, width {tuning.kernel.hearable[1]:.2f}"
+        )
+        for step in range(options.hearing):
+            loss = tuning.step(step)
+            progress.step(step + 1, options.hearing, loss, "learns to hear: ")
+            if stop.signal is not None:
+                raise Stop.reason(stop.signal)
+        hearing = tuning.done()
+    progress.clear()
+    progress.resting()
+    work.save_tensors(HEARING, {"key": key, "hearing": hearing.state()})
+    return hearing
+
+
+def _start(weights: str, options: Options) -> UNet:
+    """The normless network to begin with."""
+    torch.manual_seed(options.seed)
+    if not weights:
+        return new_network(options.width, options.region)
+    path = Path(weights)
+    if path.is_file() and path.suffix != ".lsa":
+        net = load_unet(path, options.region)
+        if net.width != options.width:
+            raise CheckpointError(f"{weights}: is of width {net.width}, --width is {options.width}")
+        return without_norms(net).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    try:
+        found = AvatarLibrary(()).find(weights)
+    except AvatarNotFoundError:
+        raise TrainingError(
+            f"--weights {weights}: neither a checkpoint (.pth) nor an avatar"
+        ) from None
+    with AvatarPackage.open(found) as package:
+        m = package.manifest
+        if m.family != "synctalk2d" or (m.width, m.region) != (options.width, options.region):
+            raise CheckpointError(
+                f"--weights {weights}: its network is of width {m.width} and region {m.region},"
+                f" not {options.width} and {options.region}; give --width and --region"
+            )
+        return _unet_of(package)
+
+
+def _unet_of(package: AvatarPackage) -> UNet:
+    m = package.manifest
+    image, decoder = (bytes(package.network(name)) for name in ("image", "decoder"))
+    return packed_unet(image, decoder, m.width, m.region, str(package.path))

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a step that follows the sound sees: nothing in its picture tells the mouth to be made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from films import FRAMES, RECT, film, meshes, openings
+
+from lipsync_fast.geometry import Rect
+from lipsync_fast.prepare.folder import PreparedAvatar
+from lipsync_fast.train.data import Crops, split
+from lipsync_fast.train.follow import FADE, FollowData, edge_of, faded, picture_loss
+from lipsync_fast.train.hearing import NEAREST
+from lipsync_fast.train.look import laplacian, seam, with_window
+from lipsync_fast.train.mouths import Mouths
+
+REGION = 224
+
+
+class Numbered:
+    """Sounds whose blocks say which they are."""
+
+    def __len__(self) -> int:
+        return 4 * FRAMES
+
+    def block(self, index: int) -> np.ndarray:
+        return np.full((32, 16, 16), index, np.float32)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return film(tmp_path_factory.mktemp("films") / "film")
+
+
+@pytest.fixture(scope="module")
+def mouths() -> Mouths:
+    return Mouths(meshes(openings()), [RECT] * FRAMES, REGION, split(FRAMES)[0])
+
+
+@pytest.fixture
+def data(folder: Path, mouths: Mouths) -> FollowData:
+    prepared = PreparedAvatar.open(folder)
+    nearest = np.repeat(np.arange(FRAMES, dtype=np.int32)[:, None], NEAREST, 1)
+    window = mouths.window(REGION)
+    return FollowData(Crops(prepared, REGION), mouths, Numbered(), nearest, window, 6, seed=5)  # type: ignore[arg-type]
+
+
+def test_a_batch(data: FollowData, mouths: Mouths) -> None:
+    batch = data.batch(3)
+    box = data.window
+    assert batch.image.shape == (2, 6, REGION, REGION)
+    assert batch.target.shape == (6, 3, box.height, box.width)
+    assert batch.weight.shape == (6, 1, box.height, box.width)
+    assert batch.audio.shape == (6, 32, 16, 16)
+    assert {a.dtype for a in batch} == {np.dtype(np.float32)}
+    frames = batch.audio[:, 0, 0, 0].astype(int)
+    assert set(frames.tolist()) <= set(mouths.usable.tolist())
+    np.testing.assert_array_equal(batch.measures, mouths.measures[frames])
+    assert all(map(np.array_equal, batch, data.batch(3)))
+    assert not np.array_equal(batch.audio, data.batch(4).audio)
+
+
+def test_the_picture_is_one_and_mostly_shut_whatever_mouths_shall_come_out(
+    data: FollowData, mouths: Mouths
+) -> None:
+    box = data.window
+    dark, wanted = [], []
+    for step in range(40):
+        batch = data.batch(step)
+        own = batch.image[:, :3, box.y : box.bottom, box.x : box.right]
+        dark += [float((picture < 0.2).mean()) for picture in own]
+        wanted += [float((target < 0.2).mean()) for target in batch.target]
+        for k, target in enumerate(batch.target):  # its edge is the picture's own
+            np.testing.assert_allclose(target[:, 0], own[k // 3][:, 0], atol=0.01)
+            np.testing.assert_allclose(target[:, :, -1], own[k // 3][:, :, -1], atol=0.01)
+    assert np.mean(np.array(dark) < 0.02) > 0.6
+    assert np.mean(np.array(wanted) > 0.02) > 0.5
+
+
+def test_a_frame_laid_over_itself_is_itself(data: FollowData) -> None:
+    box = data.window
+    crop = data.crops.crop(60)[4:-4, 4:-4, ::-1].astype(np.float32) / 255
+    made = data.laid_over(60, 60).numpy().transpose(1, 2, 0)
+    np.testing.assert_allclose(made, crop[box.slices], atol=0.01)
+
+
+def test_a_mouth_is_laid_where_the_other_head_has_its_own(data: FollowData) -> None:
+    open_ = openings()
+    wide = int(np.argmax(open_[:60]))
+    onto = 12
+    assert open_[onto] == 0
+    lips, face = data.parts(wide, onto)
+    dark = data.laid_over(wide, onto).numpy().max(0) < 0.25
+    assert dark.sum() > 100
+    assert (lips.numpy()[dark] > 0.5).mean() > 0.9
+    assert 0 <= float(face.min()) <= float(face.max()) <= 1
+    assert float(lips.mean()) < 0.6
+
+
+def test_fading_and_edges(data: FollowData) -> None:
+    soft, edge = faded(data.window), edge_of(data.window)
+    assert soft.shape == edge.shape == (data.window.height, data.window.width)
+    assert float(soft[0].max()) < 0.15
+    assert float(soft[2 * FADE : -2 * FADE, 2 * FADE : -2 * FADE].min()) == pytest.approx(1)
+    assert float(edge[0].min()) == float(edge[:, -1].min()) == 1
+    assert float(edge[6:-6, 6:-6].max()) == 0
+
+
+def test_loss_counts_lips_more_and_edges_most() -> None:
+    goal, before = torch.full((1, 3, 40, 60), 0.5), torch.full((1, 3, 40, 60), 0.5)
+    weight = torch.full((1, 1, 40, 60), 0.5)
+    weight[..., 15:25, 20:40] = 4.5
+    edge = torch.zeros(40, 60)
+    edge[:4] = 1
+
+    def of(rows: slice, columns: slice) -> float:
+        made = goal.clone()
+        made[:, :, rows, columns] += 0.1
+        return float(picture_loss(made, goal, before, weight, edge))
+
+    assert float(picture_loss(goal, goal, before, weight, edge)) == 0
+    lips, cheek = of(slice(18, 22), slice(25, 35)), of(slice(30, 34), slice(25, 35))
+    top = of(slice(0, 4), slice(25, 35))
+    assert lips > 3 * cheek > 0
+    assert top > 2 * cheek
+
+
+def test_seams_and_sharpness_are_measured() -> None:
+    rng = np.random.default_rng(3)
+    crop = rng.integers(90, 160, (232, 232, 3)).astype(np.uint8)
+    window = Rect(60, 60, 100, 80)
+    region = np.ascontiguousarray(crop[4:-4, 4:-4, ::-1].transpose(2, 0, 1)) / np.float32(255)
+    same = with_window(crop, region.astype(np.float32), window)
+    assert np.abs(same.astype(int) - crop).max() <= 1
+    assert seam(same, window) == pytest.approx(1, abs=0.15)
+    brighter = with_window(crop, np.clip(region + 0.3, 0, 1).astype(np.float32), window)
+    assert seam(brighter, window) > 1.5
+    smooth = np.full((50, 50, 3), 120, np.uint8)
+    assert laplacian(smooth).var() == 0 < laplacian(crop).var()

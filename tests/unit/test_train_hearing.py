@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What of a mouth can be heard, and which sounds are heard as which mouth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from films import FRAMES, RECT, meshes, openings, pcm
+
+from lipsync_fast.audio.windows import AudioWindow
+from lipsync_fast.avatars.package import AvatarPackage
+from lipsync_fast.models.audio_encoder import AudioEncoder
+from lipsync_fast.models.packed import packed_encoder
+from lipsync_fast.train.data import split
+from lipsync_fast.train.hearing import (
+    Hearing,
+    Kernel,
+    Sounds,
+    Tuning,
+    features_of,
+    mel_of,
+    nearest_sounds,
+    roughened,
+    sounds_to_choose_from,
+    told,
+    variant,
+)
+from lipsync_fast.train.mouths import MEASURES, Mouths
+from lipsync_fast.train.sound import Encoder, extract_features
+
+CPU = torch.device("cpu")
+WINDOW = AudioWindow(before=14, after=2)
+
+
+@pytest.fixture(scope="module")
+def graph(tiny_avatar: Path) -> bytes:
+    with AvatarPackage.open(tiny_avatar) as package:
+        return bytes(package.network("audio_encoder"))
+
+
+@pytest.fixture
+def encoder(graph: bytes) -> AudioEncoder:
+    return packed_encoder(graph, "tiny")
+
+
+@pytest.fixture(scope="module")
+def mouths() -> Mouths:
+    return Mouths(meshes(openings()), [RECT] * FRAMES, 224, split(FRAMES)[0])
+
+
+def windows_of(count: int, seed: int) -> np.ndarray:
+    """Mel windows of some loudness each."""
+    rng = np.random.default_rng(seed)
+    level = rng.uniform(-2, 2, (count, 1, 1))
+    return (level + 0.3 * rng.standard_normal((count, 16, 80))).astype(np.float32)
+
+
+def test_a_kernel_machine_foretells_what_it_has_not_seen() -> None:
+    rng = np.random.default_rng(0)
+    seen, unseen = windows_of(200, 1), windows_of(50, 2)
+    wanted = seen.mean((1, 2))
+    measures = np.zeros((200, MEASURES), np.float32)
+    measures[:, 0] = wanted / wanted.std()
+    measures[:, 1] = rng.standard_normal(200)
+    shut = np.full(MEASURES, -3, np.float32)
+    kernel = Kernel(seen, measures, shut, rng)
+    made = kernel(unseen)
+    assert np.corrcoef(made[:, 0], unseen.mean((1, 2)))[0, 1] > 0.95
+    assert kernel.hearable[0] > 0.95
+    assert kernel.hearable[1] < 0.3
+    assert 1 <= kernel.gain[0] < 1.2 < kernel.gain[1] <= 2
+    quiet = np.full((1, 16, 80), -3.6, np.float32)
+    np.testing.assert_allclose(kernel(quiet)[0], shut, atol=0.3)
+
+
+def test_features_and_blocks_are_those_of_an_avatar(graph: bytes, encoder: AudioEncoder) -> None:
+    sound = pcm(openings(40, 5))
+    heard = extract_features(Encoder(graph, "tiny"), sound, 40, WINDOW, 1)
+    mine = Sounds([features_of(encoder, mel_of(sound), CPU)], WINDOW)
+    for frame in range(36):  # the last ones see what is behind the sound
+        np.testing.assert_allclose(mine.block(frame), heard.block(frame), atol=1e-3)
+
+
+def test_tuning_learns_what_the_kernel_machine_knows(encoder: AudioEncoder, mouths: Mouths) -> None:
+    tuning = Tuning(encoder, mel_of(pcm(openings())), mouths, CPU, seed=3, steps=12)
+    assert tuning.kernel.hearable[0] > 0.7
+    first = [tuning.step(k) for k in range(12)]
+    assert np.mean(first[-3:]) < 0.8 * np.mean(first[:3])
+    hearing = tuning.done()
+    back = Hearing.restored(saved(hearing.state()))
+    for name in ("hearable", "gain", "told_mean", "shut"):
+        np.testing.assert_array_equal(getattr(back, name), getattr(hearing, name))
+    mel = mel_of(pcm(openings(20, 2)))
+    np.testing.assert_array_equal(
+        features_of(back.encoder, mel, CPU), features_of(hearing.encoder, mel, CPU)
+    )
+
+
+def saved(state: dict[str, object]) -> dict[str, dict[str, torch.Tensor]]:
+    """Through a file and back."""
+    import io
+
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=True)  # type: ignore[no-any-return]
+
+
+def test_each_mouth_gets_sounds_in_which_it_is_heard(encoder: AudioEncoder, mouths: Mouths) -> None:
+    torch.manual_seed(0)
+    mel = mel_of(pcm(openings()))
+    ones = np.ones(MEASURES, np.float32)
+    hearing = Hearing(encoder, torch.nn.Linear(512, MEASURES), ones, ones, 0 * ones, -ones)
+    sounds, heard = sounds_to_choose_from(hearing, mel, [(0, 60), (72, 150)], WINDOW, seed=1)
+    assert len(sounds) == len(heard)
+    assert len(sounds) > 3 * FRAMES
+    nearest = nearest_sounds(hearing, heard, heard[[5, 200, 330]])
+    for number, row in zip((5, 200, 330), nearest, strict=True):  # others may be just as near
+        apart = np.square(heard[row] - heard[number]).sum(1)
+        others = np.square(heard - heard[number]).sum(1)
+        assert apart.max() <= np.sort(others)[4] + 1e-3
+    assert sounds.block(int(nearest[0, 0])).shape == (32, 16, 16)
+    assert told(hearing.head, features_of(encoder, mel, CPU)).shape == (FRAMES, MEASURES)
+
+
+def test_what_cannot_be_heard_does_not_count(encoder: AudioEncoder) -> None:
+    ones = np.ones(MEASURES, np.float32)
+    deaf = np.zeros(MEASURES, np.float32)
+    deaf[0] = 1
+    hearing = Hearing(encoder, torch.nn.Linear(512, MEASURES), deaf, ones, 0 * ones, ones)
+    heard = np.zeros((60, MEASURES), np.float32)
+    heard[:, 0] = np.linspace(-2, 2, 60)
+    heard[:, 1:] = np.random.default_rng(0).standard_normal((60, MEASURES - 1))
+    wanted = np.full((1, MEASURES), 3, np.float32)
+    wanted[0, 0] = 0
+    assert np.abs(heard[nearest_sounds(hearing, heard, wanted)[0], 0]).max() < 0.2
+
+
+def test_roughened_windows_and_variants_stay_in_range() -> None:
+    rng = np.random.default_rng(2)
+    mel = windows_of(1, 5)[0]
+    for _ in range(60):
+        made = roughened(mel, rng)
+        assert made.shape == mel.shape
+        assert made.dtype == np.float32
+        assert np.abs(made).max() < 6
+    long = np.repeat(mel, 20, 0)
+    lengths = {len(variant(long, rng)) for _ in range(8)}
+    assert len(lengths) > 3
+    assert all(0.78 * len(long) < n < 1.27 * len(long) for n in lengths)

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The U-Net without norms: the same pictures, whole or in a window, and back in its own form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from lipsync_fast.avatars.package import AvatarPackage
+from lipsync_fast.errors import CheckpointError
+from lipsync_fast.geometry import Rect
+from lipsync_fast.models.export import export_audio_encoder, export_unet
+from lipsync_fast.models.normless import (
+    decode_window,
+    new_network,
+    reference_network,
+    without_norms,
+)
+from lipsync_fast.models.packed import constants, packed_encoder, packed_unet
+from lipsync_fast.models.unet import UNet
+
+REGION = 224
+
+
+def trained(width: int = 2) -> UNet:
+    """A network whose norms do something."""
+    torch.manual_seed(3)
+    net = UNet(width, REGION).eval()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, 0, 0.1)  # type: ignore[arg-type]
+            nn.init.uniform_(module.running_var, 0.5, 2)  # type: ignore[arg-type]
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0, 0.1)
+    return net
+
+
+@pytest.fixture
+def inputs() -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(4)
+    return torch.rand(2, 6, REGION, REGION), torch.rand(2, 32, 16, 16)
+
+
+def test_norms_are_folded_and_come_back(inputs: tuple[torch.Tensor, torch.Tensor]) -> None:
+    with torch.no_grad():
+        wanted = trained()(*inputs)
+        net = without_norms(trained())
+        assert not any(isinstance(m, nn.BatchNorm2d) for m in net.modules())
+        torch.testing.assert_close(net(*inputs), wanted, rtol=0, atol=1e-5)
+        again = reference_network(net.state_dict(), 2, REGION)
+        torch.testing.assert_close(again(*inputs), wanted, rtol=0, atol=1e-5)
+    with pytest.raises(TypeError, match="folded already"):
+        without_norms(net)
+
+
+@pytest.mark.parametrize("window", [Rect(40, 30, 120, 100), Rect(0, 0, REGION, REGION)])
+def test_a_window_is_what_the_whole_has_there(
+    window: Rect, inputs: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    net = without_norms(trained())
+    with torch.no_grad():
+        whole = net(*inputs)[(..., *window.slices)]
+        made, heard = decode_window(net, net.encode_image(inputs[0]), inputs[1], window)
+        inner = np_s(3)
+        torch.testing.assert_close(made[inner], whole[inner], rtol=0, atol=1e-5)
+        torch.testing.assert_close(heard, net.audio_model(inputs[1]))
+
+
+def np_s(margin: int) -> tuple[slice, slice, slice, slice]:
+    """All but the outermost pixels."""
+    inner = slice(margin, -margin)
+    return slice(None), slice(None), inner, inner
+
+
+def test_gradients_of_a_window_are_those_of_the_whole(
+    inputs: tuple[torch.Tensor, torch.Tensor],
+) -> None:
+    window = Rect(0, 0, REGION, REGION)
+    nets = [without_norms(trained()) for _ in range(2)]
+    nets[0](*inputs).square().sum().backward()
+    decode_window(nets[1], nets[1].encode_image(inputs[0]), inputs[1], window)[
+        0
+    ].square().sum().backward()
+    for one, other in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        assert one.grad is not None
+        assert other.grad is not None
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-4)
+
+
+def test_a_new_network_gives_the_picture_back() -> None:
+    torch.manual_seed(1)
+    image = torch.rand(1, 6, 256, 256)
+    with torch.no_grad():
+        made = new_network(16, 256)(image, torch.rand(1, 32, 16, 16))
+    assert (made - image[:, :3]).abs().mean() < 0.05
+    assert new_network(2, REGION).width == 2
+
+
+def test_networks_come_back_out_of_a_package(
+    tiny_avatar: Path, inputs: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    with AvatarPackage.open(tiny_avatar) as package:
+        m = package.manifest
+        graphs = [bytes(package.network(n)) for n in ("image", "decoder", "audio_encoder")]
+    net = packed_unet(graphs[0], graphs[1], m.width, m.region, "tiny")
+    again = export_unet(reference_network(net.state_dict(), m.width, m.region))
+    for graph, made in zip(graphs[:2], again, strict=True):
+        have, want = constants(made), constants(graph)
+        assert have.keys() == want.keys()
+        for name, value in want.items():
+            torch.testing.assert_close(
+                torch.from_numpy(have[name].copy()),
+                torch.from_numpy(value.copy()),
+                rtol=1e-4,
+                atol=1e-5,
+            )
+    encoder = packed_encoder(graphs[2], "tiny")
+    have, want = constants(export_audio_encoder(encoder)), constants(graphs[2])
+    for name, value in want.items():
+        torch.testing.assert_close(
+            torch.from_numpy(have[name].copy()),
+            torch.from_numpy(value.copy()),
+            rtol=1e-4,
+            atol=1e-5,
+        )
+
+
+def test_graphs_of_others_are_refused(tiny_avatar: Path) -> None:
+    with AvatarPackage.open(tiny_avatar) as package:
+        m = package.manifest
+        image, encoder = (bytes(package.network(n)) for n in ("image", "audio_encoder"))
+    with pytest.raises(CheckpointError, match="other weights than lipsync-fast writes"):
+        packed_unet(image, image, m.width, m.region, "tiny")
+    with pytest.raises(CheckpointError, match="other weights than lipsync-fast writes"):
+        packed_encoder(image, "tiny")
+    assert encoder
