@@ -98,7 +98,9 @@ def train(
     after: Annotated[
         int | None,
         typer.Option(
-            min=2, max=8, help="The look-ahead: 8 is 452.5 ms (default), 2 is 212.5 ms (follow)."
+            min=2,
+            max=8,
+            help="The look-ahead: 8 is 452.5 ms, 2 is 212.5 ms (default: 8; follow: 2).",
         ),
     ] = None,
     hearing_steps: Annotated[
