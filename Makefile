@@ -50,8 +50,6 @@ demo: $(VENV)/.core
 # have the machine to themselves after that.
 WORKERS ?= $(shell nproc)
 TOGETHER := $(BIN)/pytest --dist loadfile --no-loadscope-reorder
-# Of all tests many wait for processes that they have started, so half as many again share them.
-ALL_WORKERS ?= $(shell expr $(WORKERS) + $(WORKERS) / 2)
 # Test files are compiled once, whatever the environment says: pytest's rewriting of their assertions
 # takes some ten seconds otherwise, in each process that runs them.
 quick test: export PYTHONDONTWRITEBYTECODE :=
@@ -67,7 +65,7 @@ test: $(VENV)/.test
 	@mkdir -p build
 	@failed=0; \
 	$(BESIDE) > build/native-test.log 2>&1 & native=$$!; \
-	$(TOGETHER) -n $(ALL_WORKERS) -m "not clock" || failed=1; \
+	$(TOGETHER) -n $(WORKERS) -m "not clock" || failed=1; \
 	wait $$native || failed=1; cat build/native-test.log; \
 	$(BIN)/pytest -m clock $(CLOCKED) || failed=1; \
 	exit $$failed

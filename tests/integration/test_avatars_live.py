@@ -356,8 +356,11 @@ async def test_nothing_grows(server: LocalServer, tiny_avatar: Path, folder: Pat
     """Twelve rounds under two sessions that speak: descriptors are what they were."""
 
     def descriptors() -> dict[str, int]:
-        status = server.status()
-        assert all(len(a.engines) == 2 for a in status.avatars if a.version), status.avatars
+        end, status = time.monotonic() + 30, server.status()
+        while not all(len(a.engines) == 2 for a in status.avatars if a.version):
+            assert time.monotonic() < end, status.avatars
+            time.sleep(0.1)
+            status = server.status()
         children = [*status.engines, *status.fronts]
         pids = {c.name: c.pid for c in children} | {"supervisor": status.pid}
         return {name: open_fds(pid) for name, pid in pids.items()}
