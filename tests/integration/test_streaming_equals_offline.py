@@ -156,11 +156,15 @@ def test_live_frames_are_render_s_over_the_same_pictures(
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(speak, session, sound)
                 _, events = await utterance(session, 1)
-            got.extend(spoken(events))
+            got[:] = spoken(events)
 
-    stream()
-    assert len(got) == 25
-    fresh = [(k, frame) for k, frame in enumerate(got) if not frame.repeated]
+    fresh: list[tuple[int, VideoFrame]] = []
+    for _ in range(4):  # a slow machine is in time once it has seen the avatar's pictures
+        stream()
+        assert len(got) == 25
+        fresh = [(k, frame) for k, frame in enumerate(got) if not frame.repeated]
+        if len(fresh) > 12:
+            break
     assert len(fresh) > 12, "too many frames were late to say anything"
     start = next(
         s
