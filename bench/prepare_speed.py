@@ -24,10 +24,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from prepared_avatars import write_video
 
 from lipsync_fast.avatars.jpeg import encode_image
 from lipsync_fast.avatars.library import shipped_folder
@@ -55,29 +55,15 @@ def cut_out(picture: NDArray[np.uint8], middle: tuple[int, int], side: int) -> N
 
 def film(path: Path, frames: int, side: int) -> None:
     """The demo avatar, there and back, with a tone."""
-    with AvatarPackage.open(shipped_folder() / "demo.lsa") as package, av.open(path, "w") as file:
-        stream = file.add_stream("libx264", rate=25, options={"preset": "medium", "crf": "20"})
-        stream.width = stream.height = side
-        stream.pix_fmt = "yuv420p"
-        audio = file.add_stream("aac", rate=16_000)
-        audio.layout = "mono"
+    times = np.arange(640 * frames) / 16_000
+    tone = np.round(8000 * np.sin(2 * np.pi * 220 * times)).astype(np.int16)
+    with AvatarPackage.open(shipped_folder() / "demo.lsa") as package:
         x1, y1, x2, y2 = package.rect(0).corners
         last = package.manifest.frame_count - 1
-        for i in range(frames):
-            k = last - abs(last - i % (2 * last)) if last else 0
-            part = cut_out(package.picture(k), ((x1 + x2) // 2, (y1 + y2) // 2 - 40), side)
-            frame = av.VideoFrame.from_ndarray(part, format="rgb24")
-            file.mux(stream.encode(frame))
-        file.mux(stream.encode())
-        times = np.arange(640 * frames) / 16_000
-        tone = np.round(8000 * np.sin(2 * np.pi * 220 * times)).astype(np.int16)
-        for start in range(0, len(tone), 1024):
-            piece = av.AudioFrame.from_ndarray(
-                tone[None, start : start + 1024], format="s16", layout="mono"
-            )
-            piece.sample_rate, piece.pts = 16_000, start
-            file.mux(audio.encode(piece))
-        file.mux(audio.encode())
+        there_and_back = (last - abs(last - i % (2 * last)) if last else 0 for i in range(frames))
+        middle = (x1 + x2) // 2, (y1 + y2) // 2 - 40
+        parts = (cut_out(package.picture(k), middle, side) for k in there_and_back)
+        write_video(path, parts, (side, side), tone, crf=20)
 
 
 def children_s() -> float:

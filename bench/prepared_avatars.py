@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ def write_videos(folder: Path) -> list[str]:
             pictures, points = _seen(demo, number)
             from_sample = number * FRAME_SAMPLES * 5
             pcm = np.resize(sound[from_sample:], FRAMES * FRAME_SAMPLES)
-            _write_video(folder / f"{name}.mp4", pictures, pcm)
+            write_video(folder / f"{name}.mp4", pictures, SIZE, pcm)
             np.save(folder / "found" / f"{name}.npy", points)
             names.append(f"{name}.mp4")
     broken = folder / names[BROKEN]
@@ -99,12 +99,19 @@ def _seen(demo: AvatarPackage, number: int) -> tuple[list[Rgb], NDArray[np.float
     return pictures, points.transpose(2, 0, 1)
 
 
-def _write_video(path: Path, pictures: list[Rgb], pcm: NDArray[np.int16]) -> None:
+def write_video(
+    path: Path,
+    pictures: Iterable[Rgb],
+    size: tuple[int, int],
+    pcm: NDArray[np.int16],
+    crf: int = 16,
+) -> None:
+    """Pictures of that width and height, 25 a second, as H.264, and sound at 16 kHz as AAC."""
     with av.open(f"file:{path}", "w") as file:
         video = file.add_stream("libx264", rate=25)
-        video.width, video.height = SIZE
+        video.width, video.height = size
         video.pix_fmt = "yuv420p"
-        video.options = {"crf": "16"}
+        video.options = {"crf": str(crf)}
         audio = file.add_stream("aac", rate=16_000)
         audio.layout = "mono"
         for picture in pictures:

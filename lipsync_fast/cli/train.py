@@ -195,7 +195,8 @@ def train(
         )
     )
     if not quiet:
-        say(f"trained: {one_line(result.path)} (best at step {result.best.step}: {result.said})")
+        best = result.best
+        say(f"trained: {one_line(result.path)} (best at step {best.step}: {best.sentence()})")
         say(f"try: lipsync-fast render SPEECH.wav -o out.mp4 --avatar {one_line(result.path)}")
     if json:
         _write_json(result)

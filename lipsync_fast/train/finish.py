@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from lipsync_fast import _native
 from lipsync_fast.audio.windows import AudioWindow
 from lipsync_fast.avatars.manifest import Window
 from lipsync_fast.families.synctalk2d import REGION_BORDER
@@ -21,7 +20,7 @@ from lipsync_fast.models.export import export_audio_encoder, export_unet
 from lipsync_fast.models.unet import UNet
 from lipsync_fast.prepare.folder import PreparedAvatar, pack_prepared
 from lipsync_fast.prepare.request import printable
-from lipsync_fast.train.look import with_window
+from lipsync_fast.train.look import with_mouths
 from lipsync_fast.train.options import Options
 from lipsync_fast.train.progress import StepProgress
 from lipsync_fast.train.sound import Encoder
@@ -147,17 +146,14 @@ class Shutting:
         self, prepared: PreparedAvatar, net: UNet, window: Rect, silence: NDArray[np.float32]
     ) -> None:
         self._prepared, self._net, self._window = prepared, net, window
-        self._silence = torch.from_numpy(silence)[None]
+        self._silence = silence[None]
 
-    @torch.no_grad()
     def __call__(self, index: int) -> NDArray[np.uint8]:
         """A frame, H x W x 3 uint8 RGB."""
         picture = self._prepared.picture(index).copy()
         rect = self._prepared.rect(index)
         crop = self._prepared.crop(index, self._net.region + 2 * REGION_BORDER)
-        image = torch.from_numpy(_native.region_input(crop, REGION_BORDER))[None]
-        made = self._net(image, self._silence)[0].numpy()
-        shut = with_window(crop, made, self._window)
+        (shut,) = with_mouths(self._net, [crop], self._silence, self._window, torch.device("cpu"))
         width, height = rect.size
         scaled = Image.fromarray(shut).resize((width, height), Image.Resampling.BICUBIC)
         part = self._window

@@ -12,7 +12,6 @@ loop has frames of a shut mouth. The image half runs once for all mouths of a fr
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,7 +34,7 @@ from lipsync_fast.train.losses import PERCEPTUAL_WEIGHT, Perceptual
 from lipsync_fast.train.mouths import MEASURES, Mouths
 from lipsync_fast.train.options import Options
 from lipsync_fast.train.state import Best
-from lipsync_fast.train.trainer import Lost, autocast, grown_too_long, on_device
+from lipsync_fast.train.trainer import autocast, descend, on_device
 from lipsync_fast.train.validate import Look
 
 FRAMES = 2
@@ -309,16 +308,7 @@ class FollowLesson:
             with autocast(self.options):
                 parts["perceptual"] = self._perceptual(made, target)
             loss = loss + PERCEPTUAL_WEIGHT * parts["perceptual"].float()
-        total = float(loss.item())
-        if not math.isfinite(total):
-            raise Lost("the loss is not a number any more")
-        self._optimiser.zero_grad(set_to_none=True)
-        self._scaler.scale(loss).backward()
-        self._scaler.unscale_(self._optimiser)
-        if grown_too_long(self.net.parameters()) and not self._scaler.is_enabled():
-            raise Lost("gradients that are no numbers any more")
-        self._scaler.step(self._optimiser)
-        self._scaler.update()
+        total = descend(loss, self.net.parameters(), self._optimiser, self._scaler)
         self._average_in(step)
         return {"loss": total, "rate": rate, **{k: float(v.item()) for k, v in parts.items()}}
 

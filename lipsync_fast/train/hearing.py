@@ -22,9 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lipsync_fast._native import MelStream
 from lipsync_fast.arrays import F32
-from lipsync_fast.audio.pcm import to_float
 from lipsync_fast.audio.windows import FEATURE_SIZE, WINDOW_ROWS, AudioWindow
 from lipsync_fast.families.synctalk2d import AUDIO_SHAPE, VECTORS
 from lipsync_fast.models.audio_encoder import AudioEncoder
@@ -61,12 +59,6 @@ NEAREST = 4
 """Sounds kept for each frame."""
 MOST_GAIN = 2.0
 SEEN_BATCH = 64
-
-
-def mel_of(pcm: NDArray[np.int16]) -> F32:
-    """Mel rows, T x 80."""
-    stream = MelStream()
-    return np.concatenate([stream.push(to_float(pcm)), stream.finish()]).astype(np.float32)
 
 
 def _padded(mel: F32) -> F32:
@@ -400,7 +392,7 @@ def sounds_to_choose_from(
     """
     device = hearing.head.weight.device
     rng = np.random.default_rng([seed, 19])
-    tracks, heard = [], []
+    tracks = []
     for kind in range(1 + VARIANTS):
         for first, end in parts:
             piece = mel[int(first * ROWS_A_FRAME) : int(end * ROWS_A_FRAME)]

@@ -20,18 +20,19 @@ from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.errors import AvatarNotFoundError, CheckpointError, TrainingError
 from lipsync_fast.geometry import Rect
 from lipsync_fast.models.checkpoints import load_unet
-from lipsync_fast.models.normless import new_network, reference_network, without_norms
+from lipsync_fast.models.normless import new_network, without_norms
 from lipsync_fast.models.packed import packed_encoder, packed_unet
 from lipsync_fast.models.unet import UNet
 from lipsync_fast.prepare.folder import PreparedAvatar
+from lipsync_fast.prepare.stabilise import runs
 from lipsync_fast.train.data import Crops, Data, Order, split
 from lipsync_fast.train.follow import FollowData, FollowLesson
 from lipsync_fast.train.hearing import (
+    SILENT,
     Hearing,
     Sounds,
     Tuning,
     features_of,
-    mel_of,
     nearest_sounds,
     sounds_to_choose_from,
     told,
@@ -42,7 +43,7 @@ from lipsync_fast.train.mouths import Mouths
 from lipsync_fast.train.options import Options
 from lipsync_fast.train.progress import StepProgress
 from lipsync_fast.train.reference import Material, ReferenceLesson
-from lipsync_fast.train.sound import Encoder, extract_features
+from lipsync_fast.train.sound import Encoder, extract_features, mel_of
 from lipsync_fast.train.state import HEARING, Work
 from lipsync_fast.train.stopping import Stop
 from lipsync_fast.train.trainer import repeatable
@@ -91,10 +92,7 @@ def reference_lesson(
     data = Data(Crops(prepared, options.region), features)
     start = None
     if weights is not None:
-        net = load_unet(weights, options.region)
-        if net.width != options.width:
-            raise CheckpointError(f"{weights}: is of width {net.width}, --width is {options.width}")
-        start = net.state_dict()
+        start = _checkpoint(weights, options).state_dict()
     validation = Validation(data, held, options.batch, prepared.manifest.synthetic)
     order = Order(learnt, options.batch, options.seed)
     return ReferenceLesson(options, Material(data, order, validation, start, perceptual))
@@ -139,15 +137,13 @@ def following(
         there = [i for i in held if np.isfinite(mouths.opening[i])]
         r = correlation(told(hearing.head, features)[there, 0], mouths.opening[there])
         progress.say(f"the tuned ear foretells the opening of held-out frames with r {r:.2f}")
-        quiet = np.full((SILENCE_ROWS, mel.shape[1]), -4, np.float32)
+        quiet = np.full((SILENCE_ROWS, mel.shape[1]), SILENT, np.float32)
         silence = Sounds([features_of(hearing.encoder, quiet, device)], options.audio)
     crops = Crops(prepared, options.region)
     window = mouths.window(options.region)
     data = FollowData(crops, mouths, pool, nearest, window, options.batch, options.seed)
     still = silence.block(len(silence) // 2)
-    like = reference_network(
-        new_network(options.width, options.region).state_dict(), options.width, options.region
-    )
+    like = UNet(options.width, options.region)
     validation = FollowValidation(prepared, crops, mouths, held, film, still, window, like)
     start = _start(weights, options)
     lesson = FollowLesson(options, data, hearing, validation, start, perceptual)
@@ -170,9 +166,9 @@ def sound_of(prepared: PreparedAvatar) -> NDArray[np.int16]:
 
 def _parts(learnt: Sequence[int]) -> list[tuple[int, int]]:
     """First frames and ends of what follows each other."""
-    at = np.array(learnt)
-    cuts = np.flatnonzero(np.diff(at) > 1) + 1
-    return [(int(p[0]), int(p[-1]) + 1) for p in np.split(at, cuts)]
+    flags = np.zeros(max(learnt) + 1, np.bool_)
+    flags[list(learnt)] = True
+    return runs(flags)
 
 
 def _hearing(
@@ -210,6 +206,18 @@ def _hearing(
     return hearing
 
 
+def _checkpoint(path: Path, options: Options) -> UNet:
+    """A checkpoint's network.
+
+    Raises:
+        CheckpointError: it is no such thing, or of another width.
+    """
+    net = load_unet(path, options.region)
+    if net.width != options.width:
+        raise CheckpointError(f"{path}: is of width {net.width}, --width is {options.width}")
+    return net
+
+
 def _start(weights: str, options: Options) -> UNet:
     """The normless network to begin with."""
     torch.manual_seed(options.seed)
@@ -217,10 +225,8 @@ def _start(weights: str, options: Options) -> UNet:
         return new_network(options.width, options.region)
     path = Path(weights)
     if path.is_file() and path.suffix != ".lsa":
-        net = load_unet(path, options.region)
-        if net.width != options.width:
-            raise CheckpointError(f"{weights}: is of width {net.width}, --width is {options.width}")
-        return without_norms(net).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+        net = without_norms(_checkpoint(path, options))
+        return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
     try:
         found = AvatarLibrary(()).find(weights)
     except AvatarNotFoundError:

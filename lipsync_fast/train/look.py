@@ -8,13 +8,11 @@ it as over the film, and the lips' opening is compared with the film's at the so
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from lipsync_fast import _native
@@ -26,16 +24,14 @@ from lipsync_fast.models.unet import UNet
 from lipsync_fast.prepare.face_nets import POINTS
 from lipsync_fast.prepare.folder import PreparedAvatar
 from lipsync_fast.prepare.mesh_detector import MeshDetector
-from lipsync_fast.provenance import jpeg_with_xmp, xmp_packet
-from lipsync_fast.train.data import Crops
+from lipsync_fast.provenance import xmp_packet
+from lipsync_fast.train.data import LOOKED_AT, Crops
 from lipsync_fast.train.hearing import Sounds
 from lipsync_fast.train.mouths import LIPS, Mouths, opening
 from lipsync_fast.train.state import Follows
-from lipsync_fast.train.validate import Look
+from lipsync_fast.train.validate import COLUMNS, TILES, Look, sheet_jpeg
 
-LOOKED_AT = 48
 SILENT = 12
-TILES, COLUMNS = 12, 4
 BATCH = 8
 _GREY = 255.0
 _BESIDE = 2
@@ -105,7 +101,7 @@ class FollowValidation:
             f"frame {self._held[k]}: film | made; open {wanted[k]:.2f} | {gaps[k]:.2f}"
             for k in chosen
         ]
-        sheet = self._jpeg(contact_sheet(tiles, captions, columns=COLUMNS))
+        sheet = sheet_jpeg(contact_sheet(tiles, captions, columns=COLUMNS), self._packet)
         loss = float(np.mean(errors))
         return Look(loss, loss, sheet, follows)
 
@@ -115,17 +111,9 @@ class FollowValidation:
         """Crops with what the network makes of them."""
         out = []
         for first in range(0, min(len(frames), len(blocks)), BATCH):
-            some = frames[first : first + BATCH]
-            crops = [self._crops.crop(i) for i in some]
-            images = np.stack([_native.region_input(c, REGION_BORDER) for c in crops])
-            audio = np.stack(blocks[first : first + BATCH])[: len(some)]
-            made = self._net(
-                torch.from_numpy(images).to(device), torch.from_numpy(audio).to(device)
-            )
-            out += [
-                with_window(crop, region, self._window)
-                for crop, region in zip(crops, made.float().cpu().numpy(), strict=True)
-            ]
+            crops = [self._crops.crop(i) for i in frames[first : first + BATCH]]
+            audio = np.stack(blocks[first : first + BATCH])[: len(crops)]
+            out += with_mouths(self._net, crops, audio, self._window, device)
         return out
 
     def _gaps(self, frames: Sequence[int], crops: list[NDArray[np.uint8]]) -> NDArray[np.float64]:
@@ -154,10 +142,30 @@ class FollowValidation:
         right, bottom = (int(v) + REGION_BORDER for v in np.quantile(lips.max(1), 0.9, 0))
         return float(np.mean([laplacian(c[top:bottom, left:right]).var() for c in crops]))
 
-    def _jpeg(self, sheet: Image.Image) -> bytes:
-        out = io.BytesIO()
-        sheet.save(out, "JPEG", quality=90)
-        return jpeg_with_xmp(out.getvalue(), self._packet)
+
+@torch.no_grad()
+def with_mouths(
+    net: UNet,
+    crops: Sequence[NDArray[np.uint8]],
+    audio: F32,
+    window: Rect,
+    device: torch.device,
+) -> list[NDArray[np.uint8]]:
+    """Crops with what a network makes of them, in its window.
+
+    Args:
+        net: of the family, for inference.
+        crops: B, each C x C x 3 RGB.
+        audio: B x 32 x 16 x 16.
+        window: in the region.
+        device: where the network is.
+    """
+    images = np.stack([_native.region_input(crop, REGION_BORDER) for crop in crops])
+    made = net(torch.from_numpy(images).to(device), torch.from_numpy(audio).to(device))
+    return [
+        with_window(crop, region, window)
+        for crop, region in zip(crops, made.float().cpu().numpy(), strict=True)
+    ]
 
 
 def with_window(crop: NDArray[np.uint8], region: F32, window: Rect) -> NDArray[np.uint8]:

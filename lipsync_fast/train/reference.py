@@ -8,7 +8,6 @@ pixel + 0.01 perceptual + weight x sync -> gradients -> Adam
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -21,7 +20,7 @@ from lipsync_fast.train.losses import PERCEPTUAL_WEIGHT, Perceptual, pixel_loss
 from lipsync_fast.train.options import Options
 from lipsync_fast.train.state import Best
 from lipsync_fast.train.sync import PairNetwork, pair_loss, sync_loss
-from lipsync_fast.train.trainer import Lost, autocast, grown_too_long, on_device
+from lipsync_fast.train.trainer import autocast, descend, on_device
 from lipsync_fast.train.validate import Look, Validation
 
 PAIR_RATE = 3e-4
@@ -125,16 +124,7 @@ class ReferenceLesson:
         if self.pairs is not None:
             parts["sync"] = sync_loss(self.pairs, made, audio)
             loss = loss + self.options.sync_loss * parts["sync"]
-        total = loss.item()
-        if not math.isfinite(total):
-            raise Lost("the loss is not a number any more")
-        self._optimiser.zero_grad(set_to_none=True)
-        cast(Any, self._scaler.scale(loss)).backward()
-        self._scaler.unscale_(self._optimiser)
-        if grown_too_long(self.net.parameters()) and not self._scaler.is_enabled():
-            raise Lost("gradients that are no numbers any more")
-        self._scaler.step(self._optimiser)
-        self._scaler.update()
+        total = descend(loss, self.net.parameters(), self._optimiser, self._scaler)
         line: dict[str, float] = {"loss": total, "rate": rate}
         return line | {name: part.item() for name, part in parts.items()} | judged
 

@@ -134,11 +134,6 @@ class TrainResult(msgspec.Struct, frozen=True):
     first_loss: float
     last_loss: float
 
-    @property
-    def said(self) -> str:
-        """What its best weights do on held-out frames."""
-        return self.best.sentence()
-
 
 def train(request: TrainRequest) -> TrainResult:
     """Train, resuming where a former run stopped, and pack the result.
@@ -280,20 +275,14 @@ def _options(
         Options(
             recipe=recipe,
             steps=steps,
-            batch=chosen.batch,
-            width=chosen.width,
-            region=chosen.region,
-            after=chosen.after,
-            hearing=chosen.hearing,
-            rate=chosen.rate,
             sync_loss=request.sync_loss,
             perceptual=_perceptual_hash(request, former, progress),
             start=_start_hash(request, former),
-            seed=chosen.seed,
             precision=_precision(request.precision, device),
             device=device,
             validate_every=validate_every,
             threads=threads,
+            **chosen._asdict(),
         )
     )
 

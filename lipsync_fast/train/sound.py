@@ -93,6 +93,12 @@ class AudioFeatures:
         return out.reshape(AUDIO_SHAPE)
 
 
+def mel_of(pcm: NDArray[np.int16]) -> F32:
+    """Mel rows of a whole sound, T x 80."""
+    stream = MelStream()
+    return np.concatenate([stream.push(to_float(pcm)), stream.finish()])
+
+
 def extract_features(
     encoder: Encoder, pcm: NDArray[np.int16], frames: int, window: AudioWindow, threads: int
 ) -> AudioFeatures:
@@ -115,8 +121,7 @@ def extract_features(
             f" ({frames / 25:.2f} s); prepare it again"
         )
     pcm = pcm[: frames * FRAME_SAMPLES]
-    stream = MelStream()
-    mel = np.concatenate([stream.push(to_float(pcm)), stream.finish()])
+    mel = mel_of(pcm)
     starts = {s for i in range(frames) for s in block_starts(i, window, len(pcm)) if s >= 0}
     rows = sorted(starts)
     vectors = np.empty((len(rows), FEATURE_SIZE), np.float32)

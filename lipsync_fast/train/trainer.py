@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -257,10 +257,29 @@ def autocast(options: Options) -> torch.autocast:
     )
 
 
-def grown_too_long(parameters: Iterable[nn.Parameter]) -> bool:
-    """Shorten gradients that are too long; whether they are no numbers any more."""
+def descend(
+    loss: Tensor,
+    parameters: Iterable[nn.Parameter],
+    optimiser: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+) -> float:
+    """One step of an optimiser, its gradients shortened where they are too long; the loss.
+
+    Raises:
+        Lost: the loss or gradients are no numbers any more; nothing has changed.
+    """
+    total = float(loss.item())
+    if not math.isfinite(total):
+        raise Lost("the loss is not a number any more")
+    optimiser.zero_grad(set_to_none=True)
+    cast(Any, scaler.scale(loss)).backward()
+    scaler.unscale_(optimiser)
     length = nn.utils.clip_grad_norm_(parameters, MOST_GRADIENT)
-    return not math.isfinite(length.item())
+    if not scaler.is_enabled() and not math.isfinite(length.item()):
+        raise Lost("gradients that are no numbers any more")
+    scaler.step(optimiser)
+    scaler.update()
+    return total
 
 
 @contextmanager

@@ -98,13 +98,15 @@ class Validation:
         return Look(
             float(np.mean(errors)),
             float(np.mean(mouths)),
-            self._jpeg(contact_sheet(pictures, captions, columns=COLUMNS)),
+            sheet_jpeg(contact_sheet(pictures, captions, columns=COLUMNS), self._packet),
         )
 
-    def _jpeg(self, sheet: Image.Image) -> bytes:
-        out = io.BytesIO()
-        sheet.save(out, "JPEG", quality=90)
-        return jpeg_with_xmp(out.getvalue(), self._packet)
+
+def sheet_jpeg(sheet: Image.Image, packet: bytes) -> bytes:
+    """A sheet as a JPEG that says, by its XMP packet, who is shown."""
+    out = io.BytesIO()
+    sheet.save(out, "JPEG", quality=90)
+    return jpeg_with_xmp(out.getvalue(), packet)
 
 
 def _rgb(planes: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -21,7 +21,6 @@ from lipsync_fast.train.hearing import (
     Sounds,
     Tuning,
     features_of,
-    mel_of,
     nearest_sounds,
     roughened,
     sounds_to_choose_from,
@@ -29,7 +28,7 @@ from lipsync_fast.train.hearing import (
     variant,
 )
 from lipsync_fast.train.mouths import MEASURES, Mouths
-from lipsync_fast.train.sound import Encoder, extract_features
+from lipsync_fast.train.sound import Encoder, extract_features, mel_of
 
 CPU = torch.device("cpu")
 WINDOW = AudioWindow(before=14, after=2)

@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 from lipsync_fast import canonical
 from lipsync_fast.canonical import is_loopback
 from lipsync_fast.config import Listen
+from lipsync_fast.frontend.access.admission import RETRY_S, retry_after
 
 Header = Callable[[str], str | None]
 TOKEN_PROTOCOL = "lipsync.token."
@@ -27,6 +28,13 @@ class Refusal:
     status: int
     reason: str
     message: str
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What the answer's head says of it, in every protocol."""
+        if self.status in (429, 503):
+            return {"Retry-After": retry_after(RETRY_S)}
+        return {"WWW-Authenticate": "Bearer"} if self.status == 401 else {}
 
 
 def refusal(listen: Listen, header: Header, path: str) -> Refusal | None:

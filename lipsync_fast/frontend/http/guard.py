@@ -18,7 +18,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from wsproto.events import CloseConnection
 
 from lipsync_fast.frontend.access.admin import admin_refusal
-from lipsync_fast.frontend.access.admission import RETRY_S, retry_after
 from lipsync_fast.frontend.access.clients import (
     Refusal,
     client_address,
@@ -63,12 +62,7 @@ def is_open(path: str) -> bool:
 
 def refused(refusal: Refusal) -> Response:
     """The answer to who may not."""
-    headers = {}
-    if refusal.status in (429, 503):
-        headers["Retry-After"] = retry_after(RETRY_S)
-    if refusal.status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
-    return PlainTextResponse(refusal.message + "\n", refusal.status, headers)
+    return PlainTextResponse(refusal.message + "\n", refusal.status, refusal.headers)
 
 
 FULL = Refusal(503, "connection", "as many are connected as this server takes; try again later")

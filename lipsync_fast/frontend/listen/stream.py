@@ -17,7 +17,6 @@ from websockets.typing import Subprotocol
 from lipsync_fast.config import Listen
 from lipsync_fast.duplex import DuplexServerConnection
 from lipsync_fast.errors import SocketClosedError
-from lipsync_fast.frontend.access.admission import RETRY_S, retry_after
 from lipsync_fast.frontend.access.clients import Refusal, client_address, refusal, shows_token
 from lipsync_fast.frontend.access.door import KEPT, KEPT_FOR_HTTP, Door
 from lipsync_fast.frontend.access.places import BESIDE_SESSIONS, BESIDE_SHARE, Place, Places
@@ -202,10 +201,7 @@ def _refused(refused: Refusal) -> Response:
     headers["Content-Type"] = "text/plain; charset=utf-8"
     headers["Content-Length"] = str(len(body))
     headers["Connection"] = "close"
-    if refused.status in (429, 503):
-        headers["Retry-After"] = retry_after(RETRY_S)
-    if refused.status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
+    headers.update(refused.headers)
     return Response(refused.status, "", headers, body)
 
 
