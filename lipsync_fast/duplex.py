@@ -11,6 +11,9 @@ A message can be sent without waiting, too (``send_now``): as far as the kernel 
 To a peer that takes nothing, nothing is sent for long: a server's connection ends then. The
 library's pings cannot tell, since they wait behind what is being sent.
 
+A server's connection shares its thread with all others: what is received is parsed in slices, and a
+peer that sends pings, pongs and empty frames without end is closed (``turns``).
+
 And closing is bounded as a whole: as it comes, it waits without end for room to send its farewell
 to a peer that reads nothing, and for a reader that waits for somebody to take what it has read.
 """
@@ -20,13 +23,19 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, cast
 
 import trio
-from websockets.frames import CloseCode
+from websockets.exceptions import ConnectionClosed
+from websockets.frames import CTRL_OPCODES, CloseCode, Frame
 from websockets.protocol import State
 from websockets.trio.client import ClientConnection
 from websockets.trio.server import ServerConnection
+
+from lipsync_fast import turns
+from lipsync_fast.turns import InTurns, Turn
 
 if TYPE_CHECKING:
     from websockets.trio.connection import Connection as _Base
@@ -66,7 +75,7 @@ class _Duplex(_Base):
             trio.BrokenResourceError: the peer takes nothing; the library ends the connection then.
         """
         async with self.send_lock:
-            for data in self.protocol.data_to_send():
+            for data in _joined(self.protocol.data_to_send()):
                 for start in range(0, len(data), PIECE):
                     await self._send_piece(data[start : start + PIECE])
                 if not data and isinstance(self.stream, trio.abc.HalfCloseableStream):
@@ -93,7 +102,7 @@ class _Duplex(_Base):
             or self.send_lock.locked()
             or self._rest
             or protocol.writes
-            or not isinstance(stream, trio.SocketStream)
+            or not isinstance(stream, trio.SocketStream | InTurns)
         ):
             return False
         if isinstance(data, str):
@@ -137,11 +146,65 @@ class _Duplex(_Base):
                 self.resume_reading()
 
 
+def _joined(frames: Iterable[bytes]) -> Iterator[bytes]:
+    """Frames that follow each other as one piece; the sign of the end, which is empty, alone.
+
+    What calls for thousands of pongs is answered with a few pieces.
+    """
+    for has_bytes, following in groupby(frames, bool):
+        if has_bytes:
+            yield b"".join(following)
+        else:
+            yield from following
+
+
 class DuplexClientConnection(_Duplex, ClientConnection):
     """A client's connection that reads while it sends."""
 
 
 class DuplexServerConnection(_Duplex, ServerConnection):
-    """A server's connection that reads while it sends, and whose peer has to read, too."""
+    """A server's connection that reads while it sends, and leaves others their turn.
+
+    Its peer has to read, too, and to say something with what it sends.
+
+    Attributes:
+        on_chatter: called when it is closed for saying nothing too often.
+    """
 
     unread_s = 40.0
+    on_chatter: Callable[[], None] = staticmethod(lambda: None)
+
+    def __init__(
+        self, nursery: trio.Nursery, stream: trio.abc.Stream, *others: Any, **named: Any
+    ) -> None:
+        self._turn, self._chatters = Turn(), False
+        # The library knows no other stream with a socket; it asks ours for its addresses below.
+        self._socket = cast(trio.SocketStream, stream).socket
+        super().__init__(
+            nursery, InTurns(cast(trio.SocketStream, stream), self._turn), *others, **named
+        )
+
+    @property
+    def local_address(self) -> Any:
+        """This end's."""
+        return self._socket.getsockname()
+
+    @property
+    def remote_address(self) -> Any:
+        """The peer's."""
+        return self._socket.getpeername()
+
+    def process_event(self, event: Any) -> None:
+        if isinstance(event, Frame):
+            empty = event.opcode in CTRL_OPCODES or not event.data
+            if self._turn.count(empty) and not self._chatters:
+                self._chatters = True
+                self.on_chatter()
+                self.nursery.start_soon(self._end_chatter)
+        super().process_event(event)
+
+    async def _end_chatter(self) -> None:
+        """Say why, parse no more of it, and close."""
+        with contextlib.suppress(ConnectionClosed):
+            async with self.send_context():
+                self.protocol.fail(turns.CHATTER, turns.WHY)

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 import trio
-from raw_websocket import BINARY, CONTINUATION, TEXT, ClosedError, RawWebSocket
+from raw_websocket import BINARY, CONTINUATION, PING, PONG, TEXT, ClosedError, RawWebSocket
 from talking import (
     ALONE,
     BUSY_MACHINE,
@@ -218,6 +218,24 @@ def test_random_messages(server: LocalServer) -> None:
         with pytest.raises(ClosedError) as caught:
             connection.receive()
         assert caught.value.code == 1008
+
+
+@pytest.mark.parametrize("opcode", [PING, PONG, BINARY])
+@pytest.mark.parametrize("port", ["stream", "http"])
+def test_a_client_that_says_nothing_too_often_is_closed(port: str, opcode: int) -> None:
+    """It is told so at either port, and counted; somebody else hears nothing of it."""
+    with LocalServer({"engines": ALONE}) as server, begun(server) as other:
+        url = server.url if port == "stream" else f"ws{server.http_url[4:]}/ws"
+        with RawWebSocket(url) as connection:
+            connection.send('{"type": "session.start", "idle": false}')
+            next_of(connection, "session.started")
+            connection.socket.sendall(RawWebSocket.frame(opcode, b"") * 5000)
+            with pytest.raises(ClosedError) as caught:
+                next_of(connection, "none of this kind")
+            assert caught.value.code == 1008
+        wait_for(server, lambda load: load.errors.get("chatter"), "it is counted")
+        other.send('{"type": "ping", "id": 7}')
+        assert next_of(other, "pong")["id"] == 7
 
 
 # ---------------------------------------------------------------- sound

@@ -1,26 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Messages that are sent without waiting: nothing is torn, lost, or overtaken."""
+"""Messages that are sent without waiting: nothing is torn, lost, or overtaken.
+
+And a server's connection has its turn like all others, however many frames its peer sends.
+"""
 
 from __future__ import annotations
 
+import math
+import os
 import random
 from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
+import trio.testing
+from websockets.exceptions import ConnectionClosed
+from websockets.frames import Opcode
 from websockets.trio.client import connect
 from websockets.trio.server import serve
 
+from lipsync_fast import turns
 from lipsync_fast.duplex import DuplexClientConnection, DuplexServerConnection
 from lipsync_fast.errors import SocketClosedError
 from lipsync_fast.frontend.listen.stream import StreamSocket
 from lipsync_fast.frontend.session.outbox import Item, Outbox
+from lipsync_fast.turns import EMPTY_A_SECOND, EMPTY_AT_ONCE, InTurns, Turn
 
 Handle = Callable[[DuplexServerConnection], Awaitable[None]]
 Talk = Callable[[DuplexClientConnection], Awaitable[None]]
 
 
-def run(handle: Handle, talk: Talk) -> None:
+def run(
+    handle: Handle, talk: Talk, served: type[DuplexServerConnection] = DuplexServerConnection
+) -> None:
     """A server's connection and a client's, over a real socket."""
 
     async def main() -> None:
@@ -33,7 +45,7 @@ def run(handle: Handle, talk: Talk) -> None:
                         port=0,
                         host="127.0.0.1",
                         compression=None,
-                        create_connection=DuplexServerConnection,
+                        create_connection=served,
                         task_status=task_status,  # type: ignore[arg-type]
                     )
 
@@ -197,3 +209,112 @@ def test_a_peer_that_reads_slowly_is_not_given_up(monkeypatch: pytest.MonkeyPatc
 
     run(handle, talk)
     assert took[0] > 1.0
+
+
+# ---------------------------------------------------------------- turns
+def empty(opcode: Opcode, count: int) -> bytes:
+    """So many frames without a byte in them, as clients send them: masked."""
+    return bytes([0x80 | opcode, 0x80, 0, 0, 0, 0]) * count
+
+
+def put(client: DuplexClientConnection, data: bytes) -> None:
+    """Have all of it in the kernel before anything else happens in this process."""
+    stream = client.stream
+    assert isinstance(stream, trio.SocketStream)
+    assert os.write(stream.socket.fileno(), data) == len(data)
+
+
+@pytest.mark.parametrize("opcode", [Opcode.PONG, Opcode.PING, Opcode.BINARY])
+def test_others_have_their_turn_while_a_peer_sends_empty_frames(
+    opcode: Opcode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted in turns, not in time: nobody waits for more frames than are in a slice."""
+    monkeypatch.setattr(turns, "EMPTY_AT_ONCE", math.inf)
+    count, begun, done = 5000, trio.Event(), trio.Event()
+    passed, came = [0], [0]  # turns of somebody else, and frames since the last one
+    most, sent = [0], [0]
+
+    class Watched(DuplexServerConnection):
+        def process_event(self, event: object) -> None:
+            super().process_event(event)
+            came[0] += 1
+            most[0] = max(most[0], came[0])
+
+    async def send_all(self: InTurns, data: bytes) -> None:
+        sent[0] += 1
+        await self._stream.send_all(data)
+
+    monkeypatch.setattr(InTurns, "send_all", send_all)
+
+    async def handle(connection: DuplexServerConnection) -> None:
+        begun.set()
+        while True:
+            message = await connection.recv()
+            if message == "the last":
+                break
+            assert message == b""
+        done.set()
+
+    async def talk(client: DuplexClientConnection) -> None:
+        await begun.wait()
+        put(client, empty(opcode, count))
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def somebody_else() -> None:
+                while not done.is_set():
+                    passed[0] += 1
+                    came[0] = 0
+                    await trio.lowlevel.checkpoint()
+
+            await client.send("the last")
+
+    run(handle, talk, Watched)
+    assert most[0] <= 1000
+    assert passed[0] >= count // 1000
+    assert sent[0] < 50, "answers leave together"
+
+
+@pytest.mark.parametrize("opcode", [Opcode.PONG, Opcode.PING, Opcode.BINARY])
+def test_a_peer_that_says_nothing_too_often_is_told_so_and_closed(opcode: Opcode) -> None:
+    counted: list[int] = []
+    begun, closed = trio.Event(), trio.Event()
+
+    async def handle(connection: DuplexServerConnection) -> None:
+        connection.on_chatter = lambda: counted.append(1)
+        begun.set()
+
+        async def read_on() -> None:
+            while True:
+                await connection.recv()
+
+        with pytest.raises(ConnectionClosed):
+            await read_on()
+        closed.set()
+
+    async def talk(client: DuplexClientConnection) -> None:
+        await begun.wait()
+        put(client, empty(opcode, 5 * EMPTY_AT_ONCE))
+        with pytest.raises(ConnectionClosed) as caught:
+            await client.recv()
+        assert caught.value.rcvd is not None
+        assert (caught.value.rcvd.code, caught.value.rcvd.reason) == (1008, turns.WHY)
+        await closed.wait()
+
+    run(handle, talk)
+    assert counted == [1]
+
+
+def test_a_peer_may_say_nothing_now_and_then() -> None:
+    async def main() -> None:
+        turn = Turn()
+        assert not any(turn.count(False) for _ in range(100_000))
+        assert not any(turn.count(True) for _ in range(EMPTY_AT_ONCE))
+        assert turn.count(True)
+        turn = Turn()
+        for _ in range(1000):  # for ever
+            assert not any(turn.count(True) for _ in range(EMPTY_A_SECOND // 10))
+            await trio.sleep(0.1)
+        assert any(turn.count(True) for _ in range(2 * EMPTY_AT_ONCE))
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))

@@ -97,6 +97,7 @@ def test_the_header_that_the_document_describes(document: str) -> None:
 
 
 def test_the_limits_that_the_document_gives(document: str) -> None:
+    from lipsync_fast import turns
     from lipsync_fast.config import Limits
 
     limits, table = Limits(), document.split("## Limits")[1].split("## How it ends")[0]
@@ -106,6 +107,7 @@ def test_the_limits_that_the_document_gives(document: str) -> None:
         f"{limits.sessions}, {limits.sessions_per_address}",
         f"{limits.handshake_s:.0f} s",
         f"{limits.idle_s:.0f} s",
+        f"{turns.EMPTY_A_SECOND} a second, and {turns.EMPTY_AT_ONCE} beyond",
     ):
         assert f"| {value} |" in table
     assert f"more than {limits.late_frames} pictures" in document

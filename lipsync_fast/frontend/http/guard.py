@@ -9,13 +9,14 @@ lets it. Who may load and unload avatars is another question (``frontend.access.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from wsproto.events import CloseConnection
+from wsproto.events import CloseConnection, Ping, Pong
+from wsproto.events import Message as Piece
 
 from lipsync_fast.frontend.access.admin import admin_refusal
 from lipsync_fast.frontend.access.clients import (
@@ -27,8 +28,10 @@ from lipsync_fast.frontend.access.clients import (
     shows_token,
 )
 from lipsync_fast.frontend.access.places import RESERVED
+from lipsync_fast.frontend.http.http1 import TURN
 from lipsync_fast.frontend.services import Services
 from lipsync_fast.logs import get_logger
+from lipsync_fast.turns import CHATTER, WHY, Turn
 
 log = get_logger("lipsync.front")
 OPEN = ("/", "/health", "/openapi.json", "/favicon.ico")
@@ -79,7 +82,7 @@ class Guard:
         headers = Headers(scope=scope)
         if scope["type"] == "websocket":
             _without_compression(send)
-            _says_why_it_closes(send)
+            _ends_in_words(scope, send, self._count_chatter)
 
         reserved = bool(scope.get("state", {}).get(RESERVED))
 
@@ -100,6 +103,9 @@ class Guard:
             await self._app(scope, receive, send_complete)
         except Exception:  # answered with 500 already, where that was possible
             log.exception("a request has failed", path=scope["path"])
+
+    def _count_chatter(self) -> None:
+        self._services.statistics.count_error("chatter")
 
     def _refusal(self, scope: Scope, headers: Headers) -> Refusal | None:
         listen, path = self._services.config.listen, scope["path"]
@@ -159,15 +165,17 @@ def _without_compression(send: Send) -> None:
         handshake.extensions = None
 
 
-def _says_why_it_closes(send: Send) -> None:
-    """Have a client that breaks the protocol told so in a close frame, as the stream port does.
+def _ends_in_words(scope: Scope, send: Send, on_chatter: Callable[[], None]) -> None:
+    """Have a client that is sent away told so in a close frame, as the stream port does.
 
+    One that breaks the protocol, or sends pings, pongs and empty frames without end (``turns``).
     Hypercorn answers close frames alone, and leaves without a word otherwise; so where it is told
-    of a broken frame, that counts as one. See ``_without_compression``.
+    of either, that counts as one. See ``_without_compression``.
     """
     handshake = getattr(getattr(send, "__self__", None), "handshake", None)
     if handshake is None:
         return
+    turn: Turn = scope["state"][TURN]
     accept = handshake.accept
 
     def accepted(*args: Any) -> Any:
@@ -178,11 +186,25 @@ def _says_why_it_closes(send: Send) -> None:
         def events() -> Iterator[Any]:
             for event in received():
                 states = type(connection.state)
-                if connection.state is states.OPEN and isinstance(event, CloseConnection):
+                if connection.state is not states.OPEN:
+                    yield event
+                    continue
+                if turn.count(_says_nothing(event)):
+                    on_chatter()
+                    event = CloseConnection(CHATTER, WHY)
+                if isinstance(event, CloseConnection):
                     connection._state = states.REMOTE_CLOSING
+                    yield event
+                    return
                 yield event
 
         connection.events = events
         return answer
 
     handshake.accept = accepted
+
+
+def _says_nothing(event: Any) -> bool:
+    if isinstance(event, Piece):
+        return bool(event.frame_finished) and not event.data
+    return isinstance(event, Ping | Pong)

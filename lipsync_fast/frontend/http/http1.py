@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hypercorn's server of one connection, with HTTP/1.1 and WebSocket alone, and ends to waiting.
 
+What has been received of a WebSocket is parsed in slices, so that others have their turn.
+
 Hypercorn also begins to speak HTTP/2 where a client's first bytes are its preface, or where it asks
 to be upgraded to it. From then on nothing bounds how long a connection may be silent, and what is
 made for streams that nobody reads is kept. Browsers speak HTTP/2 over TLS only, and that ends at a
@@ -13,8 +15,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import trio
 from hypercorn.config import Config
-from hypercorn.events import Event, Updated
-from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.events import Event, RawData, Updated
+from hypercorn.protocol.h11 import H11Protocol, H11WSConnection
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
@@ -23,6 +25,7 @@ from hypercorn.utils import parse_socket_addr
 
 from lipsync_fast.frontend.access.places import RESERVED, Place
 from lipsync_fast.frontend.http.connection import SEND_S, Connection
+from lipsync_fast.turns import SLICE, Turn
 
 if TYPE_CHECKING:
     import h11
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
 GONE_S = 1.0
 """How long what was begun for a client may go on that has vanished; where it has only said that it
 sends no more, it may still read the answer, for ``SEND_S``."""
+TURN = "lipsync_fast.turn"
+"""In a request's state: the ``Turn`` of its connection."""
 
 
 class _Http2Error(Exception):
@@ -40,6 +45,16 @@ class _Http1Protocol(H11Protocol):
     async def _check_protocol(self, event: h11.Request) -> None:
         if event.method == b"PRI":
             raise _Http2Error
+
+    async def handle(self, event: Event) -> None:
+        if not isinstance(event, RawData) or not isinstance(self.connection, H11WSConnection):
+            await super().handle(event)
+            return
+        for start in range(0, len(event.data), SLICE):
+            await self.connection_state[TURN].give_way()
+            if self.stream is None:  # the WebSocket has ended
+                break
+            await super().handle(RawData(event.data[start : start + SLICE]))
 
 
 class Http1Server(TCPServer):
@@ -53,7 +68,7 @@ class Http1Server(TCPServer):
         connection: Connection,
         place: Place,
     ) -> None:
-        state = ConnectionState({RESERVED: place.reserved})
+        state = ConnectionState({RESERVED: place.reserved, TURN: Turn()})
         super().__init__(app, config, context, state, cast(Any, connection))
         self._connection, self._place = connection, place
 

@@ -156,6 +156,7 @@ async def serve_stream(
     ) -> _Connection:
         connection = _Connection(nursery, stream, *others, **named)
         connection.place = placed.pop(stream)
+        connection.on_chatter = lambda: services.statistics.count_error("chatter")
         return connection
 
     door = Door(
