@@ -3,9 +3,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-SOURCES := pyproject.toml CMakeLists.txt README.md cmake/cuda.cmake \
+SOURCES := pyproject.toml CMakeLists.txt README.md cmake/cuda.cmake client/pyproject.toml \
 	$(wildcard csrc/*.hpp csrc/*.cpp csrc/cuda/*) \
-	$(shell find lipsync_fast -name '*.py' -o -name '*.pyi' -o -path '*/data/*' -type f -o -path '*/page/*' -type f)
+	$(shell find lipsync_fast client/lipsync_fast_client -name '*.py' -o -name '*.pyi' -o -path '*/data/*' -type f -o -path '*/page/*' -type f)
 CPP := $(wildcard csrc/*.hpp csrc/*.cpp csrc/cuda/*.hpp csrc/cuda/*.cpp csrc/cuda/*.cu \
 	csrc/tests/*.cpp)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
@@ -19,19 +19,21 @@ help:
 	@echo "make test-oldest  the tests that tell most of it, with the oldest versions of everything"
 	@echo "make guard   check that it is as many times faster than ONNX Runtime as it should be"
 	@echo "make lint    ruff, mypy --strict, clang-format"
-	@echo "make wheel   build a wheel into dist/"
+	@echo "make test-client  the client by itself, in an environment that has nothing of the server"
+	@echo "make wheel   build the wheels of client and server into dist/"
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # Built once: pip builds a folder anew for each extra that is asked of it.
 WHEEL = $$(ls build/wheels/lipsync_fast-*.whl)
+CLIENT = $$(ls build/wheels/lipsync_fast_client-*.whl)
 $(VENV)/.core: $(BIN)/python $(SOURCES)
 	@echo "building lipsync-fast and installing it into $(VENV) ..."
 	@rm -rf build/wheels
-	$(BIN)/python -m pip --disable-pip-version-check wheel --quiet --no-deps --wheel-dir build/wheels .
-	$(PIP) --force-reinstall --no-deps $(WHEEL)
-	$(PIP) $(WHEEL)
+	$(BIN)/python -m pip --disable-pip-version-check wheel --quiet --no-deps --wheel-dir build/wheels ./client .
+	$(PIP) --force-reinstall --no-deps $(CLIENT) $(WHEEL)
+	$(PIP) $(CLIENT) $(WHEEL)
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.core requirements-test.txt
@@ -84,12 +86,24 @@ $(OLDEST)/.ready: constraints-oldest.txt $(VENV)/.core
 	@rm -rf $(OLDEST)
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip --disable-pip-version-check install --quiet \
-		--constraint constraints-oldest.txt "$(WHEEL)[sign]" onnx safetensors matplotlib pytest \
+		--constraint constraints-oldest.txt $(CLIENT) "$(WHEEL)[sign]" onnx safetensors matplotlib pytest \
 		pytest-xdist hypothesis opencv-python-headless pyexiv2 $(WITH)
 	@touch $@
 
 test-oldest: $(OLDEST)/.ready
 	$(OLDEST)/bin/pytest -n $(WORKERS) --dist loadfile -m "$(OLDEST_QUICK)" $(OLDEST_TESTS)
+
+# The client as somebody installs it who has no server: nothing but it and what it asks for.
+ALONE := build/client
+$(ALONE)/.ready: $(BIN)/python client/pyproject.toml $(shell find client/lipsync_fast_client -type f)
+	@rm -rf $(ALONE)
+	$(PYTHON) -m venv $(ALONE)
+	$(ALONE)/bin/python -m pip --disable-pip-version-check install --quiet ./client
+	@touch $@
+
+.PHONY: test-client
+test-client: $(ALONE)/.ready
+	$(ALONE)/bin/python -P tests/client_alone.py
 
 guard: $(VENV)/.test
 	$(BIN)/python bench/guard.py
@@ -140,6 +154,7 @@ format: $(VENV)/.dev
 
 wheel: $(BIN)/python
 	$(PIP) build
+	$(BIN)/python -m build --wheel --outdir dist client
 	$(BIN)/python -m build --wheel
 
 clean:

@@ -50,9 +50,14 @@ def main() -> None:
         pip = (python, "-m", "pip", "--disable-pip-version-check", "--quiet")
         wheels = base / "wheels"
         wheel_s, wheel_cpu_s = timed(
-            *pip, "wheel", "--no-deps", "--wheel-dir", str(wheels), str(base / "source")
+            *pip,
+            "wheel",
+            "--no-deps",
+            "--wheel-dir",
+            str(wheels),
+            *(str(base / "source" / folder) for folder in ("client", ".")),
         )
-        install_s, install_cpu_s = timed(*pip, "install", str(next(wheels.glob("*.whl"))))
+        install_s, install_cpu_s = timed(*pip, "install", *map(str, wheels.glob("*.whl")))
         size = sum(f.stat().st_size for f in (base / "venv").rglob("*") if f.is_file())
     found = {
         **about,

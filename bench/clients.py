@@ -32,8 +32,8 @@ from lipsync_fast.client import (
     UtteranceEnded,
     VideoFrame,
 )
-from lipsync_fast.protocol import SUBPROTOCOL, SessionStart, encode
 from lipsync_fast.timing import NS_PER_S, SAMPLE_RATE
+from lipsync_fast_client.protocol import SUBPROTOCOL, SessionStart, encode
 
 PATIENCE_S = 60.0
 OLD_AUDIO = 30_720

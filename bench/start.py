@@ -24,7 +24,7 @@ from websockets.sync.client import connect
 
 from lipsync_fast.benchmark import program
 from lipsync_fast.benchmark.processes import machine
-from lipsync_fast.protocol import (
+from lipsync_fast_client.protocol import (
     MediaType,
     SessionStart,
     UtteranceEnd,

@@ -12,6 +12,8 @@ import re
 import socket
 from urllib.parse import SplitResult, urlsplit
 
+from lipsync_fast_client.hosts import is_loopback as is_loopback
+
 ANY, NULL = "*", "null"
 _PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_.])?")
@@ -89,18 +91,6 @@ def host(text: str) -> str:
     if text == "." or "/" in text or any(c.isspace() for c in text):
         raise ValueError("is neither an address nor a name of a host")
     return text.lower().removesuffix(".")
-
-
-def is_loopback(name: str) -> bool:
-    """Whether a host is this machine's own, which no other machine can reach."""
-    if name.lower() == "localhost":
-        return True
-    try:
-        address = ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_loopback
 
 
 @functools.cache

@@ -5,49 +5,18 @@ The command line prints the message on one line and exits with status 2 for any 
 Modules define no public exceptions of their own; one that never leaves its module is private there.
 """
 
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar
 
-ErrorCode: TypeAlias = Literal[
-    "bad_request",
-    "unknown_avatar",
-    "unknown_utterance",
-    "unsupported_audio",
-    "too_large",
-    "overloaded",
-    "unauthorized",
-    "engine_lost",
-    "internal",
-]
-"""The words of lipsync.v1 for what went wrong."""
-
-
-class LipsyncError(Exception):
-    """Base of every error that this package raises on purpose."""
+from lipsync_fast_client.errors import AudioFormatError as AudioFormatError
+from lipsync_fast_client.errors import ErrorCode as ErrorCode
+from lipsync_fast_client.errors import LipsyncError as LipsyncError
+from lipsync_fast_client.errors import ProtocolError as ProtocolError
+from lipsync_fast_client.errors import ReportedError as ReportedError
+from lipsync_fast_client.errors import SessionError as SessionError
+from lipsync_fast_client.errors import UnsupportedAudioError as UnsupportedAudioError
 
 
 # ---------------------------------------------------------------- what a client of a server is told
-class ReportedError(LipsyncError):
-    """Base of what a server reports to its client by a word of the protocol; others are "internal".
-
-    Attributes:
-        code: the word.
-    """
-
-    code: ClassVar[ErrorCode]
-
-
-class ProtocolError(ReportedError):
-    """A peer sent what lipsync.v1 does not allow."""
-
-    code: ClassVar[ErrorCode] = "bad_request"
-
-
-class UnsupportedAudioError(ProtocolError):
-    """A client wants to send sound of a form that is not taken."""
-
-    code: ClassVar[ErrorCode] = "unsupported_audio"
-
-
 class UnknownUtteranceError(ReportedError):
     """Nothing was pre-rendered for the avatar under that name."""
 
@@ -121,10 +90,6 @@ class NotMediaError(MediaError):
 
 class NoSoundError(MediaError):
     """A file can be read, and has no track of sound: there is nothing to decode."""
-
-
-class AudioFormatError(LipsyncError, ValueError):
-    """PCM given by a caller has a shape, type or rate that cannot be used."""
 
 
 class AvatarError(ReportedError):
@@ -207,20 +172,6 @@ class StoreDamagedError(StoreError):
 
 
 # ---------------------------------------------------------------- servers, their users and clients
-class SessionError(LipsyncError):
-    """A session with a server could not begin, or has ended as nobody wished.
-
-    Attributes:
-        code: a word of the protocol's (``ErrorCode``), or "connection": the server could not be
-            reached, or has gone.
-        retry_after_s: when to try again, where the server said so.
-    """
-
-    def __init__(self, code: str, message: str, retry_after_s: float | None = None) -> None:
-        super().__init__(message)
-        self.code, self.retry_after_s = code, retry_after_s
-
-
 class ConfigError(LipsyncError):
     """A configuration holds a key or a value that cannot be; the message says where."""
 

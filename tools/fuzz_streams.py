@@ -32,7 +32,7 @@ from websockets.trio.client import ClientConnection, connect
 import lipsync_fast
 from lipsync_fast.client import UtteranceEnded
 from lipsync_fast.client.local import LocalServer
-from lipsync_fast.protocol import SUBPROTOCOL
+from lipsync_fast_client.protocol import SUBPROTOCOL
 
 AT_ONCE = 8
 ROUND = 50

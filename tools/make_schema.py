@@ -4,7 +4,7 @@
     python tools/make_schema.py            # writes it
     python tools/make_schema.py --check    # exit status 1 where it is not current
 
-The schema is made from the types of ``lipsync_fast.protocol``, with which the server decodes.
+The schema is made from the types of ``lipsync_fast_client.protocol``, with which both ends decode.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from lipsync_fast.protocol import ClientMessage, ServerMessage
+from lipsync_fast_client.protocol import ClientMessage, ServerMessage
 
 PATH = Path(__file__).parent.parent / "docs" / "lipsync.v1.schema.json"
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 import time
+from pathlib import Path
 
 from gpu_check.context import ROOT, Context, needed, run, tool
 
 ARCHITECTURE = "90"
+CLIENT = "client/lipsync_fast_client"
 MODULES = ("_native", "_emulated", "_cuda")
 
 
@@ -38,6 +41,8 @@ def main(context: Context) -> None:
     context.found.check("the package can be built", status == 0)
     if status != 0:
         raise SystemExit("the package cannot be built")
+    # Pure Python: what its wheel would hold. Its build would need what that machine lacks.
+    shutil.copytree(ROOT / CLIENT, context.site / Path(CLIENT).name, dirs_exist_ok=True)
     context.found.value("seconds to build", value=round(time.monotonic() - begun, 1))
     program = (
         "import importlib, sys\n"

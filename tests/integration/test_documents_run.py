@@ -23,7 +23,7 @@ from talking import ALONE, SLOW_MACHINE, speech
 from websockets.sync.client import connect
 
 from lipsync_fast.client.local import LocalServer
-from lipsync_fast.protocol import (
+from lipsync_fast_client.protocol import (
     MediaType,
     SessionStart,
     UtteranceEnd,

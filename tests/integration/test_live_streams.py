@@ -54,9 +54,9 @@ from lipsync_fast.client import (
     VideoFrame,
 )
 from lipsync_fast.client.local import LocalServer
-from lipsync_fast.duplex import DuplexClientConnection
 from lipsync_fast.geometry import Rect
-from lipsync_fast.protocol import (
+from lipsync_fast_client.duplex import DuplexClientConnection
+from lipsync_fast_client.protocol import (
     SUBPROTOCOL,
     AudioFormat,
     SessionStart,
@@ -488,7 +488,7 @@ async def test_who_reads_slowly_is_skipped_to_the_newest_and_told(server: LocalS
 
 
 def _frame(message: bytes) -> VideoFrame:
-    from lipsync_fast.client.events import media_event
+    from lipsync_fast_client.events import media_event
 
     event = media_event(message)
     assert isinstance(event, VideoFrame)

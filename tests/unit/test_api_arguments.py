@@ -18,7 +18,7 @@ import lipsync_fast
 from lipsync_fast.client import AudioFrame, VideoFrame
 from lipsync_fast.errors import AudioFormatError, MediaError
 from lipsync_fast.geometry import Rect
-from lipsync_fast.protocol import MediaFlag
+from lipsync_fast_client.protocol import MediaFlag
 
 SECONDS = 0.3
 

@@ -4,23 +4,22 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import re
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from fractions import Fraction
 from typing import Any, Literal, get_args
 
-import msgspec
 import numpy as np
 import pytest
 import trio
-from websockets.exceptions import ConnectionClosed
-from websockets.http11 import Request, Response
-from websockets.sync.server import ServerConnection, serve
+from PIL import Image
+from scripted import LIBRARIES, STARTED, media, quiet, run, say, scripted, until_stop
+from websockets.sync.server import ServerConnection
 
 import lipsync_fast
 from lipsync_fast import client
@@ -33,105 +32,17 @@ from lipsync_fast.client import (
     SessionError,
     SessionInterrupted,
     SessionOverloaded,
-    SessionStarted,
     UtteranceEnded,
     VideoFrame,
 )
-from lipsync_fast.errors import AudioFormatError
+from lipsync_fast.errors import AudioFormatError, ProtocolError
 from lipsync_fast.geometry import Rect
-from lipsync_fast.protocol import (
+from lipsync_fast_client.events import media_event
+from lipsync_fast_client.protocol import (
     MediaFlag,
-    MediaHeader,
     MediaType,
     ServerMessage,
-    encode,
-    pack_media,
 )
-
-STARTED = SessionStarted(
-    session="s1",
-    avatar="demo",
-    width=8,
-    height=6,
-    fps=25,
-    bounds=Rect(1, 2, 3, 4),
-    latency_ms=321.0,
-)
-Script = Callable[[ServerConnection, list[Any]], None]
-LIBRARIES = ["trio", "asyncio"]
-
-
-def run(library: str, task: Callable[[], Awaitable[Any]]) -> Any:
-    if library == "trio":
-        return trio.run(task)
-    return asyncio.run(task())  # type: ignore[arg-type]
-
-
-class Scripted:
-    """A server that does what a script says, and notes what it is told."""
-
-    def __init__(self, script: Script, status: int = 0, headers: dict[str, str] | None = None):
-        self.heard: list[Any] = []
-        self.offered: list[str] = []
-        self.headers: list[dict[str, str]] = []
-        self.ended = threading.Event()
-
-        def handle(connection: ServerConnection) -> None:
-            try:
-                self.heard.append(msgspec.json.decode(connection.recv(20)))
-                script(connection, self.heard)
-            except ConnectionClosed:
-                pass
-            finally:
-                self.ended.set()
-
-        def admit(connection: ServerConnection, request: Request) -> Response | None:
-            self.headers.append(dict(request.headers.raw_items()))
-            if not status:
-                return None
-            response = connection.respond(status, "no, thank you\n")
-            for name, value in (headers or {}).items():
-                response.headers[name] = value
-            return response
-
-        self.server = serve(
-            handle, "127.0.0.1", 0, process_request=admit, subprotocols=["lipsync.v1"]
-        )
-        self.url = f"ws://127.0.0.1:{self.server.socket.getsockname()[1]}"
-
-
-@contextmanager
-def scripted(script: Script, status: int = 0, **headers: str) -> Iterator[Scripted]:
-    server = Scripted(script, status, {k.replace("_", "-"): v for k, v in headers.items()})
-    thread = threading.Thread(target=server.server.serve_forever)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.server.shutdown()
-        thread.join(20)
-
-
-def say(connection: ServerConnection, *messages: ServerMessage) -> None:
-    for message in messages:
-        connection.send(encode(message))
-
-
-def media(kind: MediaType, payload: bytes, **fields: Any) -> bytes:
-    return pack_media(MediaHeader(type=kind, size=len(payload), **fields)) + payload
-
-
-def until_stop(connection: ServerConnection, heard: list[Any]) -> None:
-    """Note messages until session.stop, then close as the server does."""
-    for message in connection:
-        heard.append(msgspec.json.decode(message) if isinstance(message, str) else message)
-        if isinstance(heard[-1], dict) and heard[-1]["type"] == "session.stop":
-            return
-
-
-def quiet(connection: ServerConnection, heard: list[Any]) -> None:
-    say(connection, STARTED)
-    until_stop(connection, heard)
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
@@ -310,6 +221,30 @@ def test_the_end_of_a_session_that_nobody_wished_for(library: str, how: str) -> 
     with scripted(script) as server, pytest.raises(SessionError) as caught:
         run(library, client)
     assert caught.value.code == ("bad_request" if how == "fatal" else "connection")
+
+
+def test_a_picture_is_decoded_when_it_is_asked_for() -> None:
+    pixels = np.full((6, 8, 3), (200, 100, 50), np.uint8)
+    for mode in ("RGB", "L"):
+        encoded = io.BytesIO()
+        Image.fromarray(pixels).convert(mode).save(encoded, "JPEG", quality=95)
+        frame = media_event(media(MediaType.FRAME, encoded.getvalue(), sequence=7))
+        assert isinstance(frame, VideoFrame)
+        assert (frame.image.mode, frame.image.size) == ("RGB", (8, 6))
+        expected = pixels if mode == "RGB" else np.asarray(Image.fromarray(pixels).convert("L"))
+        off = np.asarray(frame.image).astype(int) - (
+            expected if mode == "RGB" else expected[:, :, None]
+        )
+        assert abs(off).max() < 8
+        assert "jpeg" not in repr(frame)
+        assert len(repr(frame)) < 200
+    png = io.BytesIO()
+    Image.fromarray(pixels).save(png, "PNG")
+    for wrong in (b"", b"no picture", encoded.getvalue()[:100], png.getvalue()):
+        frame = media_event(media(MediaType.FRAME, wrong, sequence=7))
+        assert isinstance(frame, VideoFrame)
+        with pytest.raises(ProtocolError, match="picture 7 cannot be decoded: "):
+            frame.image  # noqa: B018
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
@@ -539,9 +474,11 @@ def test_the_package_exports_what_its_users_name() -> None:
         assert getattr(lipsync_fast, name) is not None
     assert lipsync_fast.SessionError is SessionError
     assert {kind.__name__ for kind in get_args(Event)} <= set(client.__all__)
-    code = "import sys, lipsync_fast\nlipsync_fast.errors.MediaError\nprint(len(sys.modules))"
+    code = "import sys, lipsync_fast\nlipsync_fast.errors.MediaError\nprint(*sys.modules)"
     loaded = [
-        int(subprocess.run([sys.executable, "-P", "-c", c], capture_output=True, check=True).stdout)
+        set(subprocess.run([sys.executable, "-P", "-c", c], capture_output=True, text=True,
+                           check=True).stdout.split())
         for c in (code, code.replace("lipsync_fast.errors.MediaError", "lipsync_fast.__version__"))
-    ]
-    assert loaded[0] == loaded[1] + 1, "the errors load nothing else"
+    ]  # fmt: skip
+    theirs = {"lipsync_fast_client", "lipsync_fast_client.version", "lipsync_fast_client.errors"}
+    assert loaded[0] - loaded[1] == {"lipsync_fast.errors", *theirs}, "the errors load nothing else"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lipsync_fast.audio.pcm import Resampler
 from lipsync_fast.frontend.session.client_audio import ClientAudio
-from lipsync_fast.protocol import AudioFormat
+from lipsync_fast_client.protocol import AudioFormat
 
 
 def cut(data: bytes, seed: int) -> list[bytes]:

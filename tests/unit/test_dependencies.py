@@ -12,8 +12,12 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+import lipsync_fast
+import lipsync_fast_client
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+CLIENT = tomllib.loads((CHECKOUT / "client" / "pyproject.toml").read_text())["project"]
 EXTRAS = "train", "sign", "bench", "test"
 """Those that the tests of the oldest versions use."""
 TOO_LARGE = "torch", "nvidia-dali-cuda120"
@@ -25,13 +29,13 @@ TOUCHED = "av", "websockets", "starlette", "hypercorn", "wsproto"
 
 
 def requirements(*extras: str) -> Iterator[Requirement]:
-    """The package's own, and those of some extras."""
+    """The package's own, and those of some extras; not the client, which is released with it."""
     lines = list(PROJECT["dependencies"])
     for extra in extras:
         lines += PROJECT["optional-dependencies"][extra]
     for line in lines:
         made = Requirement(line)
-        if made.name != PROJECT["name"]:
+        if made.name not in (PROJECT["name"], CLIENT["name"]):
             yield made
 
 
@@ -46,6 +50,22 @@ def oldest() -> dict[str, Version]:
     lines = (CHECKOUT / "constraints-oldest.txt").read_text().splitlines()
     made = [Requirement(line) for line in lines if line and not line.startswith("#")]
     return {each.name: lowest(each) for each in made}
+
+
+def test_server_and_client_are_of_one_version() -> None:
+    assert lipsync_fast.__version__ == lipsync_fast_client.__version__
+    (asked,) = [r for r in map(Requirement, PROJECT["dependencies"]) if r.name == CLIENT["name"]]
+    assert str(asked.specifier) == f"=={lipsync_fast_client.__version__}"
+
+
+def test_the_client_asks_for_no_other_versions_than_the_server() -> None:
+    """So that those which are run are its, too."""
+    own = {r.name: r.specifier for r in requirements()}
+    extras = CLIENT["optional-dependencies"].values()
+    lines = [*CLIENT["dependencies"], *(line for lines in extras for line in lines)]
+    assert len(CLIENT["dependencies"]) == 2, "a client installs anywhere"
+    for made in map(Requirement, lines):
+        assert made.specifier == own[made.name], made
 
 
 def test_each_lower_bound_is_run() -> None:

@@ -23,7 +23,7 @@ from lipsync_fast.benchmark.run import PARTS
 from lipsync_fast.cli.main import app
 from lipsync_fast.config_load import load
 from lipsync_fast.frontend.http.openapi import document
-from lipsync_fast.protocol import decode_client, decode_server
+from lipsync_fast_client.protocol import decode_client, decode_server
 
 RUN = {"python", "nginx", "haproxy"}
 """Kinds that are run: integration/test_documents_run.py."""

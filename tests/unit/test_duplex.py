@@ -20,11 +20,12 @@ from websockets.trio.client import connect
 from websockets.trio.server import serve
 
 from lipsync_fast import turns
-from lipsync_fast.duplex import DuplexClientConnection, DuplexServerConnection
+from lipsync_fast.duplex import DuplexServerConnection
 from lipsync_fast.errors import SocketClosedError
 from lipsync_fast.frontend.listen.stream import StreamSocket
 from lipsync_fast.frontend.session.outbox import Item, Outbox
 from lipsync_fast.turns import EMPTY_A_SECOND, EMPTY_AT_ONCE, InTurns, Turn
+from lipsync_fast_client.duplex import DuplexClientConnection
 
 Handle = Callable[[DuplexServerConnection], Awaitable[None]]
 Talk = Callable[[DuplexClientConnection], Awaitable[None]]

@@ -10,10 +10,12 @@ from typing import get_args
 import pytest
 
 import lipsync_fast
+import lipsync_fast_client
 from lipsync_fast import errors
 from lipsync_fast.errors import ErrorCode, LipsyncError, ReportedError
 
 PACKAGE = Path(lipsync_fast.__file__).parent
+CLIENT = Path(lipsync_fast_client.__file__).parent
 DEFINED = [
     kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)
 ]
@@ -24,12 +26,13 @@ SIGNALS = {errors.SocketClosedError, errors.ClosingError}
 
 def test_no_other_module_has_a_public_exception_or_a_record_named_like_one() -> None:
     found = [
-        f"{file.relative_to(PACKAGE)}: {name}"
-        for file in PACKAGE.rglob("*.py")
+        f"{file.relative_to(folder.parent)}: {name}"
+        for folder in (PACKAGE, CLIENT)
+        for file in folder.rglob("*.py")
         for name in re.findall(
             r"^\s*class ([A-Za-z]\w*(?:Error|Exception))\b", file.read_text(), re.M
         )
-        if file != PACKAGE / "errors.py"
+        if file != folder / "errors.py"
     ]
     assert found == []
 

@@ -172,6 +172,24 @@ def test_walls_are_kept() -> None:
     assert not through, "\n".join(through)
 
 
+def test_the_client_stands_below_everything() -> None:
+    """It is a distribution of its own, which installs without this one."""
+    climbing = [
+        f"{file.relative_to(CHECKOUT)}:{node.lineno}"
+        for file in sorted((CHECKOUT / "client").rglob("*.py"))
+        for node in _statements(file)
+        for name in _named(node)
+        if name.partition(".")[0] == NAME
+    ]
+    assert not climbing
+
+
+def _named(node: ast.stmt) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+
+
 def test_exceptions_are_still_needed() -> None:
     pairs = {(found.who, found.whom) for found in all_imports()}
     gone = sorted(set(EXCEPTIONS) - pairs)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lipsync_fast.errors import ProtocolError
 from lipsync_fast.geometry import Rect
-from lipsync_fast.protocol import (
+from lipsync_fast_client.protocol import (
     HEADER_SIZE,
     AudioFormat,
     ClientMessage,

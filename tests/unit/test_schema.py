@@ -12,9 +12,9 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
-from lipsync_fast import protocol
 from lipsync_fast.errors import ErrorCode
-from lipsync_fast.protocol import ClientMessage, MediaFlag, MediaType, ServerMessage
+from lipsync_fast_client import protocol
+from lipsync_fast_client.protocol import ClientMessage, MediaFlag, MediaType, ServerMessage
 
 ROOT = Path(__file__).parent.parent.parent
 CLIENT = {t.__struct_config__.tag: t for t in get_args(ClientMessage)}

@@ -40,8 +40,14 @@ from lipsync_fast.frontend.legacy import json_messages, wire
 from lipsync_fast.ipc.messages import read_answer, read_job, samples_of
 from lipsync_fast.media.claims import missing_bytes, understated
 from lipsync_fast.onnx_io.check import check_network
-from lipsync_fast.protocol import decode_client, decode_server, encode, pack_media, unpack_media
 from lipsync_fast.untrusted.pickles import check_checkpoint
+from lipsync_fast_client.protocol import (
+    decode_client,
+    decode_server,
+    encode,
+    pack_media,
+    unpack_media,
+)
 
 LONGEST = 1000
 """Characters of an error: it is a line, whatever was read."""

@@ -30,7 +30,7 @@ from lipsync_fast.frontend.http.metrics import metrics_text
 from lipsync_fast.frontend.http.openapi import document
 from lipsync_fast.frontend.http.websocket import HttpSocket
 from lipsync_fast.frontend.services import Services
-from lipsync_fast.protocol import SUBPROTOCOL
+from lipsync_fast_client.protocol import SUBPROTOCOL
 
 TYPES = {
     ".html": "text/html; charset=utf-8",

@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 
 from lipsync_fast.ipc.status import ServerStatus
-from lipsync_fast.protocol import SUBPROTOCOL
 from lipsync_fast.version import __version__
+from lipsync_fast_client.protocol import SUBPROTOCOL
 
 JPEG, MP4, WAV = "image/jpeg", "video/mp4", "audio/wav"
 Answers = dict[str, Any]

@@ -14,7 +14,7 @@ from lipsync_fast.frontend.legacy.service import LegacyService
 from lipsync_fast.frontend.services import Services
 from lipsync_fast.frontend.session.session import serve_native
 from lipsync_fast.logs import get_logger
-from lipsync_fast.protocol import SUBPROTOCOL
+from lipsync_fast_client.protocol import SUBPROTOCOL
 
 log = get_logger("lipsync.front")
 GOING_AWAY, POLICY, INTERNAL_ERROR, TRY_AGAIN_LATER = 1001, 1008, 1011, 1013

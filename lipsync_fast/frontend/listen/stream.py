@@ -22,7 +22,7 @@ from lipsync_fast.frontend.access.door import KEPT, KEPT_FOR_HTTP, Door
 from lipsync_fast.frontend.access.places import BESIDE_SESSIONS, BESIDE_SHARE, Place, Places
 from lipsync_fast.frontend.listen.connections import Connections
 from lipsync_fast.frontend.services import Services
-from lipsync_fast.protocol import SUBPROTOCOL
+from lipsync_fast_client.protocol import SUBPROTOCOL
 
 SEND_BUFFER = 256 << 10
 """The kernel's, for a connection: what a slow reader has not read beyond it is noticed."""

@@ -16,8 +16,8 @@ from lipsync_fast.avatars.manifest import Manifest
 from lipsync_fast.frontend.playout.utterance import Utterance
 from lipsync_fast.geometry import Rect
 from lipsync_fast.ipc.messages import Answer, Job, Look
-from lipsync_fast.protocol import MediaFlag
 from lipsync_fast.timing import FRAME_SAMPLES
+from lipsync_fast_client.protocol import MediaFlag
 
 Flag = MediaFlag
 """What a picture is."""

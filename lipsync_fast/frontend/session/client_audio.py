@@ -7,8 +7,8 @@ import numpy as np
 
 from lipsync_fast.arrays import F32
 from lipsync_fast.audio.pcm import Resampler, to_float, to_mono
-from lipsync_fast.protocol import AudioFormat
 from lipsync_fast.timing import FPS, SAMPLE_RATE
+from lipsync_fast_client.protocol import AudioFormat
 
 
 class ClientAudio:

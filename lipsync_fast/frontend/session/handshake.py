@@ -9,7 +9,7 @@ from lipsync_fast.errors import ClosingError, ErrorCode, LipsyncError, ProtocolE
 from lipsync_fast.frontend.access.socket import Socket
 from lipsync_fast.frontend.avatars.leases import AvatarLease
 from lipsync_fast.frontend.services import Services
-from lipsync_fast.protocol import (
+from lipsync_fast_client.protocol import (
     ClientMessage,
     ErrorMessage,
     Ping,

@@ -17,8 +17,8 @@ from lipsync_fast.frontend.playout.quiet import QuietTime
 from lipsync_fast.frontend.services import Services
 from lipsync_fast.frontend.session.client_audio import ClientAudio
 from lipsync_fast.frontend.session.shown_avatar import ShownAvatar
-from lipsync_fast.protocol import ServerMessage, SessionOverloaded
 from lipsync_fast.timing import NS_PER_S, SAMPLE_RATE
+from lipsync_fast_client.protocol import ServerMessage, SessionOverloaded
 
 QUIET, PAUSE_SAMPLES = 0.02, 12_800
 """A pause in the sound: no sample beyond the one for as many as the other (0.8 s), or none."""

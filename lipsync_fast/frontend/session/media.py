@@ -12,7 +12,7 @@ from lipsync_fast.frontend.session.outbox import Item, Outbox
 from lipsync_fast.frontend.session.shown_avatar import ShownAvatar
 from lipsync_fast.frontend.session.statistics import SessionStatistics
 from lipsync_fast.geometry import EMPTY, Rect
-from lipsync_fast.protocol import MediaHeader, MediaType, pack_media
+from lipsync_fast_client.protocol import MediaHeader, MediaType, pack_media
 
 
 class MediaSender:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from lipsync_fast.errors import SocketClosedError
 from lipsync_fast.frontend.access.socket import Socket
-from lipsync_fast.protocol import ServerMessage, encode
 from lipsync_fast.signals import WakeUp
+from lipsync_fast_client.protocol import ServerMessage, encode
 
 MOST_MESSAGES = 1000
 """Text messages that may wait; a client that leaves more unread is cut off."""

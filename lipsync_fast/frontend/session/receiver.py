@@ -13,7 +13,7 @@ from lipsync_fast.frontend.playout.playout import Playout
 from lipsync_fast.frontend.services import Services
 from lipsync_fast.frontend.session.driver import PlayoutDriver
 from lipsync_fast.frontend.session.handshake import MOST_ERRORS, POLICY, code_of, silent
-from lipsync_fast.protocol import ClientMessage, ErrorMessage, ServerMessage, decode_client
+from lipsync_fast_client.protocol import ClientMessage, ErrorMessage, ServerMessage, decode_client
 
 
 class Receiver:

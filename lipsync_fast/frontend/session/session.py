@@ -36,7 +36,8 @@ from lipsync_fast.frontend.session.outbox import Outbox
 from lipsync_fast.frontend.session.receiver import Receiver
 from lipsync_fast.frontend.session.shown_avatar import ShownAvatar
 from lipsync_fast.frontend.session.statistics import SessionStatistics
-from lipsync_fast.protocol import (
+from lipsync_fast.signals import until
+from lipsync_fast_client.protocol import (
     ClientMessage,
     ErrorMessage,
     Ping,
@@ -51,7 +52,6 @@ from lipsync_fast.protocol import (
     UtteranceSay,
     UtteranceStarted,
 )
-from lipsync_fast.signals import until
 
 STATS_S = 5.0
 FAREWELL_S = 2.0

@@ -9,9 +9,9 @@ from lipsync_fast.frontend.kept_utterances import KeptUtterances
 from lipsync_fast.frontend.playout.playout import Appearance
 from lipsync_fast.frontend.services import Services
 from lipsync_fast.ipc.messages import Content, Look, scaled_size
-from lipsync_fast.protocol import SessionStarted, SessionUpdate, VideoFormat
 from lipsync_fast.provenance import jpeg_with_xmp, xmp_packet
 from lipsync_fast.timing import FPS
+from lipsync_fast_client.protocol import SessionStarted, SessionUpdate, VideoFormat
 
 
 class ShownAvatar:

@@ -7,8 +7,8 @@ import time
 
 from lipsync_fast.frontend.playout.playout import Flag, Picture, Playout
 from lipsync_fast.frontend.statistics import FrontStatistics
-from lipsync_fast.protocol import Stats
 from lipsync_fast.timing import FPS
+from lipsync_fast_client.protocol import Stats
 
 
 class SessionStatistics:

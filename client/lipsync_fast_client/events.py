@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
+import io
 from fractions import Fraction
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import msgspec
 
-from lipsync_fast.errors import ProtocolError
-from lipsync_fast.geometry import Rect
-from lipsync_fast.protocol import (
+from lipsync_fast_client.errors import ProtocolError
+from lipsync_fast_client.geometry import Rect
+from lipsync_fast_client.protocol import (
     ErrorMessage,
     MediaFlag,
     MediaType,
@@ -23,6 +24,9 @@ from lipsync_fast.protocol import (
     UtteranceStarted,
     unpack_media,
 )
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 class VideoFrame(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +77,28 @@ class VideoFrame(msgspec.Struct, frozen=True, kw_only=True):
         """Its own picture was not ready in time: it is an older one."""
         return bool(self.flags & MediaFlag.REPEATED)
 
+    @property
+    def image(self) -> Image:
+        """The picture, decoded anew each time: RGB, of the box's width and height. Needs Pillow.
+
+        ``numpy.asarray`` makes an array of it, H x W x 3 uint8.
+
+        Raises:
+            ImportError: Pillow is not installed.
+            ProtocolError: it cannot be decoded.
+        """
+        try:
+            from PIL import Image
+        except ImportError:
+            raise ImportError(
+                "VideoFrame.image needs Pillow: pip install pillow; VideoFrame.jpeg needs nothing"
+            ) from None
+        try:
+            with Image.open(io.BytesIO(self.jpeg), formats=("JPEG",)) as encoded:
+                return encoded.convert("RGB")
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise ProtocolError(f"picture {self.sequence} cannot be decoded: {error}") from None
+
     def _repr_jpeg_(self) -> bytes:
         return self.jpeg
 
@@ -111,9 +137,43 @@ class AudioFrame(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+class ConnectionLost(msgspec.Struct, frozen=True, kw_only=True):
+    """The server has gone; the next event is ``Reconnected``, or an error is raised.
+
+    Nothing of what was said before comes any more, no answer to ``interrupt`` either. What is sent
+    until the server is back is dropped.
+
+    Attributes:
+        reason: in words.
+        unfinished: utterances that were begun, and not shown whole: they are lost. The rest of one
+            that is still being sent is dropped, until it is ended.
+    """
+
+    reason: str
+    unfinished: int
+
+
+class Reconnected(msgspec.Struct, frozen=True, kw_only=True):
+    """A new session with the same settings; its clock, sequence and utterances begin anew.
+
+    ``Session.started`` is what the server says of it.
+
+    Attributes:
+        attempts: that it took.
+        seconds: from the loss until now.
+        missed: utterances that were begun meanwhile, which nobody has heard.
+    """
+
+    attempts: int
+    seconds: float
+    missed: int
+
+
 Event: TypeAlias = (
     VideoFrame
     | AudioFrame
+    | ConnectionLost
+    | Reconnected
     | SessionStarted
     | UtteranceStarted
     | UtteranceEnded

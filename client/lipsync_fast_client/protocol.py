@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from lipsync_fast.errors import ErrorCode, ProtocolError, UnsupportedAudioError
-from lipsync_fast.geometry import EMPTY, Rect
+from lipsync_fast_client.errors import ErrorCode, ProtocolError, UnsupportedAudioError
+from lipsync_fast_client.geometry import EMPTY, Rect
 
 SUBPROTOCOL = "lipsync.v1"
 MAGIC = b"LSF1"

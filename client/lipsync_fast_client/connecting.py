@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From an address to a session that has been started, and its end."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Literal
+
+from lipsync_fast_client.arguments import check_address, checked, one_of, plain
+from lipsync_fast_client.dialing import Dialer
+from lipsync_fast_client.outage import patience
+from lipsync_fast_client.protocol import AudioFormat, SessionStart, VideoFormat
+from lipsync_fast_client.session import Session
+
+
+def connect(
+    url: str,
+    *,
+    avatar: str = "",
+    sample_rate: int = 16_000,
+    format: Literal["s16le", "f32le"] = "s16le",
+    channels: int = 1,
+    content: Literal["frame", "mouth"] = "frame",
+    quality: int | None = None,
+    max_width: int | None = None,
+    pace: Literal["live", "burst"] = "live",
+    idle: bool = True,
+    echo_audio: bool = False,
+    pictures: bool = True,
+    token: str = "",
+    open_timeout: float = 10.0,
+    reconnect: bool | float = False,
+) -> Connecting:
+    """Begin a session with a server, under trio or asyncio.
+
+    >>> async with connect("ws://127.0.0.1:8084") as session:  # doctest: +SKIP
+    ...     async for event in session:
+    ...         ...
+
+    Args:
+        url: of a stream port, or of /ws of the HTTP port: ``ws://…`` or ``wss://…``.
+        avatar: its name; the server's default where empty.
+        sample_rate, format, channels: of the sound that is sent; 8,000 to 192,000 Hz, one or two
+            interleaved channels.
+        content, quality, max_width: of the pictures, see ``protocol.VideoFormat``.
+        pace: "live" for frames in real time, "burst" for each as soon as it is made.
+        idle: show the avatar between utterances too (live).
+        echo_audio: have the sound come back on the pictures' clock.
+        pictures: have pictures sent; ``Session.update`` changes that.
+        token: what the server asks for.
+        open_timeout: seconds that connecting may take.
+        reconnect: have a new session with the same settings where the connection is lost, for as
+            many seconds as are given, or 300; told as ``ConnectionLost`` and ``Reconnected``.
+
+    Raises:
+        ValueError: an argument cannot be; the message names it.
+
+    Raises when entered:
+        SessionError: the server cannot be reached, or refuses; its ``code`` says why, and
+            ``retry_after_s`` when to try again where the server said so.
+        ValueError: no connection can be opened to that ``url``.
+    """
+    check_address(url, token, open_timeout)
+    seconds = patience(reconnect)
+    one_of("format", format, ("s16le", "f32le"))
+    one_of("content", content, ("frame", "mouth"))
+    one_of("pace", pace, ("live", "burst"))
+    start = SessionStart(
+        avatar=avatar,
+        audio=AudioFormat(sample_rate=plain(sample_rate), format=format, channels=plain(channels)),
+        video=VideoFormat(content=content, quality=plain(quality), max_width=plain(max_width)),
+        pace=pace,
+        idle=idle,
+        echo_audio=echo_audio,
+        pictures=pictures,
+    )
+    return Connecting(Dialer(url, token, open_timeout), checked(start), seconds)
+
+
+class Connecting:
+    """An asynchronous context manager that gives a ``Session``; leaving it ends the session.
+
+    It says session.stop and closes, within ``dialing.CLOSE_S``. Cancelled under trio, the
+    connection is closed without a word, which ends the session as well.
+    """
+
+    def __init__(self, dialer: Dialer, start: SessionStart, patience: float | None) -> None:
+        self._dialer, self._start, self._patience = dialer, start, patience
+
+    def __repr__(self) -> str:
+        return f"Connecting({self._dialer.url!r})"
+
+    async def __aenter__(self) -> Session:
+        session = Session(self._dialer, self._start, self._patience)
+        await self._dialer.__aenter__()
+        try:
+            await session._begin()
+        except BaseException as error:
+            await self.__aexit__(type(error), error, error.__traceback__)
+            raise
+        return session
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._dialer.__aexit__()
