@@ -366,7 +366,7 @@ async def test_ten_minutes_of_sound_at_once_are_not_all_taken(server: LocalServe
                 assert each.queued_ms < 60_000 + 1000 * (65_536 / 2 / 16_000) + 100
             assert _front_memory_mb(server) - rss_before < 100
             async with lipsync_fast.connect(server.url) as other:
-                await until(other, VideoFrame, lambda f: f.sequence == 10)
+                await until(other, VideoFrame, lambda f: f.sequence >= 10)
             nursery.cancel_scope.cancel()
     load = await trio.to_thread.run_sync(
         wait_for, server, lambda load: load.sessions == 0, "the session has ended"
