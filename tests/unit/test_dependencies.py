@@ -58,6 +58,15 @@ def test_server_and_client_are_of_one_version() -> None:
     assert str(asked.specifier) == f"=={lipsync_fast_client.__version__}"
 
 
+def test_plugins_are_of_the_clients_version() -> None:
+    folders = sorted((CHECKOUT / "integrations").glob("*/pyproject.toml"))
+    assert folders
+    for file in folders:
+        project = tomllib.loads(file.read_text())["project"]
+        assert project["version"] == lipsync_fast_client.__version__
+        assert f"lipsync-fast-client=={project['version']}" in project["dependencies"]
+
+
 def test_the_client_asks_for_no_other_versions_than_the_server() -> None:
     """So that those which are run are its, too."""
     own = {r.name: r.specifier for r in requirements()}
