@@ -45,6 +45,11 @@ class _Head(msgspec.Struct):
     format_version: int = 0
 
 
+# Made here, as packages are read in threads: msgspec looks at a type's annotations when it first
+# decodes one, and another thread that decodes one meanwhile ends the process.
+_HEAD, _MANIFEST = msgspec.json.Decoder(_Head), msgspec.json.Decoder(Manifest)
+
+
 def read_manifest(data: memoryview, where: str) -> Manifest:
     """Parse and check a manifest.
 
@@ -55,7 +60,7 @@ def read_manifest(data: memoryview, where: str) -> Manifest:
     if len(data) > limits.MANIFEST_BYTES:
         raise AvatarFormatError(f"{where}: the manifest has {len(data)} bytes, more than 1 MiB")
     try:
-        head = msgspec.json.decode(data, type=_Head)
+        head = _HEAD.decode(data)
         if head.format != FORMAT:
             raise AvatarFormatError(f"{where}: not an avatar package (format {head.format[:40]!r})")
         if head.format_version > FORMAT_VERSION:
@@ -65,7 +70,7 @@ def read_manifest(data: memoryview, where: str) -> Manifest:
             )
         if head.format_version < 1:
             raise AvatarFormatError(f"{where}: there is no package format {head.format_version}")
-        manifest = msgspec.json.decode(data, type=Manifest)
+        manifest = _MANIFEST.decode(data)
         json.loads(bytes(data), object_pairs_hook=_no_key_twice)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:300]

@@ -52,6 +52,9 @@ class _Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     signature: str
 
 
+_SIGNATURE = msgspec.json.Decoder(_Signature)
+
+
 @dataclass(frozen=True)
 class TrustedKeys:
     """Public keys, any of which may have signed a package.
@@ -219,7 +222,7 @@ def _signature(package: AvatarPackage) -> bytes:
     if data is None:
         raise AvatarSignatureError(f"{package.path}: is not signed; see lipsync-fast avatar sign")
     try:
-        read = msgspec.json.decode(data[: limits.SIGNATURE_BYTES], type=_Signature)
+        read = _SIGNATURE.decode(data[: limits.SIGNATURE_BYTES])
         signature = base64.b64decode(read.signature, validate=True)
         good = (read.format, read.version, len(signature)) == (FORMAT, 1, 64)
     except ValueError:  # msgspec's and base64's are such

@@ -23,7 +23,7 @@ from lipsync_fast.ipc.control import (
     StatusRequest,
 )
 from lipsync_fast.ipc.control_socket import Link
-from lipsync_fast.ipc.status import ServerStatus
+from lipsync_fast.ipc.status import ServerStatus, read_status
 from lipsync_fast.names import json_bytes
 from lipsync_fast.rounding import rounded
 from lipsync_fast.supervisor.run_folder import default_run_folder, is_running, run_folders
@@ -97,7 +97,7 @@ class ControlClient:
         reply = self._ask(StatusRequest(), ANSWER_S, lambda m: isinstance(m, StatusReply))
         assert isinstance(reply, StatusReply)
         try:
-            return msgspec.msgpack.decode(reply.status, type=ServerStatus)
+            return read_status(reply.status)
         except (msgspec.MsgspecError, UnicodeError) as error:
             raise ServerError(
                 f"the server in {self._folder} is of another version: {error}"

@@ -40,14 +40,13 @@ from lipsync_fast.ipc.control import (
 )
 from lipsync_fast.ipc.control_socket import Link
 from lipsync_fast.ipc.offers import RingSocket, RingsOffered
-from lipsync_fast.ipc.status import ServerStatus
+from lipsync_fast.ipc.status import read_status
 from lipsync_fast.logs import get_logger, setup_logs
 from lipsync_fast.signals import until
 
 log = get_logger("lipsync.front")
 LATENCIES_S = 1.0
 """How often the percentiles of how long frames take are made."""
-_status = msgspec.msgpack.Decoder(ServerStatus)
 _encoder = msgspec.msgpack.Encoder()
 
 
@@ -89,7 +88,7 @@ class Front:
             self.pool.gone(message.peer)
         elif isinstance(message, StatusReply):
             try:
-                services.statistics.server = _status.decode(message.status)
+                services.statistics.server = read_status(message.status)
             except (msgspec.MsgspecError, UnicodeError) as error:
                 log.error("status of another version", reason=str(error))
         elif isinstance(message, Drain):

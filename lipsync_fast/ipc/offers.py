@@ -22,6 +22,9 @@ class _FramesOffer(msgspec.Struct, frozen=True, tag="frames"):
     avatar: str
 
 
+_OFFER = msgspec.msgpack.Decoder(_RingsOffer | _FramesOffer)
+
+
 @dataclass(frozen=True)
 class RingsOffered:
     """The rings between this child and a peer."""
@@ -93,7 +96,7 @@ class RingSocket:
         if not data:
             raise ControlError("the supervisor has gone")
         try:
-            about = msgspec.msgpack.decode(data, type=_RingsOffer | _FramesOffer)
+            about = _OFFER.decode(data)
         except (msgspec.MsgspecError, UnicodeError):
             about = None
         wanted = 6 if isinstance(about, _RingsOffer) else 1

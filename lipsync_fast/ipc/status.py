@@ -159,3 +159,9 @@ class ServerStatus(msgspec.Struct, kw_only=True):
     frames_per_s: float
     ignored: int
     avatars: list[AvatarStatus] = msgspec.field(default_factory=list)
+
+
+read_status = msgspec.msgpack.Decoder(ServerStatus).decode
+"""A status as it was sent."""
+read_load = msgspec.msgpack.Decoder(FrontLoad).decode
+"""A front's."""

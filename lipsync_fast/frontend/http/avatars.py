@@ -97,6 +97,9 @@ class Wanted(msgspec.Struct, forbid_unknown_fields=True):
     path: Annotated[str, Meta(max_length=4096)] = ""
 
 
+_WANTED = msgspec.json.Decoder(Wanted)
+
+
 def facts_of(services: Services, name: str) -> AvatarFacts:
     """What can be told of an avatar (opens it: for a thread).
 
@@ -187,4 +190,4 @@ async def _body(request: Request) -> Wanted:
             data += piece
             if len(data) > MOST_BODY:
                 raise msgspec.DecodeError(f"more than {MOST_BODY} bytes")
-    return msgspec.json.decode(data, type=Wanted) if data.strip() else Wanted()
+    return _WANTED.decode(data) if data.strip() else Wanted()

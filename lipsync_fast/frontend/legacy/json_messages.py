@@ -45,6 +45,10 @@ class _BatchFrame(msgspec.Struct):
     frame_id: int = 0
 
 
+_FIELDS = msgspec.json.Decoder(_Fields)
+msgspec.json.Decoder(list[_BatchFrame])  # looks at its annotations now
+
+
 @dataclass(slots=True)
 class Asked:
     """A text message of a client.
@@ -72,7 +76,7 @@ def parse(text: str) -> Asked:
         LegacyRequestError: it is no JSON object at all.
     """
     try:
-        fields = msgspec.json.decode(text, type=_Fields)
+        fields = _FIELDS.decode(text)
     except RecursionError:
         raise LegacyRequestError("nested too deeply") from None
     except (msgspec.MsgspecError, UnicodeEncodeError) as error:

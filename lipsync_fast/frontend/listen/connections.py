@@ -24,6 +24,9 @@ class _Kind(msgspec.Struct):
     type: object = None
 
 
+_KIND = msgspec.json.Decoder(_Kind)
+
+
 class Connections:
     """Counts connections, and hands each to its protocol."""
 
@@ -87,7 +90,7 @@ class Connections:
 def _starts_session(text: str) -> bool:
     """Whether a first message is lipsync.v1's, of a client that has agreed on no subprotocol."""
     try:
-        kind = msgspec.json.decode(text, type=_Kind).type
+        kind = _KIND.decode(text).type
     except (msgspec.MsgspecError, RecursionError, UnicodeEncodeError):
         return False
     return kind == "session.start"
