@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lipsync_fast.cli.status import ControlClient
+from lipsync_fast.client.local import Tether
 from lipsync_fast.errors import ServerError
 from lipsync_fast.ipc.status import ServerStatus
 
@@ -87,6 +88,7 @@ class Server:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stderr=log, env=self.environ
             )
+        self._tether = Tether(self.process.pid, self.base)  # a test that is killed leaves none
         self.seen: set[int] = {self.process.pid}
 
     # ------------------------------------------------------------ asking
@@ -180,6 +182,7 @@ class Server:
             if lives(pid):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait()
+        self._tether.close()
         shutil.rmtree(self.base)
 
 

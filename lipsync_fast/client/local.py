@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A server of one's own: ``lipsync-fast serve`` on free ports, for tests, benchmarks and programs.
 
+It ends with the program that has started it, whatever ends that.
+
 >>> with LocalServer() as server:  # doctest: +SKIP
 ...     async with lipsync_fast.connect(server.url) as session:
 ...         ...
@@ -20,17 +22,57 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import zmq
 
 from lipsync_fast.closing import Closing
-from lipsync_fast.errors import LipsyncError
+from lipsync_fast.errors import LipsyncError, words_of
 from lipsync_fast.ipc.control import StatusReply, StatusRequest
 from lipsync_fast.ipc.control_socket import Link
-from lipsync_fast.ipc.status import ServerStatus
+from lipsync_fast.ipc.status import ServerStatus, read_status
 
 POLL_S = 0.05
 LOG_TAIL = 4000
+AFTER = """
+read rest
+kill $0 && sleep 0.1 && kill $0
+tries=0
+while kill -0 $0 && [ $tries -lt 100 ] && ! grep -q 'State:.Z' /proc/$0/status; do
+    sleep 0.1
+    tries=$((tries + 1))
+done
+kill -KILL $0
+rm -rf "$1"
+"""
+"""What is done to a process, and a folder, when the one that waits for it is gone: the second
+SIGTERM asks a server to stop at once."""
+
+
+class Tether(Closing):
+    """Ends a process when this one is gone, also if it is killed; until closed.
+
+    A shell waits for the end of a pipe that this process holds. (What the kernel can do of itself,
+    PR_SET_PDEATHSIG, would count the end of the thread that has started the process.)
+
+    Args:
+        pid: the process.
+        folder: its own; removed then.
+    """
+
+    def __init__(self, pid: int, folder: Path) -> None:
+        self._shell = subprocess.Popen(
+            ["/bin/sh", "-c", AFTER, str(pid), str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is not for it
+        )
+
+    def close(self) -> None:
+        """The process has ended: leave it at that."""
+        self._shell.kill()
+        self._shell.wait()
+        assert self._shell.stdin is not None
+        self._shell.stdin.close()
 
 
 class LocalServer(Closing):
@@ -75,9 +117,14 @@ class LocalServer(Closing):
         self._log = self.log_path.open("wb")
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         command = [*self._command, "--config", str(path)]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log
-        )
+        try:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log
+            )
+        except OSError as error:
+            self._forget()
+            raise LipsyncError(f"{command[0]}: cannot be started: {words_of(error)}") from None
+        self._tether = Tether(self.process.pid, self._base)
         try:
             status = self._until_serving()
         except BaseException:
@@ -99,6 +146,10 @@ class LocalServer(Closing):
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        self._tether.close()
+        self._forget()
+
+    def _forget(self) -> None:
         self._log.close()
         self._context.term()
         shutil.rmtree(self._base, ignore_errors=True)
@@ -139,7 +190,7 @@ class LocalServer(Closing):
                 link.socket.poll(max(1, int(min(left, 1.0) * 1000)))
                 for message in link.received():
                     if isinstance(message, StatusReply):
-                        return msgspec.msgpack.decode(message.status, type=ServerStatus)
+                        return read_status(message.status)
                 if self.process.poll() is not None:
                     break
         finally:

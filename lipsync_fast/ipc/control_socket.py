@@ -121,8 +121,13 @@ def _options(socket: zmq.Socket[bytes]) -> zmq.Socket[bytes]:
     return socket
 
 
+@dataclass
 class Hub(_Socket):
     """The supervisor's end."""
+
+    folder: Path
+    _file: tuple[int, int] = field(default=(0, 0), init=False)
+    """Which file the socket is."""
 
     @classmethod
     def bind(cls, context: zmq.Context[zmq.Socket[bytes]], folder: Path) -> Hub:
@@ -134,12 +139,38 @@ class Hub(_Socket):
         socket = _options(context.socket(zmq.ROUTER))
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # sending to nobody is an error
         socket.setsockopt(zmq.ROUTER_HANDOVER, 1)  # a successor takes over its name
+        hub = cls(socket, folder)
         try:
-            socket.bind(address(folder))
-        except zmq.ZMQError as error:
+            hub.open()
+        except ControlError:
             socket.close(linger=0)
-            raise ControlError(f"cannot open {address(folder)}: {error}") from None
-        return cls(socket)
+            raise
+        return hub
+
+    def open(self) -> None:
+        """Listen in the folder; again, where somebody has removed the socket. Who has connected
+        already stays connected.
+
+        Raises:
+            ControlError: it cannot be opened.
+        """
+        try:
+            self.socket.bind(address(self.folder))
+        except zmq.ZMQError as error:
+            raise ControlError(f"cannot open {address(self.folder)}: {error}") from None
+        self._file = self._there()
+
+    @property
+    def is_there(self) -> bool:
+        """Whether new peers find the socket."""
+        return self._there() == self._file
+
+    def _there(self) -> tuple[int, int]:
+        try:
+            about = os.lstat(address(self.folder).removeprefix("ipc://"))
+        except OSError:
+            return 0, 0
+        return about.st_dev, about.st_ino
 
     def send(self, name: str, message: AnyMessage) -> bool:
         """Send to a peer; False when it is not there or does not read."""

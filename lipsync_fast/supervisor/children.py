@@ -21,6 +21,7 @@ from typing import Literal
 import msgspec
 
 from lipsync_fast.config import Engines
+from lipsync_fast.errors import words_of
 from lipsync_fast.ipc.children import EngineSpec, FrontSpec, Listener
 from lipsync_fast.ipc.control import Load
 from lipsync_fast.ipc.offers import RingSocket
@@ -237,6 +238,12 @@ def spawn(
         child.loading = set(child.initial_avatars)
     slot.child = slot.last = child
     return child
+
+
+def why_not_started(error: OSError) -> str:
+    """Why ``spawn`` has started nothing: it names the file that could not be run."""
+    file = f"{os.fsdecode(error.filename)}: " if error.filename is not None else ""
+    return file + words_of(error)
 
 
 def _pidfd(pid: int) -> int:

@@ -11,12 +11,15 @@ from collections.abc import Callable
 import msgspec
 import trio
 
+from lipsync_fast.errors import ControlError, ServerError
 from lipsync_fast.ipc.control import AnyMessage, ChangeAvatar, Engines, StatusReply, StatusRequest
 from lipsync_fast.ipc.control_socket import Hub
 from lipsync_fast.ipc.status import ServerStatus
+from lipsync_fast.logs import get_logger
 from lipsync_fast.supervisor.avatar_catalogue import AvatarCatalogue
 from lipsync_fast.supervisor.children import Child
 from lipsync_fast.supervisor.roster import Roster
+from lipsync_fast.supervisor.run_folder import RunFolder
 from lipsync_fast.supervisor.status import (
     FrameRates,
     ServerFacts,
@@ -28,6 +31,9 @@ from lipsync_fast.supervisor.status import (
 
 MOST_MESSAGES = 100
 """Messages that are taken before other tasks get their turn."""
+KEEP_S = 1.0
+"""How often it is looked whether the control socket is still there."""
+log = get_logger("lipsync.supervisor")
 
 OnMessage = Callable[[Child, AnyMessage], None]
 OnChangeAvatar = Callable[[str, ChangeAvatar], None]
@@ -78,6 +84,22 @@ class ControlServer:
             if count >= MOST_MESSAGES:
                 return True
         return False
+
+    async def keep_open(self, folder: RunFolder) -> None:
+        """Make the control socket again whenever somebody has removed it, until cancelled."""
+        told = ""
+        while True:
+            await trio.sleep(KEEP_S)
+            try:
+                if not folder.renew() and self._hub.is_there:
+                    continue
+                self._hub.open()
+                log.warning("the control socket was removed; it is made again", folder=folder.path)
+                told = ""
+            except (ServerError, ControlError) as error:
+                if str(error) != told:
+                    told = str(error)
+                    log.error("without its control socket no child can be replaced", reason=told)
 
     # ------------------------------------------------------------ sending
     def send(self, child: Child, message: AnyMessage) -> None:

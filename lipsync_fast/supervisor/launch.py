@@ -25,7 +25,7 @@ from lipsync_fast.machine import raise_open_files
 from lipsync_fast.notify import Notifier
 from lipsync_fast.supervisor.avatar_catalogue import AvatarCatalogue
 from lipsync_fast.supervisor.avatar_folders import AvatarFolders
-from lipsync_fast.supervisor.children import ChildSlot, Command, own_command
+from lipsync_fast.supervisor.children import ChildSlot, Command, own_command, why_not_started
 from lipsync_fast.supervisor.devices import DevicePlan, plan_devices
 from lipsync_fast.supervisor.gpus import DetectedGpus
 from lipsync_fast.supervisor.mps import Mps
@@ -99,7 +99,7 @@ def serve(
         *stream_ports, http_port = (port.port for port in ports)
         facts = ServerFacts(config, stream_ports, http_port, started_at)
         parts = ServerParts(
-            facts, spawner, slots, ports, notifier, early_signals, lambda: on_ready(ports)
+            facts, spawner, slots, ports, notifier, folder, early_signals, lambda: on_ready(ports)
         )
         return trio.run(supervise, parts)
 
@@ -168,7 +168,7 @@ def _start_first(spawner: Spawner, slots: list[ChildSlot]) -> None:
             try:
                 spawner.start(slot)
             except OSError as error:
-                raise ServerError(f"cannot start a process: {error.strerror}") from None
+                raise ServerError(f"cannot start a process: {why_not_started(error)}") from None
 
 
 def _end_all(slots: list[ChildSlot]) -> None:

@@ -7,7 +7,8 @@
         control    the Unix socket of ipc/control_socket.py
         mps        pipes and logs of an MPS daemon that is the server's own (mps.py)
 
-A folder whose lock nobody holds is a crashed run's, and is removed by the next start.
+A folder whose lock nobody holds is a crashed run's, and is removed by the next start. One that is
+removed while its server runs is made again: children to come connect there.
 """
 
 from __future__ import annotations
@@ -133,6 +134,22 @@ class RunFolder:
             os.close(fd)
             raise ServerError(f"{path / CONTROL}: {error.strerror}; remove it") from None
         return cls(path, fd)
+
+    def renew(self) -> bool:
+        """Make the folder again if somebody has removed it, or its lock; True where that was so.
+
+        Who cleans up temporary folders, or ends a user's last login, does not ask.
+
+        Raises:
+            ServerError: another server runs there by now.
+            ControlError: the folder cannot be made.
+        """
+        if _is_still(self._fd, self.path / LOCK):
+            return False
+        again = RunFolder.take(self.path)
+        os.close(self._fd)
+        self._fd = again._fd
+        return True
 
     def remove(self) -> None:
         """Remove what the server has left there, and the folder where nothing else is in it."""

@@ -38,17 +38,18 @@ from lipsync_fast.ipc.control import (
     WantAvatar,
 )
 from lipsync_fast.ipc.control_socket import Hub
-from lipsync_fast.ipc.status import FrontLoad
+from lipsync_fast.ipc.status import read_load
 from lipsync_fast.logs import get_logger
 from lipsync_fast.notify import Notifier
 from lipsync_fast.signals import Changes
 from lipsync_fast.supervisor.avatar_loader import AvatarLoader
 from lipsync_fast.supervisor.avatar_rollout import AvatarRollout
-from lipsync_fast.supervisor.children import Child, ChildSlot
+from lipsync_fast.supervisor.children import Child, ChildSlot, why_not_started
 from lipsync_fast.supervisor.control import ControlServer
 from lipsync_fast.supervisor.ports import BoundPort
 from lipsync_fast.supervisor.ring_broker import RingBroker
 from lipsync_fast.supervisor.roster import Roster
+from lipsync_fast.supervisor.run_folder import RunFolder
 from lipsync_fast.supervisor.shutdown import Shutdown
 from lipsync_fast.supervisor.silence import waited_s
 from lipsync_fast.supervisor.spawner import Spawner
@@ -70,6 +71,7 @@ class ServerParts:
 
     Attributes:
         ports: listening sockets; closed by ``Shutdown`` when the server drains.
+        folder: of the control socket.
         early_signals: that have come before the loop could take them.
         on_ready: called once, when clients can be served.
     """
@@ -79,6 +81,7 @@ class ServerParts:
     slots: list[ChildSlot]
     ports: list[BoundPort]
     notifier: Notifier
+    folder: RunFolder
     early_signals: list[int] = field(default_factory=list)
     on_ready: Callable[[], None] = lambda: None
 
@@ -124,6 +127,7 @@ class Supervisor:
                     nursery.start_soon(self._keep_filled, slot)
                 for task in (self._control.run, self._rings.run, self._watch, self._report):
                     nursery.start_soon(task)
+                nursery.start_soon(self._control.keep_open, self._parts.folder)
                 nursery.start_soon(self._shutdown.obey_signals, self._parts.early_signals)
                 if self._config.avatars.watch:
                     nursery.start_soon(self._rollout.watch, self._config.avatars.watch)
@@ -171,7 +175,7 @@ class Supervisor:
             capacity = self._roster.known_capacity(slot.device)
             return self._parts.spawner.start(slot, capacity, modest=self._roster.has_enough_engines)
         except OSError as error:
-            log.error("cannot start a process", role=slot.role, reason=error.strerror)
+            log.error("cannot start a process", role=slot.role, reason=why_not_started(error))
             return None
 
     def _on_start(self, child: Child) -> None:
@@ -260,7 +264,7 @@ class Supervisor:
             child.load, child.speed = message.load, message.speed
         elif isinstance(message, FrontHeartbeat):
             try:
-                child.front_load = msgspec.msgpack.decode(message.load, type=FrontLoad)
+                child.front_load = read_load(message.load)
             except (msgspec.MsgspecError, UnicodeError):
                 self._control.unreadable_loads += 1
             self._rollout.on_news()

@@ -494,3 +494,18 @@ def test_the_service_manager_hears_of_it_all(tmp_path: Path) -> None:
             assert run.stop() == 0
             while heard[-1] != b"STOPPING=1":
                 heard.append(manager.recv(1000))
+
+
+@pytest.mark.parametrize("what", ["the folder", "the socket"])
+def test_a_run_folder_that_somebody_has_removed_is_made_again(what: str) -> None:
+    """Or a child that dies is never replaced, and nobody can ask how the server does."""
+    with server(QUICK.format(0), {}) as run:
+        status = run.serving(0)
+        if what == "the folder":
+            shutil.rmtree(run.folder)
+        else:
+            (run.folder / "control").unlink()
+        kill(status, "engine-1")
+        run.when(lambda s: named(s, "ready") == ["engine-2"], "it is replaced")
+        assert "the control socket was removed; it is made again" in run.log
+        assert run.stop() == 0

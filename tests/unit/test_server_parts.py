@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import stat
 from collections.abc import Iterator
@@ -11,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from lipsync_fast.config import Listen, Live
+from lipsync_fast.config import Listen, Live, ServeConfig
 from lipsync_fast.errors import ControlError, ServerError
+from lipsync_fast.ipc.children import FrontSpec
 from lipsync_fast.notify import Notifier
 from lipsync_fast.supervisor import run_folder
+from lipsync_fast.supervisor.children import ChildSlot, spawn, why_not_started
 from lipsync_fast.supervisor.devices import cpu_threads
 from lipsync_fast.supervisor.ports import BoundPort, bind_ports
 from lipsync_fast.supervisor.ring_broker import answer_ring
@@ -62,6 +65,41 @@ def test_what_a_crashed_run_left_is_taken_over_or_removed(runtime: Path) -> None
     assert (run_folder.default_run_folder(2) / "precious").exists(), "what is not ours stays"
     taken.remove()
     assert (runtime / "lipsync-fast-notes").exists()
+
+
+def test_a_folder_that_was_removed_is_made_again_unless_another_has_it(runtime: Path) -> None:
+    path = run_folder.default_run_folder(8080)
+    first = run_folder.RunFolder.take(path)
+    assert not first.renew()
+    shutil.rmtree(path)
+    assert first.renew()
+    assert run_folder.is_running(path)
+    assert not first.renew()
+    shutil.rmtree(path)
+    second = run_folder.RunFolder.take(path)
+    with pytest.raises(ServerError, match="another server"):
+        first.renew()
+    second.remove()
+    assert first.renew()
+    first.remove()
+    assert not path.exists()
+
+
+def test_a_process_that_cannot_be_started_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "python"
+    file.write_text("no program")
+
+    def spec(rings_fd: int) -> FrontSpec:
+        return FrontSpec(
+            name="front-1", folder="", rings_fd=rings_fd, listeners=[], config=ServeConfig()
+        )
+
+    with pytest.raises(OSError) as caught:
+        spawn(ChildSlot("front", 0), "front-1", [str(file)], spec, {})
+    assert why_not_started(caught.value) == f"{file}: Permission denied"
+    assert why_not_started(BlockingIOError(11, "Resource temporarily unavailable")) == (
+        "Resource temporarily unavailable"
+    )
 
 
 def test_folders_that_cannot_be_trusted(runtime: Path) -> None:
