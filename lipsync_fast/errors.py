@@ -17,6 +17,12 @@ from lipsync_fast_client.errors import UnsupportedAudioError as UnsupportedAudio
 
 
 # ---------------------------------------------------------------- what a client of a server is told
+class UnsupportedVideoError(ReportedError):
+    """A client wants pictures of a form that this server cannot make."""
+
+    code: ClassVar[ErrorCode] = "unsupported_video"
+
+
 class UnknownUtteranceError(ReportedError):
     """Nothing was pre-rendered for the avatar under that name."""
 

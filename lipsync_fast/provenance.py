@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where every picture and video says that it was made by a machine.
 
-One XMP packet with IPTC's ``digitalSourceType``, put into JPEG (APP1), PNG (iTXt) and MP4 (a
-``uuid`` box). No other module writes provenance; who makes a file takes the packet from here.
+One XMP packet with IPTC's ``digitalSourceType``, put into JPEG (APP1), PNG (iTXt), MP4 (a ``uuid``
+box) and the key frames of H.264 (an SEI message). No other module writes provenance; who makes a
+file takes the packet from here.
 
 Sources: IPTC Photo Metadata Standard (Digital Source Type), XMP specification part 3 (where a
 packet lies in each container).
@@ -113,3 +114,39 @@ def mp4_uuid_box(packet: bytes) -> bytes:
     It goes behind all other boxes, so that no offset in the file changes.
     """
     return struct.pack(">I4s", 24 + len(packet), b"uuid") + MP4_XMP_UUID + packet
+
+
+@lru_cache(maxsize=4)
+def h264_sei(packet: bytes) -> bytes:
+    """The NAL unit (start code included) that carries ``packet``: user data of XMP's UUID.
+
+    Source: ITU-T H.264, 7.3.2.3 and D.1.7 (user data unregistered), 7.4.1 (emulation prevention).
+    """
+    payload = MP4_XMP_UUID + packet
+    size = b"\xff" * (len(payload) // 255) + bytes([len(payload) % 255])
+    body, zeros = bytearray(b"\x06"), 0
+    for byte in b"\x05" + size + payload + b"\x80":
+        if zeros >= 2 and byte <= 3:
+            body.append(3)
+            zeros = 0
+        body.append(byte)
+        zeros = zeros + 1 if byte == 0 else 0
+    return b"\0\0\0\1" + bytes(body)
+
+
+def h264_with_xmp(unit: bytes, packet: bytes) -> bytes:
+    """An access unit (Annex B) with ``packet`` before its first slice, and no other user data.
+
+    Raises:
+        ValueError: there is no slice.
+    """
+    at, kept = unit.find(b"\0\0\1"), list[bytes]()
+    while at >= 0:
+        kind = unit[at + 3] & 31 if at + 3 < len(unit) else 0
+        if kind in (1, 5):
+            return b"".join((*kept, h264_sei(packet), b"\0", unit[at:]))
+        after = unit.find(b"\0\0\1", at + 3)
+        if kind != 6 and after >= 0:  # the encoder's own says its settings only
+            kept.append(b"\0" + unit[at:after].rstrip(b"\0"))
+        at = after
+    raise ValueError("an access unit without a slice")

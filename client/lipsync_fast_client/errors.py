@@ -10,6 +10,7 @@ ErrorCode: TypeAlias = Literal[
     "unknown_avatar",
     "unknown_utterance",
     "unsupported_audio",
+    "unsupported_video",
     "too_large",
     "overloaded",
     "unauthorized",

@@ -13,7 +13,7 @@ from enum import IntEnum, IntFlag
 from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from lipsync_fast_client.errors import ErrorCode, ProtocolError, UnsupportedAudioError
 from lipsync_fast_client.geometry import EMPTY, Rect
@@ -21,6 +21,7 @@ from lipsync_fast_client.geometry import EMPTY, Rect
 SUBPROTOCOL = "lipsync.v1"
 MAGIC = b"LSF1"
 MIN_RATE, MAX_RATE = 8_000, 192_000
+MIN_BITRATE, MAX_BITRATE = 50_000, 50_000_000
 
 
 # ---------------------------------------------------------------- client to server
@@ -37,14 +38,23 @@ class VideoFormat(msgspec.Struct, kw_only=True, frozen=True):
 
     Attributes:
         content: whole frames, or the face rectangle alone.
-        quality: of the JPEGs; the avatar's own by default.
+        codec: each picture by itself, or a stream of H.264 (of whole frames).
+        quality: of the pictures; of JPEGs the avatar's own by default.
         max_width: wider frames are scaled down to it; only with content "frame".
+        bitrate: bits a second that a stream of H.264 may have, on the average of a second.
     """
 
     content: Literal["frame", "mouth"] = "frame"
-    codec: Literal["jpeg"] = "jpeg"
+    codec: Literal["jpeg", "h264"] = "jpeg"
     quality: Annotated[int, Meta(ge=1, le=100)] | None = None
     max_width: Annotated[int, Meta(ge=16, le=8192)] | None = None
+    bitrate: Annotated[int, Meta(ge=MIN_BITRATE, le=MAX_BITRATE)] | None = None
+
+    def __post_init__(self) -> None:
+        if self.codec == "h264" and self.content != "frame":
+            raise ValueError("codec h264 is of whole frames: content must be frame")
+        if self.codec != "h264" and self.bitrate is not None:
+            raise ValueError("bitrate is for codec h264; a JPEG has a quality")
 
 
 class FromClient(msgspec.Struct, tag_field="type", kw_only=True, frozen=True):
@@ -97,6 +107,10 @@ class SessionUpdate(FromClient, tag="session.update", kw_only=True, frozen=True)
     pictures: bool | None = None
 
 
+class VideoKeyframe(FromClient, tag="video.keyframe", kw_only=True, frozen=True):
+    """Send a key frame soon; without effect on JPEGs, each of which is one."""
+
+
 class SessionStop(FromClient, tag="session.stop", kw_only=True, frozen=True):
     """End the session; what is left is not sent."""
 
@@ -120,6 +134,7 @@ class SessionStarted(FromServer, tag="session.started", kw_only=True, frozen=Tru
         width, height: of the pictures' full frame, as scaled for the client.
         bounds: the face rectangle in the first frame: x, y, width and height.
         latency_ms: from a sound to the picture that shows it, as planned.
+        codec: of the pictures, where they are no JPEGs.
     """
 
     session: str
@@ -129,6 +144,7 @@ class SessionStarted(FromServer, tag="session.started", kw_only=True, frozen=Tru
     fps: int
     bounds: Rect
     latency_ms: float
+    codec: Literal["h264"] | UnsetType = UNSET
 
 
 class UtteranceStarted(FromServer, tag="utterance.started", kw_only=True, frozen=True):
@@ -206,7 +222,13 @@ class _StartOfAnyAudio(SessionStart, tag="session.start", kw_only=True, frozen=T
 
 
 _BesidesStart: TypeAlias = (
-    UtteranceEnd | UtteranceSay | SessionInterrupt | SessionUpdate | SessionStop | Ping
+    UtteranceEnd
+    | UtteranceSay
+    | SessionInterrupt
+    | SessionUpdate
+    | VideoKeyframe
+    | SessionStop
+    | Ping
 )
 ClientMessage: TypeAlias = SessionStart | _BesidesStart
 ServerMessage: TypeAlias = (
@@ -291,6 +313,7 @@ class MediaType(IntEnum):
     FRAME = 1
     MOUTH = 2
     AUDIO = 3
+    H264 = 4
 
 
 class MediaFlag(IntFlag):
@@ -301,13 +324,15 @@ class MediaFlag(IntFlag):
     FIRST = 2
     LAST = 4
     REPEATED = 8
+    KEY = 16
 
 
 class MediaHeader(msgspec.Struct, frozen=True, kw_only=True):
     """What stands before a payload (little-endian, 40 bytes).
 
     Attributes:
-        type: frame, mouth or audio (s16le, mono, at the rate that the client sends).
+        type: frame, mouth, audio (s16le, mono, at the rate that the client sends), or an access
+            unit of H.264 (Annex B) with the whole frame.
         flags: MediaFlag bits.
         sequence: number of the message in the session.
         utterance: whose sound it shows; 0 for none.

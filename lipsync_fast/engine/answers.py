@@ -15,7 +15,7 @@ from lipsync_fast.engine.picture_jobs import CachedPicture
 from lipsync_fast.errors import RingError
 from lipsync_fast.geometry import EMPTY, Rect
 from lipsync_fast.ipc.control import Load
-from lipsync_fast.ipc.messages import Answer, Job, Status, send
+from lipsync_fast.ipc.messages import Answer, Asked, Encode, Job, Status, send
 from lipsync_fast.logs import get_logger
 
 PATIENCE_S = 0.1
@@ -37,12 +37,19 @@ class Answers:
             entry.front, entry.job, Status.MADE, entry.taken_ns, box=box, jpeg=jpeg, kept=kept
         )
 
+    def encoded(
+        self, front: FrontLink, encode: Encode, taken_ns: int, unit: bytes, key: bool
+    ) -> None:
+        """Here is a stream's access unit."""
+        self._counts.encoded += 1
+        self._send(front, encode, Status.MADE, taken_ns, jpeg=unit, key=key)
+
     def skipped(self, front: FrontLink, job: Job, taken_ns: int) -> None:
         """It is, or would be, too late to be of use."""
         self._counts.skipped += 1
         self._send(front, job, Status.SKIPPED, taken_ns)
 
-    def failed(self, front: FrontLink, job: Job, taken_ns: int, reason: str) -> None:
+    def failed(self, front: FrontLink, job: Asked, taken_ns: int, reason: str) -> None:
         """It cannot be made."""
         self._counts.failed += 1
         self._send(front, job, Status.FAILED, taken_ns, reason=reason[:500])
@@ -50,7 +57,7 @@ class Answers:
     def _send(
         self,
         front: FrontLink,
-        job: Job,
+        job: Asked,
         status: Status,
         taken_ns: int,
         *,
@@ -58,12 +65,13 @@ class Answers:
         reason: str = "",
         jpeg: bytes = b"",
         kept: bool = False,
+        key: bool = False,
     ) -> None:
         if not self._fronts.serves(front):
             return  # it has gone
         made_ns = time.monotonic_ns()
         answer = Answer(
-            job.session, job.epoch, job.number, status, box, reason, taken_ns, made_ns, kept
+            job.session, job.epoch, job.number, status, box, reason, taken_ns, made_ns, kept, key
         )
         try:
             sent = send(front.answers, answer, jpeg, 0.0 if front.stuck else PATIENCE_S)

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.avatars.signing import TrustedKeys
 from lipsync_fast.engine.avatar import RegisteredAvatar
 from lipsync_fast.engine.backends.base import Backend
@@ -44,6 +45,8 @@ class AvatarRegistry:
         """One of them must have signed what is loaded."""
         self.on_given_up: Loaded = lambda name, reason: None
         """Told of an avatar whose jobs fail."""
+        self.on_closed: Callable[[AvatarPackage], None] = lambda package: None
+        """Told of a package that nobody needs any more."""
         self.avatars: dict[str, RegisteredAvatar] = {}
         """Those that jobs may name."""
         self._aside = ThreadPoolExecutor(1, "lipsync-load")
@@ -220,6 +223,7 @@ class AvatarRegistry:
         if avatar.users == 0:
             self._backend.unload(avatar.loaded)
             self._encoder.forget(avatar.package)
+            self.on_closed(avatar.package)
             avatar.package.close()
 
 

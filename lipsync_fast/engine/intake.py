@@ -10,6 +10,8 @@ from __future__ import annotations
 import itertools
 import time
 
+import numpy as np
+
 from lipsync_fast.engine.answers import Answers
 from lipsync_fast.engine.avatar import RegisteredAvatar
 from lipsync_fast.engine.avatar_registry import AvatarRegistry
@@ -18,9 +20,19 @@ from lipsync_fast.engine.frame_cache import FrameCache
 from lipsync_fast.engine.front_link import FrontLink, FrontLinks
 from lipsync_fast.engine.job_queue import QueuedJob
 from lipsync_fast.engine.picture_jobs import CachedPicture, OwnPicture, SpokenPicture
+from lipsync_fast.engine.streams import Streams, Wanted
 from lipsync_fast.errors import MessageError, RingError
 from lipsync_fast.ipc.control import Load
-from lipsync_fast.ipc.messages import Cancel, Job, StoreMode, read_job, samples_of
+from lipsync_fast.ipc.messages import (
+    Asked,
+    Cancel,
+    Encode,
+    EndStream,
+    Job,
+    StoreMode,
+    read_job,
+    samples_of,
+)
 from lipsync_fast.logs import get_logger
 
 log = get_logger("lipsync.engine")
@@ -37,7 +49,9 @@ class JobIntake:
         dispatcher: Dispatcher,
         answers: Answers,
         counts: Load,
+        streams: Streams,
     ) -> None:
+        self._streams = streams
         self._fronts, self._registry, self._cache = fronts, registry, cache
         self._dispatcher, self._answers, self._counts = dispatcher, answers, counts
         self._arrivals = itertools.count()
@@ -73,21 +87,46 @@ class JobIntake:
             if isinstance(job, Cancel):
                 self._cancel(front, job)
                 return
+            if isinstance(job, EndStream):
+                self._streams.end(front, job.session)
+                return
+            if isinstance(job, Encode):
+                self._encode(front, job, payload)
+                return
             picture = _wanted(job, payload)
         except MessageError as error:
             self._counts.damaged += 1
             log.warning("damaged job", front=front.name, reason=str(error))
             return
         now = time.monotonic_ns()
+        avatar = self._known(front, job, now)
+        if avatar is None:
+            return
+        if now > job.deadline_ns:
+            self._answers.skipped(front, job, now)
+        else:
+            self._enqueue(front, job, avatar, picture, now)
+
+    def _known(self, front: FrontLink, job: Asked, now: int) -> RegisteredAvatar | None:
+        """The avatar that a job names; None where it, or its frame, is not there: that is told."""
         avatar = self._registry.avatars.get(job.avatar)
         if avatar is None:
             self._answers.failed(front, job, now, f"avatar {job.avatar!r} is not loaded")
         elif job.avatar_frame >= (count := avatar.package.manifest.frame_count):
             self._answers.failed(front, job, now, f"picture {job.avatar_frame} of {count}")
-        elif now > job.deadline_ns:
-            self._answers.skipped(front, job, now)
-        else:
-            self._enqueue(front, job, avatar, picture, now)
+            return None
+        return avatar
+
+    def _encode(self, front: FrontLink, encode: Encode, payload: memoryview) -> None:
+        """The next picture of a stream."""
+        now = time.monotonic_ns()
+        avatar = self._known(front, encode, now)
+        if avatar is None:
+            return
+        # A copy, as of a job's sound.
+        part = np.frombuffer(bytes(payload), np.uint8) if len(payload) else None
+        if not self._streams.push(Wanted(front, encode, avatar, part, now)):
+            self._answers.failed(front, encode, now, "too many pictures of the stream wait")
 
     def _enqueue(
         self,

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.engine.avatar import RegisteredAvatar
 from lipsync_fast.engine.backends.base import SQUARE, Coded, RegionJob, Sound
-from lipsync_fast.engine.splice import FrameEncoder, Variant, how_coded
-from lipsync_fast.geometry import Rect
-from lipsync_fast.ipc.messages import Content, Job, Look, Speech
+from lipsync_fast.engine.splice import FrameEncoder, Place, Variant, how_coded
+from lipsync_fast.geometry import Rect, even_size
+from lipsync_fast.ipc.messages import Content, Job, Look, Speech, scaled_size
 
 Made = tuple[bytes, Rect]
 """A picture's JPEG, and where it lies in the avatar's frame."""
@@ -70,7 +70,11 @@ class Pictures:
         package, variant = avatar.package, variant_of(job.look, avatar.package)
         face = package.rect(job.avatar_frame)
         content, encode = job.look.content, None
-        if content == Content.FRAME:
+        if content == Content.PIXELS:
+            size = scaled_size(package.frame_size, job.look.max_width)
+            place = Place.of_face(package, job.avatar_frame, size)
+            part = place.part
+        elif content == Content.FRAME:
             place = self.encoder.place(package, job.avatar_frame, variant)
             part = place.part
             if encodes:
@@ -79,6 +83,14 @@ class Pictures:
             part = SQUARE if content == Content.REGION else face
 
         def finish(image: NDArray[np.uint8] | Coded) -> Made:
+            if content == Content.PIXELS:
+                from lipsync_fast.media.h264 import i420  # only who encodes needs PyAV
+
+                assert place.cut is not None
+                assert not isinstance(image, Coded)
+                planes, box = i420(place.pixels(image)), place.cut.box
+                width, height = even_size(box.size)
+                return planes.tobytes(), Rect(box.x, box.y, width, height)
             if content != Content.FRAME:
                 assert not isinstance(image, Coded)
                 return self.encoder.alone(package, image, variant.quality), face
@@ -95,6 +107,8 @@ class Pictures:
         if content == Content.FRAME:
             jpeg = self.encoder.original(package, index, variant)
             return jpeg, Rect.of_size(package.frame_size)
+        if content == Content.PIXELS:
+            raise ValueError("pixels of the avatar's own picture: encoders have them")
         make = self.encoder.own_mouth if content == Content.MOUTH else self.encoder.own_region
         return make(package, index, variant.quality), package.rect(index)
 

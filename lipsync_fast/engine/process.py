@@ -165,7 +165,9 @@ class Process:
             first.used = True  # the default avatar will be: prepare all of it, in spares too
         self._speed = Speed(capacity, scheduler.backend.threads)
         log.info("ready", frames_per_s=round(capacity, 1))
-        self.link.send(Ready(capacity=capacity, maker=maker_of(scheduler.backend)))
+        encodes_per_s = scheduler.streams.frames_per_s
+        maker = maker_of(scheduler.backend)
+        self.link.send(Ready(capacity=capacity, maker=maker, encodes_per_s=encodes_per_s))
 
     def run(self) -> None:
         """Work until told to leave."""

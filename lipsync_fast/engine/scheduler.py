@@ -29,8 +29,14 @@ from lipsync_fast.engine.front_link import FrontLink, FrontLinks
 from lipsync_fast.engine.intake import JobIntake
 from lipsync_fast.engine.picture_jobs import Pictures
 from lipsync_fast.engine.splice import FrameEncoder
+from lipsync_fast.engine.streams import Streams, encoding_threads
 from lipsync_fast.engine.warmup import SELDOM_S
+from lipsync_fast.errors import LipsyncError
 from lipsync_fast.ipc.control import Load
+from lipsync_fast.logs import get_logger
+from lipsync_fast.media.h264 import encoder_name
+
+log = get_logger("lipsync.engine")
 
 
 class Scheduler:
@@ -58,8 +64,19 @@ class Scheduler:
         self.dispatcher = Dispatcher(
             backend, Pictures(encoder), self.registry, cache, answers, self.counts, self._wake
         )
+        self._answers = answers
+        self.streams = Streams(
+            encoder,
+            encoding_threads(backend.threads),
+            backend.cpu_time,
+            self.registry.hold,
+            self.registry.release,
+            self._wake,
+            encoder_name(gpu=backend.threads is None),
+        )
+        self.registry.on_closed = self.streams.pictures.forget
         self.intake = JobIntake(
-            self.fronts, self.registry, cache, self.dispatcher, answers, self.counts
+            self.fronts, self.registry, cache, self.dispatcher, answers, self.counts, self.streams
         )
         self._doorbell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
@@ -69,6 +86,7 @@ class Scheduler:
     def _forget(self, front: FrontLink) -> None:
         """A front has gone: nobody waits for its jobs."""
         self.dispatcher.drop(lambda entry: entry.front is front)
+        self.streams.end(front)
 
     # ------------------------------------------------------------ what there is to do
     @property
@@ -84,7 +102,7 @@ class Scheduler:
     @property
     def in_flight(self) -> int:
         """Jobs begun and not answered."""
-        return self.dispatcher.making + self.dispatcher.fetching
+        return self.dispatcher.making + self.dispatcher.fetching + self.streams.in_flight
 
     def load_now(self) -> Load:
         """What is to be done now, with all counts since the beginning."""
@@ -105,7 +123,11 @@ class Scheduler:
             store={} if cache is None else cache.counts,
             store_bytes=0 if cache is None else cache.write_behind.store_bytes,
             oldest_ms=(now - oldest) / 1e6,
-            cache_bytes=self.backend.cache_bytes | self.encoder.cache_bytes,
+            encoded=c.encoded,
+            encodes_per_s=self.streams.frames_per_s,
+            cache_bytes=self.backend.cache_bytes
+            | self.encoder.cache_bytes
+            | self.streams.pictures.cache_bytes,
             spent_s=self.backend.cpu_time.seconds,
             device_memory_used=used,
             device_memory_total=total,
@@ -123,12 +145,26 @@ class Scheduler:
         """
         cpu_time = self.backend.cpu_time
         with cpu_time.on("answers out"):
-            answered = self.dispatcher.finish()
+            answered = self.dispatcher.finish() | self._answer_streams()
         self.registry.step()
         with cpu_time.on("jobs in"):
             taken = self.intake.take()
             begun = self.dispatcher.begin()
         return begun or taken or answered
+
+    def _answer_streams(self) -> bool:
+        """Answer what was encoded."""
+        taken = self.streams.taken()
+        for done in taken:
+            front, encode, at = done.wanted.front, done.wanted.encode, done.wanted.taken_ns
+            if done.error is None:
+                self._answers.encoded(front, encode, at, done.unit, done.key)
+                continue
+            reason = " ".join((str(done.error) or repr(done.error)).split())
+            if not isinstance(done.error, (LipsyncError, ValueError)):
+                log.error("a picture cannot be encoded", reason=reason[:300])
+            self._answers.failed(front, encode, at, reason)
+        return bool(taken)
 
     def doorbells(self) -> list[int]:
         """Descriptors that become readable once ``may_sleep`` was true and ``step`` has work."""
@@ -136,7 +172,7 @@ class Scheduler:
 
     def may_sleep(self) -> bool:
         """Ask to be woken. False when there is something to do already: then do not sleep."""
-        if self.dispatcher.has_news or self.registry.has_news:
+        if self.dispatcher.has_news or self.registry.has_news or self.streams.has_news:
             return False
         return self.fronts.ask_for_doorbells()
 
@@ -168,6 +204,7 @@ class Scheduler:
     def close(self) -> None:
         """Stop the threads and close all; jobs that have not ended get no answer."""
         self.dispatcher.close()
+        self.streams.close()
         if self.cache is not None:
             self.cache.close()
         self.registry.close()

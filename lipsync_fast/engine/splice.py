@@ -158,16 +158,28 @@ class Place:
     def of(cls, package: AvatarPackage, index: int, size: tuple[int, int]) -> Place:
         """Where a frame changes when it is sent at a size (width, height)."""
         rect, changes = package.rect(index), changing(package, index)
-        full, interval = package.frame_size, package.manifest.jpeg.restart_interval
-        scaled = size != full
         if changes is None:
             return cls(rect)
+        box = _seen_at(changes, package.frame_size, size)
+        where = cut(size, package.manifest.jpeg.restart_interval, box)
+        return cls._around(rect, where, package.frame_size, size)
+
+    @classmethod
+    def of_face(cls, package: AvatarPackage, index: int, size: tuple[int, int]) -> Place:
+        """The same of the whole face, at even pixels: outside of it, a frame is the avatar's own
+        (``package.picture``). It has no segments."""
+        rect = package.rect(index)
+        x1, y1, x2, y2 = _seen_at(rect, package.frame_size, size).corners
+        box = Rect.from_corners(
+            x1 - x1 % 2, y1 - y1 % 2, min(x2 + x2 % 2, size[0]), min(y2 + y2 % 2, size[1])
+        )
+        return cls._around(rect, Cut(box, (), 0, 0), package.frame_size, size)
+
+    @classmethod
+    def _around(cls, rect: Rect, where: Cut, full: tuple[int, int], size: tuple[int, int]) -> Place:
+        """What of a composed frame a cut needs."""
+        scaled = size != full
         across, down = full[0] / size[0], full[1] / size[1]
-        x1, y1, x2, y2 = changes.corners
-        if scaled:  # an output sees as far as the next one's middle; one more is counted
-            x1, x2 = _shrunk(x1, x2, across, size[0])
-            y1, y2 = _shrunk(y1, y2, down, size[1])
-        where = cut(size, interval, Rect.from_corners(x1, y1, x2, y2))
         x1, y1, x2, y2 = where.box.corners
         a, b, c, d = x1 * across, y1 * down, x2 * across, y2 * down
         beyond = (2 * across + 1, 2 * down + 1) if scaled else (0, 0)
@@ -194,6 +206,17 @@ class Place:
             return image[self.inside.slices]
         assert self.cut is not None
         return _resized(image, self.cut.box.size, self.scaled_from)
+
+
+def _seen_at(box: Rect, full: tuple[int, int], size: tuple[int, int]) -> Rect:
+    """Which pixels of a frame that is sent at a size see a part of it."""
+    if size == full:
+        return box
+    x1, y1, x2, y2 = box.corners
+    # An output sees as far as the next one's middle; one more is counted.
+    x1, x2 = _shrunk(x1, x2, full[0] / size[0], size[0])
+    y1, y2 = _shrunk(y1, y2, full[1] / size[1], size[1])
+    return Rect.from_corners(x1, y1, x2, y2)
 
 
 def _shrunk(first: int, end: int, scale: float, size: int) -> tuple[int, int]:
@@ -373,6 +396,12 @@ class FrameEncoder:
     def alone(self, package: AvatarPackage, image: U8, quality: int) -> bytes:
         """A part of a frame by itself: the face rectangle, or a generated square."""
         return _alone(package.manifest, quality, image)
+
+    def shown(self, package: AvatarPackage, index: int, max_width: int | None) -> U8:
+        """The pixels of the avatar's own frame as it is sent."""
+        picture = package.picture(index)
+        size = scaled_size(package.frame_size, max_width)
+        return picture if size == package.frame_size else _resized(picture, size)
 
     def own_mouth(self, package: AvatarPackage, index: int, quality: int) -> bytes:
         """The face rectangle of the avatar's own frame."""

@@ -93,7 +93,7 @@ class Services:
 
     def apply_update(self, update: Engines) -> None:
         """The supervisor has news of engines and avatars."""
-        self.admission.apply_update(update.speakers, update.others)
+        self.admission.apply_update(update.speakers, update.others, update.encoding)
         self.avatars.apply_update(update)
         self.pool.update(update.engines)
 

@@ -60,6 +60,7 @@ class Load(msgspec.Struct, kw_only=True):
 
     Attributes:
         inferences: frames that a network made.
+        encoded: pictures of streams of H.264; encodes_per_s: that could be now, 0 where none can.
         store: counts of frames that are kept (``utterances.write_behind``); store_bytes: of all
             that is kept, by whomever.
         spent_s: processor time of the host, by what it was spent on; only grows.
@@ -76,6 +77,8 @@ class Load(msgspec.Struct, kw_only=True):
     dropped: Amount = 0
     damaged: Amount = 0
     inferences: Amount = 0
+    encoded: Amount = 0
+    encodes_per_s: float = 0.0
     store: dict[str, int] = msgspec.field(default_factory=dict)
     store_bytes: Amount = 0
     frames_per_s: float = 0.0
@@ -94,10 +97,12 @@ class Ready(Message):
     Attributes:
         capacity: frames a second that an engine makes, measured; 0 for a front.
         maker: what an engine's pictures depend on besides their jobs (``utterances.keys``).
+        encodes_per_s: pictures of streams of H.264 that it can encode; 0 where it has no encoder.
     """
 
     capacity: float = 0.0
     maker: str = ""
+    encodes_per_s: float = 0.0
 
 
 class Heartbeat(Message):
@@ -164,6 +169,7 @@ class EngineInfo(msgspec.Struct, kw_only=True):
         capacity: frames a second that it could make now.
         frames_per_s: that it makes now, for all fronts.
         maker: see ``Ready``.
+        encodes_per_s: pictures of streams of H.264 that it can encode; 0 where it has no encoder.
     """
 
     name: str
@@ -174,6 +180,7 @@ class EngineInfo(msgspec.Struct, kw_only=True):
     errors: dict[str, str] = msgspec.field(default_factory=dict)
     frames_per_s: float = 0.0
     maker: str = ""
+    encodes_per_s: float = 0.0
 
 
 class AvatarVersion(msgspec.Struct, frozen=True, kw_only=True):
@@ -197,7 +204,8 @@ class Engines(Message):
     Attributes:
         engines: those that are not here are gone.
         speakers: how many sessions may speak at once, in all fronts.
-        others: how many speak in other fronts.
+        others: how many speak in other fronts; encoding: what is encoded for them there, counted
+            in speakers.
         avatars: in use; others come into use when a front wants them.
         unloaded: names that are refused until somebody loads them again.
         refused: names that could not be had lately, with the reasons.
@@ -207,6 +215,7 @@ class Engines(Message):
     engines: list[EngineInfo]
     speakers: Amount = 0
     others: Amount = 0
+    encoding: float = 0.0
     avatars: list[AvatarVersion] = []
     unloaded: list[str] = []
     refused: dict[str, str] = {}

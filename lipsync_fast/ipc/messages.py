@@ -5,13 +5,17 @@ A record is a header (msgspec, MessagePack) and, behind it, bulk bytes that are 
 
     u16 header length | header | zeros up to a multiple of 8 | payload
 
-    front ─► engine    Job, Cancel
+    front ─► engine    Job, Cancel, Encode, EndStream
     engine ─► front    Answer
 
 A job carries all that makes its picture, so any engine can take any job, and a job whose engine has
 died goes to another one unchanged. Each job gets exactly one answer from a living engine, unless a
 later ``Cancel`` of its session takes it back. The ring says who may be trusted to write; still, a
 record that cannot be read is refused (``MessageError``) and costs nothing but itself.
+
+A stream of H.264 is the one thing that an engine remembers from one record to the next; so each
+``Encode`` says which access unit its client has got last, and where the engine's encoder has not
+made that one last, it makes a key frame. A stream may go on at any engine, at any record.
 """
 
 from __future__ import annotations
@@ -29,6 +33,8 @@ from lipsync_fast.geometry import EMPTY, Rect
 from lipsync_fast.ipc.ring import RingWriter
 
 Count = Annotated[int, Meta(ge=0, lt=1 << 62)]
+STREAM_QUALITY = 65
+"""Of streams of H.264 where nobody says."""
 _LENGTH = 2
 _LONGEST_HEADER = 4096
 
@@ -43,6 +49,9 @@ class Content(IntEnum):
     REGION = 2
     """The generated square alone, as the network made it (manifest.region pixels wide, within the
     crop's border). The answer's box is the face rectangle that the whole crop fills."""
+    PIXELS = 3
+    """What of a whole frame is not the avatar's own, for ``Encode``: I420 planes. The answer's box
+    is theirs, in the picture that the client gets."""
 
 
 class Look(msgspec.Struct, frozen=True, array_like=True):
@@ -120,6 +129,57 @@ class Cancel(msgspec.Struct, frozen=True, array_like=True, tag=1):
     epoch: Count
 
 
+class Coding(msgspec.Struct, frozen=True, array_like=True):
+    """How a stream is encoded (``media.h264``).
+
+    Attributes:
+        crf: x264's constant rate factor.
+        bitrate: bits that a second of it may have; None: what that takes.
+        max_width: wider frames are scaled down to it.
+    """
+
+    crf: Annotated[int, Meta(ge=0, le=51)]
+    bitrate: Annotated[int, Meta(ge=1, lt=1 << 31)] | None = None
+    max_width: Annotated[int, Meta(ge=16, le=8192)] | None = None
+
+
+class Encode(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """The next picture of a stream of H.264; the answer's payload is its access unit.
+
+    The payload is what a job of ``Content.PIXELS`` has given; without one it is the avatar's own
+    picture.
+
+    Attributes:
+        session: number of the stream, unlike those of all sessions of this front.
+        epoch: 0.
+        number: of the access unit; from 1.
+        after: number of the one that the client has before it; 0: it needs a key frame.
+        slot: in which it is shown: what key frames are counted by, and for the avatar's own
+            picture, its position in the loop.
+        stride: of the slots in which nothing is said, one in so many is shown.
+        avatar, avatar_frame: as in a job.
+        coding: how all of the stream is encoded.
+        box: where the payload lies in the picture.
+    """
+
+    session: Count
+    epoch: Count
+    number: Count
+    after: Count
+    slot: Count
+    stride: Annotated[int, Meta(ge=1, le=1000)]
+    avatar: Annotated[str, Meta(min_length=1, max_length=1000)]
+    avatar_frame: Count
+    coding: Coding
+    box: Rect = EMPTY
+
+
+class EndStream(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """A stream has ended; this gets no answer."""
+
+    session: Count
+
+
 class Status(IntEnum):
     """What became of a job."""
 
@@ -139,6 +199,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, tag=2):
         reason: why it failed, for a person.
         taken_ns, made_ns: when the engine took the job up and when it was done, CLOCK_MONOTONIC.
         kept: it was among the frames that are kept: no network ran.
+        key: it is an access unit that needs none before it.
     """
 
     session: Count
@@ -150,11 +211,15 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, tag=2):
     taken_ns: Count = 0
     made_ns: Count = 0
     kept: bool = False
+    key: bool = False
 
 
-Header = Job | Cancel | Answer
+FromFront = Job | Cancel | Encode | EndStream
+Asked = Job | Encode
+"""What gets an answer."""
+Header = FromFront | Answer
 _encoder = msgspec.msgpack.Encoder()
-_job_decoder = msgspec.msgpack.Decoder(Job | Cancel)
+_job_decoder = msgspec.msgpack.Decoder(FromFront)
 _answer_decoder = msgspec.msgpack.Decoder(Answer)
 
 
@@ -212,7 +277,7 @@ def send(
     return True
 
 
-def read_job(record: memoryview) -> tuple[Job | Cancel, memoryview]:
+def read_job(record: memoryview) -> tuple[FromFront, memoryview]:
     """Header and payload (in place) of a record from a front.
 
     Raises:
@@ -256,6 +321,11 @@ def samples_of(payload: memoryview) -> NDArray[np.float32]:
     if len(payload) % 4:
         raise MessageError(f"{len(payload)} bytes of float32 samples")
     return np.frombuffer(payload, np.float32)
+
+
+def crf_of(quality: int | None) -> int:
+    """``Coding.crf`` for a quality of 1 to 100: 40 to 20."""
+    return round(40 - (STREAM_QUALITY if quality is None else quality) / 5)
 
 
 def scaled_size(size: tuple[int, int], max_width: int | None) -> tuple[int, int]:

@@ -45,7 +45,8 @@ class FrontLoad(msgspec.Struct, kw_only=True):
     """What a front has done since it began; counts only grow.
 
     Attributes:
-        connections, sessions, speaking: now; opened: connections, ever.
+        connections, sessions, speaking: now; opened: connections, ever. encoding: what is encoded
+            for those that speak and get H.264, counted in speakers.
         refused: connections, sessions and utterances, by reason.
         requests: of the old protocols, answered with a picture; request_errors: with an error.
         frames: sent, of lipsync.v1; idle_frames: of these, without speech; late: slots of speech
@@ -73,6 +74,7 @@ class FrontLoad(msgspec.Struct, kw_only=True):
     connections: int = 0
     sessions: int = 0
     speaking: int = 0
+    encoding: float = 0.0
     opened: int = 0
     refused: dict[str, int] = msgspec.field(default_factory=dict)
     requests: int = 0

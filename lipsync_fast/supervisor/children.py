@@ -100,6 +100,7 @@ class Child:
         avatars: keys that it has loaded; loading: those that it was asked for and has not answered.
         load_errors: why it could not load others.
         maker: what an engine's pictures depend on besides their jobs (``ipc.control.Ready``).
+        encodes_per_s: pictures of streams of H.264 that an engine can encode.
         start: whether its start gets on; silence: whether it has a reason to say nothing.
         speed: of an engine: what it makes now, as a part of its capacity.
         killed_for: why it was killed, where it was by us.
@@ -119,6 +120,7 @@ class Child:
     device: str = ""
     capacity: float = 0.0
     maker: str = ""
+    encodes_per_s: float = 0.0
     initial_avatars: frozenset[str] = frozenset()
     avatars: set[str] = field(default_factory=set)
     loading: set[str] = field(default_factory=set)
@@ -184,6 +186,7 @@ class Child:
         load, front = self.load, self.front_load
         load.waiting = load.in_flight = load.device_memory_used = 0
         front.connections = front.sessions = front.speaking = 0
+        front.encoding = 0.0
         self.rings.close()
         if self.pidfd >= 0:
             os.close(self.pidfd)

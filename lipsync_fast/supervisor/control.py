@@ -136,12 +136,14 @@ class ControlServer:
         infos = engine_infos(engines, catalogue)
         speakers = most_speakers(self._facts.config, engines)
         speaking = sum(front.front_load.speaking for front in fronts)
+        encoding = sum(front.front_load.encoding for front in fronts)
         avatars, unloaded = catalogue.for_fronts(), sorted(catalogue.unloaded)
         for front in fronts:
             message = Engines(
                 engines=infos,
                 speakers=speakers,
                 others=speaking - front.front_load.speaking,
+                encoding=max(0.0, encoding - front.front_load.encoding),
                 avatars=avatars,
                 unloaded=unloaded,
                 refused=catalogue.errors.current(),

@@ -65,6 +65,7 @@ def engine_infos(engines: list[Child], catalogue: AvatarCatalogue) -> list[Engin
             errors=_load_errors(engine, catalogue),
             frames_per_s=engine.load.frames_per_s,
             maker=engine.maker,
+            encodes_per_s=engine.encodes_per_s,
         )
         for engine in engines
     ]

@@ -262,6 +262,7 @@ class Supervisor:
         child.last_heard_at = time.monotonic()
         if isinstance(message, Heartbeat):
             child.load, child.speed = message.load, message.speed
+            child.encodes_per_s = message.load.encodes_per_s or child.encodes_per_s
         elif isinstance(message, FrontHeartbeat):
             try:
                 child.front_load = read_load(message.load)
@@ -271,7 +272,7 @@ class Supervisor:
         elif isinstance(message, Hello):
             self._on_hello(child, message)
         elif isinstance(message, Ready):
-            child.maker = message.maker
+            child.maker, child.encodes_per_s = message.maker, message.encodes_per_s
             self._on_child_ready(child, message.capacity)
         elif isinstance(message, WantAvatar):
             if self._loader.want(message.name):

@@ -43,18 +43,27 @@ class Admission:
         """How many sessions may speak at once, in all fronts."""
         self.others = 0
         """How many speak in other fronts."""
+        self.others_encoding = 0.0
+        """What is encoded for them there, counted in speakers."""
         self.draining = trio.Event()
         """Set once the server is going away: what has begun is finished, and nothing new begins."""
 
-    def apply_update(self, speakers: int, others: int) -> None:
-        """The supervisor has said how many may speak, and how many do elsewhere."""
+    def apply_update(self, speakers: int, others: int, encoding: float = 0.0) -> None:
+        """The supervisor has said how many may speak, and what is done elsewhere."""
         self.speakers, self.others = max(1, speakers), others
+        self.others_encoding = encoding
 
-    def speech_refusal(self, address: str) -> str | None:
-        """Why one more session of an address may not begin to speak now; None where it may."""
+    def speech_refusal(self, address: str, encoding: float = 0.0) -> str | None:
+        """Why one more session of an address may not begin to speak now; None where it may.
+
+        Args:
+            encoding: what encoding its pictures costs, in speakers.
+        """
         if self.draining.is_set():
             return "the server is going away"
-        if self._load.speaking + self.others >= self.speakers:
+        speaking = self._load.speaking + self.others
+        encoded = self._load.encoding + self.others_encoding + encoding
+        if speaking and speaking + encoded + 1 > self.speakers:
             return "as many sessions speak as this server can serve"
         if self._speaking_of[canonical.network(address)] >= self._share(address):
             return "as many speak from this address as may; see limits.speakers_per_address"
@@ -68,14 +77,16 @@ class Admission:
             return configured or self.speakers
         return self.speakers - math.ceil(self.speakers / 4)
 
-    def begin_speech(self, address: str) -> None:
-        """A session speaks: it has a place, until ``end_speech``."""
+    def begin_speech(self, address: str, encoding: float = 0.0) -> None:
+        """A session speaks: it has a place, until ``end_speech`` with the same."""
         self._load.speaking += 1
+        self._load.encoding += encoding
         self._speaking_of[canonical.network(address)] += 1
 
-    def end_speech(self, address: str) -> None:
+    def end_speech(self, address: str, encoding: float = 0.0) -> None:
         """It speaks no more."""
         self._load.speaking -= 1
+        self._load.encoding = self._load.encoding - encoding if self._load.speaking else 0.0
         self._speaking_of.give_back(canonical.network(address))
 
     @property

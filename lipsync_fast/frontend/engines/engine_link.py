@@ -7,15 +7,24 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import trio
-from numpy import float32
+from numpy import float32, uint8
 from numpy.typing import NDArray
 
 from lipsync_fast.errors import MessageError
 from lipsync_fast.frontend.engines.latency_estimate import LatencyEstimate
 from lipsync_fast.ipc.control import EngineInfo
-from lipsync_fast.ipc.messages import Answer, Cancel, Job, Status, read_answer, try_send
+from lipsync_fast.ipc.messages import (
+    Answer,
+    Asked,
+    Cancel,
+    EndStream,
+    Status,
+    read_answer,
+    try_send,
+)
 from lipsync_fast.ipc.ring import RingHandle, RingReader, RingWriter
 from lipsync_fast.logs import get_logger
 
@@ -26,9 +35,10 @@ Key = tuple[int, int, int]
 
 @dataclass(slots=True)
 class Pending:
-    """A job that is not answered yet.
+    """A job, or a stream's picture, that is not answered yet.
 
     Attributes:
+        pcm: the sound that it sees; of a stream's picture, what is put into it.
         answered: gets the answer and the JPEG, to be copied before it returns.
         lost: what to do when its engine is gone or there is none: the job as it is to be sent
             again, or None to give it up.
@@ -36,10 +46,10 @@ class Pending:
         sent_ns: when it went into a ring.
     """
 
-    job: Job
-    pcm: NDArray[float32]
+    job: Asked
+    pcm: NDArray[float32] | NDArray[uint8]
     answered: Callable[[Answer, memoryview], None]
-    lost: Callable[[Job], Job | None]
+    lost: Callable[[Any], Asked | None]
     urgent: bool = False
     sent_ns: int = 0
 
@@ -118,6 +128,11 @@ class EngineLink:
             del self._pending[key]
         if old:  # so that they are not made for nothing; where the ring is full, they are
             try_send(self._jobs, Cancel(session, epoch))
+
+    def end_stream(self, stream: int) -> None:
+        """A stream has ended; where that is not heard, its encoder is closed when it has rested."""
+        self.cancel(stream, 1 << 60)
+        try_send(self._jobs, EndStream(stream))
 
     def take_answers(self) -> Iterator[None]:
         """Hand out what has been answered, one by one.

@@ -56,6 +56,28 @@ class _Placed:
     asked_ns: int
 
 
+class StreamPlacement:
+    """The engines that encode streams: each keeps its own while that works, for what its encoder
+    has made; a new one goes where the fewest are."""
+
+    def __init__(self) -> None:
+        self._placed: dict[int, str] = {}
+
+    def choose(self, able: Sequence[AnyCandidate], stream: int) -> AnyCandidate:
+        """Where the next picture of a stream is encoded; ``able``: at least one."""
+        name = self._placed.get(stream)
+        own = next((engine for engine in able if engine.name == name), None)
+        if own is None:
+            streams = Counter(self._placed.values())
+            own = min(able, key=lambda engine: streams[engine.name] / engine.capacity)
+            self._placed[stream] = own.name
+        return own
+
+    def forget(self, stream: int) -> str:
+        """A stream has ended; the name of its engine, "" where it had none."""
+        return self._placed.pop(stream, "")
+
+
 class Placement:
     """The engines of all sessions of a front. No clock is read here, and nothing is sent."""
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -25,9 +26,9 @@ import trio
 from lipsync_fast.errors import RingError
 from lipsync_fast.frontend.engines.engine_link import EngineLink, Pending
 from lipsync_fast.frontend.engines.latency_estimate import LatencyEstimate
-from lipsync_fast.frontend.engines.placement import Placement
+from lipsync_fast.frontend.engines.placement import Placement, StreamPlacement
 from lipsync_fast.ipc.control import EngineInfo
-from lipsync_fast.ipc.messages import Job
+from lipsync_fast.ipc.messages import Asked, Encode
 from lipsync_fast.ipc.ring import RingHandle
 from lipsync_fast.logs import get_logger
 from lipsync_fast.signals import Changes
@@ -45,7 +46,7 @@ class EnginePool:
         self._engines: dict[str, EngineLink] = {}
         self._infos: dict[str, EngineInfo] = {}
         self._waiting: deque[Pending] = deque()
-        self._placement = Placement()
+        self._placement, self._streams = Placement(), StreamPlacement()
         self._changed = Changes()
         self.redispatched = 0
         self._damaged = 0
@@ -110,6 +111,19 @@ class EnginePool:
         return sum(i.capacity for i in self._infos.values() if i.active)
 
     @property
+    def encoding(self) -> float:
+        """What encoding H.264 for one that speaks costs, in speakers; inf where no engine can.
+
+        Of a CPU engine, the same processors make the frames; beside a GPU, they do nothing else.
+        """
+        active = [i for i in self._infos.values() if i.active]
+        able = [i for i in active if i.encodes_per_s]
+        if not able:
+            return math.inf
+        cost = self.capacity / sum(i.encodes_per_s for i in able)
+        return cost if all(i.device == "cpu" for i in active) else max(0.0, cost - 1)
+
+    @property
     def maker(self) -> str:
         """What pictures of the active engines depend on besides their jobs; "" while none works."""
         return next((i.maker for i in self._infos.values() if i.active), "")
@@ -161,9 +175,19 @@ class EnginePool:
     def _candidates(self, avatar: str) -> Iterator[EngineLink]:
         return (e for e in self._engines.values() if e.info.active and avatar in e.info.avatars)
 
-    def _choose(self, job: Job) -> EngineLink | None:
+    def end_stream(self, stream: int) -> None:
+        """A stream of H.264 has ended."""
+        self._waiting = deque(p for p in self._waiting if p.job.session != stream)
+        placed = self._engines.get(self._streams.forget(stream))
+        if placed is not None:
+            placed.end_stream(stream)
+
+    def _choose(self, job: Asked) -> EngineLink | None:
         """Where a job is to be done; None where none can."""
         able = list(self._candidates(job.avatar))
+        if isinstance(job, Encode):
+            able = [engine for engine in able if engine.info.encodes_per_s]
+            return self._streams.choose(able, job.session) if able else None
         return self._placement.choose(able, job.session, time.monotonic_ns()) if able else None
 
     def _again(self, pending: Pending) -> None:

@@ -235,6 +235,7 @@ class BurstPlayout(Speaker[_Spoken]):
                     asked.frame,
                     asked.asked_ns,
                     asked.job.number,
+                    appearance=self._appearance,
                 )
             )
         if last:
@@ -267,7 +268,7 @@ class BurstPlayout(Speaker[_Spoken]):
         number, self._pictures = self._pictures, self._pictures + 1
         appearance, position = self._appearance, number - self._first
         avatar_frame = appearance.manifest.avatar_frame(position)
-        if spoken.next == 0 and self._lookup is not None:
+        if spoken.next == 0 and self._lookup is not None and appearance.kept:
             seen = spoken.sound.seen(FIRST_FRAMES)
             spoken.store = self._lookup.look_up(appearance, seen, position, "never", False).store
         speech, samples = spoken.sound.speech(spoken.next, 1.0, spoken.store)

@@ -44,10 +44,10 @@ class CachedStart:
         """Something may have been kept."""
         return self._lookup is not None
 
-    @property
-    def lead_in(self) -> StoreMode:
+    def lead_in(self, appearance: Appearance) -> StoreMode:
         """``Speech.store`` for frames that are shown before a sound is known."""
-        return StoreMode.OFF if self._lookup is None else self._lookup.lead_in
+        off = self._lookup is None or not appearance.kept
+        return StoreMode.OFF if off or self._lookup is None else self._lookup.lead_in
 
     def at_once(
         self, sound: Utterance, appearance: Appearance, loop_position: int
@@ -57,7 +57,7 @@ class CachedStart:
         Args:
             loop_position: of the first slot that it could have.
         """
-        if self._lookup is None:
+        if self._lookup is None or not appearance.kept:
             return None
         found = self._lookup.look_up(
             appearance, sound.seen(FIRST_FRAMES), loop_position, self._move, True, self._leads
@@ -69,7 +69,7 @@ class CachedStart:
     ) -> Beginning | None:
         """How an utterance begins in the slot that it has, before its first frame is asked for:
         was it said before, and over which pictures? None where nothing is kept."""
-        if self._lookup is None:
+        if self._lookup is None or not appearance.kept:
             return None
         seen = sound.seen(FIRST_FRAMES)
         return self._lookup.look_up(appearance, seen, loop_position, self._move, False)

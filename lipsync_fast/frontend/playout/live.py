@@ -273,6 +273,7 @@ class LivePlayout(Speaker[Spoken]):
             planned.job,
             skipped=planned.skipped,
             unseen=planned.unseen,
+            appearance=self._plan.appearance,
         )
 
     def _repeated(self, slot: int, planned: Planned) -> Picture:

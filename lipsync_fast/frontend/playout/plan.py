@@ -267,7 +267,8 @@ class Plan:
             if spoken.next > 0 and self._last_speech is not None:
                 speech, samples = self._last_speech
             else:
-                store, audio = self._cached_start.lead_in, self.appearance.manifest.audio
+                appearance = self.appearance
+                store, audio = self._cached_start.lead_in(appearance), appearance.manifest.audio
                 speech, samples = before_sound(spoken.sound.stream, store, audio)
             share = share + STEP_IN
             if share < 1 - NO_SHARE:

@@ -15,7 +15,7 @@ from lipsync_fast.arrays import F32
 from lipsync_fast.avatars.manifest import Manifest
 from lipsync_fast.frontend.playout.utterance import Utterance
 from lipsync_fast.geometry import Rect
-from lipsync_fast.ipc.messages import Answer, Job, Look
+from lipsync_fast.ipc.messages import Answer, Coding, Job, Look
 from lipsync_fast.timing import FRAME_SAMPLES
 from lipsync_fast_client.protocol import MediaFlag
 
@@ -31,11 +31,18 @@ class Appearance:
         manifest: the avatar's.
         avatar: the key under which engines know its version.
         look: how pictures are encoded.
+        coding: of the stream that they are encoded into; None where each is one by itself.
     """
 
     manifest: Manifest
     avatar: str
     look: Look
+    coding: Coding | None = None
+
+    @property
+    def kept(self) -> bool:
+        """Whether frames may be kept, and be among those that are."""
+        return self.coding is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +55,7 @@ class Picture:
         avatar_frame: index of the avatar's frame under it.
         flags: what it is.
         utterance: whose sound it shows; 0 for none.
-        jpeg: the picture; None for the avatar's own.
+        jpeg: the picture, as engines give it; None for the avatar's own.
         box: where the picture lies in the avatar's frame.
         frame: which 40 ms of the utterance are heard with it; None for none.
         ready_ns: when all sound that it sees had come (as late as the playout lets it matter).
@@ -56,6 +63,7 @@ class Picture:
         left_out: no picture was made: only what is heard in the slot is sent.
         unseen: the same, since the client wanted none then: it misses nothing.
         skipped: frames of the utterance before it that have no slot.
+        appearance: what it is made of; None in tests that do not ask.
     """
 
     number: int
@@ -71,6 +79,7 @@ class Picture:
     left_out: bool = False
     skipped: int = 0
     unseen: bool = False
+    appearance: Appearance | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,17 @@ from __future__ import annotations
 
 import trio
 
-from lipsync_fast.errors import ClosingError, ErrorCode, LipsyncError, ProtocolError, ReportedError
+from lipsync_fast.errors import (
+    ClosingError,
+    ErrorCode,
+    LipsyncError,
+    ProtocolError,
+    ReportedError,
+)
 from lipsync_fast.frontend.access.socket import Socket
 from lipsync_fast.frontend.avatars.leases import AvatarLease
 from lipsync_fast.frontend.services import Services
+from lipsync_fast.frontend.session.shown_avatar import check_codec
 from lipsync_fast_client.protocol import (
     ClientMessage,
     ErrorMessage,
@@ -56,7 +63,13 @@ async def begin(
                 raise ClosingError(NORMAL, "stopped")
             if not isinstance(wanted, SessionStart):
                 raise ProtocolError("expected session.start")
-            return wanted, await services.avatars.lease(wanted.avatar)
+            lease = await services.avatars.lease(wanted.avatar)
+            try:
+                check_codec(services.pool, wanted.video)
+            except LipsyncError:
+                lease.release()
+                raise
+            return wanted, lease
         except LipsyncError as error:
             code = code_of(error)
             services.statistics.count_error(code)

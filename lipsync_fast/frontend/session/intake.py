@@ -60,6 +60,8 @@ class UtteranceIntake:
         self._quiet = QuietTime(self._quiet_ns)
         self._alarm = services.timer.alarm(self._look_for_quiet)
         self._speaking = False
+        self._encoding = 0.0
+        """What was said of it when it began to speak."""
         self._refused_ns = 0
         """Sound is dropped, until then at least: too many others speak. 0 while it is not."""
         self._quiet_samples = self._last_sound_ns = 0
@@ -85,7 +87,9 @@ class UtteranceIntake:
             self._last_sound_ns = now_ns
             if now_ns < self._refused_ns or self._quiet_samples < PAUSE_SAMPLES:
                 return False
-        refusal = None if self._speaking else self._admission.speech_refusal(self._address)
+        refusal = None
+        if not self._speaking:
+            refusal = self._admission.speech_refusal(self._address, self._shown.encoding)
         if refusal is None:
             self._refused_ns = 0
             return True
@@ -160,8 +164,11 @@ class UtteranceIntake:
         """Count the session among those that speak, or no more."""
         if speaking != self._speaking:
             self._speaking = speaking
-            change = self._admission.begin_speech if speaking else self._admission.end_speech
-            change(self._address)
+            if speaking:
+                self._encoding = self._shown.encoding
+                self._admission.begin_speech(self._address, self._encoding)
+            else:
+                self._admission.end_speech(self._address, self._encoding)
 
     def close(self) -> None:
         """The session has ended: it speaks no more."""

@@ -16,21 +16,26 @@ MOST_MESSAGES = 1000
 """Text messages that may wait; a client that leaves more unread is cut off."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Item:
     """A message that waits.
 
     Attributes:
-        data: as it goes out.
+        data: as it goes out; None while it is being made (``Outbox.fill``): what comes behind it
+            waits, too.
         frame: a picture's sequence number; None for others.
         media: it may be left out when the client reads slowly, or is interrupted.
         sent: called once it is with the transport.
+        chained: a picture that is of no use without those before it.
+        dropped: called when it was left out.
     """
 
-    data: str | bytes
+    data: str | bytes | None
     frame: int | None = None
     media: bool = False
     sent: Callable[[], None] | None = None
+    chained: bool = False
+    dropped: Callable[[], None] | None = None
 
 
 class Outbox:
@@ -76,9 +81,7 @@ class Outbox:
         """
         if self.closing:
             return
-        if not (self._items or self._sending) and self._socket.send_now(item.data):
-            self._is_begun(item)
-            self._is_sent(item)
+        if not (self._items or self._sending) and self._is_taken(item):
             if self._socket.unsent:
                 self._filled.ring()
             return
@@ -86,9 +89,38 @@ class Outbox:
         if item.frame is not None:
             self._frames += 1
             if self._skipped is not None and self._frames > self._late_frames:
-                self._skipped(self._leave_out(newest=item))
+                self._skipped(self._leave_out(newest=None if item.chained else item))
         elif len(self._items) - self._frames > MOST_MESSAGES:
             raise SocketClosedError(f"{MOST_MESSAGES} messages are left unread")
+        self._filled.ring()
+
+    def _is_taken(self, item: Item) -> bool:
+        """Whether the socket has taken a message at once."""
+        if item.data is None or not self._socket.send_now(item.data):
+            return False
+        self._is_begun(item)
+        self._is_sent(item)
+        return True
+
+    def fill(self, item: Item, data: bytes) -> None:
+        """An item that waits is made; nothing where it was left out meanwhile."""
+        item.data = data
+        self._go_on()
+
+    def withdraw(self, item: Item) -> None:
+        """An item that waits is not to be sent."""
+        if item in self._items:
+            self._items.remove(item)
+            self._frames -= item.frame is not None
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Send at once what is made and need not wait any more, as far as the socket can."""
+        while self._items and not self._sending and self._is_taken(self._items[0]):
+            item = self._items.popleft()
+            self._frames -= item.frame is not None
+            if item.frame is not None and self.has_room:
+                self._room()
         self._filled.ring()
 
     def post_message(self, message: ServerMessage) -> None:
@@ -100,9 +132,12 @@ class Outbox:
         self._leave_out(newest=None)
 
     def _leave_out(self, newest: Item | None) -> int:
-        before = self._frames
-        self._items = deque(i for i in self._items if not i.media or i is newest)
+        before, items = self._frames, self._items
+        self._items = deque(i for i in items if not i.media or i is newest)
         self._frames = sum(i.frame is not None for i in self._items)
+        for item in items:
+            if item.dropped is not None and item.media and item is not newest:
+                item.dropped()
         return before - self._frames
 
     def close(self) -> None:
@@ -127,20 +162,26 @@ class Outbox:
                 await self._send_waiting()
             finally:
                 self._sending = False
-            if self.closing:
+            if self.closing and not self._items:
                 return
             self._filled.clear()
-            if not (self._items or self._socket.unsent):
+            if not (self._is_ready or self._socket.unsent):
                 await self._filled.wait()
 
+    @property
+    def _is_ready(self) -> bool:
+        """The first that waits is made."""
+        return bool(self._items) and self._items[0].data is not None
+
     async def _send_waiting(self) -> None:
-        while self._items or self._socket.unsent:
+        while self._is_ready or self._socket.unsent:
             if self._socket.unsent:
                 await self._socket.flush()
                 continue
             item = self._items.popleft()
             self._frames -= item.frame is not None
             self._is_begun(item)
+            assert item.data is not None
             await self._socket.send(item.data)
             self._is_sent(item)
             if self.has_room:

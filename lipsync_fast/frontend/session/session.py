@@ -36,6 +36,7 @@ from lipsync_fast.frontend.session.outbox import Outbox
 from lipsync_fast.frontend.session.receiver import Receiver
 from lipsync_fast.frontend.session.shown_avatar import ShownAvatar
 from lipsync_fast.frontend.session.statistics import SessionStatistics
+from lipsync_fast.frontend.session.stream import StreamSender
 from lipsync_fast.signals import until
 from lipsync_fast_client.protocol import (
     ClientMessage,
@@ -51,6 +52,7 @@ from lipsync_fast_client.protocol import (
     UtteranceEnded,
     UtteranceSay,
     UtteranceStarted,
+    VideoKeyframe,
 )
 
 STATS_S = 5.0
@@ -100,7 +102,16 @@ class NativeSession:
         self._shown = ShownAvatar(services, lease, start.video)
         self._playout = _playout(number, services, start, self._shown, lambda: self._media.pictures)
         self._audio = ClientAudio(start.audio, start.echo_audio)
-        self._media = MediaSender(self._outbox, self._shown, self._audio, self._statistics, trace)
+        self._stream = StreamSender(
+            services,
+            self._outbox,
+            paced,
+            self._statistics.on_left_out,
+            lambda: services.idle_rate.stride if paced else 1,
+        )
+        self._media = MediaSender(
+            self._outbox, self._shown, self._audio, self._statistics, self._stream, trace
+        )
         self._media.pictures = start.pictures
         post = self._outbox.post_message
         self._intake = UtteranceIntake(
@@ -172,6 +183,7 @@ class NativeSession:
             del front.playouts[self._number]
             self._intake.close()
             self._driver.close()
+            self._stream.close()
             self._shown.close()
         raise ended[0] if ended else SocketClosedError
 
@@ -185,6 +197,8 @@ class NativeSession:
             self._interrupt()
         elif isinstance(message, SessionUpdate):
             await self._update(message)
+        elif isinstance(message, VideoKeyframe):
+            self._stream.want_key()
         elif isinstance(message, Ping):
             self._outbox.post_message(Pong(id=message.id))
         elif isinstance(message, SessionStop):
@@ -205,6 +219,8 @@ class NativeSession:
             self._playout.change(self._shown.appearance)
             self._shown.release_left(self._playout.avatar)
         if message.pictures is not None:
+            if message.pictures and not self._media.pictures:
+                self._stream.want_key()
             self._media.pictures = message.pictures
             self._driver.tick()
         self._post_started()

@@ -3,15 +3,32 @@
 
 from __future__ import annotations
 
+import math
+
+from msgspec import UNSET
+
 from lipsync_fast.avatars.package import AvatarPackage
+from lipsync_fast.errors import UnsupportedVideoError
 from lipsync_fast.frontend.avatars.leases import AvatarLease
+from lipsync_fast.frontend.engines.pool import EnginePool
 from lipsync_fast.frontend.kept_utterances import KeptUtterances
 from lipsync_fast.frontend.playout.playout import Appearance
 from lipsync_fast.frontend.services import Services
-from lipsync_fast.ipc.messages import Content, Look, scaled_size
+from lipsync_fast.geometry import even_size
+from lipsync_fast.ipc.messages import Coding, Content, Look, crf_of, scaled_size
 from lipsync_fast.provenance import jpeg_with_xmp, xmp_packet
 from lipsync_fast.timing import FPS
 from lipsync_fast_client.protocol import SessionStarted, SessionUpdate, VideoFormat
+
+
+def check_codec(pool: EnginePool, video: VideoFormat) -> None:
+    """See that pictures can be made as a client wants them.
+
+    Raises:
+        UnsupportedVideoError: they cannot.
+    """
+    if video.codec == "h264" and pool.encoding == math.inf:
+        raise UnsupportedVideoError("this server has no encoder of H.264; ask for codec jpeg")
 
 
 class ShownAvatar:
@@ -27,10 +44,11 @@ class ShownAvatar:
         size: width and height of the whole pictures.
         own_ready: the package's own pictures are as the client wants them.
         look: how pictures are encoded.
+        coding: of a stream of H.264; None where each picture is one by itself.
     """
 
     def __init__(self, services: Services, lease: AvatarLease, video: VideoFormat) -> None:
-        self._directory = services.avatars
+        self._directory, self._pool = services.avatars, services.pool
         self._utterances: KeptUtterances = services.utterances
         self._leases = [lease]
         """The newest last, those before it until the change."""
@@ -51,16 +69,27 @@ class ShownAvatar:
             self.size = scaled_size(package.frame_size, video.max_width)
         as_it_is = self.size == package.frame_size
         self.own_ready = not self.mouth and as_it_is and video.quality in (None, m.jpeg.quality)
-        self.look = Look(
-            Content.MOUTH if self.mouth else Content.FRAME,
-            video.quality,
-            None if self.mouth or as_it_is else video.max_width,
-        )
+        max_width = None if self.mouth or as_it_is else video.max_width
+        self.look = Look(Content.MOUTH if self.mouth else Content.FRAME, video.quality, max_width)
+        self.coding: Coding | None = None
+        if video.codec == "h264":
+            self.look = Look(Content.PIXELS, None, max_width)
+            self.coding = Coding(crf_of(video.quality), video.bitrate, max_width)
+            self.own_ready = True  # encoders have them
+            self.size = even_size(self.size)
+
+    @property
+    def encoding(self) -> float:
+        """What encoding the pictures costs while something is said, in speakers."""
+        if self.coding is None:
+            return 0.0
+        cost = self._pool.encoding
+        return 0.0 if cost == math.inf else cost
 
     @property
     def appearance(self) -> Appearance:
         """For the playout."""
-        return Appearance(self.package.manifest, self._leases[-1].key, self.look)
+        return Appearance(self.package.manifest, self._leases[-1].key, self.look, self.coding)
 
     async def update(self, message: SessionUpdate) -> None:
         """Another avatar or form of pictures, as far as the message names one.
@@ -69,6 +98,7 @@ class ShownAvatar:
             LipsyncError: the avatar cannot be used; all is as it was.
         """
         lease, video = self._leases[-1], message.video or self._video
+        check_codec(self._pool, video)
         if message.avatar is not None:
             new = await self._directory.lease(message.avatar)
             if new.key == lease.key:
@@ -93,7 +123,8 @@ class ShownAvatar:
 
     def started(self, session: int, latency_ms: float) -> SessionStarted:
         """What the client is told of it."""
-        scale = self.size[0] / self.package.frame_size[0]
+        full = self.package.frame_size[0]
+        scale = (self.size[0] if self.coding is None else min(self.size[0], full)) / full
         return SessionStarted(
             session=f"s{session}",
             avatar=self.name,
@@ -102,13 +133,14 @@ class ShownAvatar:
             fps=FPS,
             bounds=self.package.rect(0).scaled(scale),
             latency_ms=latency_ms,
+            codec=UNSET if self.coding is None else "h264",
         )
 
     def own_picture(self, avatar_frame: int) -> bytes | None:
         """The package's own picture, with its provenance; None where it is not as the client wants
         it, or is of the avatar before this one."""
         there = avatar_frame < self.package.manifest.frame_count
-        if self.mouth or not self.own_ready or not there:
+        if self.mouth or self.coding is not None or not self.own_ready or not there:
             return None
         return jpeg_with_xmp(bytes(self.package.frame_jpeg(avatar_frame)), self._xmp)
 
