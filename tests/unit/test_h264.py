@@ -96,7 +96,7 @@ def test_a_part_is_pasted_where_it_belongs() -> None:
     both[6:18, 10:30] = part
     assert np.abs(into[:48].astype(int) - i420(both)[:48].astype(int)).max() <= 1
     for box in (Rect(46, 6, 20, 12), Rect(11, 6, 20, 12), Rect(10, 6, 20, 14), Rect(-2, 0, 20, 12)):
-        with pytest.raises(ValueError, match="part|leaves"):
+        with pytest.raises(ValueError, match=r"part|leaves"):
             pasted(planes, box, i420(part), into)
 
 
@@ -154,7 +154,7 @@ def test_groups_cut_a_loop_into_pieces_of_less_than_two_seconds(
         if group is not None:
             assert left == 0 or position < stride + offset
             assert group.first == position % turn
-            assert 1 <= group.count
+            assert group.count >= 1
             assert group.count * stride <= MOST_BETWEEN + stride
             left = group.count
         elif left == 0:
@@ -336,8 +336,7 @@ def test_rest_is_encoded_once_for_all(engines: list[tuple[Scheduler, Front]]) ->
     slot = 2 * turn + 3
     box = Rect(0, 0, 8, 8)
     answers = [second.ask(front, slot, part=bytes(96), box=box)]
-    for after in range(slot + 1, 3 * turn + 1):
-        answers.append(second.ask(front, after))
+    answers += [second.ask(front, after) for after in range(slot + 1, 3 * turn + 1)]
     for _, unit in answers:
         second.viewer.show(unit)
     assert [a.key for a, _ in answers] == [k in (0, len(answers) - 1) for k in range(len(answers))]

@@ -129,7 +129,7 @@ def test_texts_that_are_none(text: str) -> None:
         ("video", {"quality": 0}),
         ("video", {"quality": 101}),
         ("video", {"max_width": 15}),
-        ("video", {"codec": "h264"}),
+        ("video", {"codec": "vp9"}),
         ("pace", "fast"),
         ("avatar", "a" * 201),
         ("idle", 1),

@@ -93,7 +93,7 @@ def test_the_header_that_the_document_describes(document: str) -> None:
     assert ends == [int(offset) for offset, _ in rows[1:]] + [protocol.HEADER_SIZE]
     for flag in (f for f in MediaFlag if f):
         assert f"({int(flag)})" in document or f"{int(flag)} {flag.name.lower()}" in document
-    assert [int(t) for t in MediaType] == [1, 2, 3]
+    assert [int(t) for t in MediaType] == [1, 2, 3, 4]
 
 
 def test_the_limits_that_the_document_gives(document: str) -> None:

@@ -25,8 +25,8 @@ from lipsync_fast.frontend.services import Services
 from lipsync_fast.frontend.session.outbox import Item, Outbox
 from lipsync_fast.geometry import EMPTY
 from lipsync_fast.ipc.messages import Answer, Encode, Status
-from lipsync_fast.protocol import MediaHeader, pack_media
 from lipsync_fast.timing import NS_PER_S
+from lipsync_fast_client.protocol import MediaHeader, pack_media
 
 GIVE_UP_NS = NS_PER_S
 """An access unit that was not made in so long is left out, and what waits behind it goes on."""
@@ -78,7 +78,7 @@ class StreamSender:
         self._broken = False
         """The client will not have what was asked for last."""
         self._reader_lags = False
-        """Pictures were left out for a slow reader: wait until it has taken what it was sent."""
+        """Pictures were left out for a slow reader: until it takes one again, only one waits."""
         self._key_wanted, self._key_ns = False, 0
 
     def want_key(self) -> None:
@@ -96,7 +96,7 @@ class StreamSender:
         if busy or (self._reader_lags and self._outbox.frames):
             self._left_out(1)  # it was not encoded, so nothing builds on it
             return
-        self._reader_lags, now_ns = False, time.monotonic_ns()
+        now_ns = time.monotonic_ns()
         asks = self._key_wanted and now_ns - self._key_ns >= KEY_EVERY_NS
         number, after = next(self._numbers), 0 if asks or self._broken else self._asked
         if asks:
@@ -104,7 +104,12 @@ class StreamSender:
         dropped = partial(self._dropped, number)
         item = Item(None, header.sequence, True, chained=True, dropped=dropped)
         unit = self._units[number] = _Unit(number, after, item, header, now_ns)
-        item.sent = lambda: sent(unit.size)
+
+        def taken() -> None:
+            self._reader_lags = False
+            sent(unit.size)
+
+        item.sent = taken
         self._asked, self._broken = number, False
         self._outbox.post(item)
         if number in self._units:  # else all that waited was left out
