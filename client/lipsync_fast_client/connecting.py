@@ -23,6 +23,8 @@ def connect(
     content: Literal["frame", "mouth"] = "frame",
     quality: int | None = None,
     max_width: int | None = None,
+    codec: Literal["jpeg", "h264"] = "jpeg",
+    bitrate: int | None = None,
     pace: Literal["live", "burst"] = "live",
     idle: bool = True,
     echo_audio: bool = False,
@@ -42,7 +44,8 @@ def connect(
         avatar: its name; the server's default where empty.
         sample_rate, format, channels: of the sound that is sent; 8,000 to 192,000 Hz, one or two
             interleaved channels.
-        content, quality, max_width: of the pictures, see ``protocol.VideoFormat``.
+        content, quality, max_width, codec, bitrate: of the pictures, see ``protocol.VideoFormat``.
+            With codec "h264" a ``VideoFrame`` is one access unit of a stream.
         pace: "live" for frames in real time, "burst" for each as soon as it is made.
         idle: show the avatar between utterances too (live).
         echo_audio: have the sound come back on the pictures' clock.
@@ -64,11 +67,18 @@ def connect(
     seconds = patience(reconnect)
     one_of("format", format, ("s16le", "f32le"))
     one_of("content", content, ("frame", "mouth"))
+    one_of("codec", codec, ("jpeg", "h264"))
     one_of("pace", pace, ("live", "burst"))
     start = SessionStart(
         avatar=avatar,
         audio=AudioFormat(sample_rate=plain(sample_rate), format=format, channels=plain(channels)),
-        video=VideoFormat(content=content, quality=plain(quality), max_width=plain(max_width)),
+        video=VideoFormat(
+            content=content,
+            codec=codec,
+            quality=plain(quality),
+            max_width=plain(max_width),
+            bitrate=plain(bitrate),
+        ),
         pace=pace,
         idle=idle,
         echo_audio=echo_audio,

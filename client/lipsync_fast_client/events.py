@@ -33,7 +33,8 @@ class VideoFrame(msgspec.Struct, frozen=True, kw_only=True):
     """A picture of the session's video; a notebook shows it as its picture.
 
     Attributes:
-        jpeg: the picture, encoded.
+        jpeg: the picture, encoded; nothing in a session of H.264.
+        h264: its access unit (Annex B) there, for a decoder that gets all of them in their order.
         content: the whole frame, or the face rectangle alone.
         box: where the picture lies in the full frame.
         pts_us: when to show it, microseconds from the session's start.
@@ -51,6 +52,17 @@ class VideoFrame(msgspec.Struct, frozen=True, kw_only=True):
     utterance: int
     sequence: int
     flags: MediaFlag
+    h264: bytes = b""
+
+    @property
+    def codec(self) -> Literal["jpeg", "h264"]:
+        """What it is encoded as."""
+        return "h264" if self.h264 else "jpeg"
+
+    @property
+    def key(self) -> bool:
+        """It can be decoded without those before it, as every JPEG."""
+        return not self.h264 or bool(self.flags & MediaFlag.KEY)
 
     @property
     def pts(self) -> Fraction:
@@ -85,8 +97,10 @@ class VideoFrame(msgspec.Struct, frozen=True, kw_only=True):
 
         Raises:
             ImportError: Pillow is not installed.
-            ProtocolError: it cannot be decoded.
+            ProtocolError: it cannot be decoded; by itself, none of H.264 can.
         """
+        if self.h264:
+            raise ProtocolError("a picture of H.264 needs a decoder that has all of its stream")
         try:
             from PIL import Image
         except ImportError:
@@ -99,15 +113,16 @@ class VideoFrame(msgspec.Struct, frozen=True, kw_only=True):
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise ProtocolError(f"picture {self.sequence} cannot be decoded: {error}") from None
 
-    def _repr_jpeg_(self) -> bytes:
-        return self.jpeg
+    def _repr_jpeg_(self) -> bytes | None:
+        return self.jpeg or None
 
     def __repr__(self) -> str:
-        said = "".join(f", {word}" for word in ("first", "last", "repeated") if getattr(self, word))
+        words = ["first", "last", "repeated"] + ["key"] * bool(self.h264)
+        said = "".join(f", {word}" for word in words if getattr(self, word))
         return (
             f"VideoFrame({self.kind}, pts={self.pts_us / 1e6:.2f} s, utterance={self.utterance},"
             f" sequence={self.sequence}, {self.content} of {self.box.width} x {self.box.height},"
-            f" avatar_frame={self.avatar_frame}, {len(self.jpeg)} bytes{said})"
+            f" avatar_frame={self.avatar_frame}, {len(self.h264 or self.jpeg)} bytes{said})"
         )
 
 
@@ -199,11 +214,12 @@ def media_event(data: bytes) -> VideoFrame | AudioFrame:
             utterance=header.utterance,
             sequence=header.sequence,
         )
-    if header.type not in (MediaType.FRAME, MediaType.MOUTH):
+    if header.type not in (MediaType.FRAME, MediaType.MOUTH, MediaType.H264):
         raise ProtocolError(f"media message of type {header.type}")
     return VideoFrame(
-        jpeg=bytes(payload),
-        content="frame" if header.type == MediaType.FRAME else "mouth",
+        jpeg=b"" if header.type == MediaType.H264 else bytes(payload),
+        h264=bytes(payload) if header.type == MediaType.H264 else b"",
+        content="mouth" if header.type == MediaType.MOUTH else "frame",
         box=header.box,
         pts_us=header.pts_us,
         avatar_frame=header.avatar_frame,

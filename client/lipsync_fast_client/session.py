@@ -27,6 +27,7 @@ from lipsync_fast_client.protocol import (
     UtteranceEnd,
     UtteranceSay,
     VideoFormat,
+    VideoKeyframe,
     decode_server,
     encode,
 )
@@ -140,6 +141,8 @@ class Session:
         content: Literal["frame", "mouth"] | None = None,
         quality: int | None = None,
         max_width: int | None = None,
+        codec: Literal["jpeg", "h264"] | None = None,
+        bitrate: int | None = None,
         pictures: bool | None = None,
     ) -> None:
         """Change what is shown, between utterances; answered by SessionStarted.
@@ -152,12 +155,18 @@ class Session:
         """
         if content is not None:
             one_of("content", content, ("frame", "mouth"))
+        if codec is not None:
+            one_of("codec", codec, ("jpeg", "h264"))
         changed: dict[str, Any] = {
             "content": content,
             "quality": plain(quality),
             "max_width": plain(max_width),
+            "codec": codec,
+            "bitrate": plain(bitrate),
         }
         given = {name: value for name, value in changed.items() if value is not None}
+        if codec == "jpeg":
+            given["bitrate"] = None
         video: VideoFormat | None = replace(self._start.video, **given) if given else None
         message = checked(SessionUpdate(avatar=avatar, video=video, pictures=pictures))
         known = {"video": message.video, "pictures": message.pictures}
@@ -165,6 +174,11 @@ class Session:
         self._asked.append(message.avatar)
         if self._outage is None:
             await self._send_message(message)
+
+    async def key_frame(self) -> None:
+        """Ask for a key frame of H.264, for a decoder that begins anew; without effect on JPEGs."""
+        if self._outage is None:
+            await self._send_message(VideoKeyframe())
 
     async def ping(self, id: str | int | None = None) -> None:
         """Ask for a Pong; also tells the server that a silent client is still there."""

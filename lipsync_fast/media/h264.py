@@ -187,7 +187,9 @@ def _frame(planes: U8) -> av.VideoFrame:
     frame, flat, at = av.VideoFrame(width, height, "yuv420p"), planes.reshape(-1), 0
     for plane in frame.planes:
         size = plane.height * plane.width
-        rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height]
+        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[
+            : plane.height
+        ]
         rows[:, : plane.width] = flat[at : at + size].reshape(plane.height, plane.width)
         at += size
     return frame

@@ -100,7 +100,7 @@ def test_what_is_sent(library: str) -> None:
         "session.stop",
     ]  # fmt: skip
     assert rest[2]["video"] == {
-        "content": "frame", "codec": "jpeg", "quality": 70, "max_width": 320,
+        "content": "frame", "codec": "jpeg", "quality": 70, "max_width": 320, "bitrate": None,
     }  # fmt: skip
     assert rest[3] == {
         "type": "session.update", "avatar": "bob", "video": None, "pictures": None,

@@ -209,6 +209,7 @@ class NativeSession:
     def _interrupt(self) -> None:
         self._driver.interrupt()
         self._outbox.drop_media()
+        self._stream.begin_anew()
         self._intake.interrupt()
         self._outbox.post_message(SessionInterrupted(last_frame=self._outbox.last_frame))
 
@@ -220,7 +221,7 @@ class NativeSession:
             self._shown.release_left(self._playout.avatar)
         if message.pictures is not None:
             if message.pictures and not self._media.pictures:
-                self._stream.want_key()
+                self._stream.begin_anew()
             self._media.pictures = message.pictures
             self._driver.tick()
         self._post_started()

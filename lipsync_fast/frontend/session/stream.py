@@ -28,8 +28,9 @@ from lipsync_fast.ipc.messages import Answer, Encode, Status
 from lipsync_fast.timing import NS_PER_S
 from lipsync_fast_client.protocol import MediaHeader, pack_media
 
-GIVE_UP_NS = NS_PER_S
-"""An access unit that was not made in so long is left out, and what waits behind it goes on."""
+GIVE_UP_NS, GIVE_UP_BURST_NS = NS_PER_S, 60 * NS_PER_S
+"""An access unit that was not made in so long is left out, and what waits behind it goes on; the
+second in a burst, where it is no use to be early."""
 MOST_AT_ONCE = 4
 """Pictures of a live stream that are being encoded; where that takes longer, some are left out."""
 KEY_EVERY_NS = NS_PER_S // 2
@@ -69,6 +70,7 @@ class StreamSender:
     ) -> None:
         self._pool, self._number = services.pool, services.numbers.session()
         self._paced = paced
+        self._patience_ns = GIVE_UP_NS if paced else GIVE_UP_BURST_NS
         self._outbox, self._left_out, self._stride = outbox, left_out, stride
         self._alarm = services.timer.alarm(self._look)
         self._numbers = itertools.count(1)
@@ -84,6 +86,10 @@ class StreamSender:
     def want_key(self) -> None:
         """The next picture is to be a key frame; soon, where there was one just before."""
         self._key_wanted = True
+
+    def begin_anew(self) -> None:
+        """The client may not have used what it was sent last: a key frame comes next."""
+        self._broken = True
 
     def send(self, picture: Picture, header: MediaHeader, sent: Callable[[int], None]) -> None:
         """Encode a picture, and send it behind all that was posted.
@@ -115,7 +121,7 @@ class StreamSender:
         if number in self._units:  # else all that waited was left out
             self._submit(picture, number, after)
             if self._alarm.due_ns is None:
-                self._alarm.set(now_ns + GIVE_UP_NS)
+                self._alarm.set(now_ns + self._patience_ns)
 
     def _submit(self, picture: Picture, number: int, after: int) -> None:
         appearance, part = picture.appearance, picture.jpeg
@@ -168,13 +174,13 @@ class StreamSender:
         """Give up what takes too long."""
         now_ns = time.monotonic_ns()
         for unit in list(self._units.values()):
-            if now_ns - unit.asked_ns < GIVE_UP_NS:
+            if now_ns - unit.asked_ns < self._patience_ns:
                 break
             if self._units.pop(unit.number, None) is not None:
                 self._lose(unit)
         first = next(iter(self._units.values()), None)
         if first is not None:
-            self._alarm.set(first.asked_ns + GIVE_UP_NS)
+            self._alarm.set(first.asked_ns + self._patience_ns)
 
     def close(self) -> None:
         """The session has ended."""
