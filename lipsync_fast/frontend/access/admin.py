@@ -20,8 +20,26 @@ from lipsync_fast.frontend.access.clients import (
     token_shown,
 )
 
-FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Via")
-"""What proxies add."""
+FORWARDED = (
+    "Forwarded",
+    "Via",
+    "X-Forwarded",
+    "X-Forwarded-For",
+    "X-Forwarded-Host",
+    "X-Forwarded-Port",
+    "X-Forwarded-Proto",
+    "X-Forwarded-Server",
+    "Forwarded-For",
+    "X-Real-IP",
+    "X-Client-IP",
+    "True-Client-IP",
+    "CF-Connecting-IP",
+    "Fastly-Client-IP",
+    "X-Cluster-Client-IP",
+    "X-Envoy-External-Address",
+    "X-Original-URL",
+)
+"""What proxies add; one of them suffices."""
 
 
 def admin_refusal(listen: Listen, header: Header, peer: str, path: str) -> Refusal | None:
@@ -76,6 +94,8 @@ def _own_page(origin: str | None, host: str | None) -> bool:
     """
     if origin is None:
         return True
+    if "@" in origin:  # no browser sends a name and a password there
+        return False
     try:
         name = urlsplit(origin).hostname or ""
         return host is not None and same_place(origin, host) and is_loopback(name)
