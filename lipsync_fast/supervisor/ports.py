@@ -15,7 +15,10 @@ from lipsync_fast.canonical import listening_address
 from lipsync_fast.config import Listen
 from lipsync_fast.errors import PortInUseError, ServerError
 
-BACKLOG = 1024
+BACKLOG = 4096
+"""Connections that may wait to be taken; the kernel may allow fewer (net.core.somaxconn). Beyond
+them a client's first packet is dropped, and it tries again after 1, 3 and 7 s only, so there is
+room for as many as clients may open at once: a front takes some 800 a second."""
 ORPHANS_S, _PAUSE_S = 3.0, 0.02
 """How long a port is waited for that the fronts of a crashed run may still be leaving."""
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import stat
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -150,6 +151,17 @@ def test_all_ports_are_bound_and_listen(bound: list[BoundPort]) -> None:
     assert len({each.port for each in bound}) == 3
     for each in bound:
         socket.create_connection(("127.0.0.1", each.port), 5).close()
+
+
+def test_thousands_may_wait_to_be_taken(bound: list[BoundPort]) -> None:
+    """Who has no room to wait in would be heard again after seconds only."""
+    allowed = int(Path("/proc/sys/net/core/somaxconn").read_text())
+    bound += bind_ports(Listen(ports=(0,), http_port=0), fronts=2)
+    for port in bound:
+        for each in port.sockets:
+            about = each.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32)
+            (most,) = struct.unpack_from("=I", about, 28)  # of a listening socket
+            assert most == min(4096, allowed)
 
 
 def test_each_front_has_sockets_of_its_own(bound: list[BoundPort]) -> None:
