@@ -20,7 +20,7 @@ help:
 	@echo "make guard   check that it is as many times faster than ONNX Runtime as it should be"
 	@echo "make lint    ruff, mypy --strict, clang-format"
 	@echo "make test-client  the client by itself, in an environment that has nothing of the server"
-	@echo "make test-pipecat  the plug-in for Pipecat's agents, in an environment of its own"
+	@echo "make test-pipecat, make test-livekit  plug-ins for agents, in environments of their own"
 	@echo "make wheel   build the wheels of client and server into dist/"
 
 $(BIN)/python:
@@ -107,8 +107,8 @@ test-client: $(ALONE)/.ready
 	$(ALONE)/bin/python -P tests/client_alone.py
 
 # Plug-ins for agents, each in an environment of its own: what they extend has bounds of its own.
-.PHONY: test-pipecat
-test-pipecat: test-%: build/%/.ready
+.PHONY: test-pipecat test-livekit
+test-pipecat test-livekit: test-%: build/%/.ready
 	cd integrations/$* && ../../build/$*/bin/python -m pytest -q
 
 build/%/.ready: $(BIN)/python integrations/%/pyproject.toml client/pyproject.toml

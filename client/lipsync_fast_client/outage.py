@@ -49,6 +49,7 @@ class Outage:
     ) -> None:
         self._seconds, self._clock, self._chance = seconds, clock, chance
         self._begun = clock()
+        self._due: float | None = None
         self.attempts = 0
         self.retry_after_s: float | None = None
 
@@ -62,8 +63,19 @@ class Outage:
         """What is left of the time that it may last."""
         return max(0.0, self._seconds - self.seconds)
 
+    def wait_s(self) -> float:
+        """How long until the next attempt: the same moment, however often it is asked for."""
+        if self._due is None:
+            self._due = self._clock() + self.pause_s()
+        return max(0.0, self._due - self._clock())
+
+    def attempt(self) -> None:
+        """It is tried now."""
+        self.attempts += 1
+        self._due = None
+
     def pause_s(self) -> float:
-        """How long to wait before the next attempt.
+        """How long a pause before the next attempt is to be.
 
         From half of the pause to all of it, by chance: the clients of a server that has restarted
         do not come all at once. What the server asked for is added, none of it beyond what is left.

@@ -311,10 +311,10 @@ class Session:
             SessionError: the server is not back in time, or does not want this client.
         """
         while True:
-            await self._dialer.pause(outage.pause_s())
+            await self._dialer.pause(outage.wait_s())
             if self._dialer.left:
                 raise StopAsyncIteration
-            outage.attempts += 1
+            outage.attempt()
             try:
                 await self._dialer.within(max(outage.left_s, SHORTEST_S), self._begin)
                 break

@@ -262,6 +262,12 @@ def test_pauses_grow_and_are_bounded() -> None:
         assert pauses[-1] == LONGEST_S * (0.5 + chance / 2)
         gone.retry_after_s = 7.0
         assert gone.pause_s() == pauses[-1] + 7, "what the server asks for is kept to"
+    now[0] = 3.0
+    assert gone.wait_s() == pauses[-1] + 7
+    now[0] = 4.0
+    assert gone.wait_s() == pauses[-1] + 6, "whoever is cancelled does not wait anew"
+    gone.attempt()
+    now[0] = 0.0
     gone.retry_after_s = 1e9
     assert gone.pause_s() == 1000, "as long as there is patience"
     now[0] = 1001.0

@@ -37,7 +37,7 @@ from lipsync_fast_client import (
     connect,
 )
 from lipsync_fast_client.outage import Outage
-from pipecat_lipsync_fast.spoken import Spoken
+from lipsync_fast_client.spoken import Spoken
 
 FIRST_S = 2.0
 """How long the first words wait for the server."""
@@ -93,7 +93,7 @@ class LipsyncFastVideoService(AIService):
         self._rate = 0
         self._session: Session | None = None
         self._up = False
-        self._keeping: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._spoken: Spoken[Frame] = Spoken()
         self._pushing = asyncio.Lock()
         self._turn = 0  # changes with every interruption
@@ -116,11 +116,7 @@ class LipsyncFastVideoService(AIService):
         await self._end_open()
         while self._spoken:
             self._done.clear()
-            try:
-                await asyncio.wait_for(self._done.wait(), STUCK_S)
-            except TimeoutError:
-                if self._stuck():
-                    await self._lose("the server does not go on")
+            await self._done.wait()
         await super().stop(frame)
         await self._leave()
 
@@ -135,8 +131,8 @@ class LipsyncFastVideoService(AIService):
         await self._leave()
 
     async def _leave(self) -> None:
-        task, self._keeping = self._keeping, None
-        if task is not None:
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
             await self.cancel_task(task)
 
     # ------------------------------------------------------------ what the agent says
@@ -147,8 +143,8 @@ class LipsyncFastVideoService(AIService):
             await self.push_frame(frame, direction)
         elif isinstance(frame, StartFrame):
             await self.push_frame(frame, direction)
-            if self._keeping is None:
-                self._keeping = self.create_task(self._keep(), name="lipsync_fast")
+            if not self._tasks:
+                self._tasks = [self.create_task(task) for task in (self._keep(), self._watch())]
         elif isinstance(frame, TTSAudioRawFrame):
             await self._say(frame)
         elif isinstance(frame, TTSStoppedFrame):
@@ -233,20 +229,26 @@ class LipsyncFastVideoService(AIService):
                 self._session, self._up = None, False
             self._tried.set()
             await self._lose(reason)
-            await asyncio.sleep(outage.pause_s())
-            outage.attempts += 1
+            await asyncio.sleep(outage.wait_s())
+            outage.attempt()
+
+    async def _watch(self) -> None:
+        """A server that was given sound and gives none back is not waited for."""
+        while True:
+            await asyncio.sleep(STUCK_S / 5)
+            if self._stuck():
+                await self._lose("the server does not go on")
 
     async def _take(self, event: Event) -> None:
         turn = self._turn
         if isinstance(event, AudioFrame):
-            self._moved = asyncio.get_running_loop().time()
+            if event.pcm:
+                self._moved = asyncio.get_running_loop().time()
             self._spoken.heard(len(event.pcm))
             await self.stop_ttfb_metrics()
             await self._push_sound(event.pcm, turn)
         elif isinstance(event, VideoFrame):
             await self._push_picture(event, turn)
-            if self._stuck():
-                await self._lose("the server does not go on")
         elif isinstance(event, UtteranceEnded):
             async with self._pushing:
                 if turn == self._turn:
@@ -271,7 +273,9 @@ class LipsyncFastVideoService(AIService):
         """The server was given sound, and none has come back for too long."""
         head = self._spoken.head
         idle = asyncio.get_running_loop().time() - self._moved
-        return head is not None and head.face and bool(head.sound) and idle > STUCK_S
+        if head is None or not head.face or idle < STUCK_S:
+            return False
+        return bool(head.sound) or head.ended
 
     async def _lose(self, reason: str) -> None:
         """What was given to the server is said without a face, and no more by the server."""
