@@ -87,7 +87,7 @@ def _engines(engines: list[EngineStatus]) -> list[Table]:
     work = Table(
         "engine", "waiting", "oldest ms", "made", "skipped", "failed", "dropped", "damaged"
     )
-    kept = Table("engine", "inferences", "found", "missed", "kept", "refused", "evicted")
+    kept = Table("engine", "inferences", "H.264", "found", "missed", "kept", "refused", "evicted")
     kinds = list(dict.fromkeys(kind for e in engines for kind in e.load.cache_bytes))
     on_gpu = any(e.load.device_memory_total for e in engines)
     caches = Table("engine", *kinds, *(["GPU memory"] if on_gpu else []))
@@ -103,7 +103,7 @@ def _engines(engines: list[EngineStatus]) -> list[Table]:
             load.skipped, load.failed, load.dropped, load.damaged,
         )  # fmt: skip
         counts = [load.store.get(kind, 0) for kind in KEPT]
-        kept.add(e.name, load.inferences, *counts)
+        kept.add(e.name, load.inferences, load.encoded, *counts)
         held = [f"{load.cache_bytes.get(kind, 0) / 1e6:.0f} MB" for kind in kinds]
         if on_gpu:
             used, total = load.device_memory_used, load.device_memory_total

@@ -93,6 +93,12 @@ class StreamPictures:
         """Bytes held, by what they are."""
         return {"planes of frames": self._planes.used, "encoded rest": self._groups.used}
 
+    @property
+    def is_making(self) -> bool:
+        """Whether groups are being made, or wait for it."""
+        with self._lock:
+            return bool(self._waiting)
+
     def planes(self, package: AvatarPackage, avatar_frame: int, max_width: int | None) -> U8:
         """The avatar's own frame, I420; not to be written to."""
         key = (package, avatar_frame, max_width)

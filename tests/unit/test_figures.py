@@ -28,13 +28,15 @@ OPERATIONS = Path(__file__).resolve().parents[2] / "docs" / "operations.md"
 
 LOAD = Load(
     waiting=1, in_flight=2, made=3, skipped=4, failed=5, dropped=6, damaged=7, inferences=8,
+    encoded=18, encodes_per_s=19.0,
     store=dict.fromkeys(COUNTED["engines.load.store"], 9), store_bytes=10**6, frames_per_s=10.0,
     oldest_ms=11.0, cache_bytes={"image halves": 12 * 10**6}, spent_s={"encode": 13.0},
     device_memory_used=14 * 10**9, device_memory_total=15 * 10**9, avatar_bytes={"a": 16},
     avatar_shared={"a": 17},
 )  # fmt: skip
 FRONT = FrontLoad(
-    connections=1, sessions=2, speaking=3, opened=4, refused={"utterance": 5}, requests=6,
+    connections=1, sessions=2, speaking=3, encoding=0.5, opened=4, refused={"utterance": 5},
+    requests=6,
     request_errors=7, frames=8, idle_frames=9, late=10, skipped=11, bytes=12,
     errors={"internal": 13}, latency_ms=dict.fromkeys(COUNTED["fronts.load.latency_ms"], 14.0),
     latency_counts={"0.07": 20, "+Inf": 21}, latency_sum_ms=22.0,
@@ -86,6 +88,7 @@ NOT_METRICS = {
 
 NOT_TABLES = {
     "engines.slot", "engines.silent_s", "engines.load.store.kept_bytes",
+    "engines.load.encodes_per_s", "fronts.load.encoding",
     "engines.load.store.mended", "engines.load.spent_s", "engines.load.avatar_bytes",
     "engines.load.avatar_shared", "fronts.load.opened", "fronts.load.requests",
     "fronts.load.request_errors", "fronts.load.frames", "fronts.load.idle_frames",

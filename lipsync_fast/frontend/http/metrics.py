@@ -118,6 +118,9 @@ def _engines(engines: Sequence[EngineStatus]) -> Iterator[Metric]:
     inferences = CounterMetricFamily(
         P + "engine_inferences", "Frames that a network made.", labels=["engine"]
     )
+    encoded = CounterMetricFamily(
+        P + "engine_encoded", "Pictures of streams of H.264.", labels=["engine"]
+    )
     kept = CounterMetricFamily(
         P + "utterance_frames",
         "Frames of utterances: found, missed, kept, refused, evicted.",
@@ -143,6 +146,7 @@ def _engines(engines: Sequence[EngineStatus]) -> Iterator[Metric]:
         "engine_waiting_jobs": "Jobs that wait in the engine.",
         "engine_oldest_job_seconds": "How long the oldest has waited.",
         "engine_silent_seconds": "Since its last heartbeat.",
+        "engine_encodes_per_second": "Pictures of H.264 that could be encoded a second.",
     }
     gauges = {n: GaugeMetricFamily(P + n, about, labels=["engine"]) for n, about in plain.items()}
     for e in engines:
@@ -154,6 +158,7 @@ def _engines(engines: Sequence[EngineStatus]) -> Iterator[Metric]:
         for result, count in (*results, ("dropped", load.dropped), ("damaged", load.damaged)):
             frames.add_metric([e.name, result], count)
         inferences.add_metric([e.name], load.inferences)
+        encoded.add_metric([e.name], load.encoded)
         for result in KEPT:
             kept.add_metric([e.name, result], load.store.get(result, 0))
         kept_bytes.add_metric([e.name], load.store.get("kept_bytes", 0))
@@ -164,10 +169,12 @@ def _engines(engines: Sequence[EngineStatus]) -> Iterator[Metric]:
             memory.add_metric([e.name, e.device, "total"], load.device_memory_total)
         for part, seconds in load.spent_s.items():
             spent.add_metric([e.name, part], seconds)
-        values = (e.capacity, load.frames_per_s, load.waiting, load.oldest_ms / 1e3, e.silent_s)
+        oldest_s, encodes = load.oldest_ms / 1e3, load.encodes_per_s
+        values = (e.capacity, load.frames_per_s, load.waiting, oldest_s, e.silent_s, encodes)
         for gauge, value in zip(gauges.values(), values, strict=True):
             gauge.add_metric([e.name], value)
-    yield from (state, restarts, frames, inferences, kept, kept_bytes, cache_bytes, memory, spent)
+    yield from (state, restarts, frames, inferences, encoded, kept, kept_bytes)
+    yield from (cache_bytes, memory, spent)
     yield from gauges.values()
     yield _gauge(
         "utterance_store_bytes",
@@ -193,6 +200,7 @@ def _fronts(fronts: Sequence[FrontStatus]) -> Iterator[Metric]:
         "connections": "Clients connected.",
         "sessions": "Sessions of lipsync.v1.",
         "speaking": "Sessions that speak.",
+        "encoding": "What encoding H.264 costs those that speak besides, in speakers.",
         "queued_seconds": "Sound of all sessions that has no slot yet.",
         "rest_stride": "Sessions that rest are shown one slot in so many.",
         "speech_stride": "Sessions that speak are shown one frame in so many.",
@@ -233,6 +241,7 @@ def _fronts(fronts: Sequence[FrontStatus]) -> Iterator[Metric]:
             load.connections,
             load.sessions,
             load.speaking,
+            load.encoding,
             load.queued_s,
             load.rest_stride,
             load.speech_stride,
