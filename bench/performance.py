@@ -6,7 +6,7 @@
 and its plots, docs/images/performance.png.
 
 Reads bench/results/run/run.json (``lipsync-fast bench --out``), parts of it that were measured
-again (run/again-*.json), run/prepared-avatars.json, and bench/results/micro/*.json.
+again (run/again-*.json), run/prepared-avatars.json, streams.json, and bench/results/micro/*.json.
 ``--check`` writes nothing, and fails where the document is not what would be written.
 """
 
@@ -316,6 +316,36 @@ def preparing() -> list[str]:
     ]
 
 
+def viewers() -> list[str]:
+    """What a viewer costs, as bench/streams.py found it; else nothing."""
+    file = RESULTS / "streams.json"
+    if not file.exists():
+        return []
+    found = json.loads(file.read_text())
+    machine, rows = found["machine"], found["rows"]
+    lines = [
+        "## What a viewer costs",
+        "",
+        f"`{found['command']}` on {machine['cores']} cores of {machine['processor']}, load average"
+        f" {found['load']:g} by other programs, which the processor time suffers from, too: the"
+        f" {found['avatar']} avatar, {found['size']}, 25 frames/s, medians over"
+        f" {found['rounds']} rounds. What is done once for an avatar is not in it; its rest in"
+        " H.264 is encoded once for all who rest, and said below.",
+        "",
+        "| pictures | kbit/s | processor time, ms a frame | from picture to bytes, ms |",
+        "|---|---|---|---|",
+    ]
+    once = []
+    for name, row in rows.items():
+        if "bytes" in row:
+            once.append(f"{name}: {row['cpu_ms']:.1f} ms a frame, {row['bytes'] / 1e3:.0f} kB")
+            continue
+        lines.append(
+            f"| {name} | {row['kbit_s']:,.0f} | {row['cpu_ms']:.2f} | {row['within_ms']:.1f} |"
+        )
+    return [*lines, "", "; ".join(once) + ".", ""]
+
+
 def is_offered(row: Row) -> bool:
     """Whether a row is of the sweep over sessions: how many follows from what is admitted."""
     return row.kind == "live" and row.name.endswith(" in real time")
@@ -366,6 +396,7 @@ def document(report: Report, remarks: list[str]) -> str:
         body[1].rstrip("\n"),
         *preparing(),
         *from_videos(),
+        *viewers(),
         *parts(),
         *chapter(),
         "",

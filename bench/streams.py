@@ -12,6 +12,7 @@ and said by itself. "within" is from a picture to its access unit: the delay tha
 
 from __future__ import annotations
 
+import os
 import statistics
 import sys
 import time
@@ -163,7 +164,7 @@ def main() -> int:
         frames = list(speaker.render(sound, 16_000))
     backend = create_backend("cpu", 1)
     avatar = RegisteredAvatar.open(backend, path)
-    rounds = []
+    rounds, load = [], round(os.getloadavg()[0], 1)
     for number in range(args.rounds):
         rounds.append(one_round(avatar, frames))
         print(f"round {number + 1} of {args.rounds}", file=sys.stderr, flush=True)
@@ -171,7 +172,8 @@ def main() -> int:
     for name, row in rows.items():
         print(f"{name}: " + ", ".join(f"{key} {value:.3f}" for key, value in row.items()))
     size = "{} x {}".format(*avatar.package.frame_size)
-    program.keep(args.out, avatar=args.avatar, size=size, rounds=args.rounds, rows=rows)
+    about = {"avatar": args.avatar, "size": size, "rounds": args.rounds, "load": load}
+    program.keep(args.out, **about, rows=rows)
     return 0
 
 
