@@ -7,9 +7,11 @@ before they are used, and nothing is read that is larger than the file itself.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import mmap
 import os
+import re
 import stat
 import struct
 import zipfile
@@ -30,6 +32,17 @@ SIGNATURE = "manifest.sig"
 _LOCAL = struct.Struct("<4s5H3L2H")
 _NPY_MAGIC = b"\x93NUMPY"
 _DTYPES = {"|u1": np.uint8, "|b1": np.bool_, "<i4": np.int32, "<u4": np.uint32, "<u8": np.uint64}
+
+
+_HELD_OPEN = re.compile(r"/proc/\d+/fd/\d+")
+
+
+def path_for_people(path: Path) -> Path:
+    """What people call a file that is opened by the descriptor that a process has of it."""
+    if _HELD_OPEN.fullmatch(str(path)):
+        with contextlib.suppress(OSError):
+            return Path(os.readlink(path).removesuffix(" (deleted)"))
+    return path
 
 
 def safe_name(name: str) -> bool:
@@ -64,7 +77,9 @@ class Storage:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = path_for_people(path)
+        """What it is called; what is opened may be a descriptor of it (``_where``)."""
+        self._where = path
         self._views: dict[str, memoryview] = {}
         self._maps: list[mmap.mmap] = []
         if os.path.isdir(path):
@@ -72,35 +87,38 @@ class Storage:
             try:
                 self._root = os.path.realpath(path, strict=True)
             except OSError as error:
-                raise AvatarFormatError(f"{path}: cannot be read ({error.strerror})") from None
+                raise AvatarFormatError(f"{self.path}: cannot be read ({error.strerror})") from None
         elif os.path.isfile(path):
             self._folder = False
             self._open_zip()
         else:
-            raise AvatarNotFoundError(f"{path}: no such avatar package")
+            raise AvatarNotFoundError(f"{self.path}: no such avatar package")
 
-    def _map(self, path: Path) -> memoryview:
+    def _map(self, name: str = "") -> memoryview:
+        """A file's bytes: a member's of a folder, else the whole zip's."""
+        path = self._where / name
         try:
             # Not waiting: what was a file a moment ago may have become a pipe that nobody fills.
             with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
                 about = os.fstat(file.fileno())
                 if not stat.S_ISREG(about.st_mode):
-                    raise AvatarFormatError(f"{path}: is not a file")
+                    raise AvatarFormatError(f"{self.path / name}: is not a file")
                 if self._folder:
-                    self._check_inside(path, file.fileno())
+                    self._check_inside(name, file.fileno())
                 if about.st_size == 0:
                     return memoryview(b"")
                 made = mmap.mmap(file.fileno(), about.st_size, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
-            raise AvatarFormatError(f"{path}: cannot be read ({words_of(error)})") from None
+            raise AvatarFormatError(
+                f"{self.path / name}: cannot be read ({words_of(error)})"
+            ) from None
         self._maps.append(made)
         return memoryview(made)
 
-    def _check_inside(self, path: Path, fd: int) -> None:
+    def _check_inside(self, name: str, fd: int) -> None:
         """Refuse what lies elsewhere, by what was opened: links may have changed since."""
         where = os.readlink(f"/proc/self/fd/{fd}")
         if os.path.commonpath([self._root, where]) != self._root:
-            name = path.relative_to(self.path)
             raise AvatarFormatError(
                 f"{self.path}: {name} is a link that leads out of the package; copy its file in"
             )
@@ -114,9 +132,9 @@ class Storage:
         return all(m.size() >= len(m) for m in self._maps)
 
     def _open_zip(self) -> None:
-        whole = self._map(self.path)
+        whole = self._map()
         try:
-            with _ZipFile(self.path) as file, zipfile.ZipFile(file) as archive:
+            with _ZipFile(self._where) as file, zipfile.ZipFile(file) as archive:
                 infos = archive.infolist()
         except (
             zipfile.BadZipFile,
@@ -129,7 +147,7 @@ class Storage:
             OverflowError,
         ) as error:
             raise AvatarFormatError(
-                f"{self.path}: not an avatar package ({words_of(error)}){refused_as(self.path)}"
+                f"{self.path}: not an avatar package ({words_of(error)}){refused_as(self._where)}"
             ) from None
         if len(infos) > limits.MEMBERS:
             raise AvatarFormatError(
@@ -166,10 +184,9 @@ class Storage:
         if not safe_name(name):
             raise AvatarFormatError(f"{self.path}: member {name[:80]!r} is not a plain name")
         if name not in self._views and self._folder:
-            path = self.path / name
-            if not os.path.isfile(path):
+            if not os.path.isfile(self._where / name):
                 return None
-            self._views[name] = self._map(path)
+            self._views[name] = self._map(name)
         return self._views.get(name)
 
     def close(self) -> None:

@@ -98,9 +98,6 @@ class AvatarLoader:
         others = [other for other in self._roster.engines if other is not engine]
         key, error = state.name, state.error
         catalogue = self._catalogue
-        version = catalogue.versions.get(key) or catalogue.candidates.get(key)
-        if error and version is not None:
-            error = version.for_people(error)
         if state.in_use:
             catalogue.on_failure(key, error)
             for other in others:

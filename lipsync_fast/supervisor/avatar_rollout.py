@@ -117,7 +117,7 @@ class AvatarRollout:
         state: Change = "late"
         try:
             with trio.move_on_after(LOAD_S):
-                reason = version.for_people(await self._load_into_engines(version.key))
+                reason = await self._load_into_engines(version.key)
                 state = "refused" if reason else "loaded"
         finally:
             if state != "loaded":

@@ -103,7 +103,3 @@ class Version:
         """Not where the files of a version that is leaving are others now: its sessions would see
         a mixture."""
         return not self.retired_in or self.package.is_intact
-
-    def for_people(self, error: str) -> str:
-        """An engine's error, with the path that people know."""
-        return error.replace(f"/proc/{os.getpid()}/fd/{self.package.fd}", self.package.path)

@@ -186,6 +186,9 @@ async def test_what_is_broken_changes_nothing(
         assert (done.state, done.version) == ("refused", 1)
         assert str(folder / "carl.lsa") in done.reason
         assert "/proc/" not in done.reason
+        log = server.log_path.read_text()
+        assert "cannot load an avatar" in log
+        assert "/proc/" not in log, "an engine names the file, too"
         await speaks(session, 1)
         assert await seen(server, "carl") == 192
         when(server, "carl", {1})

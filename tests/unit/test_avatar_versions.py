@@ -105,6 +105,29 @@ def test_a_file_is_kept_when_another_takes_its_place(tiny_avatar: Path, tmp_path
     place.close()
 
 
+def test_errors_name_the_file_and_not_the_descriptor_that_it_is_opened_by(
+    tiny_avatar: Path, tmp_path: Path
+) -> None:
+    cut, other = tmp_path / "cut.lsa", tmp_path / "other.lsa"
+    put(tiny_avatar, other)
+    good = other.read_bytes()
+    cut.write_bytes(good[: len(good) // 2])
+    place = OpenedPackage(cut)
+    for _ in range(2):
+        with pytest.raises(AvatarFormatError) as refused:
+            AvatarPackage.open(place.open_path)
+        assert str(refused.value).startswith(f"{cut}: "), refused.value
+        assert "/proc/" not in str(refused.value)
+        os.replace(other, cut) if other.exists() else None  # the name is another file's by now
+    place.close()
+    place = OpenedPackage(cut)
+    os.unlink(cut)
+    with AvatarPackage.open(place.open_path) as package:
+        assert package.path == cut
+        package.verify()
+    place.close()
+
+
 def test_what_cannot_be_a_package(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.lsa")
     for path, error in (
