@@ -13,10 +13,10 @@ import selectors
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from typing import IO, Protocol
 
+from lipsync_fast.errors import words_of
 from lipsync_fast.names import json_bytes, json_value
 from lipsync_fast.prepare.request import Failure, Message, Progress, Request, Result
 
@@ -42,7 +42,11 @@ class Watcher(Protocol):
 def prepare_many(
     requests: Sequence[Request], workers: int, watcher: Watcher
 ) -> list[Result | Failure]:
-    """Prepare all; what came of each, in their order."""
+    """Prepare all; what came of each, in their order.
+
+    Where the system starts no more processes, those that run are enough; where none can be started
+    at all, each video fails with that.
+    """
     waiting = list(enumerate(requests))[::-1]
     outcomes: dict[int, Result | Failure] = {}
     running: dict[int, _Running] = {}
@@ -50,7 +54,17 @@ def prepare_many(
         while waiting or running:
             while waiting and len(running) < max(1, workers):
                 number, request = waiting.pop()
-                running[number] = started = _Running(request)
+                try:
+                    started = _Running(request)
+                except OSError as error:
+                    if running:  # of no process more: those that run leave room
+                        waiting.append((number, request))
+                        break
+                    outcomes[number] = _not_started(request, error)
+                    watcher.begun(request)
+                    watcher.ended(request, outcomes[number])
+                    continue
+                running[number] = started
                 selector.register(started.out, selectors.EVENT_READ, number)
                 watcher.begun(request)
             for key, _ in selector.select(0.2):
@@ -70,24 +84,39 @@ def prepare_many(
     return [outcomes[number] for number in range(len(requests))]
 
 
+def _not_started(request: Request, error: OSError) -> Failure:
+    reason = f"no process can be started for it: {words_of(error)}"
+    kept = request.work.is_dir()
+    return Failure(name=request.name, video=request.video, reason=reason, kept=kept)
+
+
 class _Running:
-    """A worker process."""
+    """A worker process.
+
+    Raises:
+        OSError: it cannot be started.
+    """
 
     def __init__(self, request: Request) -> None:
         self.request = request
         self.outcome: Result | Failure | None = None
         self.over = False
         self._buffer = b""
-        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed in close)
+        # Not a temporary file: where the disk is full, what is said of that must not be lost.
+        self._log: IO[bytes] = open(os.memfd_create("lipsync-prepare-log"), "w+b")  # noqa: SIM115
         # Results must not depend on how many threads add up a sum; the processors are all in use.
         one_thread = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"), "1")
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "lipsync_fast.prepare.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            env=os.environ | one_thread,
-        )
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "lipsync_fast.prepare.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._log,
+                env=os.environ | one_thread,
+            )
+        except OSError:
+            self._log.close()
+            raise
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self.out: IO[bytes] = self._process.stdout
