@@ -31,7 +31,7 @@ from lipsync_fast.ipc.offers import FramesOffered, RingSocket
 from lipsync_fast.ipc.ring import RingReader, RingWriter
 from lipsync_fast.ipc.status import FrontLoad
 from lipsync_fast.logs import setup_logs
-from lipsync_fast.supervisor import launch
+from lipsync_fast.supervisor import children, launch
 from lipsync_fast.supervisor.gpus import DetectedGpus, Gpu
 
 
@@ -206,6 +206,9 @@ def serve(file: Path) -> None:
     config = load(file, {}).config
     setup_logs(config.log, "supervisor")
     options = msgspec.json.decode(os.environ["STAND_IN"], type=Options)
+    # A spare has the lowest priority until it is ready: beside eight programs that compute, its
+    # interpreter alone takes minutes to start. What is tested here is not that.
+    children.lower_session = lambda pid: None  # type: ignore[assignment, misc]
     gpus = [Gpu(number, str(number), tuple(options.near)) for number in range(options.gpus)]
     try:
         sys.exit(launch.serve(config, command=command, gpus=DetectedGpus(gpus)))
