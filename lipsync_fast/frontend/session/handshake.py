@@ -29,7 +29,7 @@ from lipsync_fast_client.protocol import (
 
 MOST_ERRORS = 100
 """Mistakes that a client may make in one connection."""
-NORMAL, GOING_AWAY, POLICY = 1000, 1001, 1008
+NORMAL, GOING_AWAY, POLICY, INTERNAL_ERROR = 1000, 1001, 1008, 1011
 
 
 async def begin(

@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from lipsync_fast.errors import ClosingError, ProtocolError, SocketClosedError
+from lipsync_fast.errors import AvatarError, ClosingError, ProtocolError, SocketClosedError
 from lipsync_fast.frontend.access.socket import Socket
 from lipsync_fast.frontend.avatars.leases import AvatarLease
 from lipsync_fast.frontend.engines.trace import SessionTrace
@@ -29,7 +29,13 @@ from lipsync_fast.frontend.playout.playout import Ended, Event, Picture, Playout
 from lipsync_fast.frontend.services import Services
 from lipsync_fast.frontend.session.client_audio import ClientAudio
 from lipsync_fast.frontend.session.driver import PlayoutDriver
-from lipsync_fast.frontend.session.handshake import GOING_AWAY, NORMAL, POLICY, begin
+from lipsync_fast.frontend.session.handshake import (
+    GOING_AWAY,
+    INTERNAL_ERROR,
+    NORMAL,
+    POLICY,
+    begin,
+)
 from lipsync_fast.frontend.session.intake import UtteranceIntake
 from lipsync_fast.frontend.session.media import MediaSender
 from lipsync_fast.frontend.session.outbox import Outbox
@@ -37,6 +43,7 @@ from lipsync_fast.frontend.session.receiver import Receiver
 from lipsync_fast.frontend.session.shown_avatar import ShownAvatar
 from lipsync_fast.frontend.session.statistics import SessionStatistics
 from lipsync_fast.frontend.session.stream import StreamSender
+from lipsync_fast.logs import get_logger
 from lipsync_fast.signals import until
 from lipsync_fast_client.protocol import (
     ClientMessage,
@@ -55,7 +62,10 @@ from lipsync_fast_client.protocol import (
     VideoKeyframe,
 )
 
+log = get_logger("lipsync.front")
 STATS_S = 5.0
+TOLD = POLICY, INTERNAL_ERROR
+"""Who is sent away with these has a message to read first."""
 FAREWELL_S = 2.0
 """For what waits to be sent, when a client is sent away."""
 
@@ -161,9 +171,10 @@ class NativeSession:
                 async def until_end(task: Callable[[], Awaitable[None]]) -> None:
                     try:
                         await task()
-                    except (ClosingError, SocketClosedError) as error:
+                    except (ClosingError, SocketClosedError, AvatarError) as given:
+                        error = self._damaged(given) if isinstance(given, AvatarError) else given
                         ended.append(error)
-                        if isinstance(error, ClosingError) and error.close_code == POLICY:
+                        if isinstance(error, ClosingError) and error.close_code in TOLD:
                             self._outbox.close()  # the reason is still said; then it ends
                             await trio.sleep(FAREWELL_S)
                         nursery.cancel_scope.cancel()
@@ -290,6 +301,15 @@ class NativeSession:
         return not self._outbox.frames and (self._idle or self._playout.speaking)
 
     # ------------------------------------------------------------ its end
+    def _damaged(self, error: AvatarError) -> ClosingError:
+        """The avatar's own pictures cannot be read any more: its files were changed in place."""
+        name = self._shown.name
+        log.error("an avatar fails in use", avatar=name, reason=str(error))
+        self._services.statistics.count_error(error.code)
+        message = f"avatar {name!r} was damaged while it was in use; name another"
+        self._outbox.post_message(ErrorMessage(code=error.code, message=message, fatal=True))
+        return ClosingError(INTERNAL_ERROR, "the avatar was damaged")
+
     async def _send_all(self) -> None:
         await self._outbox.run()
         raise ClosingError(GOING_AWAY, "the server is going away")
