@@ -119,6 +119,26 @@ def test_nobody_is_killed_for_the_supervisors_own_silence() -> None:
         assert "died" not in run.log
 
 
+@pytest.mark.parametrize("first", ["supervisor", "children"])
+def test_nobody_has_hung_where_all_stood_still(first: str) -> None:
+    """The machine was suspended: a clock has gone on for longer than anyone may be silent."""
+    with server(QUICK.format(1).replace("5.0", "2.0"), {}) as run:
+        before = run.serving()
+        children = [child.pid for child in (*before.engines, *before.fronts)]
+        order = [run.process.pid, *children]
+        for pid in reversed(order):
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(5)  # this is what is tested
+        for pid in order if first == "supervisor" else reversed(order):
+            os.kill(pid, signal.SIGCONT)
+            time.sleep(0.05)
+        after = run.when(lambda s: s if s.uptime_s > before.uptime_s + 9 else None)
+        assert [e.name for e in after.engines] == ["engine-1", "engine-2"]
+        assert [c.pid for c in (*after.engines, *after.fronts)] == children
+        assert "died" not in run.log
+        assert not told(run, "front-1", "PeerGone")
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_front_that_dies_or_hangs_has_a_successor_at_the_same_ports(number: int) -> None:
     with server(QUICK.format(1).replace("5.0", "1.5"), {}) as run:
