@@ -324,6 +324,7 @@ def viewers() -> list[str]:
     found = json.loads(file.read_text())
     machine, rows = found["machine"], found["rows"]
     lines = [
+        "",
         "## What a viewer costs",
         "",
         f"`{found['command']}` on {machine['cores']} cores of {machine['processor']}, load average"
@@ -343,7 +344,7 @@ def viewers() -> list[str]:
         lines.append(
             f"| {name} | {row['kbit_s']:,.0f} | {row['cpu_ms']:.2f} | {row['within_ms']:.1f} |"
         )
-    return [*lines, "", "; ".join(once) + ".", ""]
+    return [*lines, "", "; ".join(once) + "."]
 
 
 def is_offered(row: Row) -> bool:
