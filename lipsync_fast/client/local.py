@@ -109,12 +109,19 @@ class LocalServer(Closing):
 
     # ------------------------------------------------------------ life
     def __enter__(self) -> LocalServer:
-        self._base = Path(tempfile.mkdtemp(prefix="lsf-"))
+        try:
+            self._base = Path(tempfile.mkdtemp(prefix="lsf-"))
+        except OSError as error:
+            raise LipsyncError(f"no folder for a server's files: {words_of(error)}") from None
         self.folder = self._base / "run"
         self.log_path = self._base / "serve.log"
         path = self._base / "serve.toml"
-        path.write_text(self._toml())
-        self._log = self.log_path.open("wb")
+        try:
+            path.write_text(self._toml())
+            self._log = self.log_path.open("wb")
+        except OSError as error:
+            shutil.rmtree(self._base, ignore_errors=True)
+            raise LipsyncError(f"{path}: cannot be written: {words_of(error)}") from None
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         command = [*self._command, "--config", str(path)]
         try:

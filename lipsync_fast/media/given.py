@@ -8,7 +8,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from typing import IO, Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,11 +88,21 @@ class GivenSound(Closing):
         """The sound of a media file. (Opened at once, decoded as it is iterated over.)"""
         path = given
         if not isinstance(given, (str, os.PathLike)):
-            copy = self._closing.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 (it is one)
-            path = f"/proc/self/fd/{copy.fileno()}"
             name = getattr(given, "name", None)
-            self._named = (path, name if isinstance(name, str) and name else "the open file")
-            _copy(given, copy, self._named[1])
+            name = name if isinstance(name, str) and name else "the open file"
+            try:
+                # Without a buffer: what a full disk does not take would be tried again at its end.
+                made = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (closed with the others)
+                copy = self._closing.enter_context(made)
+            except OSError as error:  # as where the disk is full
+                raise MediaError(f"{name}: no room for a copy of it: {words_of(error)}") from None
+            path = f"/proc/self/fd/{copy.fileno()}"
+            self._named = (path, name)
+            try:
+                _copy(given, copy, name)
+            except BaseException:
+                self.close()
+                raise
         try:
             self._file = self._closing.enter_context(MediaSource(path))
         except BaseException as error:
@@ -133,7 +143,7 @@ class GivenSound(Closing):
         yield last
 
 
-def _copy(given: Any, copy: IO[bytes], name: str) -> None:
+def _copy(given: Any, copy: io.FileIO, name: str) -> None:
     """Copy what is left of an open file: where FFmpeg reads, it looks back and forth."""
     while True:
         try:
@@ -144,12 +154,13 @@ def _copy(given: Any, copy: IO[bytes], name: str) -> None:
             raise AudioFormatError("audio: this file is open as text; open it with mode 'rb'")
         if not piece:
             break
+        rest = memoryview(piece)
         try:
-            copy.write(piece)
+            while rest:
+                rest = rest[copy.write(rest) :]
         except OSError as error:
             folder = tempfile.gettempdir()
             raise MediaError(f"{name}: no room for it in {folder} ({error.strerror})") from None
-    copy.flush()
 
 
 def _pieces_of(audio: Any) -> Iterator[Samples]:

@@ -126,8 +126,9 @@ class RunFolder:
         if not _lock(fd) or not _is_still(fd, path / LOCK):
             os.close(fd)
             return None
-        os.ftruncate(fd, 0)
-        os.write(fd, f"{os.getpid()}\n".encode())
+        with contextlib.suppress(OSError):  # a full disk: the number is for messages alone
+            os.ftruncate(fd, 0)
+            os.write(fd, f"{os.getpid()}\n".encode())
         try:
             (path / CONTROL).unlink(missing_ok=True)
         except OSError as error:
