@@ -40,6 +40,8 @@ from lipsync_fast.supervisor.spawner import Spawner, child_slots
 
 log = get_logger("lipsync.supervisor")
 SIGNALS = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
+LEAST_FILES = 64
+"""Open files for each process, with which one avatar is served and a dead engine replaced."""
 
 
 def serve(
@@ -62,7 +64,12 @@ def serve(
         ServerError, ConfigError, AvatarNotFoundError, ControlError: it cannot start, or go on.
     """
     started_at = time.monotonic()
-    raise_open_files()  # children inherit it
+    files = raise_open_files()  # children inherit it
+    if files < LEAST_FILES:
+        raise ServerError(
+            f"a process may have {files} files open here (ulimit -n), and a server needs"
+            f" {LEAST_FILES} at least"
+        )
     config = _kept_somewhere(config)
     with contextlib.ExitStack() as stack:
         early_signals = stack.enter_context(_signals_kept())

@@ -94,6 +94,16 @@ def test_where_few_files_may_be_open_clients_are_told_so() -> None:
         running.stop()
 
 
+@pytest.mark.parametrize("files", [16, 20, 63])
+def test_where_too_few_files_may_be_open_it_says_so_and_ends(files: int) -> None:
+    with server(PATIENCE, open_files=files) as running:
+        assert running.ended() == 2
+        assert running.log == (
+            f"error: a process may have {files} files open here (ulimit -n), and a server needs"
+            " 64 at least\n"
+        )
+
+
 def test_a_home_that_cannot_be_written_costs_what_is_kept_alone() -> None:
     environ = {"HOME": "/proc/self/nowhere", "LIPSYNC_FAST_UTTERANCES_DISK_MB": "64"}
     config = PATIENCE + '[log]\nformat = "json"\n'
