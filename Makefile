@@ -80,6 +80,7 @@ OLDEST_TESTS ?= tests/unit/test_dependencies.py tests/unit/test_client.py tests/
 	tests/unit/test_http_described.py tests/unit/test_http_content.py tests/unit/test_config.py \
 	tests/unit/test_pcm.py tests/unit/test_prepare_video.py tests/unit/test_environment.py \
 	tests/unit/test_media_claims.py tests/unit/test_media_colours.py \
+	tests/unit/test_grpc_wire.py tests/unit/test_gateway_grpc.py \
 	tests/integration/test_cli_render.py tests/integration/test_http.py
 OLDEST_QUICK ?= not clock and not slow
 $(OLDEST)/.ready: constraints-oldest.txt $(VENV)/.core
@@ -87,7 +88,7 @@ $(OLDEST)/.ready: constraints-oldest.txt $(VENV)/.core
 	@rm -rf $(OLDEST)
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip --disable-pip-version-check install --quiet \
-		--constraint constraints-oldest.txt $(CLIENT) "$(WHEEL)[sign]" onnx safetensors matplotlib pytest \
+		--constraint constraints-oldest.txt $(CLIENT) "$(WHEEL)[sign,grpc]" onnx safetensors matplotlib pytest \
 		pytest-xdist hypothesis opencv-python-headless pyexiv2 $(WITH)
 	@touch $@
 
@@ -117,6 +118,13 @@ build/%/.ready: $(BIN)/python integrations/%/pyproject.toml client/pyproject.tom
 	build/$*/bin/python -m pip --disable-pip-version-check install --quiet --editable ./client \
 		--editable ./integrations/$* pytest
 	@touch $@
+
+# The compiled description of the gRPC service, after its .proto was changed; needs grpcio-tools.
+RPC := lipsync_fast/gateway/rpc
+.PHONY: proto
+proto: $(BIN)/python
+	$(BIN)/python -m grpc_tools.protoc -I$(RPC) --descriptor_set_out=$(RPC)/optimized_lipsyncsrv.binpb \
+		optimized_lipsyncsrv.proto
 
 guard: $(VENV)/.test
 	$(BIN)/python bench/guard.py

@@ -31,6 +31,7 @@ class Listen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             address that it names last in X-Forwarded-For, and they have no share of connections.
         admin_token: who shows it (Authorization: Bearer) may load and unload avatars from another
             machine; where empty, only this machine may.
+        grpc_ports: of the old service's gRPC; 0 takes a free one. None: no gRPC, and no gateway.
     """
 
     host: str = "127.0.0.1"
@@ -40,6 +41,7 @@ class Listen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     token: str = ""
     admin_token: str = ""
     proxies: tuple[str, ...] = ()
+    grpc_ports: tuple[Port, ...] = ()
 
 
 class Avatars(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -276,10 +276,13 @@ def _check_together(loaded: Loaded) -> None:
 
     if not config.listen.ports:
         refuse("listen.ports", "expected at least one port")
-    named = [port for port in (*config.listen.ports, config.listen.http_port) if port]
+    listen = config.listen
+    named = [port for port in (*listen.ports, listen.http_port, *listen.grpc_ports) if port]
     if twice := [port for port in named if named.count(port) > 1]:
-        key = "listen.ports" if sources["listen.ports"] != DEFAULT else "listen.http_port"
-        refuse(key, f"port {twice[0]} is named twice (ports and http_port must all differ)")
+        given = [k for k in ("ports", "grpc_ports") if sources[f"listen.{k}"] != DEFAULT]
+        key = next((k for k in given if twice[0] in getattr(listen, k)), "http_port")
+        why = "(ports, http_port and grpc_ports must all differ)"
+        refuse(f"listen.{key}", f"port {twice[0]} is named twice {why}")
     if not config.avatars.default:
         refuse("avatars.default", "expected the name or path of an avatar")
     engines = config.engines

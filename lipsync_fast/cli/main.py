@@ -154,6 +154,10 @@ def serve(
     http_port: Annotated[
         int | None, typer.Option(help="The port of the page and of HTTP (default: 8086).")
     ] = None,
+    grpc_port: Annotated[
+        list[int] | None,
+        typer.Option("--grpc-port", help="A port for gRPC, such as 50051 (default: none)."),
+    ] = None,
     avatars: AvatarsOption = None,
     avatar: Annotated[
         str | None,
@@ -230,6 +234,7 @@ def serve(
             "host": host,
             "port": port,
             "http-port": http_port,
+            "grpc-port": grpc_port,
             "avatars": [str(path) for path in avatars or ()],
             "avatar": avatar,
             "require-signed": None if require_signed is None else str(require_signed),

@@ -19,6 +19,7 @@ FLAGS = {
     "host": "listen.host",
     "port": "listen.ports",
     "http-port": "listen.http_port",
+    "grpc-port": "listen.grpc_ports",
     "origin": "listen.origins",
     "token": "listen.token",
     "avatars": "avatars.folders",
@@ -75,8 +76,10 @@ def _say_where(config: ServeConfig, bound: list[BoundPort]) -> None:
     host = url_host(config.listen.host)
     streams = [each.port for each in bound if each.kind == "stream"]
     http = next(each.port for each in bound if each.kind == "http")
+    grpc = "".join(f"grpc    {host}:{each.port}\n" for each in bound if each.kind == "grpc")
     urls = " ".join(f"ws://{host}:{port}/" for port in streams)
-    say(f"page    http://{host}:{http}/\nstreams {urls} ws://{host}:{http}/ws\nstop    Ctrl-C")
+    ways = f"{urls} ws://{host}:{http}/ws"
+    say(f"page    http://{host}:{http}/\nstreams {ways}\n{grpc}stop    Ctrl-C")
 
 
 def url_host(host: str) -> str:

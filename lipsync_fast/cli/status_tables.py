@@ -9,8 +9,16 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from lipsync_fast.console import clock
-from lipsync_fast.ipc.status import AvatarStatus, EngineStatus, FrontStatus, ServerStatus
+from lipsync_fast.ipc.status import (
+    AvatarStatus,
+    EngineStatus,
+    FrontStatus,
+    GatewayStatus,
+    ServerStatus,
+)
 
+TEXT = "avatar", "engine", "front", "gateway", "device", "state", "refused", "errors", "ports"
+"""Columns that begin at the left."""
 KEPT = ("found", "missed", "kept", "refused", "evicted")
 """What engines count of frames of utterances that are kept."""
 
@@ -36,6 +44,7 @@ def as_tables(status: ServerStatus) -> RenderableType:
     if status.ignored:
         head += f"; {status.ignored} control messages could not be read"
     tables = [*_avatars(status.avatars), *_engines(status.engines), *_fronts(status.fronts)]
+    tables += _gateways(status.gateways)
     return Group(Text(head), *tables)
 
 
@@ -62,7 +71,7 @@ class Table:
     def _as_table(self) -> RichTable:
         table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
         for column in self._columns:
-            text = column in ("avatar", "engine", "front", "device", "state", "refused", "errors")
+            text = column in TEXT
             table.add_column(column, justify="left" if text else "right", overflow="fold")
         for row in self._rows:
             table.add_row(*map(Text, row))
@@ -134,6 +143,27 @@ def _fronts(fronts: list[FrontStatus]) -> list[Table]:
         work.add(
             f.name, f"{f.frames_per_s:.1f}", latency or "-", load.late, load.skipped,
             load.redispatched, _reasons(load.refused), _reasons(load.errors),
+        )  # fmt: skip
+    return [state, work]
+
+
+def _gateways(gateways: list[GatewayStatus]) -> list[Table]:
+    if not gateways:
+        return []
+    state = Table("gateway", "state", "pid", "up", "restarts", "ports", "links", "calls", "begun")
+    work = Table("gateway", "pictures", "sent", "refused", "failed")
+    for g in gateways:
+        load = g.load
+        doing = f"{g.state} (before: {g.reason})" if g.reason else g.state
+        ports = [f"{name} {port}" for name, ports in g.ports.items() for port in ports]
+        state.add(
+            g.name, doing, g.pid, clock(g.uptime_s), g.restarts, ", ".join(ports), load.links,
+            sum(load.calls.values()), sum(load.begun.values()),
+        )  # fmt: skip
+        sent = f"{sum(load.bytes.values()) / 1e6:.1f} MB"
+        work.add(
+            g.name, sum(load.pictures.values()), sent, _reasons(load.refused),
+            _reasons(load.failed),
         )  # fmt: skip
     return [state, work]
 

@@ -160,7 +160,8 @@ class Front:
                 )
             else:
                 socket = sockets.socket(fileno=listener.fd)
-                await nursery.start(serve_stream, socket, self.services, self.connections)
+                secret = self.spec.secret if listener.kind == "inner" else None
+                await nursery.start(serve_stream, socket, self.services, self.connections, secret)
         self.send(Ready())
         await self.stop.wait()
         nursery.cancel_scope.cancel()

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a child process is told at its birth: one JSON object on standard input.
 
-The supervisor starts ``lipsync_fast.engine.process`` and ``lipsync_fast.frontend.process``, by way
-of ``birth``, with the descriptors named here open (``pass_fds``), and writes the object. It is the
-only thing a child reads from there; standard error is for its log. A child leaves by itself when
-its end of the ring socket says that the supervisor has gone; the kernel ends one that cannot.
+The supervisor starts ``lipsync_fast.engine.process``, ``lipsync_fast.frontend.process`` and
+``lipsync_fast.gateway.process``, by way of ``birth``, with the descriptors named here open
+(``pass_fds``), and writes the object. It is the only thing a child reads from there; standard error
+is for its log. A child leaves by itself when its end of the ring socket says that the supervisor
+has gone; the kernel ends one that cannot.
 """
 
 from __future__ import annotations
@@ -59,10 +60,10 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Listener(msgspec.Struct, frozen=True, kw_only=True):
-    """A listening socket that the supervisor has bound."""
+    """A listening socket that the supervisor has bound; ``inner``: for the gateway alone."""
 
     fd: int
-    kind: Literal["stream", "http"]
+    kind: Literal["stream", "http", "inner"]
     port: int
 
 
@@ -74,6 +75,7 @@ class FrontSpec(msgspec.Struct, frozen=True, kw_only=True):
         folder: of the control socket.
         rings_fd: its end of the ring socket.
         listeners: what to accept from.
+        secret: what the gateway shows at the inner listener; none where there is none.
     """
 
     name: str
@@ -81,9 +83,34 @@ class FrontSpec(msgspec.Struct, frozen=True, kw_only=True):
     rings_fd: int
     listeners: list[Listener]
     config: ServeConfig
+    secret: str = ""
 
 
-Spec = TypeVar("Spec", EngineSpec, FrontSpec)
+class GatewaySpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A gateway's task.
+
+    Attributes:
+        name: unique among all processes that this server ever started.
+        folder: of the control socket.
+        rings_fd: its end of the ring socket; no rings come, but its end says that the supervisor
+            has gone.
+        url: of the fronts' inner listener; secret: what it asks for. It is nobody else's to know.
+        host: address to listen on; grpc_ports: of gRPC, which the supervisor keeps for it.
+        uptime_s: of the server, when this was written.
+    """
+
+    name: str
+    folder: str
+    rings_fd: int
+    url: str
+    secret: str
+    host: str
+    grpc_ports: list[int]
+    config: ServeConfig
+    uptime_s: float = 0.0
+
+
+Spec = TypeVar("Spec", EngineSpec, FrontSpec, GatewaySpec)
 
 
 def read_spec(kind: type[Spec]) -> Spec:

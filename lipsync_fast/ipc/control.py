@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Control messages between the supervisor and its fronts and engines, over ZeroMQ.
+"""Control messages between the supervisor and its children, over ZeroMQ.
 
-The supervisor binds one socket in a private folder (0700, so no other user can connect); fronts and
-engines connect to it, each under its name. Nothing bulky goes here: sound and pictures go through
-rings, and the rings' descriptors through a Unix socket that a child is born with (``ipc.offers``).
-The two ends are ``ipc.control_socket``'s.
+The supervisor binds one socket in a private folder (0700, so no other user can connect); fronts,
+engines and the gateway connect to it, each under its name. Nothing bulky goes here: sound and
+pictures go through rings, and the rings' descriptors through a Unix socket that a child is born
+with (``ipc.offers``). The two ends are ``ipc.control_socket``'s.
 
     child ─► supervisor    Hello, Ready, Heartbeat, Bye
     front ─► supervisor    FrontHeartbeat, WantAvatar
+    gateway ─► supervisor  GatewayHeartbeat
     engine ─► supervisor   AvatarState
     supervisor ─► child    LoadAvatar, UnloadAvatar, PeerGone, Drain, Stop
     supervisor ─► front    Engines, StatusReply (every second)
@@ -43,7 +44,7 @@ class Hello(Message):
     """A child is there.
 
     Attributes:
-        role: "front" or "engine".
+        role: "front", "engine" or "gateway".
         pid: its process.
         device: what an engine runs on, such as "cpu" or "cuda:0".
         version: of these messages.
@@ -118,6 +119,12 @@ class Heartbeat(Message):
 
 class FrontHeartbeat(Message):
     """A front lives; ``load`` is a status.FrontLoad as plain data."""
+
+    load: msgspec.Raw
+
+
+class GatewayHeartbeat(Message):
+    """A gateway lives; ``load`` is a status.GatewayLoad as plain data."""
 
     load: msgspec.Raw
 
@@ -287,6 +294,7 @@ AnyMessage = (
     | Ready
     | Heartbeat
     | FrontHeartbeat
+    | GatewayHeartbeat
     | WantAvatar
     | AvatarState
     | Bye

@@ -135,6 +135,47 @@ class FrontStatus(msgspec.Struct, kw_only=True):
     frames_per_s: float = 0.0
 
 
+class GatewayLoad(msgspec.Struct, kw_only=True):
+    """What a gateway has done since it began; counts only grow.
+
+    Attributes:
+        calls: being answered now, by protocol.
+        begun: calls ever, by protocol and name, such as "grpc/StreamInference".
+        failed: calls that ended otherwise than well, by protocol and status.
+        refused: requests that were answered by words instead of a picture, by protocol.
+        pictures, bytes: sent, by protocol.
+        links: connections to fronts, now.
+    """
+
+    calls: dict[str, int] = msgspec.field(default_factory=dict)
+    begun: dict[str, int] = msgspec.field(default_factory=dict)
+    failed: dict[str, int] = msgspec.field(default_factory=dict)
+    refused: dict[str, int] = msgspec.field(default_factory=dict)
+    pictures: dict[str, int] = msgspec.field(default_factory=dict)
+    bytes: dict[str, int] = msgspec.field(default_factory=dict)
+    links: int = 0
+
+
+class GatewayStatus(msgspec.Struct, kw_only=True):
+    """A process that speaks other protocols.
+
+    Attributes:
+        ports: by protocol.
+        restarts: how often its place has been filled again.
+        reason: how the last process of that place ended, until its successor has worked for a
+            while.
+    """
+
+    name: str
+    pid: int
+    state: Literal["starting", "ready", "draining", "gone"]
+    uptime_s: float
+    restarts: int
+    ports: dict[str, list[int]]
+    load: GatewayLoad
+    reason: str = ""
+
+
 class ServerStatus(msgspec.Struct, kw_only=True):
     """The server as a whole.
 
@@ -144,6 +185,7 @@ class ServerStatus(msgspec.Struct, kw_only=True):
         frames_per_s: sent by all fronts.
         ignored: control messages that could not be read.
         avatars: in use, leaving or unloaded; others that lie in the folders are loaded when wanted.
+        gateways: none where no other protocol is served.
     """
 
     version: str
@@ -161,9 +203,12 @@ class ServerStatus(msgspec.Struct, kw_only=True):
     frames_per_s: float
     ignored: int
     avatars: list[AvatarStatus] = msgspec.field(default_factory=list)
+    gateways: list[GatewayStatus] = msgspec.field(default_factory=list)
 
 
 read_status = msgspec.msgpack.Decoder(ServerStatus).decode
 """A status as it was sent."""
 read_load = msgspec.msgpack.Decoder(FrontLoad).decode
 """A front's."""
+read_gateway_load = msgspec.msgpack.Decoder(GatewayLoad).decode
+"""A gateway's."""

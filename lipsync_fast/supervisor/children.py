@@ -22,16 +22,16 @@ import msgspec
 
 from lipsync_fast.config import Engines
 from lipsync_fast.errors import words_of
-from lipsync_fast.ipc.children import EngineSpec, FrontSpec, Listener
+from lipsync_fast.ipc.children import EngineSpec, FrontSpec, GatewaySpec, Listener
 from lipsync_fast.ipc.control import Load
 from lipsync_fast.ipc.offers import RingSocket
-from lipsync_fast.ipc.status import EngineState, FrontLoad
+from lipsync_fast.ipc.status import EngineState, FrontLoad, GatewayLoad
 from lipsync_fast.priority import lower_session
 from lipsync_fast.supervisor.recent_errors import RecentErrors
 from lipsync_fast.supervisor.silence import Silence
 from lipsync_fast.supervisor.starting import StartWatch
 
-Role = Literal["front", "engine"]
+Role = Literal["front", "engine", "gateway"]
 Command = Callable[[Role], list[str]]
 """Gives the command line of a child of that role; its task comes on standard input."""
 FULL = 0.85
@@ -41,6 +41,7 @@ YOUNG_S = 10.0
 MODULES: dict[Role, str] = {
     "front": "lipsync_fast.frontend.process",
     "engine": "lipsync_fast.engine.process",
+    "gateway": "lipsync_fast.gateway.process",
 }
 
 
@@ -127,6 +128,7 @@ class Child:
     load_errors: RecentErrors = field(default_factory=RecentErrors)
     load: Load = field(default_factory=Load)
     front_load: FrontLoad = field(default_factory=FrontLoad)
+    gateway_load: GatewayLoad = field(default_factory=GatewayLoad)
     speed: float = 1.0
     killed_for: str = ""
     farewell: str = ""
@@ -142,7 +144,7 @@ class Child:
 
     @property
     def role(self) -> Role:
-        """Front or engine."""
+        """Front, engine or gateway."""
         return self.slot.role
 
     @property
@@ -187,6 +189,7 @@ class Child:
         load.waiting = load.in_flight = load.device_memory_used = 0
         front.connections = front.sessions = front.speaking = 0
         front.encoding = 0.0
+        self.gateway_load.calls, self.gateway_load.links = {}, 0
         self.rings.close()
         if self.pidfd >= 0:
             os.close(self.pidfd)
@@ -197,7 +200,7 @@ def spawn(
     slot: ChildSlot,
     name: str,
     command: list[str],
-    spec: Callable[[int], EngineSpec | FrontSpec],
+    spec: Callable[[int], EngineSpec | FrontSpec | GatewaySpec],
     environ: Mapping[str, str] = MappingProxyType({}),
 ) -> Child:
     """Start a process in a slot; never blocks on it. For the main thread (``ipc.birth.end_with``).

@@ -27,6 +27,7 @@ from lipsync_fast.supervisor.avatar_catalogue import AvatarCatalogue
 from lipsync_fast.supervisor.avatar_folders import AvatarFolders
 from lipsync_fast.supervisor.children import ChildSlot, Command, own_command, why_not_started
 from lipsync_fast.supervisor.devices import DevicePlan, plan_devices
+from lipsync_fast.supervisor.gateways import plan_gateway
 from lipsync_fast.supervisor.gpus import DetectedGpus
 from lipsync_fast.supervisor.mps import Mps
 from lipsync_fast.supervisor.ports import BoundPort, bind_ports
@@ -82,6 +83,9 @@ def serve(
         ports = bind_ports(config.listen, config.fronts, lambda: _has_orphans(config))
         for port in ports:
             stack.callback(port.close)
+        gateway = plan_gateway(config, started_at)
+        if gateway is not None:
+            stack.callback(gateway.close)
         for path in remove_crashed():
             log.info("removed what a crashed server left", folder=path)
         folder = RunFolder.take(_folder(config, ports[0].port))
@@ -92,9 +96,9 @@ def serve(
             write("devices are chosen", remark=devices.remark)
         environ = stack.enter_context(_mps(config, devices, folder.path))
         spawner = Spawner(
-            config, folder.path, devices.threads, catalogue, command, devices.gpus, environ
+            config, folder.path, devices.threads, catalogue, command, devices.gpus, environ, gateway
         )
-        slots = child_slots(devices, ports, config.fronts)
+        slots = child_slots(devices, ports, config.fronts, gateway)
         stack.callback(_end_all, slots)
         _start_first(spawner, slots)
 
@@ -104,7 +108,10 @@ def serve(
         from lipsync_fast.supervisor.supervisor import ServerParts, supervise
 
         *stream_ports, http_port = (port.port for port in ports)
-        facts = ServerFacts(config, stream_ports, http_port, started_at)
+        kept = gateway.grpc if gateway is not None else []
+        grpc_ports = [port.port for port in kept]
+        facts = ServerFacts(config, stream_ports, http_port, started_at, grpc_ports)
+        ports += [*kept, gateway.inner] if gateway is not None else []
         parts = ServerParts(
             facts, spawner, slots, ports, notifier, folder, early_signals, lambda: on_ready(ports)
         )

@@ -19,15 +19,19 @@ BACKLOG = 4096
 """Connections that may wait to be taken; the kernel may allow fewer (net.core.somaxconn). Beyond
 them a client's first packet is dropped, and it tries again after 1, 3 and 7 s only, so there is
 room for as many as clients may open at once: a front takes some 800 a second."""
+INNER_HOST = "127.0.0.1"
 ORPHANS_S, _PAUSE_S = 3.0, 0.02
 """How long a port is waited for that the fronts of a crashed run may still be leaving."""
 
-Kind = Literal["stream", "http"]
+Kind = Literal["stream", "http", "inner", "grpc"]
 
 
 @dataclass(frozen=True)
 class BoundPort:
-    """A port, with a listening socket for each front (one that all share where there is one)."""
+    """A port, with a listening socket for each front (one that all share where there is one).
+
+    One of kind "grpc" is only kept: its socket does not listen, and the gateway's own shares it.
+    """
 
     kind: Kind
     port: int
@@ -78,6 +82,36 @@ def bind_ports(
     return bound
 
 
+def bind_inner(fronts: int) -> BoundPort:
+    """Bind a port on this machine for the gateway, which shows a secret there.
+
+    Raises:
+        ServerError: says why there is none.
+    """
+    try:
+        return _bind("inner", socket.AF_INET, INNER_HOST, 0, fronts)
+    except OSError as error:
+        raise _refusal(INNER_HOST, 0, error) from None
+
+
+def keep_port(host: str, port: int) -> BoundPort:
+    """Keep a port for a server that cannot be handed a socket; it shares it (SO_REUSEPORT).
+
+    That nobody else has the port is tried first, as in ``bind_ports``.
+
+    Raises:
+        ServerError: names the host and port, and why.
+    """
+    family, address = _resolve(host)
+    try:
+        if port:
+            _listener(family, address, port, share=False).close()
+        kept = _listener(family, address, port, share=True, listen=False)
+    except OSError as error:
+        raise _refusal(host, port, error) from None
+    return BoundPort("grpc", kept.getsockname()[1], [kept])
+
+
 def _bind(kind: Kind, family: socket.AddressFamily, host: str, port: int, fronts: int) -> BoundPort:
     if fronts == 1:
         alone = _listener(family, host, port, share=False)
@@ -96,16 +130,20 @@ def _bind(kind: Kind, family: socket.AddressFamily, host: str, port: int, fronts
     return BoundPort(kind, port, sockets)
 
 
-def _listener(family: socket.AddressFamily, host: str, port: int, *, share: bool) -> socket.socket:
+def _listener(
+    family: socket.AddressFamily, host: str, port: int, *, share: bool, listen: bool = True
+) -> socket.socket:
     made = socket.socket(family, socket.SOCK_STREAM)
     try:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if listen:  # of two that do not listen, neither would be refused
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if share:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6 and host == "::":
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         made.bind((host, port))
-        made.listen(BACKLOG)
+        if listen:
+            made.listen(BACKLOG)
         made.setblocking(False)
     except BaseException:
         made.close()

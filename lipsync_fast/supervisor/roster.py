@@ -40,6 +40,11 @@ class Roster:
         return [child for child in self.children if child.role == "front"]
 
     @property
+    def gateways(self) -> list[Child]:
+        """Gateways that live."""
+        return [child for child in self.children if child.role == "gateway"]
+
+    @property
     def last(self) -> list[Child]:
         """Who fills each slot, or has filled it last."""
         return [slot.last for slot in self.slots if slot.last is not None]
@@ -50,10 +55,13 @@ class Roster:
 
     @property
     def can_serve(self) -> bool:
-        """Whether all fronts accept, and an engine works."""
+        """Whether all fronts accept, and an engine works; and the gateway, unless it fails."""
         fronts = [slot.child for slot in self.slots if slot.role == "front"]
         accept = all(front is not None and front.state == "ready" for front in fronts)
-        return accept and any(engine.state == "ready" for engine in self.engines)
+        if not accept or not any(engine.state == "ready" for engine in self.engines):
+            return False
+        gateways = [slot for slot in self.slots if slot.role == "gateway"]
+        return all(_is_ready(slot) or slot.failures or slot.restarts for slot in gateways)
 
     # ------------------------------------------------------------ engines
     def enrol(self, engine: Child, capacity: float) -> None:
@@ -91,3 +99,7 @@ class Roster:
         heir = min(spares, key=lambda spare: spare.device != lost.device, default=None)
         if heir is not None:
             heir.state = "ready"
+
+
+def _is_ready(slot: ChildSlot) -> bool:
+    return slot.child is not None and slot.child.state == "ready"

@@ -107,8 +107,8 @@ class Shutdown:
         self._notifier.stopping()
         for port in self._ports:
             port.close()
-        for front in self._roster.fronts:
-            self._control.send(front, Drain())
+        for child in (*self._roster.gateways, *self._roster.fronts):
+            self._control.send(child, Drain())
         with trio.move_on_after(self._drain_seconds) as scope:
             while any(front.state != "draining" for front in self._roster.fronts):
                 await self._changes.wait()

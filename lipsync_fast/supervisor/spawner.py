@@ -8,16 +8,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lipsync_fast.config import ServeConfig
-from lipsync_fast.ipc.children import EngineSpec, FrontSpec, Listener
+from lipsync_fast.ipc.children import EngineSpec, FrontSpec, GatewaySpec, Listener
 from lipsync_fast.supervisor.avatar_catalogue import AvatarCatalogue
 from lipsync_fast.supervisor.children import Child, ChildSlot, Command, spawn
 from lipsync_fast.supervisor.devices import DevicePlan
+from lipsync_fast.supervisor.gateways import GatewayPlan
 from lipsync_fast.supervisor.gpus import Gpu
 from lipsync_fast.supervisor.ports import BoundPort
 
+ROLES = "front", "engine", "gateway"
 
-def child_slots(plan: DevicePlan, ports: list[BoundPort], fronts: int) -> list[ChildSlot]:
-    """A slot for each child that the server is to have: fronts, engines, spares."""
+
+def child_slots(
+    plan: DevicePlan, ports: list[BoundPort], fronts: int, gateway: GatewayPlan | None = None
+) -> list[ChildSlot]:
+    """A slot for each child that the server is to have: fronts, engines, spares, a gateway."""
+    if gateway is not None:
+        ports = [*ports, gateway.inner]
     slots = [
         ChildSlot(
             "front",
@@ -25,6 +32,7 @@ def child_slots(plan: DevicePlan, ports: list[BoundPort], fronts: int) -> list[C
             listeners=[
                 Listener(fd=p.sockets[number % len(p.sockets)].fileno(), kind=p.kind, port=p.port)
                 for p in ports
+                if p.kind != "grpc"
             ],
         )
         for number in range(fronts)
@@ -34,6 +42,8 @@ def child_slots(plan: DevicePlan, ports: list[BoundPort], fronts: int) -> list[C
         gpu = plan.gpus.get(device)
         near = gpu.processors if gpu is not None else ()
         slots.append(ChildSlot("engine", number, device, spare, near))
+    if gateway is not None:
+        slots.append(ChildSlot("gateway", 0))
     return slots
 
 
@@ -48,6 +58,7 @@ class Spawner:
         command: what a child of a role is run as.
         gpus: that engines run on, by device.
         environ: of engines on GPUs, beside what they have from here.
+        gateway: what it needs, where there is to be one.
     """
 
     config: ServeConfig
@@ -57,8 +68,9 @@ class Spawner:
     command: Command
     gpus: dict[str, Gpu] = field(default_factory=dict)
     environ: dict[str, str] = field(default_factory=dict)
+    gateway: GatewayPlan | None = None
     _numbers: dict[str, itertools.count[int]] = field(
-        default_factory=lambda: {"front": itertools.count(1), "engine": itertools.count(1)}
+        default_factory=lambda: {role: itertools.count(1) for role in ROLES}
     )
 
     def start(self, slot: ChildSlot, capacity: float = 0.0, modest: bool = False) -> Child:
@@ -75,7 +87,10 @@ class Spawner:
         """
         name = f"{slot.role}-{next(self._numbers[slot.role])}"
 
-        def spec(rings_fd: int) -> EngineSpec | FrontSpec:
+        def spec(rings_fd: int) -> EngineSpec | FrontSpec | GatewaySpec:
+            if slot.role == "gateway":
+                assert self.gateway is not None
+                return self.gateway.spec(name, self.folder, rings_fd, self.config)
             if slot.role == "front":
                 return FrontSpec(
                     name=name,
@@ -83,6 +98,7 @@ class Spawner:
                     rings_fd=rings_fd,
                     listeners=slot.listeners,
                     config=self.config,
+                    secret=self.gateway.secret if self.gateway is not None else "",
                 )
             return EngineSpec(
                 name=name,

@@ -12,7 +12,13 @@ from typing import Literal
 
 from lipsync_fast.config import Live, ServeConfig
 from lipsync_fast.ipc.control import EngineInfo
-from lipsync_fast.ipc.status import AvatarStatus, EngineStatus, FrontStatus, ServerStatus
+from lipsync_fast.ipc.status import (
+    AvatarStatus,
+    EngineStatus,
+    FrontStatus,
+    GatewayStatus,
+    ServerStatus,
+)
 from lipsync_fast.machine import are_shared, processors
 from lipsync_fast.supervisor.avatar_catalogue import AvatarCatalogue
 from lipsync_fast.supervisor.children import Child
@@ -107,7 +113,7 @@ class ServerFacts:
     """What does not change while a server runs.
 
     Attributes:
-        ports: of the stream protocols.
+        ports: of the stream protocols; grpc_ports: of gRPC.
         started_at: CLOCK_MONOTONIC, s.
     """
 
@@ -115,6 +121,7 @@ class ServerFacts:
     ports: list[int]
     http_port: int
     started_at: float
+    grpc_ports: list[int] = field(default_factory=list)
 
 
 def server_status(
@@ -133,6 +140,7 @@ def server_status(
     now = time.monotonic()
     engines = [c for c in children if c.role == "engine"]
     fronts = [c for c in children if c.role == "front"]
+    gateways = [c for c in children if c.role == "gateway"]
     return ServerStatus(
         version=__version__,
         pid=os.getpid(),
@@ -148,6 +156,7 @@ def server_status(
         speakers=most_speakers(facts.config, engines),
         frames_per_s=sum(rates.of(f) for f in fronts),
         ignored=ignored,
+        gateways=[_gateway(g, now, facts) for g in gateways],
     )
 
 
@@ -178,6 +187,19 @@ def _front(front: Child, now: float, rates: FrameRates) -> FrontStatus:
         restarts=front.slot.restarts,
         load=front.front_load,
         frames_per_s=rates.of(front),
+    )
+
+
+def _gateway(gateway: Child, now: float, facts: ServerFacts) -> GatewayStatus:
+    return GatewayStatus(
+        name=gateway.name,
+        pid=gateway.pid,
+        state="ready" if gateway.state == "spare" else gateway.state,
+        uptime_s=now - gateway.started_at,
+        restarts=gateway.slot.restarts,
+        ports={"grpc": facts.grpc_ports},
+        load=gateway.gateway_load,
+        reason=gateway.slot.reason if gateway.state == "gone" or gateway.died_young else "",
     )
 
 

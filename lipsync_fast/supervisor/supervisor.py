@@ -30,6 +30,7 @@ from lipsync_fast.ipc.control import (
     ChangeAvatar,
     Drain,
     FrontHeartbeat,
+    GatewayHeartbeat,
     Heartbeat,
     Hello,
     PeerGone,
@@ -38,7 +39,7 @@ from lipsync_fast.ipc.control import (
     WantAvatar,
 )
 from lipsync_fast.ipc.control_socket import Hub
-from lipsync_fast.ipc.status import read_load
+from lipsync_fast.ipc.status import read_gateway_load, read_load
 from lipsync_fast.logs import get_logger
 from lipsync_fast.notify import Notifier
 from lipsync_fast.signals import Changes
@@ -167,7 +168,7 @@ class Supervisor:
 
     def _is_leaving(self, slot: ChildSlot) -> bool:
         """Whether its child ends as it should when it ends, and has no successor."""
-        draining = slot.role == "front" and self._roster.state == "draining"
+        draining = slot.role != "engine" and self._roster.state == "draining"
         return self._shutdown.is_stopping or draining
 
     def _start(self, slot: ChildSlot) -> Child | None:
@@ -199,7 +200,7 @@ class Supervisor:
             for front in self._roster.fronts:
                 self._control.send(front, gone)
             self._loader.load_where_needed()
-        else:
+        elif child.role == "front":
             for engine in self._roster.engines:
                 self._control.send(engine, gone)
         self._rings.forget(child)
@@ -226,7 +227,7 @@ class Supervisor:
                 log.error("an avatar kills engines; no longer in use", avatar=key)
             if self._no_engine_starts() and not self._serving.is_set():
                 self._shutdown.fail(f"engines do not start ({how}); the lines above say why")
-        elif slot.failures >= FRONT_FAILURES:
+        elif child.role == "front" and slot.failures >= FRONT_FAILURES:
             self._shutdown.fail(f"fronts die again and again ({how}); the lines above say why")
 
     def _no_engine_starts(self) -> bool:
@@ -269,6 +270,11 @@ class Supervisor:
             except (msgspec.MsgspecError, UnicodeError):
                 self._control.unreadable_loads += 1
             self._rollout.on_news()
+        elif isinstance(message, GatewayHeartbeat):
+            try:
+                child.gateway_load = read_gateway_load(message.load)
+            except (msgspec.MsgspecError, UnicodeError):
+                self._control.unreadable_loads += 1
         elif isinstance(message, Hello):
             self._on_hello(child, message)
         elif isinstance(message, Ready):
@@ -292,10 +298,10 @@ class Supervisor:
         if child.role == "front":
             self._control.publish_engines()
             self._control.publish_status()
-            if self._roster.state == "draining":
-                self._control.send(child, Drain())
-        else:
+        elif child.role == "engine":
             self._loader.load_missing(child)
+        if child.role != "engine" and self._roster.state == "draining":
+            self._control.send(child, Drain())
         self._rings.on_children_changed()
 
     def _on_child_ready(self, child: Child, capacity: float) -> None:
@@ -354,7 +360,8 @@ class Supervisor:
             facts = self._parts.facts
             after = round(time.monotonic() - facts.started_at, 3)
             ports = ",".join(map(str, facts.ports))
-            log.info("serving", ports=ports, http_port=facts.http_port, after_s=after)
+            more = {"grpc_ports": ",".join(map(str, facts.grpc_ports))} if facts.grpc_ports else {}
+            log.info("serving", ports=ports, http_port=facts.http_port, **more, after_s=after)
             self._parts.on_ready()
 
     # ------------------------------------------------------------ figures

@@ -57,6 +57,7 @@ def test_every_key_can_come_from_the_environment() -> None:
         "live.headroom": "0.5",
         "limits.message_bytes": "2048",
         "listen.http_port": "9",
+        "listen.grpc_ports": "3,4",
         "listen.proxies": "127.0.0.1,::1",
         "engines.heartbeat_s": "0.5",
         "engines.kernels": "portable",

@@ -16,6 +16,8 @@ from lipsync_fast.config import Listen
 from lipsync_fast.frontend.access.admission import RETRY_S, retry_after
 
 Header = Callable[[str], str | None]
+GATEWAY = "X-Lipsync-Fast-Gateway"
+"""Carries the secret of the server's gateway."""
 TOKEN_PROTOCOL = "lipsync.token."
 """Before a token, in URL-safe base64 of its UTF-8, among the subprotocols that a page offers: a
 browser lets it set no header, and an address is no place for a secret."""
@@ -111,6 +113,28 @@ def _tokens(header: Header, path: str) -> list[bytes]:
                 shown.append(base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)))
     shown += [word.encode() for word in parse_qs(path.partition("?")[2]).get("token", [])]
     return shown
+
+
+def gateway_refusal(secret: str, header: Header) -> Refusal | None:
+    """Why a connection to the gateway's listener may not go on; None where the gateway asks."""
+    shown = (header(GATEWAY) or "").encode()
+    if secret and hmac.compare_digest(shown, secret.encode()):
+        return None
+    return Refusal(403, "gateway", "this port is for the server's own gateway")
+
+
+def behind_gateway(listen: Listen, forwarded: str | None) -> str | None:
+    """The address of the client for whom the gateway asks; None where it asks for itself.
+
+    Args:
+        listen: the configuration.
+        forwarded: the header X-Forwarded-For: what the client has sent of it, and, last, whom the
+            gateway has seen.
+    """
+    if forwarded is None:
+        return None
+    before, _, peer = forwarded.rpartition(",")
+    return client_address(listen, peer.strip(), before or None)
 
 
 def client_address(listen: Listen, peer: str, forwarded: str | None) -> str:

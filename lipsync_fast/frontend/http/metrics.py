@@ -21,7 +21,13 @@ from prometheus_client.core import (
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
-from lipsync_fast.ipc.status import AvatarStatus, EngineStatus, FrontStatus, ServerStatus
+from lipsync_fast.ipc.status import (
+    AvatarStatus,
+    EngineStatus,
+    FrontStatus,
+    GatewayStatus,
+    ServerStatus,
+)
 
 P = "lipsync_fast_"
 KEPT = ("found", "missed", "kept", "refused", "evicted")
@@ -64,6 +70,8 @@ class StatusCollector(Collector):
         yield from _avatars(status.avatars)
         yield from _engines(status.engines)
         yield from _fronts(status.fronts)
+        if status.gateways:
+            yield from _gateways(status.gateways)
 
 
 def _gauge(name: str, about: str, value: float) -> GaugeMetricFamily:
@@ -260,3 +268,40 @@ def _fronts(fronts: Sequence[FrontStatus]) -> Iterator[Metric]:
         none = [("+Inf", 0.0)]
         latency.add_metric([f.name], buckets or none, load.latency_sum_ms / 1e3)
     yield from (*counters.values(), *gauges.values(), refused, errors, utterances, latency)
+
+
+def _gateways(gateways: Sequence[GatewayStatus]) -> Iterator[Metric]:
+    up = GaugeMetricFamily(P + "gateway_up", "Whether it serves.", labels=["gateway"])
+    begun = CounterMetricFamily(
+        P + "gateway_calls", "Calls ever, by name.", labels=["gateway", "protocol", "call"]
+    )
+    links = GaugeMetricFamily(
+        P + "gateway_links", "Connections from it to fronts.", labels=["gateway"]
+    )
+    labels = ["gateway", "protocol"]
+    calls = GaugeMetricFamily(
+        P + "gateway_calls_now", "Calls that are being answered.", labels=labels
+    )
+    counted = {
+        "gateway_calls_failed": "Calls that ended with a status, not with an answer.",
+        "gateway_requests_refused": "Requests answered by words instead of a picture.",
+        "gateway_pictures": "Pictures sent.",
+        "gateway_sent_bytes": "Of pictures.",
+    }
+    counters = {n: CounterMetricFamily(P + n, about, labels=labels) for n, about in counted.items()}
+    for g in gateways:
+        load = g.load
+        up.add_metric([g.name], float(g.state == "ready"))
+        links.add_metric([g.name], load.links)
+        for name, count in load.begun.items():
+            protocol, _, call = name.partition("/")
+            begun.add_metric([g.name, protocol, call], count)
+        for protocol, count in load.calls.items():
+            calls.add_metric([g.name, protocol], count)
+        all_counts = (load.failed, load.refused, load.pictures, load.bytes)
+        for counter, counts in zip(counters.values(), all_counts, strict=True):
+            for protocol, count in counts.items():
+                counter.add_metric([g.name, protocol], count)
+    yield from (up, begun, calls, links, *counters.values())
+    restarts = sum(g.restarts for g in gateways)
+    yield _counter("gateway_restarts", "How often its place was filled again.", restarts)

@@ -17,7 +17,14 @@ from websockets.typing import Subprotocol
 from lipsync_fast.config import Listen
 from lipsync_fast.duplex import DuplexServerConnection
 from lipsync_fast.errors import SocketClosedError
-from lipsync_fast.frontend.access.clients import Refusal, client_address, refusal, shows_token
+from lipsync_fast.frontend.access.clients import (
+    Refusal,
+    behind_gateway,
+    client_address,
+    gateway_refusal,
+    refusal,
+    shows_token,
+)
 from lipsync_fast.frontend.access.door import KEPT, KEPT_FOR_HTTP, Door
 from lipsync_fast.frontend.access.places import BESIDE_SESSIONS, BESIDE_SHARE, Place, Places
 from lipsync_fast.frontend.listen.connections import Connections
@@ -28,6 +35,8 @@ SEND_BUFFER = 256 << 10
 """The kernel's, for a connection: what a slow reader has not read beyond it is noticed."""
 PING_S, PONG_S = 20.0, 20.0
 CLOSE_S = 2.0
+INNER = "127.0.0.1"
+"""Where the gateway comes from."""
 QUEUED = 4
 """Messages of a client that are read before they are asked for."""
 
@@ -88,12 +97,16 @@ class StreamSocket:
         await self._connection.aclose(code, reason)
 
 
-def peer_of(connection: ServerConnection, request: Request, listen: Listen) -> str:
-    """The client's address, without its port."""
-    address = connection.remote_address
-    peer = str(address[0]) if isinstance(address, tuple) else ""
+def peer_of(
+    connection: ServerConnection, request: Request, listen: Listen, inner: bool = False
+) -> str:
+    """The client's address, without its port; nothing where the gateway asks for itself."""
     # Of several such headers the last one is the nearest proxy's.
     forwarded = ",".join(request.headers.get_all("X-Forwarded-For")) or None
+    if inner:
+        return behind_gateway(listen, forwarded) or ""
+    address = connection.remote_address
+    peer = str(address[0]) if isinstance(address, tuple) else ""
     return client_address(listen, peer, forwarded)
 
 
@@ -101,10 +114,17 @@ async def serve_stream(
     listener: sockets.socket,
     services: Services,
     connections: Connections,
+    secret: str | None = None,
     *,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve a listening socket until cancelled."""
+    """Serve a listening socket until cancelled.
+
+    Args:
+        secret: the gateway's, where the socket is for it alone. Its connections are its clients':
+            their addresses, tokens and shares count. Without a client it asks for itself, and may.
+    """
+    inner = secret is not None
     listener.setsockopt(sockets.SOL_SOCKET, sockets.SO_SNDBUF, SEND_BUFFER)
     listener.setblocking(False)
     port = int(listener.getsockname()[1])
@@ -114,7 +134,7 @@ async def serve_stream(
         assert isinstance(connection, _Connection)
         assert connection.request is not None
         connection.place.works()
-        peer = peer_of(connection, connection.request, services.config.listen)
+        peer = peer_of(connection, connection.request, services.config.listen, inner)
         await connections.serve(StreamSocket(connection, port, peer))
 
     def admit(connection: ServerConnection, request: Request) -> Response | None:
@@ -122,16 +142,19 @@ async def serve_stream(
             values = request.headers.get_all(name)  # one that came twice is one of no peer of ours
             return ", ".join(values) if values else None
 
-        listen, peer = services.config.listen, peer_of(connection, request, services.config.listen)
-        refused = services.guesses.judge(
-            peer,
-            shows_token(listen, header, request.path),
-            lambda: refusal(listen, header, request.path),
-        )
+        listen = services.config.listen
+        peer = peer_of(connection, request, listen, inner)
+        refused = None if secret is None else gateway_refusal(secret, header)
+        if refused is None and (peer or not inner):
+            refused = services.guesses.judge(
+                peer,
+                shows_token(listen, header, request.path),
+                lambda: refusal(listen, header, request.path),
+            )
         if refused is not None:
             services.statistics.count_refused(refused.reason)
             return _refused(refused)
-        full = connections.refusal(peer)
+        full = connections.refusal(peer)  # the gateway's own two or three have a share, too
         if full is not None:
             services.statistics.count_refused("connection")
             return _refused(Refusal(503, "connection", full))
@@ -141,7 +164,8 @@ async def serve_stream(
         limits.sessions + BESIDE_SESSIONS,
         limits.sessions_per_address + BESIDE_SHARE,
         0,
-        services.config.listen.proxies,
+        # To the inner port all come from one address; each client's share is counted above.
+        [INNER] if inner else services.config.listen.proxies,
     )
     placed: dict[trio.abc.Stream, Place] = {}
 
