@@ -107,12 +107,13 @@ def train(
         int | None,
         typer.Option(min=1, help="Steps to tune the audio encoder to this voice (default: 160)."),
     ] = None,
-    rate: Annotated[float | None, typer.Option(help="The learning rate (default: 0.001).")] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="The learning rate (default: 0.001; follow: 0.004).")
+    ] = None,
     weights: Annotated[
         str | None,
         typer.Option(
-            help="A network to begin with, of the same width and region: a checkpoint, or with"
-            " follow an avatar."
+            help="A network to begin with, a checkpoint of the same width and region (reference)."
         ),
     ] = None,
     seed: Annotated[

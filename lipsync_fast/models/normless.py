@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The U-Net as it is trained on few frames: without batch norms, decoded only in a window (torch).
+"""The U-Net as it is trained on few frames: with fewer norms, decoded only in a window (torch).
 
-A batch norm needs large batches and many of them. Here each convolution has a bias in its place;
-``reference_state`` gives the weights back in the family's form, with norms that change nothing. The
-two last stages, most of the work, run only on the window that the avatar shows.
+A batch norm needs large batches and many of them. Where there is none, each convolution has a bias
+in its place; ``reference_state`` gives the weights back in the family's form, with norms there that
+change nothing. The two last stages, most of the work, run only on the window that is shown.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ _LOGIT = 4.4
 """_LOGIT (y - 0.5) is close to the logit of y."""
 _MARGIN = 5
 """Rows around the window that its convolutions see in the stage before."""
+_LITTLE = 0.2
+"""What a residual block adds at first, against what comes in."""
 _PAIRS = (0, 1), (3, 4), (6, 7)
 """An inverted residual's convolutions and the norms behind them."""
 
@@ -38,6 +40,22 @@ def new_network(width: int, region: int) -> UNet:
     _begin(net.audio_model.conv3, 2.0)
     _begin(net.audio_model.conv5, 2.0)
     return _pass_picture_through(net).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def passing_network(width: int, region: int) -> UNet:
+    """An untrained network that gives the picture back, with norms between its ends.
+
+    Norms let it learn several times as fast; at its ends they would take the picture's light away.
+    """
+    net, ends = UNet(width, region), new_network(width, region)
+    net.inc, net.up5, net.outc = ends.inc, ends.up5, ends.outc
+    for module in net.modules():
+        if isinstance(module, InvertedResidual) and isinstance(module.conv[1], nn.BatchNorm2d):
+            for conv, _ in _PAIRS:
+                nn.init.kaiming_normal_(module.conv[conv].weight, nonlinearity="relu")  # type: ignore[arg-type]
+            if module.residual:
+                nn.init.constant_(module.conv[7].weight, _LITTLE)  # type: ignore[arg-type]
+    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def without_norms(net: UNet) -> UNet:
@@ -149,23 +167,20 @@ def reference_network(state: dict[str, Tensor], width: int, region: int) -> UNet
     return net
 
 
-def decode_window(
-    net: UNet, levels: tuple[Tensor, ...], audio: Tensor, window: Rect
-) -> tuple[Tensor, Tensor]:
-    """The audio half and the decoder of a normless network, in a window of the region.
+def decode_window(net: UNet, levels: tuple[Tensor, ...], heard: Tensor, window: Rect) -> Tensor:
+    """The decoder of a network whose last stage has no norms, in a window of the region.
 
     Args:
         net: the network.
         levels: what ``net.encode_image`` returned for B pictures.
-        audio: B x 32 x 16 x 16.
+        heard: what ``net.audio_model`` returned, or what takes its place: B x 16W x R/32 x R/32.
         window: in pixels of the region.
 
     Returns:
-        The window, B x 3 x H x W in 0..1, and the audio branch's output. In the outermost three
-        pixels it lacks context that the whole network has, but at the region's own edge.
+        The window, B x 3 x H x W in 0..1. In the outermost three pixels it lacks context that the
+        whole network has, but at the region's own edge.
     """
     full, half, quarter, eighth, sixteenth, deepest = levels
-    heard = net.audio_model(audio)
     x = net.fuse_conv(torch.cat([deepest, heard], 1))
     x = net.up3(net.up2(net.up1(x, sixteenth), eighth), quarter)
     side = net.region // 2
@@ -176,7 +191,7 @@ def decode_window(
     x = net.up4.conv(torch.cat([up, half[:, :, y0:y1, x0:x1]], 1))
     up = upsample_window(x, side, (y0, x0), (top, left, bottom, right))
     x = net.up5.conv(torch.cat([up, full[:, :, top:bottom, left:right]], 1))
-    return torch.sigmoid(net.outc(x).float()), heard
+    return torch.sigmoid(net.outc(x).float())
 
 
 def upsample_window(

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 SHUT_ENOUGH = 0.97
 """Part of a loop's frames whose mouth must be shut for it to be taken as it was filmed."""
-_SHA256 = 64
 
 
 def pack(
@@ -181,9 +180,7 @@ def provenance_of(
         with_losses.append("perceptual (VGG19)")
     if o.sync_loss > 0:
         with_losses.append(f"sync (x {o.sync_loss:g}, judge trained alongside)")
-    begun = f"; begun with weights of SHA-256 {o.start}" if len(o.start) == _SHA256 else ""
-    if o.start and not begun:
-        begun = f"; begun with the network of the avatar {o.start}"
+    begun = f"; begun with weights of SHA-256 {o.start}" if o.start else ""
     day = datetime.datetime.now(datetime.UTC).date().isoformat()
     found = (
         f"held-out difference {best.loss:.2f} grey levels, {best.mouth:.2f} at the mouth"

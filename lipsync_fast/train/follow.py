@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Learning that follows the sound: pictures of a shut mouth, and what sound makes of them.
 
-    a frame, mostly one whose mouth is shut          -> input, whole and masked
-    frames in which the head is alike, laid over it  -> what shall come out, in a window
-    sounds in which just their mouths are heard      -> audio  (hearing.py)
+    a frame, mostly one of the avatar's loop        -> input, whole and masked
+    a film's few mouths (exemplars.py), laid over it -> what shall come out, in a window
+    which of them it is                              -> given in the place of the sound
+    sounds, and which mouths are heard in them       -> what gives that from the sound (hearing.py)
 
 So the input never tells the mouth that shall come out: neither by the picture, which is the same
 for all mouths, nor by what a mask leaves over. And it is what the network gets in an avatar, whose
-loop has frames of a shut mouth. The image half runs once for all mouths of a frame.
+loop has frames of a shut mouth. The picture's half learns from which mouth it is to make, exactly,
+and the sound's half to say that: neither waits for the other. The image half runs once for all
+mouths of a frame.
 """
 
 from __future__ import annotations
 
+import copy
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,13 +29,14 @@ from lipsync_fast import _native
 from lipsync_fast.arrays import F32
 from lipsync_fast.families.synctalk2d import REGION_BORDER
 from lipsync_fast.geometry import Rect
-from lipsync_fast.models.normless import decode_window, reference_state
+from lipsync_fast.models.normless import decode_window, passing_network, reference_state
 from lipsync_fast.models.unet import UNet
 from lipsync_fast.train.data import Crops
-from lipsync_fast.train.hearing import Hearing, Sounds
+from lipsync_fast.train.exemplars import Exemplars
+from lipsync_fast.train.hearing import Sounds
 from lipsync_fast.train.look import FollowValidation
 from lipsync_fast.train.losses import PERCEPTUAL_WEIGHT, Perceptual
-from lipsync_fast.train.mouths import MEASURES, Mouths
+from lipsync_fast.train.mouths import Mouths
 from lipsync_fast.train.options import Options
 from lipsync_fast.train.state import Best
 from lipsync_fast.train.trainer import autocast, descend, on_device
@@ -39,11 +44,8 @@ from lipsync_fast.train.validate import Look
 
 FRAMES = 2
 """Pictures of a step; its batch are mouths, spread over them."""
-OPEN_SHARE = 0.3
-"""How often the picture may show any mouth: an avatar whose film has no silence gets its loop's
-mouths shut by the network itself."""
-ALIKE = 60
-"""So many frames in which the head is most alike may lend their mouth."""
+SHOWN_SHARE, SHUT_SHARE = 0.6, 0.25
+"""How often the picture is one of the avatar's loop, and one of a shut mouth; else it is any."""
 LIPS_WEIGHT, FACE_WEIGHT, SLOPE_WEIGHT = 4.0, 0.5, 0.7
 """What errors weigh at the lips more than elsewhere, everywhere, and those of differences between
 neighbours."""
@@ -52,28 +54,40 @@ LIPS_ROOM, SOFT = 0.12, 5
 FADE = 12
 """Pixels over which the window becomes the picture's own."""
 EDGE, EDGE_WEIGHT = 4, 2.0
-HEARD_WEIGHT = 0.05
+LOUD = 4.0
+"""What a mouth's whole share is in the bottleneck."""
+HEARD, HEARD_NOISE = 24, 0.05
+"""Sounds of a step, and the noise in their vectors."""
+HEARD_STEPS = 600
+"""Steps in which sounds are learnt from; the pictures go on."""
 AVERAGE = 0.998
 """Weights are averaged over the last steps: those are packed."""
-WARM = 100
+WARM = 20
+SETTLES = 400
+"""Steps after which the rate has fallen to 0.7 of what it was; it goes on so, for as long as one
+likes."""
+NORM_BATCHES, NORM_STEP = 10, 1 << 40
+"""Batches from which the norms of weights that are kept are measured, and their first number."""
 
 
 class FollowBatch(NamedTuple):
-    """F pictures and B mouths, B / F for each picture one behind the other, float32.
+    """F pictures and B mouths, B / F for each picture one behind the other; S sounds. Float32.
 
     Attributes:
         image: F x 6 x R x R.
         target: B x 3 x H x W, the window.
         weight: B x 1 x H x W, of an error there.
-        audio: B x 32 x 16 x 16.
-        measures: B x 8, of the mouths.
+        shares: B x K, which mouth it is.
+        audio: S x 32 x 16 x 16.
+        heard: S x K, which mouths are heard in it.
     """
 
     image: F32
     target: F32
     weight: F32
+    shares: F32
     audio: F32
-    measures: F32
+    heard: F32
 
 
 class FollowData:
@@ -82,8 +96,10 @@ class FollowData:
     Args:
         crops: of the film's frames.
         mouths: of the film.
+        exemplars: the mouths to learn.
         sounds: to choose from.
-        nearest: for each frame the numbers of those that sound like its mouth.
+        heard: N x K, which mouths are heard in them.
+        shown: numbers of the frames in the avatar's loop.
         window: in the region.
         batch: mouths of a step.
         seed: of what is random.
@@ -93,44 +109,59 @@ class FollowData:
         self,
         crops: Crops,
         mouths: Mouths,
+        exemplars: Exemplars,
         sounds: Sounds,
-        nearest: NDArray[np.int32],
+        heard: F32,
+        shown: range,
         window: Rect,
         batch: int,
         seed: int,
     ) -> None:
-        self.crops, self.mouths, self.sounds = crops, mouths, sounds
-        self._nearest, self.window = nearest, window
-        self._each, self._seed = max(1, batch // FRAMES), seed
+        self.crops, self.mouths, self.exemplars, self.sounds = crops, mouths, exemplars, sounds
+        self.window = window
+        self._heard, self._each, self._seed = heard, max(1, batch // FRAMES), seed
         self._soft = faded(window)
+        usable = set(mouths.usable.tolist())
+        self._shown = np.array([i for i in shown if i in usable], np.int64)
+        self._pictures = {int(i): _inside(crops.crop(int(i))) for i in exemplars.frames}
 
     def batch(self, step: int) -> FollowBatch:
         """What a step sees."""
         rng = np.random.default_rng([self._seed, 2, step])
-        m = self.mouths
-        images, targets, weights, audio, measures = [], [], [], [], []
+        kinds = len(self.exemplars)
+        images, targets, weights, chosen = [], [], [], []
         for _ in range(FRAMES):
-            among = m.usable if rng.random() < OPEN_SHARE or not len(m.shut) else m.shut
-            frame = int(rng.choice(among))
+            frame = self._frame(rng)
             image = _native.region_input(self.crops.crop(frame), REGION_BORDER)
             own = torch.from_numpy(image[:3][(slice(None), *self.window.slices)].copy())
-            near = m.usable[np.argsort(m.alike(frame, m.usable), kind="stable")[:ALIKE]]
             images.append(image)
-            for other in rng.choice(near, self._each, replace=len(near) < self._each):
-                lips, face = self.parts(int(other), frame)
+            for mouth in rng.choice(kinds, self._each, replace=kinds < self._each):
+                other = int(self.exemplars.frames[mouth])
+                lips, face = self.parts(other, frame)
                 mixed = self._soft * face
-                targets.append(self.laid_over(int(other), frame) * mixed + own * (1 - mixed))
+                targets.append(self.laid_over(other, frame) * mixed + own * (1 - mixed))
                 weights.append(FACE_WEIGHT + LIPS_WEIGHT * lips[None])
-                sound = self._nearest[other, int(rng.integers(self._nearest.shape[1]))]
-                audio.append(self.sounds.block(int(sound)))
-                measures.append(m.measures[other])
+                chosen.append(int(mouth))
+        some = rng.integers(len(self.sounds), size=HEARD)
+        audio = np.stack([self.sounds.block(int(i)) for i in some])
+        noise = HEARD_NOISE * rng.standard_normal((HEARD, 1, *audio.shape[2:]))
         return FollowBatch(
             np.stack(images),
             torch.stack(targets).numpy(),
             torch.stack(weights).numpy(),
-            np.stack(audio),
-            np.stack(measures),
+            np.eye(kinds, dtype=np.float32)[chosen],
+            (audio * (1 + noise)).astype(np.float32),
+            self._heard[some],
         )
+
+    def _frame(self, rng: np.random.Generator) -> int:
+        """Of the picture under a step's mouths."""
+        kind = rng.random()
+        if kind < SHOWN_SHARE and len(self._shown):
+            return int(rng.choice(self._shown))
+        if kind < SHOWN_SHARE + SHUT_SHARE and len(self.mouths.shut):
+            return int(rng.choice(self.mouths.shut))
+        return int(rng.choice(self.mouths.usable))
 
     def parts(self, what: int, onto: int) -> tuple[Tensor, Tensor]:
         """Where in the window lips are, and the face, of a frame laid over another: H x W, 0..1.
@@ -157,9 +188,8 @@ class FollowData:
 
     def laid_over(self, what: int, onto: int) -> Tensor:
         """The window of a frame, its head laid over another frame's: 3 x H x W BGR in 0..1."""
-        crop = self.crops.crop(what)
-        inner = crop[REGION_BORDER:-REGION_BORDER, REGION_BORDER:-REGION_BORDER, ::-1]
-        picture = torch.from_numpy(np.ascontiguousarray(inner.transpose(2, 0, 1))).float()
+        known = self._pictures.get(what)
+        picture = _inside(self.crops.crop(what)) if known is None else known
         box, side = self.window, picture.shape[1]
         rows, columns = np.mgrid[box.y : box.y + box.height, box.x : box.x + box.width]
         at = np.stack([columns.ravel(), rows.ravel(), np.ones(rows.size)])
@@ -169,6 +199,12 @@ class FollowData:
             picture[None], grid, mode="bicubic", padding_mode="border", align_corners=False
         )
         return made[0].clamp(0, 255) / 255
+
+
+def _inside(crop: NDArray[np.uint8]) -> Tensor:
+    """A crop's region: 3 x R x R BGR in 0..255."""
+    inner = crop[REGION_BORDER:-REGION_BORDER, REGION_BORDER:-REGION_BORDER, ::-1]
+    return torch.from_numpy(np.ascontiguousarray(inner.transpose(2, 0, 1))).float()
 
 
 def faded(window: Rect) -> Tensor:
@@ -208,29 +244,27 @@ class FollowLesson:
     Args:
         options: what was asked for.
         data: makes batches.
-        hearing: says how much each measure counts.
         validation: held-out frames.
-        start: the normless network to begin with.
         perceptual: that loss, where its weights are at hand.
+
+    Attributes:
+        net: what is learnt. Of the audio half's output only the first K channels count.
     """
 
     def __init__(
         self,
         options: Options,
         data: FollowData,
-        hearing: Hearing,
         validation: FollowValidation,
-        start: UNet,
         perceptual: Perceptual | None,
     ) -> None:
         self.options, self._data, self._validation = options, data, validation
         self.device = torch.device(options.device)
         torch.manual_seed(options.seed)
-        self.net = nn.ModuleDict(
-            {"unet": start, "heard": nn.Linear(16 * options.width, MEASURES)}
-        ).to(self.device)
-        self.net["unet"].to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._average = {k: v.clone() for k, v in self.net["unet"].state_dict().items()}
+        self._kinds = len(data.exemplars)
+        self.net = _listening_to(passing_network(options.width, options.region), self._kinds)
+        self.net.train().to(self.device)
+        self._average = {k: v.clone() for k, v in self.net.state_dict().items()}
         self._perceptual = perceptual
         if perceptual is not None:
             perceptual.to(self.device)
@@ -241,9 +275,6 @@ class FollowLesson:
             options.device, enabled=options.precision == "fp16" and options.device == "cuda"
         )
         self._edge = edge_of(data.window).to(self.device)
-        weight = hearing.hearable**2
-        weight[0] *= 2
-        self._counts = torch.from_numpy(weight + 0.02).to(self.device)
 
     def restore(self, tensors: dict[str, Any]) -> None:
         """Take up what ``tensors`` gave."""
@@ -265,9 +296,24 @@ class FollowLesson:
         """What a step sees."""
         return self._data.batch(step)
 
+    @torch.no_grad()
     def kept(self) -> dict[str, Tensor]:
-        """The averaged weights, in the family's form."""
-        state = {k: v.cpu() for k, v in self._average.items()}
+        """The averaged weights, their norms measured, in the family's form."""
+        net = copy.deepcopy(self.net)
+        net.load_state_dict(self._average)
+        norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the mean of all that is seen
+        for number in range(NORM_BATCHES):
+            seen = self._data.batch(NORM_STEP + number)
+            image, shares, audio = (
+                on_device(torch.from_numpy(a), self.device)
+                for a in (seen.image, seen.shares, seen.audio)
+            )
+            self._made(net, image, shares)
+            net.audio_model(audio)
+        state = {k: v.cpu() for k, v in net.state_dict().items()}
         return reference_state(state, self.options.width, self.options.region)
 
     def look(self) -> Look:
@@ -283,27 +329,24 @@ class FollowLesson:
 
     def learn(self, step: int, batch: FollowBatch) -> dict[str, float]:
         """One step; its losses."""
-        rate = self.options.rate * min(1.0, (step + 1) / WARM)
+        rate = self.options.rate * min(1.0, (step + 1) / WARM) / (1 + step / SETTLES) ** 0.5
         for group in self._optimiser.param_groups:
             group["lr"] = rate
-        image, target, weight, audio, measures = (torch.from_numpy(a) for a in batch)
-        image, target, weight, audio = (
-            on_device(t, self.device) for t in (image, target, weight, audio)
+        image, target, weight, shares, audio, heard = (
+            on_device(torch.from_numpy(a), self.device) for a in batch
         )
-        measures = measures.to(self.device)
-        net, each = self.net["unet"], len(target) // len(image)
-        assert isinstance(net, UNet)
-        window = (slice(None), slice(0, 3), *self._data.window.slices)
-        before = image[window].repeat_interleave(each, 0)
+        each = len(target) // len(image)
+        before = image[(slice(None), slice(0, 3), *self._data.window.slices)]
+        before = before.repeat_interleave(each, 0)
         with autocast(self.options):
-            levels = tuple(x.repeat_interleave(each, 0) for x in net.encode_image(image))
-            made, heard = decode_window(net, levels, audio, self._data.window)
-            told = self.net["heard"](heard.mean((2, 3)))
-        parts = {
-            "pixel": picture_loss(made, target, before, weight, self._edge),
-            "heard": ((told.float() - measures) ** 2 * self._counts).mean(),
-        }
-        loss = parts["pixel"] + HEARD_WEIGHT * parts["heard"]
+            made = self._made(self.net, image, shares)
+        parts = {"pixel": picture_loss(made, target, before, weight, self._edge)}
+        loss = parts["pixel"]
+        if step < HEARD_STEPS:
+            with autocast(self.options):
+                told = self.net.audio_model(audio)[:, : self._kinds]
+            parts["heard"] = ((told.float() / LOUD - heard[:, :, None, None]) ** 2).sum(1).mean()
+            loss = loss + parts["heard"]
         if self._perceptual is not None:
             with autocast(self.options):
                 parts["perceptual"] = self._perceptual(made, target)
@@ -312,9 +355,30 @@ class FollowLesson:
         self._average_in(step)
         return {"loss": total, "rate": rate, **{k: float(v.item()) for k, v in parts.items()}}
 
+    def _made(self, net: UNet, image: Tensor, shares: Tensor) -> Tensor:
+        """The mouths that shares ask for, in the window: B x 3 x H x W."""
+        each = len(shares) // len(image)
+        levels = tuple(x.repeat_interleave(each, 0) for x in net.encode_image(image))
+        deep = levels[-1]
+        heard = torch.zeros_like(deep)
+        heard[:, : self._kinds] = (LOUD * shares)[:, :, None, None].to(deep.dtype)
+        return decode_window(net, levels, heard, self._data.window)
+
     @torch.no_grad()
     def _average_in(self, step: int) -> None:
         """Draw the averaged weights towards the present ones, faster at the beginning."""
         keep = min(AVERAGE, (step + 1) / (step + 20))
-        for name, value in self.net["unet"].state_dict().items():
-            self._average[name].lerp_(value, 1 - keep)
+        for name, value in self.net.state_dict().items():
+            if value.is_floating_point():
+                self._average[name].lerp_(value, 1 - keep)
+
+
+@torch.no_grad()
+def _listening_to(net: UNet, kinds: int) -> UNet:
+    """A network that takes no notice of what is behind the first channels of the audio half.
+
+    They are never anything but 0 when it learns, so that it stays so.
+    """
+    first = next(m for m in net.fuse_conv.modules() if isinstance(m, nn.Conv2d))
+    first.weight[:, first.in_channels // 2 + kinds :] = 0
+    return net

@@ -3,7 +3,7 @@
 
     film: sound around a frame -> mouth     a kernel machine, exact on the frames it has seen
     its answers for countless variants  ->  the encoder and a linear layer learn them
-    sounds by what is heard in them     ->  for each frame those that sound like its mouth
+    the film's sound and its variants   ->  what is heard at each of their frames
 
 Half a minute of film is too little for a network to learn from what a mouth sounds like, but enough
 for kernel regression on mel windows, which has one number to choose. The encoder learns what that
@@ -55,8 +55,6 @@ MIXED, NOISY, ROUGH = 0.5, 0.5, 0.5
 """Parts of a batch."""
 VARIANTS = 3
 """Other tempi, vocal tracts and levels of the film's sound among the sounds to choose from."""
-NEAREST = 4
-"""Sounds kept for each frame."""
 MOST_GAIN = 2.0
 SEEN_BATCH = 64
 
@@ -404,22 +402,3 @@ def sounds_to_choose_from(
     tracks.append(features_of(hearing.encoder, quiet, device))
     heard = [told(hearing.head, track) for track in tracks]
     return Sounds(tracks, window), hearing.swung(np.concatenate(heard))
-
-
-def nearest_sounds(hearing: Hearing, heard: F32, measures: F32) -> NDArray[np.int32]:
-    """For each of N frames the numbers of the sounds that are most like its mouth, N x 4.
-
-    Args:
-        hearing: says what can be heard at all: measures count by that.
-        heard: S x 8.
-        measures: N x 8.
-    """
-    weight = np.sqrt(hearing.hearable**2 + 1e-4)
-    weight[0] *= np.sqrt(2)
-    a = np.nan_to_num(measures * weight).astype(np.float32)
-    b = (heard * weight).astype(np.float32)
-    out = np.empty((len(a), NEAREST), np.int32)
-    for first in range(0, len(a), SEEN_BATCH):
-        apart = _distances(a[first : first + SEEN_BATCH], b)
-        out[first : first + SEEN_BATCH] = np.argpartition(apart, NEAREST, 1)[:, :NEAREST]
-    return out

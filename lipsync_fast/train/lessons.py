@@ -15,17 +15,15 @@ import torch
 from numpy.typing import NDArray
 
 from lipsync_fast.arrays import F32
-from lipsync_fast.avatars.library import AvatarLibrary
-from lipsync_fast.avatars.package import AvatarPackage
-from lipsync_fast.errors import AvatarNotFoundError, CheckpointError, TrainingError
+from lipsync_fast.errors import CheckpointError, TrainingError
 from lipsync_fast.geometry import Rect
 from lipsync_fast.models.checkpoints import load_unet
-from lipsync_fast.models.normless import new_network, without_norms
-from lipsync_fast.models.packed import packed_encoder, packed_unet
+from lipsync_fast.models.packed import packed_encoder
 from lipsync_fast.models.unet import UNet
 from lipsync_fast.prepare.folder import PreparedAvatar
 from lipsync_fast.prepare.stabilise import runs
 from lipsync_fast.train.data import Crops, Data, Order, split
+from lipsync_fast.train.exemplars import Exemplars
 from lipsync_fast.train.follow import FollowData, FollowLesson
 from lipsync_fast.train.hearing import (
     SILENT,
@@ -33,7 +31,6 @@ from lipsync_fast.train.hearing import (
     Sounds,
     Tuning,
     features_of,
-    nearest_sounds,
     sounds_to_choose_from,
     told,
 )
@@ -102,7 +99,6 @@ def following(
     prepared: PreparedAvatar,
     encoder: Encoder,
     options: Options,
-    weights: str,
     perceptual: Perceptual | None,
     work: Work,
     key: str,
@@ -111,14 +107,10 @@ def following(
     """The way that follows the sound; learns to hear first, where that was not done yet.
 
     Args:
-        weights: a checkpoint, or the name or path of an avatar, to begin with; empty: a new
-            network, which gives the picture back. (Begun with another face's network, the first
-            hundred steps go into forgetting its skin.)
         key: hash of all that is learnt from.
 
     Raises:
         TrainingError: the sound, the landmarks or the options do not do.
-        CheckpointError: weights are no such thing.
         KeyboardInterrupt, SystemExit: a signal came; hearing is begun anew next time.
     """
     learnt, held = split(len(prepared))
@@ -131,7 +123,6 @@ def following(
         pool, heard = sounds_to_choose_from(
             hearing, mel, _parts(learnt), options.audio, options.seed
         )
-        nearest = nearest_sounds(hearing, heard, mouths.measures)
         features = features_of(hearing.encoder, mel, device)
         film = Sounds([features], options.audio)
         there = [i for i in held if np.isfinite(mouths.opening[i])]
@@ -141,12 +132,23 @@ def following(
         silence = Sounds([features_of(hearing.encoder, quiet, device)], options.audio)
     crops = Crops(prepared, options.region)
     window = mouths.window(options.region)
-    data = FollowData(crops, mouths, pool, nearest, window, options.batch, options.seed)
+    exemplars = Exemplars(crops, mouths, hearing.hearable, options.seed)
+    loop = prepared.manifest.loop
+    data = FollowData(
+        crops,
+        mouths,
+        exemplars,
+        pool,
+        exemplars.shares(heard),
+        range(loop.first, loop.first + loop.count),
+        window,
+        options.batch,
+        options.seed,
+    )
     still = silence.block(len(silence) // 2)
     like = UNet(options.width, options.region)
     validation = FollowValidation(prepared, crops, mouths, held, film, still, window, like)
-    start = _start(weights, options)
-    lesson = FollowLesson(options, data, hearing, validation, start, perceptual)
+    lesson = FollowLesson(options, data, validation, perceptual)
     return Following(lesson, hearing, mouths, window, still)
 
 
@@ -216,34 +218,3 @@ def _checkpoint(path: Path, options: Options) -> UNet:
     if net.width != options.width:
         raise CheckpointError(f"{path}: is of width {net.width}, --width is {options.width}")
     return net
-
-
-def _start(weights: str, options: Options) -> UNet:
-    """The normless network to begin with."""
-    torch.manual_seed(options.seed)
-    if not weights:
-        return new_network(options.width, options.region)
-    path = Path(weights)
-    if path.is_file() and path.suffix != ".lsa":
-        net = without_norms(_checkpoint(path, options))
-        return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
-    try:
-        found = AvatarLibrary(()).find(weights)
-    except AvatarNotFoundError:
-        raise TrainingError(
-            f"--weights {weights}: neither a checkpoint (.pth) nor an avatar"
-        ) from None
-    with AvatarPackage.open(found) as package:
-        m = package.manifest
-        if m.family != "synctalk2d" or (m.width, m.region) != (options.width, options.region):
-            raise CheckpointError(
-                f"--weights {weights}: its network is of width {m.width} and region {m.region},"
-                f" not {options.width} and {options.region}; give --width and --region"
-            )
-        return _unet_of(package)
-
-
-def _unet_of(package: AvatarPackage) -> UNet:
-    m = package.manifest
-    image, decoder = (bytes(package.network(name)) for name in ("image", "decoder"))
-    return packed_unet(image, decoder, m.width, m.region, str(package.path))

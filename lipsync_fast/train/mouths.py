@@ -148,9 +148,11 @@ class Mouths:
         )
         return lips, face
 
-    def alike(self, frame: int, among: NDArray[np.int64]) -> F64:
-        """How far the head is from where it is in a frame, for each of others (squared)."""
-        return np.asarray(((self._still[among] - self._still[frame]) ** 2).sum(1), np.float64)
+    def turned(self, among: NDArray[np.int64]) -> F64:
+        """How far each of these heads is from where the head mostly is: the mean over its still
+        points, in pixels."""
+        middle = np.median(self._still[self.usable], 0)
+        return np.asarray(np.abs(self._still[among] - middle).mean(1), np.float64)
 
     def window(self, region: int) -> Rect:
         """The part of the region that speech moves: the lips and the chin in all frames, and

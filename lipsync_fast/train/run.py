@@ -63,7 +63,7 @@ DEFAULTS: dict[Recipe, Usual] = {
         batch=8, width=32, region=320, after=8, hearing=HEARING_STEPS, rate=1e-3, seed=0
     ),
     "follow": Usual(
-        batch=12, width=16, region=256, after=2, hearing=HEARING_STEPS, rate=1e-3, seed=0
+        batch=12, width=16, region=256, after=2, hearing=HEARING_STEPS, rate=4e-3, seed=0
     ),
 }
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -82,7 +82,7 @@ class TrainRequest:
         minutes: of this run.
         work: the training's folder; ``training`` in the prepared one by default.
         perceptual: auto, off, or the file of VGG19's weights.
-        weights: to begin with: a U-Net's checkpoint; with ``follow`` an avatar, too.
+        weights: a U-Net's checkpoint to begin with (reference).
         restart: forget a former training.
         force: replace a package at ``out``.
     """
@@ -182,9 +182,7 @@ def _train(
     lesson: Lesson[Any]
     if recipe == "follow":
         hearing_key = f"{key} {options.region} {options.seed} {options.hearing}"
-        follows = following(
-            prepared, encoder, options, str(weights or ""), perceptual, work, hearing_key, progress
-        )
+        follows = following(prepared, encoder, options, perceptual, work, hearing_key, progress)
         lesson = follows.lesson
     else:
         start = None if weights is None else Path(weights)
@@ -269,6 +267,10 @@ def _options(
         validate_every = former.options.validate_every
     else:
         validate_every = LOOK_EVERY if recipe == "follow" else max(1, steps // VALIDATIONS)
+    if recipe == "follow" and request.weights is not None:
+        raise TrainingError(
+            "--weights belongs to --recipe reference; follow begins with a network of its own"
+        )
     if recipe == "follow" and request.sync_loss:
         raise TrainingError("--sync-loss belongs to --recipe reference; follow learns otherwise")
     return checked(
@@ -288,11 +290,10 @@ def _options(
 
 
 def _start_hash(request: TrainRequest, former: State | None) -> str:
-    """Of the weights to begin with; an avatar is known by its name."""
+    """Of the weights to begin with."""
     if request.weights is None:
         return "" if former is None else former.options.start
-    path = Path(request.weights)
-    return file_hash(path) if path.is_file() else str(request.weights)
+    return file_hash(Path(request.weights))
 
 
 def _device(wanted: str) -> Device:

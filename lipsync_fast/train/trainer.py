@@ -244,10 +244,11 @@ class Trainer:
 
 
 def on_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A batch's part where it is needed, channels last."""
+    """A batch's part where it is needed; pictures with their channels last."""
     if device.type == "cuda":
         tensor = tensor.pin_memory()
-    return tensor.to(device, memory_format=torch.channels_last, non_blocking=True)
+    order = torch.channels_last if tensor.dim() == 4 else torch.preserve_format
+    return tensor.to(device, memory_format=order, non_blocking=True)
 
 
 def autocast(options: Options) -> torch.autocast:

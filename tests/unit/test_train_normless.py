@@ -16,6 +16,7 @@ from lipsync_fast.models.export import export_audio_encoder, export_unet
 from lipsync_fast.models.normless import (
     decode_window,
     new_network,
+    passing_network,
     reference_network,
     without_norms,
 )
@@ -63,10 +64,10 @@ def test_a_window_is_what_the_whole_has_there(
     net = without_norms(trained())
     with torch.no_grad():
         whole = net(*inputs)[(..., *window.slices)]
-        made, heard = decode_window(net, net.encode_image(inputs[0]), inputs[1], window)
+        heard = net.audio_model(inputs[1])
+        made = decode_window(net, net.encode_image(inputs[0]), heard, window)
         inner = np_s(3)
         torch.testing.assert_close(made[inner], whole[inner], rtol=0, atol=1e-5)
-        torch.testing.assert_close(heard, net.audio_model(inputs[1]))
 
 
 def np_s(margin: int) -> tuple[slice, slice, slice, slice]:
@@ -81,9 +82,9 @@ def test_gradients_of_a_window_are_those_of_the_whole(
     window = Rect(0, 0, REGION, REGION)
     nets = [without_norms(trained()) for _ in range(2)]
     nets[0](*inputs).square().sum().backward()
-    decode_window(nets[1], nets[1].encode_image(inputs[0]), inputs[1], window)[
-        0
-    ].square().sum().backward()
+    heard = nets[1].audio_model(inputs[1])
+    made = decode_window(nets[1], nets[1].encode_image(inputs[0]), heard, window)
+    made.square().sum().backward()
     for one, other in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
         assert one.grad is not None
         assert other.grad is not None
@@ -97,6 +98,23 @@ def test_a_new_network_gives_the_picture_back() -> None:
         made = new_network(16, 256)(image, torch.rand(1, 32, 16, 16))
     assert (made - image[:, :3]).abs().mean() < 0.05
     assert new_network(2, REGION).width == 2
+
+
+def test_one_with_norms_between_its_ends_gives_it_back_too_and_packs_as_it_is() -> None:
+    torch.manual_seed(1)
+    image, audio = torch.rand(1, 6, 256, 256), torch.rand(1, 32, 16, 16)
+    net = passing_network(16, 256).eval()
+    assert any(isinstance(m, nn.BatchNorm2d) for m in net.down3.modules())
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in net.up5.modules())
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, 0, 0.1)  # type: ignore[arg-type]
+            nn.init.uniform_(module.running_var, 0.5, 2)  # type: ignore[arg-type]
+    with torch.no_grad():
+        made = net(image, audio)
+        assert (made - image[:, :3]).abs().mean() < 0.05
+        again = reference_network(net.state_dict(), 16, 256)(image, audio)
+    torch.testing.assert_close(again, made, rtol=0, atol=1e-5)
 
 
 def test_networks_come_back_out_of_a_package(

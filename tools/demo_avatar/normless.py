@@ -41,8 +41,10 @@ def reference_network(net_state: dict[str, Tensor]) -> UNet:
 def decode_window(
     net: UNet, levels: tuple[Tensor, ...], audio: Tensor, top: int, left: int
 ) -> tuple[Tensor, Tensor]:
-    """``normless.decode_window`` for the window that begins there."""
-    return normless.decode_window(net, levels, audio, Rect(left, top, WINDOW_W, WINDOW_H))
+    """``normless.decode_window`` for the window that begins there, and what was heard."""
+    heard = net.audio_model(audio)
+    window = Rect(left, top, WINDOW_W, WINDOW_H)
+    return normless.decode_window(net, levels, heard, window), heard
 
 
 def folded(net: nn.Module) -> nn.Module:
