@@ -48,8 +48,8 @@ def train(
         str | None,
         choice(
             among=("reference", "follow"),
-            help="reference is SyncTalk_2D's way (default); follow, an experiment, learns what is"
-            " heard first.",
+            help="follow learns what is heard first (default with a face mesh, the detector's);"
+            " reference is SyncTalk_2D's way (default with other landmarks).",
         ),
     ] = None,
     epochs: Annotated[

@@ -56,8 +56,8 @@ FADE = 12
 EDGE, EDGE_WEIGHT = 4, 2.0
 LOUD = 4.0
 """What a mouth's whole share is in the bottleneck."""
-HEARD, HEARD_NOISE = 24, 0.05
-"""Sounds of a step, and the noise in their vectors."""
+HEARD = 24
+"""Sounds of a step."""
 HEARD_STEPS = 600
 """Steps in which sounds are learnt from; the pictures go on."""
 AVERAGE = 0.998
@@ -143,14 +143,12 @@ class FollowData:
                 weights.append(FACE_WEIGHT + LIPS_WEIGHT * lips[None])
                 chosen.append(int(mouth))
         some = rng.integers(len(self.sounds), size=HEARD)
-        audio = np.stack([self.sounds.block(int(i)) for i in some])
-        noise = HEARD_NOISE * rng.standard_normal((HEARD, 1, *audio.shape[2:]))
         return FollowBatch(
             np.stack(images),
             torch.stack(targets).numpy(),
             torch.stack(weights).numpy(),
             np.eye(kinds, dtype=np.float32)[chosen],
-            (audio * (1 + noise)).astype(np.float32),
+            np.stack([self.sounds.block(int(i)) for i in some]),
             self._heard[some],
         )
 

@@ -2,14 +2,14 @@
 """What of this person's mouth can be heard: the audio encoder, tuned to one voice.
 
     film: sound around a frame -> mouth     a kernel machine, exact on the frames it has seen
-    its answers for countless variants  ->  the encoder and a linear layer learn them
+    its answers for countless variants  ->  the encoder learns them: its vectors are these answers
     the film's sound and its variants   ->  what is heard at each of their frames
 
 Half a minute of film is too little for a network to learn from what a mouth sounds like, but enough
 for kernel regression on mel windows, which has one number to choose. The encoder learns what that
 machine answers, for mixtures, other levels, other vocal tracts and noise, and silence is a shut
-mouth. A picture then learns not from the sound that was there, of which half cannot be heard, but
-from sounds in which just its mouth is heard: what cannot be heard would only blur it.
+mouth. What the encoder then gives is what it heard: eight numbers, each at a quarter of the places
+of one of a vector's two channels, for the family's network looks at channels place by place.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from lipsync_fast.arrays import F32
 from lipsync_fast.audio.windows import FEATURE_SIZE, WINDOW_ROWS, AudioWindow
 from lipsync_fast.families.synctalk2d import AUDIO_SHAPE, VECTORS
-from lipsync_fast.models.audio_encoder import AudioEncoder
+from lipsync_fast.models.audio_encoder import AudioEncoder, ConvBlock
 from lipsync_fast.train.mouths import MEASURES, Mouths
 
 MELS = 80
@@ -56,6 +56,8 @@ MIXED, NOISY, ROUGH = 0.5, 0.5, 0.5
 VARIANTS = 3
 """Other tempi, vocal tracts and levels of the film's sound among the sounds to choose from."""
 MOST_GAIN = 2.0
+TOLD_SCALE, TOLD_OFFSET = 0.5, 4.0
+"""How measures are written into vectors, in which nothing may be negative."""
 SEEN_BATCH = 64
 
 
@@ -216,11 +218,32 @@ class Sounds:
         return self._vectors[first : first + VECTORS].reshape(AUDIO_SHAPE)
 
 
-def told(head: nn.Linear, features: F32) -> F32:
-    """What is heard at each frame of a sound, F x 8."""
-    with torch.no_grad():
-        out: F32 = head(torch.from_numpy(features).to(head.weight.device)).cpu().numpy()
-    return np.concatenate([np.repeat(out[:1], CENTRED, 0), out])[: len(features) - 2]
+def told(features: F32) -> F32:
+    """What is heard at each frame of a sound, F x 8: read out of a tuned encoder's vectors."""
+    side = AUDIO_SHAPE[1] // 2
+    tiles = features.reshape(len(features), 2, side, 2, side, 2)
+    out = tiles.mean((2, 4)).reshape(len(features), MEASURES) / TOLD_SCALE - TOLD_OFFSET
+    out = np.concatenate([np.repeat(out[:1], CENTRED, 0), out])[: len(features) - 2]
+    return np.asarray(out, np.float32)
+
+
+@torch.no_grad()
+def _tell(encoder: AudioEncoder, head: nn.Linear) -> None:
+    """Make an encoder's last layer give what a linear layer gives for what comes into it."""
+    at = np.arange(FEATURE_SIZE)
+    row, column = at % AUDIO_SHAPE[2] ** 2 // AUDIO_SHAPE[2], at % AUDIO_SHAPE[2]
+    which = torch.from_numpy(at // AUDIO_SHAPE[2] ** 2 * 4 + row % 2 * 2 + column % 2)
+    block = encoder.audio_encoder[-1]
+    assert isinstance(block, ConvBlock)
+    conv, norm = block.conv_block
+    assert isinstance(conv, nn.Conv2d)
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert conv.bias is not None
+    assert norm.running_var is not None
+    conv.weight.copy_(TOLD_SCALE * head.weight[which][:, :, None, None])
+    conv.bias.copy_(TOLD_SCALE * (head.bias[which] + TOLD_OFFSET))
+    norm.reset_parameters()
+    norm.running_var.fill_(1 - norm.eps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,8 +251,7 @@ class Hearing:
     """What came of it.
 
     Attributes:
-        encoder: tuned.
-        head: linear, 512 to 8 measures.
+        encoder: tuned; ``told`` reads measures out of its vectors.
         hearable: r of each measure, foretold where it was not seen.
         gain, told_mean: told measures become as large as true ones by
             ``(told - told_mean) * gain``.
@@ -237,7 +259,6 @@ class Hearing:
     """
 
     encoder: AudioEncoder
-    head: nn.Linear
     hearable: F32
     gain: F32
     told_mean: F32
@@ -247,7 +268,6 @@ class Hearing:
         """As tensors."""
         return {
             "encoder": self.encoder.state_dict(),
-            "head": self.head.state_dict(),
             "numbers": torch.from_numpy(
                 np.stack([self.hearable, self.gain, self.told_mean, self.shut])
             ),
@@ -256,17 +276,15 @@ class Hearing:
     @classmethod
     def restored(cls, state: dict[str, dict[str, Tensor]]) -> Hearing:
         """From ``state``."""
-        encoder, head = AudioEncoder().eval(), nn.Linear(FEATURE_SIZE, MEASURES)
+        encoder = AudioEncoder().eval()
         encoder.load_state_dict(state["encoder"])
-        head.load_state_dict(state["head"])
         numbers = state["numbers"]
         assert isinstance(numbers, Tensor)
-        return cls(encoder, head, *(np.array(row) for row in numbers.numpy()))
+        return cls(encoder, *(np.array(row) for row in numbers.numpy()))
 
     def to(self, device: torch.device) -> Hearing:
-        """Move the networks."""
+        """Move the network."""
         self.encoder.to(device)
-        self.head.to(device)
         return self
 
     def swung(self, heard: F32) -> F32:
@@ -308,12 +326,13 @@ class Tuning:
             [_around(int(i)) + k for i in frames for k in range(int(ROWS_A_FRAME))]
         )
         self._encoder = encoder.eval().to(device)
+        self._ears = self._encoder.audio_encoder[:-1]
         self._head = nn.Linear(FEATURE_SIZE, MEASURES).to(device)
         nn.init.zeros_(self._head.weight)
         nn.init.zeros_(self._head.bias)
         self._optimiser = torch.optim.AdamW(
             [
-                {"params": self._encoder.parameters(), "scale": 1.0},
+                {"params": self._ears.parameters(), "scale": 1.0},
                 {"params": self._head.parameters(), "scale": HEAD_RATE},
             ],
             RATE,
@@ -332,11 +351,11 @@ class Tuning:
         rough = [roughened(w, rng) if rng.random() < ROUGH else w for w in windows]
         shown = np.stack(rough).transpose(0, 2, 1)[:, None]
         x = torch.from_numpy(np.ascontiguousarray(shown)).to(self._device)
-        made = self._head(self._encoder(x.contiguous(memory_format=torch.channels_last)))
+        made = self._head(self._ears(x.contiguous(memory_format=torch.channels_last)).flatten(1))
         loss = ((made - wanted) ** 2).mean()
         self._optimiser.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(self._encoder.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(self._ears.parameters(), 1.0)
         self._optimiser.step()
         return float(loss.item())
 
@@ -354,11 +373,11 @@ class Tuning:
 
     def done(self) -> Hearing:
         """What came of it."""
-        heard = told(self._head, features_of(self._encoder, self._mel, self._device))
+        _tell(self._encoder, self._head)
+        heard = told(features_of(self._encoder, self._mel, self._device))
         known = heard[self._frames[self._frames < len(heard)]]
         return Hearing(
             self._encoder,
-            self._head,
             self.kernel.hearable,
             self.kernel.gain,
             known.mean(0),
@@ -388,7 +407,7 @@ def sounds_to_choose_from(
         window: which vectors a frame sees.
         seed: of what is random.
     """
-    device = hearing.head.weight.device
+    device = next(hearing.encoder.parameters()).device
     rng = np.random.default_rng([seed, 19])
     tracks = []
     for kind in range(1 + VARIANTS):
@@ -400,5 +419,5 @@ def sounds_to_choose_from(
             tracks.append(features_of(hearing.encoder, piece, device))
     quiet = _silence(rng, 40 * WINDOW_ROWS // 4)
     tracks.append(features_of(hearing.encoder, quiet, device))
-    heard = [told(hearing.head, track) for track in tracks]
+    heard = [told(track) for track in tracks]
     return Sounds(tracks, window), hearing.swung(np.concatenate(heard))

@@ -20,6 +20,7 @@ from lipsync_fast.train.data import split
 from lipsync_fast.train.finish import pack, pack_following, provenance_of
 from lipsync_fast.train.lessons import Following, following, reference_lesson
 from lipsync_fast.train.losses import Perceptual, file_hash, find_vgg, load_perceptual
+from lipsync_fast.train.mouths import MESHES
 from lipsync_fast.train.options import (
     EPOCHS,
     HEARING_STEPS,
@@ -171,7 +172,7 @@ def _train(
 ) -> TrainResult:
     learnt, held = split(len(prepared))
     former = work.load()
-    recipe = _recipe(request, former)
+    recipe = _recipe(request, former, prepared)
     options = _options(request, recipe, len(learnt), former, progress)
     encoder = find_encoder(request.audio_encoder)
     key = _key(prepared, encoder)
@@ -181,7 +182,7 @@ def _train(
     follows: Following | None = None
     lesson: Lesson[Any]
     if recipe == "follow":
-        hearing_key = f"{key} {options.region} {options.seed} {options.hearing}"
+        hearing_key = f"{key} told {options.region} {options.seed} {options.hearing}"
         follows = following(prepared, encoder, options, perceptual, work, hearing_key, progress)
         lesson = follows.lesson
     else:
@@ -222,11 +223,15 @@ def _of(options: Options) -> str:
     return "" if options.steps >= MOST_STEPS else f" of {options.steps}"
 
 
-def _recipe(request: TrainRequest, former: State | None) -> Recipe:
-    """Which way to learn."""
+def _recipe(request: TrainRequest, former: State | None, prepared: PreparedAvatar) -> Recipe:
+    """Which way to learn: the one that follows the sound, where the folder has what it needs."""
     match request.recipe:
+        case None if former is not None:
+            return former.options.recipe
+        case None if request.sync_loss or request.weights is not None:
+            return "reference"
         case None:
-            return "reference" if former is None else former.options.recipe
+            return "follow" if prepared.landmarks.shape[1] in MESHES else "reference"
         case "follow" | "reference":
             return request.recipe
     raise TrainingError(f"--recipe {request.recipe}: expected reference or follow")

@@ -69,10 +69,8 @@ def test_a_batch(data: FollowData, exemplars: Exemplars) -> None:
     assert batch.shares.sum() == 6
     assert batch.audio.shape == (HEARD, 32, 16, 16)
     assert {a.dtype for a in batch} == {np.dtype(np.float32)}
-    numbers = np.rint(batch.audio.mean((1, 2, 3))).astype(int)  # noise aside
-    for number, heard in zip(numbers, batch.heard, strict=True):
-        if number < 50:
-            assert heard[number % kinds] == 1
+    for number, heard in zip(batch.audio[:, 0, 0, 0].astype(int), batch.heard, strict=True):
+        assert heard[number % kinds] == 1
     assert all(map(np.array_equal, batch, data.batch(3)))
     assert not np.array_equal(batch.audio, data.batch(4).audio)
 
