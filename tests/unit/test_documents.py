@@ -75,6 +75,9 @@ def check_command(words: list[str]) -> None:
         check_request(words[1:])
     elif name == "python3":
         assert words[1:3] == ["-m", "venv"], words
+    elif name == "python":
+        assert words[1:4] == ["-m", "grpc_tools.protoc", "-I"], words
+        assert (ROOT / words[4] / words[-1]).is_file(), words
     elif name == "ffplay":
         assert words[1:] == ["-f", "mjpeg", "-"], words
     else:
