@@ -20,7 +20,7 @@ from lipsync_fast.engine.backends.base import Backend, Coded
 from lipsync_fast.engine.job_queue import QueuedJob
 from lipsync_fast.engine.picture_jobs import Made, SpokenPicture, variant_of
 from lipsync_fast.engine.splice import FrameEncoder, Place
-from lipsync_fast.errors import StoreDamagedError, StoreError
+from lipsync_fast.errors import AvatarError, StoreDamagedError, StoreError
 from lipsync_fast.geometry import Rect
 from lipsync_fast.ipc.messages import Content, Job, Look
 from lipsync_fast.utterances.keys import content_of, maker_of, scope_of, sound_of
@@ -86,8 +86,18 @@ class FrameCache:
     ) -> Future[Made] | None:
         """A frame that is kept, as its picture; None where it is to be made.
 
-        Where the picture around it was not encoded before, that is done in a thread.
+        Where the picture around it was not encoded before, that is done in a thread. An avatar that
+        cannot be read has none: whoever makes the frame says why.
         """
+        try:
+            return self._found_frame(avatar, job, spoken)
+        except AvatarError:
+            self._missed += 1
+            return None
+
+    def _found_frame(
+        self, avatar: RegisteredAvatar, job: Job, spoken: SpokenPicture
+    ) -> Future[Made] | None:
         kept = self._kept(avatar, job, spoken)
         if kept is None:
             self._missed += 1
@@ -139,12 +149,15 @@ class FrameCache:
         return self._reader.store()
 
     def keep(self, entry: QueuedJob, spoken: SpokenPicture, jpeg: bytes) -> None:
-        """Keep a frame that was made, with its whole picture's JPEG."""
+        """Keep a frame that was made, with its whole picture's JPEG, if its avatar can be read."""
         avatar, job = entry.avatar, entry.job
         package, picture, share = avatar.package, job.avatar_frame, spoken.speech.share
         place = None
         if job.look.content == Content.FRAME:
-            place = self._encoder.place(package, picture, variant_of(job.look, package))
+            try:
+                place = self._encoder.place(package, picture, variant_of(job.look, package))
+            except AvatarError:
+                return
 
         def row() -> Row:
             sound = self._scopes.sound(avatar, job.look, spoken)

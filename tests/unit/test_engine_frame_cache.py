@@ -18,10 +18,11 @@ from lipsync_fast.avatars.library import AvatarLibrary
 from lipsync_fast.avatars.manifest import Manifest
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.config import Utterances
-from lipsync_fast.engine.frame_cache import open_frame_cache
+from lipsync_fast.engine.frame_cache import Scopes, open_frame_cache
 from lipsync_fast.engine.prerender import Prerendering, wanted
 from lipsync_fast.engine.scheduler import Scheduler
 from lipsync_fast.engine.splice import FrameEncoder
+from lipsync_fast.errors import AvatarError
 from lipsync_fast.ipc.messages import Content, Job, Look, Status, StoreMode
 from lipsync_fast.utterances.store import Store
 
@@ -85,6 +86,23 @@ def answers(front: Front, jobs: list[tuple[Job, F32]]) -> dict[int, tuple[bytes,
     found = front.run(len(jobs))
     assert all(a.status == Status.MADE for a, _ in found), [a.reason for a, _ in found]
     return {a.number: (jpeg, a.kept, a.box) for a, jpeg in found}
+
+
+def test_an_avatar_that_cannot_be_read_ends_no_engine(
+    engine: Scheduler, front: Front, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files may be cut short while it is in use: its jobs fail one by one, others go on."""
+    answers(front, asked(manifest, KEEP, Look()))
+    until_kept(engine, 1)
+
+    def cut_short(*_: object) -> bytes:
+        raise AvatarError("tiny: has become shorter while it was in use")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Scopes, "sound", cut_short)
+        answers(front, asked(manifest, LOOK_UP, Look()))
+        answers(front, asked(manifest, KEEP, Look()))
+    assert any(kept for _, kept, _ in answers(front, asked(manifest, LOOK_UP, Look())).values())
 
 
 def until_kept(engine: Scheduler, count: int) -> None:
