@@ -249,13 +249,14 @@ def test_one_that_was_not_made_holds_up_nothing(status: Status) -> None:
     assert rig.skipped == 1
 
 
-def test_one_that_never_comes_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    rig = Rig()
+@pytest.mark.parametrize("paced", [True, False])
+def test_one_that_never_comes_is_given_up(monkeypatch: pytest.MonkeyPatch, paced: bool) -> None:
+    rig = Rig(paced=paced)
     monkeypatch.setattr(module.time, "monotonic_ns", lambda: rig.now_ns)
     rig.picture()
     rig.outbox.post(Item("behind it"))
     due = rig.alarm.due_ns
-    assert due == rig.now_ns + module.GIVE_UP_NS
+    assert due == rig.now_ns + (module.GIVE_UP_NS if paced else module.GIVE_UP_BURST_NS)
     rig.now_ns, rig.alarm.due_ns = due, None
     lost = rig.asked[0]
     rig.alarm.ring()
