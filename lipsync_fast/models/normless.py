@@ -19,8 +19,10 @@ from lipsync_fast.models.unet import DoubleConv, InvertedResidual, UNet
 
 NORM_EPSILON = 1e-5
 """What a batch norm adds to the variance."""
-_LOGIT = 4.4
-"""_LOGIT (y - 0.5) is close to the logit of y."""
+_LOGIT, _BENDS = 4.194, ((0.75, 0.754), (0.93, 5.629))
+"""The logit of y, of 0..1, is close to _LOGIT times y - 0.5 plus, for each bend (at, rise), rise
+times relu(y - at) - relu(1 - at - y): what comes out of the sigmoid is off by 0.004 in the mean, by
+0.015 at most (fitted by least squares there); without bends by 0.024 and 0.078."""
 _MARGIN = 5
 """Rows around the window that its convolutions see in the stage before."""
 _LITTLE = 0.2
@@ -95,19 +97,13 @@ def _pass_picture_through(net: UNet) -> UNet:
     """Make an untrained network give back the unmasked picture, so that it only learns changes.
 
     The first block's channels 0..2 carry the picture (nothing in it is negative, so ReLU keeps
-    it), the last stage takes them from the skip, and the output is close to its logit. Networks
-    too narrow to have three channels to spare stay as they are.
+    it), the last stage takes them from the skip and bends them, and the output is close to its
+    logit. Networks too narrow to have the channels to spare stay as they are.
     """
     if net.width < 8:
         return net
-    for block, first in ((net.inc.inconv[0], 0), (_double(net.up5.conv, 0), net.width)):
-        expand, depthwise, project = (_conv(block, k) for k, _ in _PAIRS)
-        for conv in (expand, depthwise, project):
-            conv.weight[:3] = 0
-        for k in range(3):
-            expand.weight[k, first + k] = 1
-            depthwise.weight[k, 0, 1, 1] = 1
-            project.weight[k, k] = 1
+    _carry(net.inc.inconv[0], 0, ())
+    _carry(_double(net.up5.conv, 0), net.width, _BENDS)
     _conv(_double(net.up5.conv, 1), 6).weight[:3] = 0
     net.outc.conv.weight *= 0.3
     net.outc.conv.weight[:, :3] = 0
@@ -116,6 +112,27 @@ def _pass_picture_through(net: UNet) -> UNet:
     assert net.outc.conv.bias is not None
     net.outc.conv.bias.fill_(-_LOGIT / 2)
     return net
+
+
+def _carry(block: nn.Module, first: int, bends: tuple[tuple[float, float], ...]) -> None:
+    """Have a block's channels 0..2 be three of its inputs, bent."""
+    expand, depthwise, project = (_conv(block, k) for k, _ in _PAIRS)
+    assert expand.bias is not None
+    used = 3 * (1 + 2 * len(bends))
+    expand.weight[:used] = 0
+    depthwise.weight[:used] = 0
+    depthwise.weight[:used, 0, 1, 1] = 1
+    project.weight[:3] = 0
+    for k in range(3):
+        expand.weight[k, first + k] = 1
+        project.weight[k, k] = 1
+        hidden = 3 + 2 * len(bends) * k
+        for at, rise in bends:
+            for sign in (1, -1):
+                expand.weight[hidden, first + k] = sign
+                expand.bias[hidden] = -at if sign > 0 else 1 - at
+                project.weight[k, hidden] = sign * rise
+                hidden += 1
 
 
 def _double(block: DoubleConv, number: int) -> nn.Module:
