@@ -141,7 +141,7 @@ class GatewayLoad(msgspec.Struct, kw_only=True):
     Attributes:
         calls: being answered now, by protocol.
         begun: calls ever, by protocol and name, such as "grpc/StreamInference".
-        failed: calls that ended otherwise than well, by protocol and status.
+        failed: calls that ended otherwise than well, by protocol.
         refused: requests that were answered by words instead of a picture, by protocol.
         pictures, bytes: sent, by protocol.
         links: connections to fronts, now.

@@ -21,6 +21,8 @@ from lipsync_fast.ipc.status import (
     EngineStatus,
     FrontLoad,
     FrontStatus,
+    GatewayLoad,
+    GatewayStatus,
     ServerStatus,
 )
 
@@ -42,6 +44,10 @@ FRONT = FrontLoad(
     latency_counts={"0.07": 20, "+Inf": 21}, latency_sum_ms=22.0,
     queued_s=15.0, redispatched=16, rest_stride=1, avatars={"a": 17}, catalogue=18,
     speech_stride=1, left_out=20, utterances=dict.fromkeys(COUNTED["fronts.load.utterances"], 19),
+)  # fmt: skip
+GATEWAY = GatewayLoad(
+    calls={"grpc": 1}, begun={"grpc/GetStats": 2}, failed={"grpc": 3},
+    refused={"grpc": 4}, pictures={"grpc": 5}, bytes={"grpc": 6 * 10**6}, links=7,
 )  # fmt: skip
 STATUS = ServerStatus(
     version="1.2", pid=1, state="serving", uptime_s=2.0, host="here", ports=[3], http_port=4,
@@ -65,6 +71,12 @@ STATUS = ServerStatus(
             cached_bytes=5 * 10**6, shared_bytes=6 * 10**6,
         )
     ],
+    gateways=[
+        GatewayStatus(
+            name="gateway-1", pid=3, state="ready", uptime_s=4.0, restarts=5,
+            ports={"grpc": [6]}, load=GATEWAY, reason="signal 9",
+        )
+    ],
 )  # fmt: skip
 
 NOT_METRICS = {
@@ -83,6 +95,8 @@ NOT_METRICS = {
        for name in COUNTED["fronts.load.latency_ms"]},
     "fronts.load.avatars": "avatar_uses says it",
     "fronts.load.catalogue": "for the supervisor alone",
+    "gateways.pid": "names a process", "gateways.ports": "where it listens",
+    "gateways.uptime_s": "a name is never used again", "gateways.reason": "words",
 }  # fmt: skip
 """Figures that /metrics leaves out, and why; /stats has all."""
 
