@@ -190,6 +190,18 @@ class PortInUseError(ServerError):
     """Somebody else listens on a port that the server is to have."""
 
 
+class FrontError(LipsyncError):
+    """A front has not answered a gateway.
+
+    Attributes:
+        status: of HTTP, where it has refused the connection; else 0.
+    """
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 class NotCheckedError(LipsyncError):
     """A check of ``lipsync-fast doctor`` cannot be made here; the message says why."""
 

@@ -19,7 +19,7 @@ from typing import Any
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
-from lipsync_fast.errors import LipsyncError
+from lipsync_fast.errors import FrontError
 
 OPEN_S = 10.0
 """How long a connection may take to open; a front that has died is there again long before."""
@@ -31,18 +31,6 @@ MOST_BYTES = 64 << 20
 UNASKED = '{"type":"stats"'
 """How what a front says unasked begins."""
 Reply = str | bytes
-
-
-class FrontError(LipsyncError):
-    """A front has not answered.
-
-    Attributes:
-        status: of HTTP, where it has refused the connection; else 0.
-    """
-
-    def __init__(self, message: str, status: int = 0) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 @dataclass(frozen=True)

@@ -88,9 +88,9 @@ class AvatarDirectory:
         """
         name = self._usable(name)
         version = self.catalogue.current(name)
-        if version is not None:
-            return self.catalogue.open(version)
         try:
+            if version is not None:
+                return self.catalogue.open(version)
             return self.catalogue.peek(self._library.find(name, here=name == self.default))
         except AvatarNotFoundError:  # its message names folders, which are not a client's business
             raise AvatarNotFoundError(f"there is no avatar {name[:64]!r}") from None

@@ -20,6 +20,7 @@ from lipsync_fast.errors import AvatarError, AvatarNotFoundError, LipsyncError
 from lipsync_fast.frontend.access.admission import RETRY_S, retry_after
 from lipsync_fast.frontend.access.clients import Refusal, client_address
 from lipsync_fast.frontend.access.socket import Socket
+from lipsync_fast.frontend.avatars.directory import without_folders
 from lipsync_fast.frontend.http.answers import Problem, as_json, problem
 from lipsync_fast.frontend.http.avatars import all_facts, change_avatar, facts_of
 from lipsync_fast.frontend.http.connection import CLOSE_S
@@ -131,7 +132,7 @@ class Routes:
             package = self._services.avatars.peek(request.path_params["name"])
             data = package.member("thumbnail.jpg")
         except AvatarError as error:
-            return problem(404, error)
+            return problem(404, AvatarError(without_folders(str(error))))
         return answer(request, Content(bytes(data), "image/jpeg", etag_of(data)))
 
     async def video(self, request: Request) -> Response:

@@ -12,8 +12,8 @@ from urllib.parse import unquote
 import grpc
 
 from lipsync_fast import canonical
-from lipsync_fast.errors import LipsyncError
-from lipsync_fast.gateway.fronts import Client, FrontError
+from lipsync_fast.errors import FrontError, LipsyncError
+from lipsync_fast.gateway.fronts import Client
 
 Context = Any
 """A call, as grpc.aio hands it on."""
@@ -27,7 +27,7 @@ STATUSES = {
 """Of those whom a front lets in not at all: no answer in a message would be one to them."""
 
 
-class StalledError(Exception):
+class Stalled(Exception):  # noqa: N818 (ends a call, reports no mistake)
     """The client has not read for too long."""
 
 

@@ -15,9 +15,9 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from lipsync_fast.errors import LipsyncError
+from lipsync_fast.errors import FrontError, LipsyncError
 from lipsync_fast.gateway.adapters import Counts
-from lipsync_fast.gateway.fronts import FrontError, Fronts
+from lipsync_fast.gateway.fronts import Fronts
 from lipsync_fast.gateway.questions import Question, encode
 from lipsync_fast.gateway.rpc.calls import Shares
 from lipsync_fast.gateway.rpc.messages import SERVICE

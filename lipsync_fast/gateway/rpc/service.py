@@ -16,11 +16,10 @@ from typing import Any
 
 import grpc
 
-from lipsync_fast.errors import LipsyncError
+from lipsync_fast.errors import FrontError, LipsyncError
 from lipsync_fast.gateway.adapters import Counts
 from lipsync_fast.gateway.fronts import (
     Client,
-    FrontError,
     Fronts,
     OwnLink,
     Reply,
@@ -38,7 +37,7 @@ from lipsync_fast.gateway.rpc import pictures as p
 from lipsync_fast.gateway.rpc.calls import (
     Context,
     Shares,
-    StalledError,
+    Stalled,
     client_of,
     is_refused,
     status_of,
@@ -152,7 +151,7 @@ class Service:
         """One response for each request, in order.
 
         Raises:
-            StalledError: the client does not read.
+            Stalled: the client does not read.
         """
         free = asyncio.Semaphore(AT_A_TIME)
         turns: asyncio.Queue[tuple[str, int, asyncio.Future[Reply]] | None] = asyncio.Queue()
@@ -169,7 +168,7 @@ class Service:
                         async with asyncio.timeout(STALLED_S):
                             await context.write(self._counted(response))
                     except TimeoutError:
-                        raise StalledError from None
+                        raise Stalled from None
                     free.release()
                 await reader
             finally:
@@ -362,7 +361,7 @@ class Service:
                     await method(requests, client, context)
                 except LipsyncError as error:
                     await self._end(context, status_of(error), str(error))
-                except StalledError:
+                except Stalled:
                     stalled = True
             if stalled:  # the status waits behind what is not read; all else is let go of now
                 log.info("a client does not read", peer=client.address, seconds=STALLED_S)
