@@ -104,6 +104,7 @@ def test_an_engine_that_hangs_is_killed_and_replaced() -> None:
         kill(status, "engine-1", signal.SIGSTOP)
         run.when(lambda s: s if named(s, "ready") == ["engine-2"] else None)
         assert "child=engine-1 how='killed: hung, silent for" in run.log
+        assert until(lambda: told(run, "front-1", "PeerGone"))
         assert [note["peer"] for note in told(run, "front-1", "PeerGone")] == ["engine-1"]
         assert not lives(status.engines[0].pid)
 
