@@ -105,6 +105,30 @@ ELSEWHERE = {
     "test_pre_rendered_it_is_said_by_name_without_a_network",
     "fronts.load.utterances.named": "integration/test_known_utterances.py::"
     "test_pre_rendered_it_is_said_by_name_without_a_network",
+    "engines.load.encoded": "integration/test_h264_live.py::test_a_burst_gives_every_frame",
+    "engines.load.encodes_per_s": "integration/test_h264_live.py::test_a_burst_gives_every_frame",
+    "fronts.load.encoding": "unit/test_encoding_cost.py::"
+    "test_fewer_may_speak_where_their_pictures_are_encoded",
+    **{
+        f"gateways.{figure}": "integration/test_grpc.py::test_what_a_gateway_has_done_is_told"
+        for figure in (
+            "name",
+            "state",
+            "uptime_s",
+            "load.calls",
+            "load.begun",
+            "load.failed",
+            "load.refused",
+            "load.pictures",
+            "load.bytes",
+            "load.links",
+        )
+    },
+    **{
+        f"gateways.{figure}": "integration/test_grpc.py::"
+        "test_a_gateway_that_is_killed_in_mid_stream"
+        for figure in ("pid", "ports", "restarts", "reason")
+    },
 }
 """Figures that other tests move, since no client can make a server's move, or not cheaply."""
 

@@ -208,6 +208,36 @@ def test_the_others(client: Grpc) -> None:
     assert (nobody.success, nobody.error) == (False, "Unknown model 'nobody'; loaded: demo")
 
 
+def test_what_a_gateway_has_done_is_told(server: LocalServer, client: Grpc) -> None:
+    def now() -> Any:
+        return server.status().gateways[0]
+
+    before = now()
+    assert before.name.startswith("gateway-")
+    assert (before.state, before.uptime_s > 0) == ("ready", True)
+    assert client.call("GenerateInference", m.OptimizedInferenceRequest(frame_id=3)).success
+    nobody = m.OptimizedInferenceRequest(model_name="nobody", frame_id=3)
+    assert not client.call("GenerateInference", nobody).success
+    unknown = m.GetVideoFrameRequest(model_name="nobody", frame_id=3, video_type="full_body")
+    with pytest.raises(grpc.RpcError):
+        client.call("GetVideoFrame", unknown)
+    stream = client.stub("StreamInference")(_endless(), metadata=SHOWN)
+    assert next(stream).success
+    busy = until(
+        lambda: (n := now().load).calls.get("grpc") and n.links and n, "the stream is counted"
+    )
+    assert busy.calls["grpc"] >= 1
+    assert busy.links >= 1
+    load = until(lambda: (n := now().load).failed.get("grpc") and n, "the failed call is counted")
+    stream.cancel()
+    old = before.load
+    assert load.begun["grpc/GenerateInference"] >= old.begun.get("grpc/GenerateInference", 0) + 2
+    assert load.refused["grpc"] > old.refused.get("grpc", 0)
+    assert load.failed["grpc"] > old.failed.get("grpc", 0)
+    assert load.pictures["grpc"] >= old.pictures.get("grpc", 0) + 2
+    assert load.bytes["grpc"] > old.bytes.get("grpc", 0)
+
+
 def test_the_token_is_asked_for(client: Grpc) -> None:
     for metadata in ((), (("authorization", "Bearer wrong"),)):
         with pytest.raises(grpc.RpcError) as caught:

@@ -97,6 +97,9 @@ def test_a_burst_gives_every_frame(served: LocalServer) -> None:
         assert [frame.first for frame in frames] == [True] + [False] * 24
 
     burst()
+    load = next(e.load for e in served.status().engines if e.load.encoded)
+    assert load.encoded > 0
+    assert load.encodes_per_s > 0
 
 
 def test_a_live_session_rests_speaks_and_is_interrupted(served: LocalServer) -> None:
