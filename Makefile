@@ -52,7 +52,9 @@ demo: $(VENV)/.core
 # Tests without a clock share the processors, beside the native code's; those that play in real time
 # have the machine to themselves after that.
 WORKERS ?= $(shell nproc)
-TOGETHER := $(BIN)/pytest --dist loadfile --no-loadscope-reorder
+# A test that ends its process ends the run: beside a new worker, the run may never end.
+SPREAD := --dist loadfile --no-loadscope-reorder --max-worker-restart=0
+TOGETHER := $(BIN)/pytest $(SPREAD)
 # Test files are compiled once, whatever the environment says: pytest's rewriting of their assertions
 # takes some ten seconds otherwise, in each process that runs them.
 quick test: export PYTHONDONTWRITEBYTECODE :=
@@ -89,11 +91,11 @@ $(OLDEST)/.ready: constraints-oldest.txt $(VENV)/.core
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip --disable-pip-version-check install --quiet \
 		--constraint constraints-oldest.txt $(CLIENT) "$(WHEEL)[sign,grpc]" onnx safetensors matplotlib pytest \
-		pytest-xdist hypothesis opencv-python-headless pyexiv2 $(WITH)
+		pytest-timeout pytest-xdist hypothesis opencv-python-headless pyexiv2 $(WITH)
 	@touch $@
 
 test-oldest: $(OLDEST)/.ready
-	$(OLDEST)/bin/pytest -n $(WORKERS) --dist loadfile -m "$(OLDEST_QUICK)" $(OLDEST_TESTS)
+	$(OLDEST)/bin/pytest -n $(WORKERS) $(SPREAD) -m "$(OLDEST_QUICK)" $(OLDEST_TESTS)
 
 # The client as somebody installs it who has no server: nothing but it and what it asks for.
 ALONE := build/client

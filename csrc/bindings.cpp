@@ -11,6 +11,7 @@
 #include <string>
 
 #include "image.hpp"
+#include "mapped.hpp"
 #include "mel.hpp"
 #include "ring.hpp"
 #include "up_stage.hpp"
@@ -45,6 +46,25 @@ struct Picture {
             .stride = static_cast<std::ptrdiff_t>(array.strides(0))};
   }
 };
+
+// Bytes of their own, from a file that is mapped.
+py::bytes mapped_bytes(const py::buffer& view) {
+  const auto info = view.request();
+  if (PyBuffer_IsContiguous(info.view(), 'C') == 0) fail("the view has gaps");
+  const auto size = static_cast<std::size_t>(info.size * info.itemsize);
+  auto out = py::reinterpret_steal<py::bytes>(
+      PyBytes_FromStringAndSize(nullptr, static_cast<py::ssize_t>(size)));
+  if (!out) throw py::error_already_set();
+  const int error =
+      lipsync::copy_mapped(static_cast<const std::byte*>(info.ptr), size,
+                           reinterpret_cast<std::byte*>(PyBytes_AS_STRING(out.ptr())));
+  if (error != 0) {
+    errno = error;
+    PyErr_SetFromErrno(PyExc_OSError);
+    throw py::error_already_set();
+  }
+  return out;
+}
 
 U8 new_picture(py::ssize_t height, py::ssize_t width) {
   return U8({height, width, py::ssize_t{3}});
@@ -403,6 +423,9 @@ PYBIND11_MODULE(_native, m) {
         py::arg("count"),
         "Mel rows first .. first + count - 1 of a stream, count x 80, from the part `pcm` of it "
         "that begins at sample `start`; the sound ends where `pcm` does.");
+  m.def("mapped_bytes", &mapped_bytes, py::arg("view"),
+        "A copy of a contiguous buffer in a mapped file; OSError (EFAULT) where the file has lost "
+        "some of it, instead of the end of the process.");
   m.def(
       "resize_cubic",
       [](py::array_t<std::uint8_t> source, int height, int width) {

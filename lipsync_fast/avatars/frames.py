@@ -19,6 +19,7 @@ from typing import ClassVar, Generic, Protocol, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from lipsync_fast import _native
 from lipsync_fast.avatars.manifest import FileEntry
 from lipsync_fast.avatars.storage import (
     Storage,
@@ -75,7 +76,7 @@ class MappedFrames(Closing, Generic[M]):
         check_sizes(storage, {name: entry.size for name, entry in m.files.items()})
         self._frames = self._pile("frames")
         self._segments = self._array("segments.npy", np.uint32, 2)
-        self._rects = self._array("rects.npy", np.int32, 2)
+        self._rects = self._array("rects.npy", np.int32, 2).copy()
         self._masks = self._pile("masks") if "masks.npy" in m.files else None
         if self._rects.shape[1] != 4 or self._segments.shape[1] < 2:
             raise AvatarFormatError(f"{self.path}: an index has the wrong shape")
@@ -114,7 +115,7 @@ class MappedFrames(Closing, Generic[M]):
         """
         data = self._storage.member(name)
         if not self._storage.intact():
-            raise AvatarFormatError(f"{self.path}: has become shorter while it was in use")
+            raise self._shorter()
         if data is None:
             raise AvatarFormatError(f"{self.path}: {name} is missing{self.made_by}")
         # Else verify() would vouch for what it has not read.
@@ -166,11 +167,20 @@ class MappedFrames(Closing, Generic[M]):
         if not 0 <= index < self.manifest.frame_count:
             raise IndexError(f"frame {index} of {self.manifest.frame_count}")
         if not self._storage.intact():
-            raise AvatarFormatError(f"{self.path}: has become shorter while it was in use")
+            raise self._shorter()
 
     def _of_pile(self, pile: Pile, index: int) -> memoryview:
         self._check(index)
         return pile[0][int(pile[1][index]) : int(pile[1][index + 1])]
+
+    def _copied(self, view: memoryview) -> bytes:
+        try:
+            return _native.mapped_bytes(view)
+        except OSError:
+            raise self._shorter() from None
+
+    def _shorter(self) -> AvatarFormatError:
+        return AvatarFormatError(f"{self.path}: has become shorter while it was in use")
 
     # ------------------------------------------------------------ frames
     @property
@@ -181,6 +191,14 @@ class MappedFrames(Closing, Generic[M]):
     def frame_jpeg(self, index: int) -> memoryview:
         """The pre-encoded frame, with restart markers."""
         return self._of_pile(self._frames, index)
+
+    def frame_bytes(self, index: int) -> bytes:
+        """``frame_jpeg`` as a copy, which nobody can cut short.
+
+        Raises:
+            AvatarFormatError: the file lost some of it, be it meanwhile.
+        """
+        return self._copied(self.frame_jpeg(index))
 
     def frame_segments(self, index: int) -> NDArray[np.uint32]:
         """Offsets of the restart segments in ``frame_jpeg(index)``, S + 1 numbers, checked."""
@@ -199,7 +217,7 @@ class MappedFrames(Closing, Generic[M]):
         """Rectangle-sized uint8, 1 where the original pixel stays; None if all may change."""
         if self._masks is None:
             return None
-        packed = self._of_pile(self._masks, index)
+        packed = self._copied(self._of_pile(self._masks, index))
         if len(packed) == 0:
             return None
         return unpacked_mask(packed, self.rect(index).size, f"{self.path}: mask {index}")

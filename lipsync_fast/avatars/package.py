@@ -88,7 +88,7 @@ def _no_key_twice(pairs: list[tuple[str, object]]) -> None:
 
 
 class AvatarPackage(MappedFrames[Manifest]):
-    """A package, memory-mapped; opening reads its manifest and indexes and copies nothing.
+    """A package, memory-mapped; opening reads its manifest and indexes and copies only those.
 
     Pictures are H x W x 3 uint8 RGB. A frame's index must be in [0, manifest.frame_count).
     """
@@ -134,7 +134,8 @@ class AvatarPackage(MappedFrames[Manifest]):
 
     def picture(self, index: int) -> NDArray[np.uint8]:
         """The frame's exact pixels (of its source file where kept, else of its JPEG)."""
-        return decode(self.picture_file(index), self.frame_size, f"{self.path}: frame {index}")
+        file = self._copied(self.picture_file(index))
+        return decode(file, self.frame_size, f"{self.path}: frame {index}")
 
     def picture_file(self, index: int) -> memoryview:
         """The JPEG or PNG that ``picture`` decodes."""
@@ -166,8 +167,8 @@ class AvatarPackage(MappedFrames[Manifest]):
         self._check(index)
         if self._regions is None:
             return None
-        stored: NDArray[np.uint8] = self._regions[index]
-        return stored
+        stored = self._regions[index]
+        return np.frombuffer(self._copied(stored.data), np.uint8).reshape(stored.shape)
 
     def model(self, name: str) -> memoryview:
         """The ONNX bytes of ``audio_encoder``, ``image`` or ``decoder``."""

@@ -267,7 +267,7 @@ def check_sizes(storage: Storage, sizes: Mapping[str, int]) -> None:
 def checked_offsets(
     index: memoryview, size: int, count: int, where: str, name: str
 ) -> NDArray[np.uint64]:
-    """Offsets of ``count`` byte strings that lie one behind the other in ``name``.bin.
+    """Offsets of ``count`` byte strings that lie one behind the other in ``name``.bin: a copy.
 
     Args:
         index: ``name``.npy.
@@ -279,7 +279,7 @@ def checked_offsets(
     """
     stored = read_array(index, f"{where}/{name}.npy")
     good = stored.dtype == np.uint64 and stored.shape == (count + 1,)
-    offsets = stored.view(np.uint64) if good else np.empty(0, np.uint64)
+    offsets = stored.astype(np.uint64) if good else np.empty(0, np.uint64)
     grows = bool(np.all(offsets[1:] >= offsets[:-1]))
     if not good or not grows or offsets[0] != 0 or offsets[-1] != size:
         raise AvatarFormatError(f"{where}: the offsets of {name}.bin do not fit it")
@@ -297,7 +297,7 @@ def check_rects(rects: NDArray[np.int64], size: tuple[int, int], where: str) -> 
         raise AvatarFormatError(f"{where}: a face rectangle lies outside its frame")
 
 
-def unpacked_mask(packed: memoryview, size: tuple[int, int], where: str) -> NDArray[np.uint8]:
+def unpacked_mask(packed: bytes, size: tuple[int, int], where: str) -> NDArray[np.uint8]:
     """A mask, height x width of 0 and 1, from its bits (zlib).
 
     Args:

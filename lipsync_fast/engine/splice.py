@@ -388,8 +388,7 @@ class FrameEncoder:
         m = package.manifest
         size = scaled_size(package.frame_size, variant.max_width)
         if size == package.frame_size and variant.quality == m.jpeg.quality:
-            jpeg = bytes(package.frame_jpeg(index))
-            return jpeg_with_xmp(jpeg, xmp_packet(m.synthetic))
+            return jpeg_with_xmp(package.frame_bytes(index), xmp_packet(m.synthetic))
         key = (package, index, "frame", variant.quality, size)
         return self._once(key, lambda: self._whole(m, variant, package.picture(index)))
 

@@ -172,7 +172,7 @@ class PreparedAvatar(MappedFrames[Prepared]):
 
     def picture(self, index: int) -> NDArray[np.uint8]:
         """A frame as H x W x 3 uint8 RGB."""
-        return decode(self.frame_jpeg(index), self.frame_size, f"{self.path}: frame {index}")
+        return decode(self.frame_bytes(index), self.frame_size, f"{self.path}: frame {index}")
 
     def crop(self, index: int, side: int) -> NDArray[np.uint8]:
         """The face crop as a network of region ``side - 8`` sees it: side x side x 3 uint8."""
@@ -253,6 +253,6 @@ def pack_prepared(
                 prepared.picture(index) if changed is None else changed(index),
                 prepared.rect(index),
                 None if mask is None else mask.astype(bool),
-                jpeg=bytes(prepared.frame_jpeg(index)) if changed is None else None,
+                jpeg=prepared.frame_bytes(index) if changed is None else None,
             )
         return writer.finish()

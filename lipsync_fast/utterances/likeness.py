@@ -72,7 +72,7 @@ def thumbnails(package: AvatarPackage, stop: threading.Event | None = None) -> F
                 return None
             time.sleep(REST_S)
         try:
-            with Image.open(io.BytesIO(package.frame_jpeg(index)), formats=("JPEG",)) as image:
+            with Image.open(io.BytesIO(package.frame_bytes(index)), formats=("JPEG",)) as image:
                 image.draft("L", (4 * SIDE, 4 * SIDE))
                 small = image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
                 out[index] = np.asarray(small, np.float32).ravel()

@@ -252,6 +252,14 @@ def test_a_file_that_shrinks_while_in_use_is_an_error(tiny_avatar: Path, tmp_pat
             package.frame_jpeg(0)
         with pytest.raises(AvatarFormatError, match="shorter"):
             package.picture(1)
+    copy = tmp_path / "again"
+    shutil.copytree(tiny_avatar, copy)
+    with AvatarPackage.open(copy) as package:
+        assert package.frame_bytes(0) == before
+        view = package.frame_jpeg(0)
+        os.truncate(copy / "frames.bin", 0)
+        with pytest.raises(OSError, match="Bad address"):
+            _native.mapped_bytes(view)  # as where it shrinks between a look at it and the copy
     other = tmp_path / "other"
     shutil.copytree(tiny_avatar, other)
     with AvatarPackage.open(other) as package:

@@ -76,7 +76,7 @@ def own_picture(package: AvatarPackage, avatar_frame: int, kind: str) -> bytes:
     manifest = package.manifest
     packet = xmp_packet(manifest.synthetic)
     if kind == FULL_BODY:
-        return jpeg_with_xmp(bytes(package.frame_jpeg(avatar_frame)), packet)
+        return jpeg_with_xmp(package.frame_bytes(avatar_frame), packet)
     region = manifest.crop_rule.inner(package.crop(avatar_frame))
     if kind == MASKED:
         region = manifest.crop_rule.masked(region)

@@ -142,7 +142,7 @@ class ShownAvatar:
         there = avatar_frame < self.package.manifest.frame_count
         if self.mouth or self.coding is not None or not self.own_ready or not there:
             return None
-        return jpeg_with_xmp(bytes(self.package.frame_jpeg(avatar_frame)), self._xmp)
+        return jpeg_with_xmp(self.package.frame_bytes(avatar_frame), self._xmp)
 
     def close(self) -> None:
         """Let go of all."""
