@@ -54,6 +54,12 @@ class Spoken(Generic[F]):
         last = self._all[-1] if self._all else None
         return None if last is None or last.ended else last
 
+    @property
+    def owed(self) -> bool:
+        """Whether the server has something of the first one that has not come back."""
+        head = self.head
+        return head is not None and head.face and (bool(head.sound) or head.ended)
+
     def add(self, pcm: bytes, face: bool) -> Utterance[F]:
         """Sound of the open utterance, or of a new one, which has a face or not."""
         utterance = self.open

@@ -273,9 +273,11 @@ class FollowLesson:
             options.device, enabled=options.precision == "fp16" and options.device == "cuda"
         )
         self._edge = edge_of(data.window).to(self.device)
+        self._kept: dict[str, Tensor] | None = None
 
     def restore(self, tensors: dict[str, Any]) -> None:
         """Take up what ``tensors`` gave."""
+        self._kept = None
         self.net.load_state_dict(tensors["net"])
         self._average = {k: v.to(self.device) for k, v in tensors["average"].items()}
         self._optimiser.load_state_dict(tensors["optimiser"])
@@ -294,9 +296,14 @@ class FollowLesson:
         """What a step sees."""
         return self._data.batch(step)
 
-    @torch.no_grad()
     def kept(self) -> dict[str, Tensor]:
         """The averaged weights, their norms measured, in the family's form."""
+        if self._kept is None:  # asked for twice after a step: to be looked at, and to be kept
+            self._kept = self._measured()
+        return self._kept
+
+    @torch.no_grad()
+    def _measured(self) -> dict[str, Tensor]:
         net = copy.deepcopy(self.net)
         net.load_state_dict(self._average)
         norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
@@ -327,6 +334,7 @@ class FollowLesson:
 
     def learn(self, step: int, batch: FollowBatch) -> dict[str, float]:
         """One step; its losses."""
+        self._kept = None
         rate = self.options.rate * min(1.0, (step + 1) / WARM) / (1 + step / SETTLES) ** 0.5
         for group in self._optimiser.param_groups:
             group["lr"] = rate

@@ -252,7 +252,7 @@ async def test_an_engine_lost_in_its_middle(server: LocalServer, greeting: str) 
     (pid,) = (e.pid for e in status.engines if e.state == "ready")
     async with lipsync_fast.connect(server.url) as session:
         await session.say("greeting")
-        await until(session, VideoFrame, lambda f: f.utterance == 1)
+        await until(session, VideoFrame, lambda f: f.utterance == 1 and not f.repeated)
         os.kill(pid, signal.SIGKILL)
         ended, events = await utterance(session, 1)
         assert ended.frames == 23

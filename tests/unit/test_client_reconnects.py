@@ -23,6 +23,7 @@ from lipsync_fast_client import (
     VideoFrame,
     outage,
 )
+from lipsync_fast_client.keeping import keep_session
 from lipsync_fast_client.outage import LONGEST_S, PATIENCE_S, Outage, patience
 from lipsync_fast_client.protocol import MediaType
 
@@ -63,6 +64,49 @@ def first_then(end: Any, rest: Script) -> Script:
         end(connection)
 
     return script
+
+
+def test_a_session_is_kept_for_as_long_as_one_likes() -> None:
+    """A server that is not there, that leaves, that comes back: each is told once, in order."""
+    told: list[str] = []
+
+    def again(connection: ServerConnection, heard: list[Any]) -> None:
+        connection.send(media(MediaType.FRAME, b"anew", utterance=0))
+        until_stop(connection, heard)
+
+    with scripted(first_then(leave, again)) as server:
+        urls = itertools.chain(["ws://127.0.0.1:9"], itertools.repeat(server.url))
+
+        async def client() -> None:
+            seen = asyncio.Event()
+            sessions: list[Session] = []
+
+            def found(session: Session) -> None:
+                told.append("found")
+                sessions.append(session)
+                if len(sessions) == 1:
+                    speaking.append(asyncio.create_task(session.send(b"\1\1")))
+
+            async def take(event: Any) -> None:
+                told.append(type(event).__name__)
+                seen.set()
+
+            async def lost(reason: str) -> None:
+                told.append(reason)
+
+            speaking: list[asyncio.Task[None]] = []
+            keeping = asyncio.create_task(
+                keep_session(lambda: lipsync_fast_client.connect(next(urls)), found, take, lost)
+            )
+            await asyncio.wait_for(seen.wait(), 20)
+            keeping.cancel()
+            await asyncio.gather(keeping, *speaking, return_exceptions=True)
+
+        asyncio.run(client())
+    nobody, first, gone, second, picture = told
+    assert "127.0.0.1:9" in nobody
+    assert (first, second, picture) == ("found", "found", "VideoFrame")
+    assert "the server is about to leave" in gone
 
 
 @pytest.mark.parametrize("library", LIBRARIES)

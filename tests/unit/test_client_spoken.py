@@ -43,6 +43,19 @@ def test_an_utterance_that_nobody_heard_goes_on_without_a_face() -> None:
     assert spoken.shown() == []
 
 
+def test_a_server_owes_what_it_was_given_and_an_end() -> None:
+    spoken: Spoken[str] = Spoken()
+    assert not spoken.owed
+    utterance = spoken.add(b"ab", face=True)
+    assert spoken.owed
+    spoken.heard(2)
+    assert not spoken.owed, "it may wait for more"
+    utterance.ended = True
+    assert spoken.owed, "the end of it"
+    spoken.lose_all()
+    assert not spoken.owed
+
+
 def test_the_newest_one_alone_may_be_refused() -> None:
     spoken: Spoken[str] = Spoken()
     spoken.add(b"ab", face=True).ended = True

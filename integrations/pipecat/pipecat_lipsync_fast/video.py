@@ -36,7 +36,7 @@ from lipsync_fast_client import (
     VideoFrame,
     connect,
 )
-from lipsync_fast_client.outage import Outage
+from lipsync_fast_client.keeping import keep_session
 from lipsync_fast_client.spoken import Spoken
 
 FIRST_S = 2.0
@@ -134,6 +134,7 @@ class LipsyncFastVideoService(AIService):
         tasks, self._tasks = self._tasks, []
         for task in tasks:
             await self.cancel_task(task)
+        self._session, self._up = None, False
 
     # ------------------------------------------------------------ what the agent says
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
@@ -212,31 +213,28 @@ class LipsyncFastVideoService(AIService):
     # ------------------------------------------------------------ what the server shows
     async def _keep(self) -> None:
         """Have a session as long as the agent lives."""
-        outage = Outage(math.inf)
-        while True:
-            try:
-                async with connect(**self._wanted, sample_rate=self._rate) as session:
-                    self._session, self._up, self._told = session, True, False
-                    outage = Outage(math.inf)
-                    self._tried.set()
-                    async for event in session:
-                        await self._take(event)
-                reason = "the server has ended the session"
-            except (LipsyncError, ValueError) as error:
-                reason = str(error)
-                outage.retry_after_s = getattr(error, "retry_after_s", None)
-            finally:
-                self._session, self._up = None, False
-            self._tried.set()
-            await self._lose(reason)
-            await asyncio.sleep(outage.wait_s())
-            outage.attempt()
+        await keep_session(
+            lambda: connect(**self._wanted, sample_rate=self._rate),
+            self._found,
+            self._take,
+            self._gone,
+        )
+
+    def _found(self, session: Session) -> None:
+        self._session, self._up, self._told = session, True, False
+        self._tried.set()
+
+    async def _gone(self, reason: str) -> None:
+        self._session, self._up = None, False
+        self._tried.set()
+        await self._lose(reason)
 
     async def _watch(self) -> None:
         """A server that was given sound and gives none back is not waited for."""
         while True:
             await asyncio.sleep(STUCK_S / 5)
-            if self._stuck():
+            idle = asyncio.get_running_loop().time() - self._moved
+            if self._spoken.owed and idle >= STUCK_S:
                 await self._lose("the server does not go on")
 
     async def _take(self, event: Event) -> None:
@@ -268,14 +266,6 @@ class LipsyncFastVideoService(AIService):
             await self._lose(event.reason)
         elif isinstance(event, Reconnected):
             self._up, self._told = True, False
-
-    def _stuck(self) -> bool:
-        """The server was given sound, and none has come back for too long."""
-        head = self._spoken.head
-        idle = asyncio.get_running_loop().time() - self._moved
-        if head is None or not head.face or idle < STUCK_S:
-            return False
-        return bool(head.sound) or head.ended
 
     async def _lose(self, reason: str) -> None:
         """What was given to the server is said without a face, and no more by the server."""

@@ -27,7 +27,7 @@ from lipsync_fast_client import (
     VideoFrame,
     connect,
 )
-from lipsync_fast_client.outage import Outage
+from lipsync_fast_client.keeping import keep_session
 from lipsync_fast_client.spoken import Spoken
 
 Item: TypeAlias = "rtc.VideoFrame | rtc.AudioFrame | AudioSegmentEnd"
@@ -115,6 +115,7 @@ class LipsyncFastGenerator(VideoGenerator):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._session, self._up = None, False
 
     # ------------------------------------------------------------ what the agent says
     async def push_audio(self, frame: rtc.AudioFrame | AudioSegmentEnd) -> None:
@@ -175,33 +176,23 @@ class LipsyncFastGenerator(VideoGenerator):
 
     # ------------------------------------------------------------ what the server shows
     async def _keep(self) -> None:
-        outage = Outage(math.inf)
-        while True:
-            try:
-                async with connect(**self._wanted) as session:
-                    self._session, outage = session, Outage(math.inf)
-                    self._found()
-                    async for event in session:
-                        await self._take(event)
-                reason = "the server has ended the session"
-            except (LipsyncError, ValueError) as error:
-                reason = str(error)
-                outage.retry_after_s = getattr(error, "retry_after_s", None)
-            finally:
-                self._session, self._up = None, False
-            self._tried.set()
-            await self._lose(reason)
-            await asyncio.sleep(outage.wait_s())
-            outage.attempt()
+        await keep_session(lambda: connect(**self._wanted), self._begun, self._take, self._gone)
+
+    def _begun(self, session: Session) -> None:
+        self._session = session
+        self._found()
+
+    async def _gone(self, reason: str) -> None:
+        self._session, self._up = None, False
+        self._tried.set()
+        await self._lose(reason)
 
     async def _watch(self) -> None:
         """A server that was given sound and gives none back is not waited for."""
         while True:
             await asyncio.sleep(STUCK_S / 5)
-            head, now = self._spoken.head, asyncio.get_running_loop().time()
-            if head is None or not head.face or now - self._moved < STUCK_S:
-                continue
-            if head.sound or head.ended:
+            idle = asyncio.get_running_loop().time() - self._moved
+            if self._spoken.owed and idle >= STUCK_S:
                 await self._lose("the server does not go on")
 
     async def _take(self, event: Event) -> None:
