@@ -7,7 +7,6 @@ terminal has gone); 141 the reader of standard output has gone.
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import signal
@@ -21,16 +20,12 @@ from typing import ParamSpec
 
 import typer
 
-from lipsync_fast.errors import LipsyncError, words_of
+from lipsync_fast.errors import LipsyncError, spent
 from lipsync_fast.extras import wrong_version
 from lipsync_fast.names import shown
 
 P = ParamSpec("P")
 EXIT_ERROR, EXIT_INTERRUPT, EXIT_PIPE, EXIT_TERM = 2, 130, 141, 143
-SPENT = errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EAGAIN
-"""Disk, quota, open files, processes: that none is left is no defect of the program."""
-NO_FOLDER = "No usable temporary directory"
-"""What Python says where it cannot write to any."""
 
 
 def say(line: str) -> None:
@@ -71,17 +66,13 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
         except LipsyncError as error:
             say(f"error: {one_line(str(error))}")
             raise typer.Exit(EXIT_ERROR) from None
-        except ImportError as error:
-            reason = wrong_version(error.name or "")
-            if reason is None:
-                raise
-            say(f"error: {one_line(reason)}")
-            raise typer.Exit(EXIT_ERROR) from None
-        except OSError as error:
-            if isinstance(error, BrokenPipeError):
-                silence_stdout()
-                raise typer.Exit(EXIT_PIPE) from None
+        except BrokenPipeError:
+            silence_stdout()
+            raise typer.Exit(EXIT_PIPE) from None
+        except (ImportError, OSError, MemoryError, RuntimeError) as error:
             reason = spent(error)
+            if reason is None and isinstance(error, ImportError):
+                reason = wrong_version(error.name or "")
             if reason is None:
                 raise
             say(f"error: {one_line(reason)}")
@@ -91,18 +82,6 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(EXIT_INTERRUPT) from None
 
     return run
-
-
-def spent(error: OSError) -> str | None:
-    """What the machine has no more of, wherever that was noticed; None for any other error."""
-    no_folder = error.filename is None and NO_FOLDER in words_of(error)
-    if error.errno not in SPENT and not no_folder:
-        return None
-    file = error.filename if isinstance(error.filename, (str, bytes)) else None
-    if file is not None:
-        return f"{os.fsdecode(file)}: {words_of(error)}"
-    hint = " (a full disk, most likely; TMPDIR names another folder)" if no_folder else ""
-    return f"{words_of(error)}{hint}"
 
 
 def silence_stdout() -> None:

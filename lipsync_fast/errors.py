@@ -5,6 +5,8 @@ The command line prints the message on one line and exits with status 2 for any 
 Modules define no public exceptions of their own; one that never leaves its module is private there.
 """
 
+import errno
+import os
 from typing import ClassVar
 
 from lipsync_fast_client.errors import AudioFormatError as AudioFormatError
@@ -214,3 +216,34 @@ def words_of(error: BaseException) -> str:
     """What is wrong, in words: without the system's number for it, and the path, which is said
     where this goes."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+_SPENT = errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EAGAIN
+_NO_FOLDER = "No usable temporary directory"
+"""What Python says where it cannot write to any."""
+_NO_MEMORY = os.strerror(errno.ENOMEM), "bad_alloc", "failed to map segment"
+"""What libraries say, each in its own kind of exception."""
+
+
+def spent(error: BaseException) -> str | None:
+    """What the machine has no more of, wherever that was noticed; None for any other error.
+
+    Disk, quota, open files, processes, threads, memory: that none is left is no defect of the
+    program.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        return next(filter(None, map(spent, error.exceptions)), None)
+    words = words_of(error)
+    if isinstance(error, MemoryError) or any(said in words for said in _NO_MEMORY):
+        return "no memory is left (what a process may have: ulimit -v, its control group)"
+    if isinstance(error, RuntimeError) and words == "can't start new thread":
+        return "no thread can be started (ulimit -u, ulimit -v, or the control group's pids.max)"
+    if not isinstance(error, OSError):
+        return None
+    no_folder = error.filename is None and _NO_FOLDER in words
+    if error.errno not in _SPENT and not no_folder:
+        return None
+    if isinstance(error.filename, (str, bytes)):
+        return f"{os.fsdecode(error.filename)}: {words}"
+    hint = " (a full disk, most likely; TMPDIR names another folder)" if no_folder else ""
+    return f"{words}{hint}"

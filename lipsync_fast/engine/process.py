@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, NoReturn
 import zmq
 
 from lipsync_fast.engine.speed import Speed
-from lipsync_fast.errors import AvatarError, ControlError, LipsyncError, RingError
+from lipsync_fast.errors import AvatarError, ControlError, LipsyncError, RingError, spent
 from lipsync_fast.ipc.children import EngineSpec, read_spec
 from lipsync_fast.ipc.control import (
     AnyMessage,
@@ -317,8 +317,11 @@ def main() -> NoReturn:
         log.error("leaving", reason=str(error))
         status, reason = 1, str(error)
     except BaseException as error:
-        log.exception("leaving")
-        status, reason = 1, f"{type(error).__name__}: {error}"
+        status, reason = 1, spent(error) or f"{type(error).__name__}: {error}"
+        if spent(error):
+            log.error("leaving", reason=reason)
+        else:
+            log.exception("leaving")
     if reason and link is not None:
         link.send(Bye(reason=" ".join(reason.split())[:500]))
         link.close()

@@ -18,7 +18,7 @@ import msgspec
 import trio
 import zmq
 
-from lipsync_fast.errors import ControlError
+from lipsync_fast.errors import ControlError, spent
 from lipsync_fast.frontend.engines.pool import EnginePool
 from lipsync_fast.frontend.legacy.service import LegacyService
 from lipsync_fast.frontend.listen.connections import Connections
@@ -190,6 +190,13 @@ def main() -> None:
     link = Link.connect(context, Path(spec.folder), spec.name)
     try:
         trio.run(_run, spec, link, RingSocket(socket))
+    except Exception as error:
+        reason = spent(error)
+        if reason is None:
+            raise
+        log.error("leaving", reason=reason)
+        link.send(Bye(reason=reason))
+        sys.exit(1)
     finally:
         link.close()
         context.term()

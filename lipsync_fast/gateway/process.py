@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 import zmq
 
-from lipsync_fast.errors import LipsyncError
+from lipsync_fast.errors import LipsyncError, spent
 from lipsync_fast.gateway.adapters import Adapter
 from lipsync_fast.gateway.fronts import Fronts
 from lipsync_fast.ipc.children import GatewaySpec, read_spec
@@ -117,9 +117,12 @@ async def _all(tasks: list[asyncio.Task[None]]) -> None:
 async def _run(spec: GatewaySpec, link: Link) -> int:
     try:
         await Gateway(spec, link).run()
-    except LipsyncError as error:
-        log.error("cannot serve", reason=str(error))
-        link.send(Bye(reason=str(error)))
+    except Exception as error:
+        reason = str(error) if isinstance(error, LipsyncError) else spent(error)
+        if reason is None:
+            raise
+        log.error("cannot serve", reason=reason)
+        link.send(Bye(reason=reason))
         return 1
     return 0
 

@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
 
 import lipsync_fast
-from lipsync_fast.errors import RingError, words_of
+from lipsync_fast.console import EXIT_ERROR, guarded
+from lipsync_fast.errors import RingError, spent, words_of
 from lipsync_fast.ipc.frame_store import FrameStore
 
 SOURCE = Path(lipsync_fast.__file__).parent
@@ -54,3 +56,44 @@ def bare_system_errors(path: Path) -> Iterator[str]:
 def test_no_message_has_a_bare_system_error() -> None:
     found = [place for path in SOURCE.rglob("*.py") for place in bare_system_errors(path)]
     assert found == [], "say words_of(error)"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.ENOMEM, os.strerror(errno.ENOMEM), "/x"),
+        RuntimeError("cannot map a ring: Cannot allocate memory"),
+        RuntimeError("std::bad_alloc"),
+        ImportError("/lib/a.so: failed to map segment from shared object"),
+        ExceptionGroup("two", [ValueError("else"), MemoryError()]),
+    ],
+)
+def test_memory_that_is_gone_is_named_whoever_noticed(error: Exception) -> None:
+    assert (spent(error) or "").startswith("no memory is left")
+
+
+def test_what_is_spent_is_told_from_defects() -> None:
+    assert "thread" in (spent(RuntimeError("can't start new thread")) or "")
+    assert spent(OSError(errno.ENOSPC, "No space left on device", "/x/y")) == (
+        "/x/y: No space left on device"
+    )
+    assert spent(OSError(errno.EMFILE, "Too many open files")) == "Too many open files"
+    for other in (
+        OSError(errno.ENOENT, "No such file or directory", "/x"),
+        RuntimeError("a defect"),
+        ImportError("No module named 'x'"),
+        ExceptionGroup("one", [ValueError("a defect")]),
+    ):
+        assert spent(other) is None
+
+
+def test_a_command_without_memory_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    @guarded
+    def command() -> None:
+        raise MemoryError
+
+    with pytest.raises(typer.Exit) as ended:
+        command()
+    assert ended.value.exit_code == EXIT_ERROR
+    assert capsys.readouterr().err.count("\n") == 1
