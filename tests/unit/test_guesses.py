@@ -10,8 +10,9 @@ import pytest
 from lipsync_fast import canonical
 from lipsync_fast.config import Listen
 from lipsync_fast.frontend.access.admin import admin_refusal
-from lipsync_fast.frontend.access.clients import Refusal, host_allowed, refusal, shows_token
+from lipsync_fast.frontend.access.clients import Refusal, refusal, shows_token
 from lipsync_fast.frontend.access.guesses import AT_ONCE, EVERY_S, MOST_NETWORKS, Guesses
+from lipsync_fast.origins import host_allowed
 
 LISTEN = Listen(token="right")
 

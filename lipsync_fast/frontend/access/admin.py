@@ -15,10 +15,10 @@ from lipsync_fast.config import Listen
 from lipsync_fast.frontend.access.clients import (
     Header,
     Refusal,
-    host_allowed,
     shows_token,
     token_shown,
 )
+from lipsync_fast.origins import host_allowed
 
 FORWARDED = (
     "Forwarded",

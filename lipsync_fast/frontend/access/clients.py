@@ -8,12 +8,12 @@ import contextlib
 import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from lipsync_fast import canonical
-from lipsync_fast.canonical import is_loopback
 from lipsync_fast.config import Listen
 from lipsync_fast.frontend.access.admission import RETRY_S, retry_after
+from lipsync_fast.origins import host_allowed, origin_allowed
 
 Header = Callable[[str], str | None]
 GATEWAY = "X-Lipsync-Fast-Gateway"
@@ -58,31 +58,6 @@ def refusal(listen: Listen, header: Header, path: str) -> Refusal | None:
             "a token is needed: send Authorization: Bearer TOKEN, or ?token=TOKEN",
         )
     return None
-
-
-def host_allowed(listen: Listen, host: str | None) -> bool:
-    """Whether the Host is one that this server may be called by.
-
-    A server that is bound to this machine alone is called by its loopback names alone: else a
-    foreign page could reach it under a name of its own that points here. Behind a proxy, the names
-    in ``listen.origins`` are known too.
-    """
-    if host is None or not canonical.is_bound_here(listen.host):
-        return True
-    name = _host_of(f"//{host}")
-    return is_loopback(name) or name in {listen.host, *map(_host_of, listen.origins)} - {""}
-
-
-def origin_allowed(listen: Listen, origin: str | None, host: str | None) -> bool:
-    """Whether a page of that Origin may connect: the server's own, or one that is configured."""
-    if origin is None or "*" in listen.origins:
-        return True
-    try:
-        if canonical.origin(origin) in listen.origins:
-            return True
-    except ValueError:
-        return False
-    return host is not None and canonical.same_place(origin, host)
 
 
 def token_shown(listen: Listen, header: Header, path: str) -> bool:
@@ -157,10 +132,3 @@ def client_address(listen: Listen, peer: str, forwarded: str | None) -> str:
         if address not in listen.proxies:
             return address
     return peer
-
-
-def _host_of(url: str) -> str:
-    try:
-        return urlsplit(url).hostname or ""
-    except ValueError:
-        return ""

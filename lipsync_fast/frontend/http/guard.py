@@ -22,8 +22,6 @@ from lipsync_fast.frontend.access.admin import admin_refusal
 from lipsync_fast.frontend.access.clients import (
     Refusal,
     client_address,
-    host_allowed,
-    origin_allowed,
     refusal,
     shows_token,
 )
@@ -31,6 +29,7 @@ from lipsync_fast.frontend.access.places import RESERVED
 from lipsync_fast.frontend.http.http1 import TURN
 from lipsync_fast.frontend.services import Services
 from lipsync_fast.logs import get_logger
+from lipsync_fast.origins import host_allowed, origin_allowed
 from lipsync_fast.turns import CHATTER, WHY, Turn
 
 log = get_logger("lipsync.front")
