@@ -17,6 +17,10 @@ from lipsync_fast_client.hosts import is_loopback as is_loopback
 ANY, NULL = "*", "null"
 _PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_.])?")
+_ICE_SERVER = re.compile(
+    r"stun:[A-Za-z0-9._-]+(:[0-9]{1,5})?"
+    r"|turns?:[A-Za-z0-9._-]+(:[0-9]{1,5})?([?]transport=(udp|tcp))?"
+)
 _NUMBERS = re.compile(r"[0-9a-fx.]*[0-9][0-9a-fx.]*", re.IGNORECASE)
 
 
@@ -140,6 +144,15 @@ def address(text: str) -> str:
     return peer(ip.compressed)
 
 
+def optional_address(text: str) -> str:
+    """The same, or nothing.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    return address(text) if text.strip() else ""
+
+
 def network(text: str) -> str:
     """What counts as one address where each has its share: of IPv6, the /64 that one client has."""
     try:
@@ -159,6 +172,39 @@ def token(text: str) -> str:
     """
     if text != text.strip() or not text.isascii() or not text.isprintable():
         raise ValueError("cannot be sent in a header: expected visible ASCII, no spaces around it")
+    return text
+
+
+def port_range(text: str) -> str:
+    """Ports of UDP, such as 50000-50099; or nothing.
+
+    Raises:
+        ValueError: they are none.
+    """
+    text = text.strip()
+    if text and not ports(text):
+        raise ValueError("is no range of ports, such as 50000-50099 (from 1024 to 65535)")
+    return text
+
+
+def ports(text: str) -> range:
+    """What ``port_range`` stands for; empty where it is none."""
+    first, _, last = text.partition("-")
+    if not (first.isdecimal() and last.isdecimal()):
+        return range(0)
+    numbers = range(int(first), int(last) + 1)
+    return numbers if numbers and numbers[0] >= 1024 and numbers[-1] <= 65_535 else range(0)
+
+
+def ice_server(text: str) -> str:
+    """The URL of a STUN or TURN server.
+
+    Raises:
+        ValueError: it is none.
+    """
+    text = text.strip()
+    if not _ICE_SERVER.fullmatch(text):
+        raise ValueError("is neither stun:HOST:PORT nor turn:HOST:PORT?transport=udp")
     return text
 
 

@@ -31,7 +31,8 @@ class Listen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             address that it names last in X-Forwarded-For, and they have no share of connections.
         admin_token: who shows it (Authorization: Bearer) may load and unload avatars from another
             machine; where empty, only this machine may.
-        grpc_ports: of the old service's gRPC; 0 takes a free one. None: no gRPC, and no gateway.
+        grpc_ports: of the old service's gRPC; webrtc_ports: of WebRTC's signalling, which is HTTP;
+            0 takes a free one. None of both: no gateway.
     """
 
     host: str = "127.0.0.1"
@@ -42,6 +43,7 @@ class Listen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     admin_token: str = ""
     proxies: tuple[str, ...] = ()
     grpc_ports: tuple[Port, ...] = ()
+    webrtc_ports: tuple[Port, ...] = ()
 
 
 class Avatars(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -168,6 +170,32 @@ class Utterances(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     write_mb_s: Positive = 4.0
 
 
+class WebRtc(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How browsers get pictures and sound by WebRTC.
+
+    Attributes:
+        addresses: of this machine, where media goes in and out (UDP); where empty, that of
+            ``listen.host``, or all but the loopback ones where it listens on all.
+        public_address: what clients are told instead: of a NAT that forwards ``udp_ports`` as they
+            are, such as Docker's.
+        udp_ports: "FIRST-LAST", of which each client takes one for each address; any where empty.
+        ice_servers: ``stun:HOST:PORT`` and ``turn:HOST:PORT?transport=udp`` (tcp; turns:), one of
+            each kind. Where there are none, nothing is sent to addresses that clients name.
+        ice_username, ice_credential: for the TURN server; clients are told them, too.
+        bitrate: bits a second that pictures may have; what they need where 0.
+        pages: folder with pages for browsers, which are served as they are; none where empty.
+    """
+
+    addresses: tuple[str, ...] = ()
+    public_address: str = ""
+    udp_ports: str = ""
+    ice_servers: tuple[str, ...] = ()
+    ice_username: str = ""
+    ice_credential: str = ""
+    bitrate: Annotated[int, Meta(ge=0, le=50_000_000)] = 0
+    pages: str = ""
+
+
 class Log(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What is written to standard error.
 
@@ -196,6 +224,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     live: Live = Live()
     limits: Limits = Limits()
     utterances: Utterances = Utterances()
+    webrtc: WebRtc = WebRtc()
     log: Log = Log()
     fronts: AtLeastOne = 1
     folder: str = ""

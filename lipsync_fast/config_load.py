@@ -31,7 +31,7 @@ from lipsync_fast.errors import ConfigError
 PREFIX = "LIPSYNC_FAST_"
 OTHERS = frozenset({AVATARS_VARIABLE})
 """Variables of that prefix that are not the configuration's."""
-SECRET = frozenset({"listen.token", "listen.admin_token"})
+SECRET = frozenset({"listen.token", "listen.admin_token", "webrtc.ice_credential"})
 """Not shown in errors, which end up in logs."""
 WORDS = {"true": True, "1": True, "false": False, "0": False}
 """What a variable may say of a key that is on or off."""
@@ -42,6 +42,10 @@ COMPARED: Mapping[str, Callable[[str], str]] = {
     "listen.token": canonical.token,
     "listen.admin_token": canonical.token,
     "avatars.only": canonical.avatar_name,
+    "webrtc.addresses": canonical.address,
+    "webrtc.public_address": canonical.optional_address,
+    "webrtc.udp_ports": canonical.port_range,
+    "webrtc.ice_servers": canonical.ice_server,
 }
 MOST_BYTES = 1 << 20
 DEFAULT = "default"
@@ -277,11 +281,14 @@ def _check_together(loaded: Loaded) -> None:
     if not config.listen.ports:
         refuse("listen.ports", "expected at least one port")
     listen = config.listen
-    named = [port for port in (*listen.ports, listen.http_port, *listen.grpc_ports) if port]
+    others = (*listen.grpc_ports, *listen.webrtc_ports)
+    named = [port for port in (*listen.ports, listen.http_port, *others) if port]
     if twice := [port for port in named if named.count(port) > 1]:
-        given = [k for k in ("ports", "grpc_ports") if sources[f"listen.{k}"] != DEFAULT]
+        given = [
+            k for k in ("ports", "grpc_ports", "webrtc_ports") if sources[f"listen.{k}"] != DEFAULT
+        ]
         key = next((k for k in given if twice[0] in getattr(listen, k)), "http_port")
-        why = "(ports, http_port and grpc_ports must all differ)"
+        why = "(ports, http_port, grpc_ports and webrtc_ports must all differ)"
         refuse(f"listen.{key}", f"port {twice[0]} is named twice {why}")
     if not config.avatars.default:
         refuse("avatars.default", "expected the name or path of an avatar")

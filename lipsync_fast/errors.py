@@ -204,6 +204,18 @@ class FrontError(LipsyncError):
         self.status = status
 
 
+class PeerError(LipsyncError):
+    """A client of WebRTC is refused.
+
+    Attributes:
+        status: of HTTP, that says as much.
+    """
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 class NotCheckedError(LipsyncError):
     """A check of ``lipsync-fast doctor`` cannot be made here; the message says why."""
 

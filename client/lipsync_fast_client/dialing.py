@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
@@ -33,15 +33,21 @@ FOR_GOOD = frozenset({NORMAL, 1002, 1003, 1007, 1008, 1009, 1010})
 class Dialer:
     """Opens connections to a server: one at a time, the one before is gone.
 
+    Args:
+        headers: of each request, besides.
+
     Attributes:
         left: whoever wanted them has gone.
     """
 
-    def __init__(self, url: str, token: str, open_timeout: float) -> None:
+    def __init__(
+        self, url: str, token: str, open_timeout: float, headers: Mapping[str, str] | None = None
+    ) -> None:
         self.url = url
+        shown = {"Authorization": f"Bearer {token}"} if token else {}
         self._options: dict[str, Any] = {
             "subprotocols": [SUBPROTOCOL],
-            "additional_headers": {"Authorization": f"Bearer {token}"} if token else {},
+            "additional_headers": shown | dict(headers or {}),
             "compression": None,
             "open_timeout": None if math.isinf(open_timeout) else open_timeout,
             "close_timeout": CLOSE_S,

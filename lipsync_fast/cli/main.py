@@ -158,6 +158,10 @@ def serve(
         list[int] | None,
         typer.Option("--grpc-port", help="A port for gRPC, such as 50051 (default: none)."),
     ] = None,
+    webrtc_port: Annotated[
+        list[int] | None,
+        typer.Option("--webrtc-port", help="A port for WebRTC, such as 8010 (default: none)."),
+    ] = None,
     avatars: AvatarsOption = None,
     avatar: Annotated[
         str | None,
@@ -235,6 +239,7 @@ def serve(
             "port": port,
             "http-port": http_port,
             "grpc-port": grpc_port,
+            "webrtc-port": webrtc_port,
             "avatars": [str(path) for path in avatars or ()],
             "avatar": avatar,
             "require-signed": None if require_signed is None else str(require_signed),

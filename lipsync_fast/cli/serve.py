@@ -20,6 +20,7 @@ FLAGS = {
     "port": "listen.ports",
     "http-port": "listen.http_port",
     "grpc-port": "listen.grpc_ports",
+    "webrtc-port": "listen.webrtc_ports",
     "origin": "listen.origins",
     "token": "listen.token",
     "avatars": "avatars.folders",
@@ -77,9 +78,12 @@ def _say_where(config: ServeConfig, bound: list[BoundPort]) -> None:
     streams = [each.port for each in bound if each.kind == "stream"]
     http = next(each.port for each in bound if each.kind == "http")
     grpc = "".join(f"grpc    {host}:{each.port}\n" for each in bound if each.kind == "grpc")
+    webrtc = "".join(
+        f"webrtc  http://{host}:{each.port}/whep\n" for each in bound if each.kind == "webrtc"
+    )
     urls = " ".join(f"ws://{host}:{port}/" for port in streams)
     ways = f"{urls} ws://{host}:{http}/ws"
-    say(f"page    http://{host}:{http}/\nstreams {ways}\n{grpc}stop    Ctrl-C")
+    say(f"page    http://{host}:{http}/\nstreams {ways}\n{grpc}{webrtc}stop    Ctrl-C")
 
 
 def url_host(host: str) -> str:

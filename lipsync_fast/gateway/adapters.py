@@ -36,11 +36,16 @@ class Counts:
         for counts in (load.calls, load.failed, load.refused, load.pictures, load.bytes):
             counts.setdefault(protocol, 0)
 
+    def begun(self, name: str) -> None:
+        """A call begins, which is over soon."""
+        begun, key = self._load.begun, f"{self._protocol}/{name}"
+        begun[key] = begun.get(key, 0) + 1
+
     @contextmanager
     def call(self, name: str) -> Iterator[None]:
         """A call, from its beginning to its end."""
-        calls, begun, key = self._load.calls, self._load.begun, f"{self._protocol}/{name}"
-        begun[key] = begun.get(key, 0) + 1
+        calls = self._load.calls
+        self.begun(name)
         calls[self._protocol] += 1
         try:
             yield

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The way to the fronts: connections that act for a client, and single requests over them.
+"""The way to the fronts: connections that act for a client; single requests over them, sessions.
 
 Single requests are the old protocol's: each message gets one reply, in order, whatever happens to
 engines meanwhile. A connection stays at one front. Where that front dies, what was asked and not
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,11 @@ from typing import Any
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
-from lipsync_fast.errors import FrontError
+from lipsync_fast.errors import FrontError, SessionError
+from lipsync_fast_client.connecting import Connecting
+from lipsync_fast_client.dialing import Dialer
+from lipsync_fast_client.protocol import SessionStart
+from lipsync_fast_client.session import Session
 
 OPEN_S = 10.0
 """How long a connection may take to open; a front that has died is there again long before."""
@@ -30,6 +34,8 @@ KEPT_S, MOST_KEPT = 10.0, 64
 MOST_BYTES = 64 << 20
 UNASKED = '{"type":"stats"'
 """How what a front says unasked begins."""
+_STATUSES = {"unauthorized": 401, "unknown_avatar": 404, "overloaded": 503, "internal": 503}
+"""Of codes of errors with which a session is refused; what else there is, is the client's fault."""
 Reply = str | bytes
 
 
@@ -53,6 +59,16 @@ class Client:
         seen = ", ".join(part for part in (self.forwarded, self.address) if part)
         shown = {"Authorization": self.authorization} if self.authorization else {}
         return {"X-Forwarded-For": seen, **shown}
+
+
+MOST_HEADER = 4096
+"""Bytes of a client's authorization, or of the addresses that it names."""
+
+
+def passed_on(values: Sequence[str]) -> str:
+    """Values of a client's header as one that can be passed on; nothing where they cannot."""
+    text = ", ".join(values)
+    return text if len(text) <= MOST_HEADER and text.isprintable() and text.isascii() else ""
 
 
 class FrontLink:
@@ -143,11 +159,8 @@ class Fronts:
         Raises:
             FrontError: no front takes it; ``status`` where one has refused it.
         """
-        headers = {"X-Lipsync-Fast-Gateway": self._secret}
-        if client is not None:
-            headers |= client.headers()
         options: dict[str, Any] = {
-            "additional_headers": headers,
+            "additional_headers": self._headers(client),
             "compression": None,
             "open_timeout": OPEN_S,
             "close_timeout": 1.0,
@@ -167,6 +180,35 @@ class Fronts:
         link = FrontLink(connection)
         link._task.add_done_callback(self._gone)
         return link
+
+    @asynccontextmanager
+    async def session(
+        self, client: Client, start: SessionStart, patience_s: float
+    ) -> AsyncIterator[Session]:
+        """A session of lipsync.v1 that acts for a client; it comes back where a front has died.
+
+        Args:
+            patience_s: for how long it is tried.
+
+        Raises:
+            FrontError: no front takes it; ``status`` where one has refused it.
+        """
+        dialer = Dialer(self._url, "", OPEN_S, self._headers(client))
+        connecting = Connecting(dialer, start, patience_s)
+        try:
+            session = await connecting.__aenter__()
+        except SessionError as error:
+            raise _as_front_error(error) from None
+        self.links += 1
+        try:
+            yield session
+        finally:
+            self.links -= 1
+            await connecting.__aexit__(None, None, None)
+
+    def _headers(self, client: Client | None) -> dict[str, str]:
+        headers = {"X-Lipsync-Fast-Gateway": self._secret}
+        return headers if client is None else headers | client.headers()
 
     def _gone(self, task: asyncio.Task[None]) -> None:
         self.links -= 1
@@ -281,6 +323,16 @@ async def answer(future: asyncio.Future[Reply]) -> Reply:
             return await future
     except TimeoutError:
         raise FrontError(f"the server has not answered within {ANSWER_S:g} s") from None
+
+
+def _as_front_error(error: SessionError) -> FrontError:
+    """Why a session was refused, with the HTTP status that says as much."""
+    cause = error.__cause__
+    if isinstance(cause, InvalidStatus):
+        return FrontError(str(error), cause.response.status_code)
+    if error.code == "connection":
+        return FrontError("the server does not answer; try again later")
+    return FrontError(str(error), _STATUSES.get(error.code, 400))
 
 
 def _seen(future: asyncio.Future[Reply]) -> None:

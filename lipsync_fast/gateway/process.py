@@ -39,6 +39,10 @@ def adapters(spec: GatewaySpec, fronts: Fronts, load: GatewayLoad) -> list[Adapt
         from lipsync_fast.gateway.rpc.server import GrpcAdapter
 
         made.append(GrpcAdapter(spec, fronts, load))
+    if spec.webrtc_ports:
+        from lipsync_fast.gateway.webrtc.server import WebRtcAdapter
+
+        made.append(WebRtcAdapter(spec, fronts, load))
     return made
 
 

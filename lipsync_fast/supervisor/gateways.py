@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,10 +21,13 @@ from lipsync_fast.config import ServeConfig
 from lipsync_fast.errors import ServerError
 from lipsync_fast.extras import how_to_get
 from lipsync_fast.ipc.children import GatewaySpec
-from lipsync_fast.supervisor.ports import INNER_HOST, BoundPort, bind_inner, keep_port
+from lipsync_fast.supervisor.ports import INNER_HOST, BoundPort, Kept, bind_inner, keep_port
 
-NEEDED = "grpc", "grpc_health", "grpc_reflection", "google.protobuf"
-"""Modules of the extra ``grpc``."""
+NEEDED: Mapping[Kept, tuple[str, ...]] = {
+    "grpc": ("grpc", "grpc_health", "grpc_reflection", "google.protobuf"),
+    "webrtc": ("aiortc", "aioice", "aiohttp"),
+}
+"""Modules that protocols need; what brings them is the extra of the same name."""
 
 
 @dataclass(frozen=True)
@@ -32,19 +36,29 @@ class GatewayPlan:
 
     Attributes:
         inner: where fronts listen for it; secret: what it shows there.
-        grpc: ports that are kept for it.
+        kept: ports for it, by protocol.
         started_at: of the server, CLOCK_MONOTONIC, s.
     """
 
     inner: BoundPort
-    grpc: list[BoundPort]
+    kept: dict[Kept, list[BoundPort]]
     started_at: float
     secret: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
 
     def close(self) -> None:
         """Close this process's copies of sockets."""
-        for port in (self.inner, *self.grpc):
+        for port in (self.inner, *self.bound):
             port.close()
+
+    @property
+    def bound(self) -> list[BoundPort]:
+        """All that are kept for it."""
+        return [port for ports in self.kept.values() for port in ports]
+
+    @property
+    def ports(self) -> dict[str, list[int]]:
+        """Their numbers, by protocol."""
+        return {kind: [port.port for port in ports] for kind, ports in self.kept.items()}
 
     def spec(self, name: str, folder: Path, rings_fd: int, config: ServeConfig) -> GatewaySpec:
         """The task of a process."""
@@ -55,7 +69,8 @@ class GatewayPlan:
             url=f"ws://{INNER_HOST}:{self.inner.port}",
             secret=self.secret,
             host=listening_address(config.listen.host)[1],
-            grpc_ports=[port.port for port in self.grpc],
+            grpc_ports=self.ports.get("grpc", []),
+            webrtc_ports=self.ports.get("webrtc", []),
             config=config,
             uptime_s=time.monotonic() - self.started_at,
         )
@@ -67,22 +82,30 @@ def plan_gateway(config: ServeConfig, started_at: float) -> GatewayPlan | None:
     Raises:
         ServerError: the extra is not installed, or a port cannot be had.
     """
-    wanted = config.listen.grpc_ports
+    listen = config.listen
+    asked: dict[Kept, tuple[int, ...]] = {"grpc": listen.grpc_ports, "webrtc": listen.webrtc_ports}
+    wanted = {kind: numbers for kind, numbers in asked.items() if numbers}
     if not wanted:
         return None
-    if not all(map(_is_there, NEEDED)):
-        raise ServerError(f"listen.grpc_ports needs more than is installed: {how_to_get('grpc')}")
-    ports: list[BoundPort] = []
+    for kind in wanted:
+        if not all(map(_is_there, NEEDED[kind])):
+            why = f"listen.{kind}_ports needs more than is installed: {how_to_get(kind)}"
+            raise ServerError(why)
+    if listen.webrtc_ports and config.webrtc.pages and not Path(config.webrtc.pages).is_dir():
+        raise ServerError(f"webrtc.pages: there is no folder {config.webrtc.pages!r}")
+    kept: dict[Kept, list[BoundPort]] = {kind: [] for kind in wanted}
     try:
-        for port in wanted:
-            kept = keep_port(config.listen.host, port)
-            ports.append(kept)
+        for kind, numbers in wanted.items():
+            for number in numbers:
+                port = keep_port(listen.host, number, kind)
+                kept[kind].append(port)
         inner = bind_inner(config.fronts)
     except BaseException:
-        for each in ports:
-            each.close()
+        for ports in kept.values():
+            for each in ports:
+                each.close()
         raise
-    return GatewayPlan(inner, ports, started_at)
+    return GatewayPlan(inner, kept, started_at)
 
 
 def _is_there(module: str) -> bool:

@@ -108,10 +108,9 @@ def serve(
         from lipsync_fast.supervisor.supervisor import ServerParts, supervise
 
         *stream_ports, http_port = (port.port for port in ports)
-        kept = gateway.grpc if gateway is not None else []
-        grpc_ports = [port.port for port in kept]
-        facts = ServerFacts(config, stream_ports, http_port, started_at, grpc_ports)
-        ports += [*kept, gateway.inner] if gateway is not None else []
+        gateway_ports = gateway.ports if gateway is not None else {}
+        facts = ServerFacts(config, stream_ports, http_port, started_at, gateway_ports)
+        ports += [*gateway.bound, gateway.inner] if gateway is not None else []
         parts = ServerParts(
             facts, spawner, slots, ports, notifier, folder, early_signals, lambda: on_ready(ports)
         )

@@ -23,15 +23,14 @@ INNER_HOST = "127.0.0.1"
 ORPHANS_S, _PAUSE_S = 3.0, 0.02
 """How long a port is waited for that the fronts of a crashed run may still be leaving."""
 
-Kind = Literal["stream", "http", "inner", "grpc"]
+Kind = Literal["stream", "http", "inner", "grpc", "webrtc"]
+Kept = Literal["grpc", "webrtc"]
+"""Ports that are only kept: their sockets do not listen, and the gateway's own share them."""
 
 
 @dataclass(frozen=True)
 class BoundPort:
-    """A port, with a listening socket for each front (one that all share where there is one).
-
-    One of kind "grpc" is only kept: its socket does not listen, and the gateway's own shares it.
-    """
+    """A port, with a listening socket for each front (one that all share where there is one)."""
 
     kind: Kind
     port: int
@@ -94,7 +93,7 @@ def bind_inner(fronts: int) -> BoundPort:
         raise _refusal(INNER_HOST, 0, error) from None
 
 
-def keep_port(host: str, port: int) -> BoundPort:
+def keep_port(host: str, port: int, kind: Kept = "grpc") -> BoundPort:
     """Keep a port for a server that cannot be handed a socket; it shares it (SO_REUSEPORT).
 
     That nobody else has the port is tried first, as in ``bind_ports``.
@@ -109,7 +108,7 @@ def keep_port(host: str, port: int) -> BoundPort:
         kept = _listener(family, address, port, share=True, listen=False)
     except OSError as error:
         raise _refusal(host, port, error) from None
-    return BoundPort("grpc", kept.getsockname()[1], [kept])
+    return BoundPort(kind, kept.getsockname()[1], [kept])
 
 
 def _bind(kind: Kind, family: socket.AddressFamily, host: str, port: int, fronts: int) -> BoundPort:

@@ -113,7 +113,7 @@ class ServerFacts:
     """What does not change while a server runs.
 
     Attributes:
-        ports: of the stream protocols; grpc_ports: of gRPC.
+        ports: of the stream protocols; gateway_ports: of others, by protocol.
         started_at: CLOCK_MONOTONIC, s.
     """
 
@@ -121,7 +121,7 @@ class ServerFacts:
     ports: list[int]
     http_port: int
     started_at: float
-    grpc_ports: list[int] = field(default_factory=list)
+    gateway_ports: dict[str, list[int]] = field(default_factory=dict)
 
 
 def server_status(
@@ -197,7 +197,7 @@ def _gateway(gateway: Child, now: float, facts: ServerFacts) -> GatewayStatus:
         state="ready" if gateway.state == "spare" else gateway.state,
         uptime_s=now - gateway.started_at,
         restarts=gateway.slot.restarts,
-        ports={"grpc": facts.grpc_ports},
+        ports=facts.gateway_ports,
         load=gateway.gateway_load,
         reason=gateway.slot.reason if gateway.state == "gone" or gateway.died_young else "",
     )

@@ -360,7 +360,10 @@ class Supervisor:
             facts = self._parts.facts
             after = round(time.monotonic() - facts.started_at, 3)
             ports = ",".join(map(str, facts.ports))
-            more = {"grpc_ports": ",".join(map(str, facts.grpc_ports))} if facts.grpc_ports else {}
+            more = {
+                f"{kind}_ports": ",".join(map(str, numbers))
+                for kind, numbers in facts.gateway_ports.items()
+            }
             log.info("serving", ports=ports, http_port=facts.http_port, **more, after_s=after)
             self._parts.on_ready()
 

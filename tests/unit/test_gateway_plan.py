@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from lipsync_fast.config import Listen, ServeConfig
+from lipsync_fast.config import Listen, ServeConfig, WebRtc
 from lipsync_fast.config_load import load
 from lipsync_fast.errors import ConfigError, ServerError
 from lipsync_fast.frontend.access.clients import GATEWAY, behind_gateway, gateway_refusal
@@ -26,7 +26,7 @@ def wanted(*ports: int) -> ServeConfig:
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The extra is there, whether or not it is."""
-    monkeypatch.setattr(gateways, "NEEDED", ())
+    monkeypatch.setattr(gateways, "NEEDED", {"grpc": (), "webrtc": ()})
 
 
 def test_without_a_port_there_is_no_gateway() -> None:
@@ -37,7 +37,7 @@ def test_without_a_port_there_is_no_gateway() -> None:
 def test_what_is_not_installed_is_named_in_one_line(
     monkeypatch: pytest.MonkeyPatch, module: str
 ) -> None:
-    monkeypatch.setattr(gateways, "NEEDED", (module,))
+    monkeypatch.setattr(gateways, "NEEDED", {"grpc": (module,), "webrtc": (module,)})
     with pytest.raises(ServerError) as error:
         plan_gateway(wanted(0), 0.0)
     assert str(error.value).startswith("listen.grpc_ports needs more than is installed: pip ")
@@ -49,7 +49,7 @@ def test_its_port_is_kept_but_nobody_listens() -> None:
     plan = plan_gateway(wanted(0, 0), 0.0)
     assert plan is not None
     with closing(plan):
-        ports = [port.port for port in plan.grpc]
+        ports = plan.ports["grpc"]
         assert len(set(ports)) == 2
         for port in ports:
             with pytest.raises(ConnectionRefusedError):
@@ -66,6 +66,29 @@ def test_its_port_is_kept_but_nobody_listens() -> None:
         assert plan.secret not in repr(plan)
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", plan.inner.port), timeout=10).close()
+
+
+@pytest.mark.usefixtures("installed")
+def test_several_protocols_are_one_gateways(tmp_path: Path) -> None:
+    config = ServeConfig(listen=Listen(grpc_ports=(0,), webrtc_ports=(0, 0)))
+    plan = plan_gateway(config, 0.0)
+    assert plan is not None
+    with closing(plan):
+        assert {kind: len(ports) for kind, ports in plan.ports.items()} == {"grpc": 1, "webrtc": 2}
+        assert {port.kind for port in plan.bound} == {"grpc", "webrtc"}
+        spec = plan.spec("gateway-1", Path("/x"), 7, config)
+        assert (spec.grpc_ports, spec.webrtc_ports) == (plan.ports["grpc"], plan.ports["webrtc"])
+    listen = Listen(webrtc_ports=(0,))
+    missing = ServeConfig(listen=listen, webrtc=WebRtc(pages=str(tmp_path / "none")))
+    with pytest.raises(ServerError, match=r"webrtc\.pages: there is no folder"):
+        plan_gateway(missing, 0.0)
+
+
+def test_what_webrtc_needs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateways, "NEEDED", {"grpc": (), "webrtc": ("no_such_module",)})
+    with pytest.raises(ServerError) as error:
+        plan_gateway(ServeConfig(listen=Listen(webrtc_ports=(0,))), 0.0)
+    assert str(error.value).startswith("listen.webrtc_ports needs more than is installed: pip ")
 
 
 @pytest.mark.usefixtures("installed")

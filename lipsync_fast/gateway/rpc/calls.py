@@ -13,12 +13,10 @@ import grpc
 
 from lipsync_fast import canonical
 from lipsync_fast.errors import FrontError, LipsyncError
-from lipsync_fast.gateway.fronts import Client
+from lipsync_fast.gateway.fronts import Client, passed_on
 
 Context = Any
 """A call, as grpc.aio hands it on."""
-MOST_HEADER = 4096
-"""Bytes of a client's authorization, or of the addresses that it names."""
 STATUSES = {
     401: grpc.StatusCode.UNAUTHENTICATED,
     403: grpc.StatusCode.PERMISSION_DENIED,
@@ -66,8 +64,8 @@ def client_of(context: Context) -> Client:
             shown.setdefault(key, []).append(value)
     return Client(
         address=address_of(context.peer()),
-        forwarded=_header(shown.get("x-forwarded-for", [])),
-        authorization=_header(shown.get("authorization", [])[:1]),
+        forwarded=passed_on(shown.get("x-forwarded-for", [])),
+        authorization=passed_on(shown.get("authorization", [])[:1]),
     )
 
 
@@ -77,12 +75,6 @@ def address_of(peer: str) -> str:
     if kind not in ("ipv4", "ipv6"):
         return kind
     return rest.rpartition(":")[0].strip("[]")
-
-
-def _header(values: list[str]) -> str:
-    """Values as a header that can be passed on; nothing where they cannot."""
-    text = ", ".join(values)
-    return text if len(text) <= MOST_HEADER and text.isprintable() and text.isascii() else ""
 
 
 def is_refused(error: FrontError) -> bool:

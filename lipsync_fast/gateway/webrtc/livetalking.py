@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The routes that LiveTalking's web pages and their programs ask.
+
+All answers are ``{"code", "msg", "data"?}`` with the HTTP status 200; code 0 is well, -1 is not.
+What there is not, such as speech from text, is said in ``msg``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from lipsync_fast.errors import LipsyncError, PeerError
+from lipsync_fast.gateway.adapters import Counts
+from lipsync_fast.gateway.webrtc import hearing, offers
+from lipsync_fast.gateway.webrtc.peer import Peer
+from lipsync_fast.gateway.webrtc.peers import Peers, words_of
+from lipsync_fast.gateway.webrtc.requests import body, client_of, form
+
+MOST_JSON = 2 * offers.MOST_BYTES
+NO_SPEECH = "no text-to-speech is set up here: send sound to /humanaudio"
+NO_TYPES = "this avatar has no other motions to choose from"
+NO_RECORD = "recording is not supported here: lipsync-fast render makes a video of a recording"
+M = TypeVar("M", bound=msgspec.Struct)
+
+
+class OfferAsked(msgspec.Struct):
+    """Of /offer."""
+
+    sdp: str
+    type: str = "offer"
+    avatar: str = ""
+
+
+class Asked(msgspec.Struct):
+    """Of all others; those that name numbers as well are understood."""
+
+    sessionid: str | int = ""
+
+
+class LiveTalking:
+    """Its routes.
+
+    Args:
+        most_bytes: of a recording.
+    """
+
+    def __init__(self, peers: Peers, counts: Counts, most_bytes: int) -> None:
+        self._peers, self._counts, self._most = peers, counts, most_bytes
+
+    def add(self, router: web.UrlDispatcher) -> None:
+        """Have them answered."""
+        router.add_post("/offer", self._answered(self.offer, "", flat=True))
+        for name, handler in (
+            ("humanaudio", self.say),
+            ("interrupt_talk", self.interrupt),
+            ("is_speaking", self.is_speaking),
+            ("human", self._without(NO_SPEECH)),
+            ("set_audiotype", self._without(NO_TYPES)),
+            ("record", self._without(NO_RECORD)),
+        ):
+            router.add_post(f"/{name}", self._answered(handler, name))
+        router.add_get("/record/{id}", self._answered(self.record, "record"))
+
+    async def offer(self, request: web.Request) -> dict[str, Any]:
+        """An offer."""
+        asked = await self._asked(request, OfferAsked)
+        if asked.type != "offer":
+            raise PeerError("type: expected offer")
+        client = client_of(request)
+        peer, answer = await self._peers.begin("offer", asked.sdp, asked.avatar, client)
+        return {"sdp": answer, "type": "answer", "sessionid": peer.id}
+
+    async def say(self, request: web.Request) -> None:
+        """A recording, as a form."""
+        fields = await form(request, self._most)
+        peer = self._find(request, fields.get("sessionid", b"").decode(errors="replace"))
+        if "file" not in fields:
+            raise PeerError("there is no field named file")
+        peer.say(await asyncio.to_thread(hearing.opened, fields["file"]))
+
+    async def interrupt(self, request: web.Request) -> None:
+        """Silence."""
+        await (await self._peer(request)).interrupt()
+
+    async def is_speaking(self, request: web.Request) -> bool:
+        """Whether something is being said, or waits to be."""
+        return (await self._peer(request)).speaking
+
+    async def record(self, request: web.Request) -> None:
+        """What was recorded: nothing is."""
+        raise PeerError(NO_RECORD, 404)
+
+    def _without(self, why: str) -> Callable[[web.Request], Awaitable[None]]:
+        async def handler(request: web.Request) -> None:
+            await self._peer(request)
+            raise PeerError(why)
+
+        return handler
+
+    async def _peer(self, request: web.Request) -> Peer:
+        return self._find(request, str((await self._asked(request, Asked)).sessionid))
+
+    def _find(self, request: web.Request, id: str) -> Peer:
+        return self._peers.find(id, client_of(request))
+
+    async def _asked(self, request: web.Request, kind: type[M]) -> M:
+        try:
+            return msgspec.json.decode(await body(request, MOST_JSON), type=kind)
+        except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
+            raise PeerError(f"the request cannot be read: {' '.join(str(error).split())}") from None
+
+    def _answered(
+        self, handler: Callable[[web.Request], Awaitable[Any]], name: str, flat: bool = False
+    ) -> Callable[[web.Request], Awaitable[web.Response]]:
+        """A handler whose result, or error, is an answer.
+
+        Args:
+            name: it is counted as; nothing where it counts by itself.
+            flat: the result is all of the answer.
+        """
+
+        async def answer(request: web.Request) -> web.Response:
+            if name:
+                self._counts.begun(name)
+            try:
+                result = await handler(request)
+            except (LipsyncError, ValueError) as error:
+                self._counts.refused()
+                return _json({"code": -1, "msg": words_of(error)})
+            if flat:
+                return _json(result)
+            return _json({"code": 0, "msg": "ok"} | ({} if result is None else {"data": result}))
+
+        return answer
+
+
+def _json(made: dict[str, Any]) -> web.Response:
+    return web.Response(body=msgspec.json.encode(made), content_type="application/json")

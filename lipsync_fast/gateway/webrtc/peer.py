@@ -1,0 +1,344 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A browser that watches, and speaks: its connection, and its session of lipsync.v1.
+
+One task owns both, from the offer to the end of either. What ends it is one sentence: the peer
+(closed, vanished, never came), the session (lost, ended by the server), or somebody who asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine, Iterator
+from contextlib import suppress
+from typing import Any
+
+from aiortc import MediaStreamTrack, RTCPeerConnection
+from aiortc.mediastreams import MediaStreamError
+
+from lipsync_fast.errors import FrontError, LipsyncError, PeerError, SessionError
+from lipsync_fast.gateway.adapters import Counts
+from lipsync_fast.gateway.fronts import Client, Fronts
+from lipsync_fast.gateway.webrtc import offers
+from lipsync_fast.gateway.webrtc.hearing import RATE, Pcm, Resampled, Voice
+from lipsync_fast.gateway.webrtc.ice import Places
+from lipsync_fast.gateway.webrtc.timeline import Timeline
+from lipsync_fast.gateway.webrtc.tracks import PictureTrack, SoundTrack, on_picture_loss, watch
+from lipsync_fast.logs import get_logger
+from lipsync_fast_client.events import AudioFrame, ConnectionLost, Event, Reconnected, VideoFrame
+from lipsync_fast_client.protocol import (
+    AudioFormat,
+    ErrorMessage,
+    SessionInterrupted,
+    SessionOverloaded,
+    SessionStart,
+    UtteranceEnded,
+    UtteranceStarted,
+    VideoFormat,
+)
+from lipsync_fast_client.session import Session
+
+log = get_logger("lipsync.gateway")
+CONNECT_S = 30.0
+"""From an answer to the first packets."""
+SILENT_S = 8.0
+"""A peer that reports nothing for so long has vanished; a browser reports each second."""
+LOOK_S = 0.5
+KEY_EVERY_S = 0.25
+AWAY_S = 30.0
+"""How long a front that has died is waited for."""
+MOST_WAITING = 4
+"""Recordings of one peer that wait to be said."""
+CLOSED, ASKED = "the client has closed the connection", "the client has ended it"
+WELL = frozenset({CLOSED, ASKED})
+"""Ends that nobody is told of."""
+
+
+class Peer:
+    """One peer. All methods are for the loop that it was begun in.
+
+    Args:
+        client: for whom the session is.
+        avatar: its name; the server's default where empty.
+        bitrate: of pictures; what they need where 0.
+
+    Attributes:
+        speaking: something is being said, or waits to be.
+        connected: packets have come from it.
+        end: why it has ended; nothing while it lives.
+    """
+
+    def __init__(
+        self,
+        id: str,
+        client: Client,
+        fronts: Fronts,
+        places: Places,
+        counts: Counts,
+        avatar: str = "",
+        bitrate: int = 0,
+    ) -> None:
+        self.id, self.client = id, client
+        self._fronts, self._places, self._counts = fronts, places, counts
+        self._start = SessionStart(
+            avatar=avatar,
+            audio=AudioFormat(sample_rate=RATE),
+            video=VideoFormat(codec="h264", bitrate=bitrate or None),
+            echo_audio=True,
+            pictures=False,  # until there is somebody to see them
+        )
+        self.end = ""
+        self._over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._timeline = Timeline()
+        self._picture = PictureTrack(self._timeline, self._need_key)
+        self._sound = SoundTrack(self._timeline)
+        self._pc: RTCPeerConnection
+        self._session: Session
+        self._offer: offers.Offer
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._heard_at = 0.0
+        self._said_by_server = False
+        self._waiting = 0
+        self._asking = False
+        self._talk = asyncio.Lock()
+        self._cut = 0
+
+    @property
+    def connected(self) -> bool:
+        """It can be sent to."""
+        return self._picture.begun.is_set()
+
+    @property
+    def speaking(self) -> bool:
+        """Something is being said, or waits to be."""
+        return self._said_by_server or self._waiting > 0
+
+    # ------------------------------------------------------------ life
+    async def live(self, offer: offers.Offer, answered: asyncio.Future[str]) -> None:
+        """All of it; the answer is given as soon as there is one.
+
+        What is wrong before that is in ``answered``: nothing is raised here.
+        """
+        try:
+            async with self._fronts.session(self.client, self._start, AWAY_S) as session:
+                self._session, self._offer = session, offer
+                self._pc = RTCPeerConnection(self._places.configuration())
+                try:
+                    await self._meet(offer, answered)
+                    self.end = await self._over
+                finally:
+                    await self._leave()
+        except (LipsyncError, ValueError) as error:
+            if not answered.done():
+                answered.set_exception(error)
+            self.end = self.end or str(error)
+        finally:
+            if not answered.done():
+                answered.cancel()
+            self.end = self.end or "the server is going away"
+        if self.end not in WELL:
+            log.info("a client's WebRTC has ended", peer=self.client.address, why=self.end)
+
+    def close(self, why: str) -> None:
+        """End it, for this reason."""
+        if not self._over.done():
+            self._over.set_result(why)
+
+    async def _meet(self, offer: offers.Offer, answered: asyncio.Future[str]) -> None:
+        pc = self._pc
+        pc.on("connectionstatechange", self._state_changed)
+        pc.on("track", self._track_came)
+        made = await offers.answer(pc, offer, self._places, self._picture, self._sound)
+        for sender in pc.getSenders():
+            track = self._picture if sender.kind == "video" else self._sound
+            watch(sender, track, self._report_came)
+            if sender.kind == "video":
+                on_picture_loss(sender, self._need_key)
+        self._run(self._pump())
+        self._run(self._watch())
+        if not answered.done():
+            answered.set_result(made)
+
+    async def _leave(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        with suppress(Exception):  # of a connection that is in any state
+            async with asyncio.timeout(2.0):
+                await self._pc.close()
+        self._picture.stop()
+        self._sound.stop()
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Have something done for as long as the peer lives; what goes wrong there ends it."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if isinstance(error, (SessionError, FrontError)):
+            self.close(str(error))
+        elif error is not None:
+            log.error("a client's WebRTC has failed", exc_info=error)
+            self.close("internal error")
+
+    async def _watch(self) -> None:
+        """End a peer that never came, or that has vanished."""
+        began = time.monotonic()
+        while not self.connected:
+            if time.monotonic() - began > CONNECT_S:
+                self.close(f"no connection came about within {CONNECT_S:g} s")
+                return
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await self._picture.begun.wait()
+        await self._session.update(pictures=True)
+        self._need_key()
+        self._heard_at = time.monotonic()
+        while time.monotonic() - self._heard_at < SILENT_S:
+            await asyncio.sleep(LOOK_S)
+        self.close(f"the client has vanished: nothing came from it for {SILENT_S:g} s")
+
+    def _report_came(self) -> None:
+        self._heard_at = time.monotonic()
+
+    def _state_changed(self) -> None:
+        state = self._pc.connectionState
+        if state == "closed":
+            self.close(CLOSED)
+        elif state == "failed":
+            self.close("the connection has failed")
+
+    # ------------------------------------------------------------ what is shown
+    async def _pump(self) -> None:
+        """Hand on what the session gives."""
+        async for event in self._session:
+            self._take(event)
+        self.close("the server has ended the session")
+
+    def _take(self, event: Event) -> None:
+        if isinstance(event, VideoFrame):
+            media = self._timeline.see(event.pts_us)
+            if self._picture.put(event.h264, media, event.key):
+                self._counts.picture(len(event.h264))
+        elif isinstance(event, AudioFrame):
+            self._sound.put(event.pcm, self._timeline.see(event.pts_us))
+        elif isinstance(event, UtteranceStarted):
+            self._said_by_server = True
+        elif isinstance(event, (UtteranceEnded, SessionInterrupted, SessionOverloaded)):
+            self._said_by_server = False
+            self._sound.end()
+            if isinstance(event, SessionOverloaded):
+                self._counts.refused()
+                log.info("speech is refused", peer=self.client.address, why=event.message)
+        elif isinstance(event, ConnectionLost):
+            self._said_by_server = False
+            self._sound.end()
+            self._picture.begin_again()
+        elif isinstance(event, Reconnected):
+            self._timeline.begin_again()
+        elif isinstance(event, ErrorMessage):
+            log.info("a client is told", peer=self.client.address, why=event.message)
+
+    def _need_key(self) -> None:
+        """Have a key frame come; a peer that asks without end is heard now and then."""
+        if not self._asking and not self._over.done():
+            self._asking = True
+            self._run(self._ask_for_key())
+
+    async def _ask_for_key(self) -> None:
+        try:
+            with suppress(SessionError):  # who iterates is told
+                await self._session.key_frame()
+            await asyncio.sleep(KEY_EVERY_S)
+        finally:
+            self._asking = False
+
+    # ------------------------------------------------------------ what is said
+    def _track_came(self, track: MediaStreamTrack) -> None:
+        if track.kind == "audio":
+            self._run(self._listen(track))
+
+    async def _listen(self, track: MediaStreamTrack) -> None:
+        """Have the avatar say what comes from a microphone."""
+        voice, resampled, said = Voice(), Resampled(), False
+        while True:
+            try:
+                frame = await track.recv()
+            except MediaStreamError:
+                break
+            for piece in voice.hear(resampled.push(frame)):  # type: ignore[arg-type]
+                if not said and self._talk.locked():
+                    continue  # a recording is being said
+                said = True
+                await self._session.send(piece.tobytes())
+            if said and not voice.open:
+                said = False
+                await self._session.end_utterance()
+
+    def say(self, recording: Iterator[Pcm]) -> None:
+        """Have a recording said, behind others that wait.
+
+        Raises:
+            PeerError: too many wait.
+        """
+        if self._waiting >= MOST_WAITING:
+            raise PeerError(f"{MOST_WAITING} recordings wait to be said already", 429)
+        self._waiting += 1
+        self._run(self._say(recording, self._cut))
+
+    async def _say(self, recording: Iterator[Pcm], cut: int) -> None:
+        try:
+            async with self._talk:
+                while cut == self._cut:
+                    piece = await asyncio.to_thread(_piece, recording)
+                    if piece is None or cut != self._cut:
+                        break
+                    await self._session.send(piece)
+                if cut == self._cut:
+                    await self._session.end_utterance()
+        except PeerError as error:  # its end cannot be read
+            log.info("a recording ends early", peer=self.client.address, why=str(error))
+            await self._session.end_utterance()
+        finally:
+            self._waiting -= 1
+
+    async def interrupt(self) -> None:
+        """Stop what is being said, and what waits to be.
+
+        Raises:
+            SessionError: the session has ended.
+        """
+        self._cut += 1
+        self._sound.clear()
+        await self._session.interrupt()
+
+    # ------------------------------------------------------------ where it is
+    async def trickle(self, fragment: str) -> None:
+        """Take candidates that the peer has found since.
+
+        Raises:
+            PeerError: it is no fragment of SDP, or of another offer.
+        """
+        found = offers.candidates(fragment, self._offer)
+        if not self._places.helped:
+            return
+        for candidate in found:
+            with suppress(Exception):  # one that is of no use
+                await self._pc.addIceCandidate(candidate)
+
+
+def _piece(recording: Iterator[Pcm]) -> bytes | None:
+    """About a second of a recording; None at its end."""
+    found, count = [], 0
+    for piece in recording:
+        found.append(piece.tobytes())
+        count += len(piece)
+        if count >= RATE:
+            break
+    return b"".join(found) or None

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All peers of a gateway: how they begin, how they are found, and that all of them end."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import uuid
+from collections import OrderedDict
+
+from lipsync_fast.config import ServeConfig
+from lipsync_fast.errors import LipsyncError, PeerError
+from lipsync_fast.gateway.adapters import Counts
+from lipsync_fast.gateway.fronts import Client, Fronts
+from lipsync_fast.gateway.webrtc import offers
+from lipsync_fast.gateway.webrtc.ice import Places
+from lipsync_fast.gateway.webrtc.peer import WELL, Peer
+
+MOST_COMING = 32
+"""Peers that have an answer and have not come yet."""
+REMEMBERED = 256
+"""Peers whose end can still be asked for."""
+GOING = "the server is going away"
+
+
+class Peers:
+    """Begins, finds and ends peers. One loop."""
+
+    def __init__(self, config: ServeConfig, fronts: Fronts, counts: Counts) -> None:
+        self.places = Places(config)
+        self._config, self._fronts, self._counts = config, fronts, counts
+        self._peers: dict[str, Peer] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ends: OrderedDict[str, str] = OrderedDict()
+        self._draining = False
+
+    async def begin(self, call: str, sdp: str, avatar: str, client: Client) -> tuple[Peer, str]:
+        """A new peer, and the answer to its offer.
+
+        Args:
+            call: what it is counted as.
+
+        Raises:
+            PeerError: the offer cannot be answered.
+            FrontError: no front takes it.
+            ValueError: there is no such avatar, by its name alone.
+        """
+        if self._draining:
+            raise PeerError(GOING, 503)
+        offer = offers.read(sdp, self.places.helped)
+        if sum(not peer.connected for peer in self._peers.values()) >= MOST_COMING:
+            raise PeerError("as many are connecting as may at once; try again later", 503)
+        peer = Peer(
+            str(uuid.uuid4()),
+            client,
+            self._fronts,
+            self.places,
+            self._counts,
+            avatar,
+            self._config.webrtc.bitrate,
+        )
+        answered: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._peers[peer.id] = peer
+        task = asyncio.create_task(self._live(call, peer, offer, answered))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        try:
+            return peer, await answered
+        except asyncio.CancelledError:  # who asked has gone
+            peer.close("the client did not wait for its answer")
+            raise
+
+    async def _live(
+        self, call: str, peer: Peer, offer: offers.Offer, answered: asyncio.Future[str]
+    ) -> None:
+        try:
+            with self._counts.call(call):
+                await peer.live(offer, answered)
+        finally:
+            del self._peers[peer.id]
+        if answered.cancelled() or answered.exception() is not None:
+            return  # its client is told that by words
+        if peer.end not in WELL and not self._draining:
+            self._counts.failed()
+        self._ends[peer.id] = peer.end
+        while len(self._ends) > REMEMBERED:
+            self._ends.popitem(last=False)
+
+    def find(self, id: str, client: Client) -> Peer:
+        """A peer that lives, for a client that shows what it was begun with.
+
+        Raises:
+            PeerError: there is none, or it is somebody else's.
+        """
+        peer = self._peers.get(id)
+        if peer is None or peer.end:
+            why = self._ends.get(id) if peer is None else peer.end
+            raise PeerError(f"this session has ended: {why}" if why else "no such session", 404)
+        ours, shown = peer.client.authorization, client.authorization
+        if self._config.listen.token and not hmac.compare_digest(ours.encode(), shown.encode()):
+            raise PeerError("show the token that the session was begun with", 401)
+        return peer
+
+    async def drain(self, seconds: float) -> None:
+        """Take nobody new; those that are there may stay until their sessions end, or so long."""
+        self._draining = True
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=seconds)
+        for peer in list(self._peers.values()):
+            peer.close(GOING)
+        if self._tasks:
+            _, left = await asyncio.wait(self._tasks, timeout=5.0)
+            for task in left:
+                task.cancel()
+
+
+def words_of(error: LipsyncError | ValueError) -> str:
+    """What a client is told: one line."""
+    return " ".join(str(error).split())
