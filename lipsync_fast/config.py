@@ -196,6 +196,29 @@ class WebRtc(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     pages: str = ""
 
 
+class Speech(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What speaks where a client sends text; off unless an engine is named.
+
+    Attributes:
+        engine: openai (any server that has OpenAI's /v1/audio/speech), espeak, piper, a plug-in's
+            name, or module:function.
+        url: of the server, such as https://api.openai.com/v1.
+        key: what it asks for.
+        model: its model; for piper, the file of the voice.
+        voice: the usual one; a client may name another.
+        rate: samples a second of what comes; 0: the engine's usual.
+        at_once: texts that are spoken at a time, for each front.
+    """
+
+    engine: str = ""
+    url: str = ""
+    key: str = ""
+    model: str = ""
+    voice: str = ""
+    rate: Annotated[int, Meta(ge=0, le=192_000)] = 0
+    at_once: AtLeastOne = 8
+
+
 class Log(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What is written to standard error.
 
@@ -224,6 +247,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     live: Live = Live()
     limits: Limits = Limits()
     utterances: Utterances = Utterances()
+    speech: Speech = Speech()
     webrtc: WebRtc = WebRtc()
     log: Log = Log()
     fronts: AtLeastOne = 1

@@ -31,7 +31,7 @@ from lipsync_fast.errors import ConfigError
 PREFIX = "LIPSYNC_FAST_"
 OTHERS = frozenset({AVATARS_VARIABLE})
 """Variables of that prefix that are not the configuration's."""
-SECRET = frozenset({"listen.token", "listen.admin_token", "webrtc.ice_credential"})
+SECRET = frozenset({"listen.token", "listen.admin_token", "speech.key", "webrtc.ice_credential"})
 """Not shown in errors, which end up in logs."""
 WORDS = {"true": True, "1": True, "false": False, "0": False}
 """What a variable may say of a key that is on or off."""

@@ -31,6 +31,12 @@ class UnknownUtteranceError(ReportedError):
     code: ClassVar[ErrorCode] = "unknown_utterance"
 
 
+class SpeechError(ReportedError):
+    """A text cannot be spoken: no speech synthesis is set up, or it fails."""
+
+    code: ClassVar[ErrorCode] = "speech_failed"
+
+
 class EngineLostError(ReportedError):
     """No engine could make a frame: they have died, or are too busy."""
 

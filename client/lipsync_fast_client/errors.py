@@ -9,6 +9,7 @@ ErrorCode: TypeAlias = Literal[
     "bad_request",
     "unknown_avatar",
     "unknown_utterance",
+    "speech_failed",
     "unsupported_audio",
     "unsupported_video",
     "too_large",

@@ -15,6 +15,8 @@ from lipsync_fast_client.protocol import (
     UtteranceStarted,
 )
 
+UNSAID = "unknown_utterance", "speech_failed"
+"""Errors that come in place of an utterance."""
 PAUSE_S = 0.8
 """Sound that comes after such a pause is a new utterance where the one before was lost: a client
 that never ends its utterances is heard again, too."""
@@ -66,7 +68,7 @@ class Pending:
         return told
 
     def said(self) -> bool:
-        """A pre-rendered utterance is asked for; whether the server is to be told."""
+        """A pre-rendered utterance or a text is to be said; whether the server is to be told."""
         if self._away:
             self.missed += 1
             return False
@@ -124,6 +126,6 @@ class Pending:
             self.unfinished = max(0, self.unfinished - 1)
             if isinstance(event, UtteranceEnded) and not self.unfinished:
                 self._open = False  # the server has ended it for lack of sound
-        elif isinstance(event, ErrorMessage) and event.code == "unknown_utterance":
+        elif isinstance(event, ErrorMessage) and event.code in UNSAID:
             self.unfinished = max(0, self.unfinished - 1)
         return True

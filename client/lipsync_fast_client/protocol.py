@@ -20,6 +20,8 @@ from lipsync_fast_client.geometry import EMPTY, Rect
 
 SUBPROTOCOL = "lipsync.v1"
 MAGIC = b"LSF1"
+MOST_TEXT = 4_000
+"""Characters that are said as one utterance."""
 MIN_RATE, MAX_RATE = 8_000, 192_000
 MIN_BITRATE, MAX_BITRATE = 50_000, 50_000_000
 
@@ -86,9 +88,21 @@ class UtteranceEnd(FromClient, tag="utterance.end", kw_only=True, frozen=True):
 
 
 class UtteranceSay(FromClient, tag="utterance.say", kw_only=True, frozen=True):
-    """Say what was pre-rendered for the avatar under a name, as a whole utterance."""
+    """Say something whole, as an utterance of its own: one of ``name`` and ``text``.
 
-    name: Annotated[str, Meta(min_length=1, max_length=200)]
+    Attributes:
+        name: what was pre-rendered for the avatar under it.
+        text: to be spoken by the server's speech synthesis, where it has one.
+        voice: of that; the usual one where empty.
+    """
+
+    name: Annotated[str, Meta(min_length=1, max_length=200)] | UnsetType = UNSET
+    text: Annotated[str, Meta(min_length=1, max_length=MOST_TEXT)] | UnsetType = UNSET
+    voice: Annotated[str, Meta(max_length=200)] = ""
+
+    def __post_init__(self) -> None:
+        if (self.name is UNSET) == (self.text is UNSET):
+            raise ValueError("Expected one of `name` and `text`")
 
 
 class SessionInterrupt(FromClient, tag="session.interrupt", kw_only=True, frozen=True):
@@ -135,6 +149,7 @@ class SessionStarted(FromServer, tag="session.started", kw_only=True, frozen=Tru
         bounds: the face rectangle in the first frame: x, y, width and height.
         latency_ms: from a sound to the picture that shows it, as planned.
         codec: of the pictures, where they are no JPEGs.
+        text: whether the server can say text (``utterance.say``).
     """
 
     session: str
@@ -145,6 +160,7 @@ class SessionStarted(FromServer, tag="session.started", kw_only=True, frozen=Tru
     bounds: Rect
     latency_ms: float
     codec: Literal["h264"] | UnsetType = UNSET
+    text: bool | UnsetType = UNSET
 
 
 class UtteranceStarted(FromServer, tag="utterance.started", kw_only=True, frozen=True):

@@ -121,6 +121,19 @@ class Session:
         if self._pending.said():
             await self._send_message(message)
 
+    async def say_text(self, text: str, voice: str = "") -> None:
+        """Have the server's speech synthesis speak a text, as an utterance behind those that wait.
+
+        What cannot be spoken, or where the server has no speech synthesis (``started.text`` is not
+        true), an ErrorMessage with code ``speech_failed`` comes.
+
+        Raises:
+            ValueError: the text is empty, or has more than 4,000 characters.
+        """
+        message = checked(UtteranceSay(text=text, voice=voice))
+        if self._pending.said():
+            await self._send_message(message)
+
     async def interrupt(self) -> None:
         """Stop what is being said, at once; answered by SessionInterrupted.
 

@@ -21,6 +21,7 @@ from lipsync_fast.frontend.playout.idle_rate import ALONE, SHARED, IdleRate
 from lipsync_fast.frontend.playout.speech_rate import SpeechRate
 from lipsync_fast.frontend.playout.timer import SlotTimer
 from lipsync_fast.frontend.statistics import FrontStatistics
+from lipsync_fast.frontend.text_to_speech import TextToSpeech
 from lipsync_fast.ipc.control import AnyMessage, Engines
 from lipsync_fast.ipc.status import FrontLoad
 from lipsync_fast.machine import are_shared
@@ -50,6 +51,7 @@ class Services:
     idle_rate: IdleRate
     speech_rate: SpeechRate
     utterances: KeptUtterances
+    text_to_speech: TextToSpeech
     margin_ns: Callable[[], int]
     trace: Trace | None
 
@@ -65,6 +67,7 @@ class Services:
 
         Raises:
             OSError: the trace cannot be written.
+            ConfigError: the speech synthesis that is configured cannot work.
         """
         statistics, numbers, live = FrontStatistics(), JobNumbers(), config.live
         admission = Admission(config.limits, statistics.load, config.listen.proxies)
@@ -86,6 +89,7 @@ class Services:
                 lambda: (statistics.load.speaking, admission.others),
                 lambda: pool.capacity,
             ),
+            text_to_speech=TextToSpeech(config.speech),
             utterances=KeptUtterances(config.utterances, lambda: pool.maker),
             margin_ns=partial(pool.latency.margin_ns, live.margin_ms, live.margin_most_ms),
             trace=Trace(config.log.trace) if config.log.trace else None,

@@ -23,6 +23,7 @@ from lipsync_fast.ipc.control_socket import address
 from lipsync_fast.logs import get_logger
 from lipsync_fast.machine import raise_open_files
 from lipsync_fast.notify import Notifier
+from lipsync_fast.speech import check_engine
 from lipsync_fast.supervisor.avatar_catalogue import AvatarCatalogue
 from lipsync_fast.supervisor.avatar_folders import AvatarFolders
 from lipsync_fast.supervisor.children import ChildSlot, Command, own_command, why_not_started
@@ -72,6 +73,7 @@ def serve(
             f" {LEAST_FILES} at least"
         )
     config = _kept_somewhere(config)
+    check_engine(config.speech)
     with contextlib.ExitStack() as stack:
         early_signals = stack.enter_context(_signals_kept())
         notifier = Notifier()

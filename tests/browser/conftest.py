@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from cdp import Browser, Page, browser, chromium
 from pages import CONFIG, IDLES, QUICK
+from spoken_texts import speaks_texts
 from talking import Serve
 
 from lipsync_fast.client.local import LocalServer
@@ -24,8 +25,11 @@ def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def served() -> Iterator[LocalServer]:
-    """A server with the demo avatar, whose frames cost next to nothing: see ``QUICK``."""
-    with LocalServer(CONFIG, command=QUICK) as server:
+    """A server with the demo avatar, whose frames cost next to nothing: see ``QUICK``.
+
+    It speaks texts, too, so that the page has all that it can have.
+    """
+    with speaks_texts() as speech, LocalServer({**CONFIG, **speech}, command=QUICK) as server:
         yield server
 
 

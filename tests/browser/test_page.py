@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import wave
 from pathlib import Path
@@ -53,6 +54,27 @@ def test_idles_without_complaints(page: Page) -> None:
     assert page.value("document.querySelector('#avatars input:checked').value") == "demo"
     page.until("document.querySelector('#avatars img').naturalWidth > 0")
     assert page.value("document.querySelector('#stop').disabled")
+    assert page.problems == []
+
+
+def test_a_text_is_spoken_and_stopped(page: Page) -> None:
+    def types(text: str) -> None:
+        page.value(f"document.querySelector('#text').value = {json.dumps(text)}")
+        page.click("#say-text")
+
+    assert not is_hidden(page, "#text-form")
+    types("  ")
+    assert page.value("lipsync.state") == "idle", "there is nothing to say"
+    types("ten letter")
+    page.until("lipsync.state === 'speaking'")
+    stopped(page)
+    types("a text of which there is more than anyone wants to hear")
+    page.until("lipsync.state === 'speaking'")
+    page.click("#stop")
+    page.until("lipsync.state === 'idle'")
+    types("refused")
+    page.until("!document.querySelector('#notice').hidden")
+    assert "401" in page.value("document.querySelector('#notice-text').textContent")
     assert page.problems == []
 
 

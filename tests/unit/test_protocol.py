@@ -152,6 +152,7 @@ def test_values_out_of_their_range_are_named(field: str, value: object) -> None:
         ('{"type": "session.start", "pace": "$.audio"}', "bad_request"),
         ('{"type": "session.update", "audio": 7, "avatar": 7}', "bad_request"),
         ('{"type": "utterance.say", "audio": 7}', "bad_request"),
+        ('{"type": "utterance.say", "name": "a", "text": "b"}', "bad_request"),
     ],
 )
 def test_the_code_is_that_of_the_fault_that_is_told(text: str, code: str) -> None:

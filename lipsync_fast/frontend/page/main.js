@@ -31,6 +31,7 @@ let playback = null; // a file on its way
 let microphone = null;
 let opening = 0; // counts attempts to open it: the last one counts
 let repeats = false; // what is said was heard by the microphone
+let typed = false; // a text was sent, and is not spoken yet
 let again = null; // says the last file or sample once more
 let asking = 0; // for sound that the device has taken
 
@@ -51,7 +52,7 @@ const avatars = new Avatars((name) => session.avatar(name));
 function connectionChanged(state, detail) {
   connection = state;
   if (state !== "open") {
-    speaking = false;
+    speaking = typed = false;
     player.reset();
     metrics.forget();
     stopPlayback();
@@ -75,6 +76,7 @@ function told(message) {
   else if (message.type === "utterance.started") {
     if (player.hushed) return; // of what was interrupted
     speaking = true;
+    typed = false;
     metrics.begin();
   } else if (message.type === "utterance.ended" || message.type === "session.interrupted") {
     speaking = false;
@@ -82,6 +84,7 @@ function told(message) {
     if (message.dropped > message.frames / 2) notice("too-slow", {}, microphone ? null : again);
     if (message.type === "session.interrupted") player.interrupted();
   } else if (message.type === "session.overloaded") {
+    typed = false;
     metrics.refused();
     stopPlayback();
     notice("overloaded", {}, again);
@@ -99,6 +102,7 @@ function started(message) {
   $("canvas").style.objectPosition = `${(((x + width / 2) / message.width) * 100).toFixed(1)}% 50%`;
   $("canvas").setAttribute("aria-label", `The avatar ${message.avatar}`);
   showCode(message.avatar);
+  $("text-form").hidden = !message.text;
   if (!avatars.loading) avatars.show(message.avatar);
   else if (avatars.loading === message.avatar) player.awaitPicture(() => seen(message.avatar));
 }
@@ -122,6 +126,9 @@ function failed({ code, message }) {
     avatars.show(avatars.default);
     notice("unknown-avatar", { detail: wanted, instead: avatars.default || "the default one" });
     session.connect();
+  } else if (code === "speech_failed") {
+    typed = false;
+    notice("text-failed", { detail: message }, again);
   } else if (code === "engine_lost") notice("engine-lost", {}, again);
   else if (code === "overloaded") notice("overloaded", {}, again);
   else notice("server-error", { detail: message });
@@ -149,8 +156,8 @@ function refresh() {
   setText("state-text", long);
   setText("n-session", short);
   $("stage").dataset.state = state === "hearing" ? "listening" : state;
-  for (const id of ["sample", "mic", "open"]) $(id).disabled = !open;
-  const stops = open && Boolean(speaking || playback || microphone);
+  for (const id of ["sample", "mic", "open", "say-text"]) $(id).disabled = !open;
+  const stops = open && Boolean(speaking || typed || playback || microphone);
   if (!stops && document.activeElement === $("stop")) $("sample").focus(); // not lost with it
   $("stop").disabled = !stops;
   $("mic").setAttribute("aria-pressed", String(Boolean(microphone)));
@@ -257,6 +264,20 @@ async function say(load, name) {
   refresh();
 }
 
+/** Have the server speak a text. */
+async function sayText(text) {
+  again = () => sayText(text);
+  await wakeSound();
+  if (connection !== "open") return;
+  interrupt();
+  closeMicrophone();
+  clearNotice("");
+  saysFrom("file");
+  typed = true;
+  session.say({ type: "utterance.say", text });
+  refresh();
+}
+
 async function loadSample() {
   try {
     const answer = await ask("v1/sample.wav");
@@ -321,14 +342,14 @@ function closeMicrophone() {
 
 /** Barge in: nothing more of what is being said is shown, played or sent. */
 function interrupt() {
-  const busy = speaking || playback || metrics.owed;
+  const busy = speaking || typed || playback || metrics.owed;
   stopPlayback();
   if (busy && session.open) {
     session.say({ type: "session.interrupt" });
     player.interrupt();
     metrics.forget();
   }
-  speaking = false;
+  speaking = typed = false;
 }
 
 function stop() {
@@ -363,6 +384,11 @@ addEventListener("fullscreenchange", () => {
 $("file").onchange = () => {
   sayFile($("file").files[0]);
   $("file").value = "";
+};
+$("text-form").onsubmit = (event) => {
+  event.preventDefault();
+  const text = $("text").value.trim();
+  if (text && connection === "open") sayText(text);
 };
 $("token-form").onsubmit = (event) => {
   event.preventDefault();

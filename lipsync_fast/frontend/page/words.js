@@ -24,6 +24,7 @@ export const FAILURES = {
   "unknown-avatar": ["The avatar “{detail}” cannot be used here; “{instead}” is shown.", null],
   "avatar-failed": ["The avatar “{detail}” could not be shown, and “{instead}” stays: {why}", null],
   "no-avatars": ["The list of avatars could not be read; the default one is shown.", "Try again"],
+  "text-failed": ["The text could not be spoken: {detail}", "Say it again"],
   "engine-lost": ["The engine that made the pictures has stopped; another one takes over. Say it again.", "Say it again"],
   "server-error": ["The server could not do that: {detail}", null],
   "mic-denied": ["The microphone is not allowed for this page. Allow it in the browser's address bar, or use a sound file.", "Open a file"],

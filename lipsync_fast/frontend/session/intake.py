@@ -67,16 +67,21 @@ class UtteranceIntake:
         self._quiet_samples = self._last_sound_ns = 0
         """Since sound was refused: of the pause that goes on, and when the last piece came."""
 
-    def push(self, data: bytes) -> None:
-        """A piece of the client's sound; begins an utterance where none is open."""
+    def push(self, data: bytes) -> bool:
+        """A piece of the client's sound; begins an utterance where none is open.
+
+        Returns:
+            Whether it will be heard; else too many speak, and the client was told.
+        """
         now_ns = time.monotonic_ns()
         pcm = self._audio.push(data)
         if not self._playout.open and not self._admit(pcm, now_ns):
-            return
+            return False
         self.set_speaking(True)
         self._audio.keep(self._playout.push_audio(pcm, now_ns))
         if self._alarm.due_ns is None:
             self._alarm.set(now_ns + self._quiet_ns // LOOKS)
+        return True
 
     def _admit(self, pcm: F32, now_ns: int) -> bool:
         """Whether an utterance may begin; where not, the client gets a message."""

@@ -43,6 +43,7 @@ from lipsync_fast.frontend.session.receiver import Receiver
 from lipsync_fast.frontend.session.shown_avatar import ShownAvatar
 from lipsync_fast.frontend.session.statistics import SessionStatistics
 from lipsync_fast.frontend.session.stream import StreamSender
+from lipsync_fast.frontend.session.text import TextSpeaker
 from lipsync_fast.logs import get_logger
 from lipsync_fast.signals import until
 from lipsync_fast_client.protocol import (
@@ -143,12 +144,15 @@ class NativeSession:
             show=self._show,
             ticked=self._on_tick,
         )
+        self._text = TextSpeaker(
+            services, self._playout, self._intake, self._driver, start.audio, post
+        )
         self._receiver = Receiver(
             socket,
             services,
             self._playout,
             self._driver,
-            on_audio=self._intake.push,
+            on_audio=self._hear,
             on_message=self._obey,
             post=post,
             taken=lambda: self._statistics.frames,
@@ -183,6 +187,7 @@ class NativeSession:
                 for task in (
                     self._receiver.run,
                     self._driver.run,
+                    self._text.run,
                     self._send_all,
                     self._report,
                     self._receiver.leave_when_silent,
@@ -199,11 +204,16 @@ class NativeSession:
         raise ended[0] if ended else SocketClosedError
 
     # ------------------------------------------------------------ what the client says
+    def _hear(self, data: bytes) -> None:
+        if not self._text.busy:
+            self._intake.push(data)
+
     async def _obey(self, message: ClientMessage) -> None:
         if isinstance(message, UtteranceEnd):
-            self._intake.end_utterance()
+            if not self._text.busy:  # texts end by themselves
+                self._intake.end_utterance()
         elif isinstance(message, UtteranceSay):
-            await self._intake.say(message.name)
+            await self._text.say(message)
         elif isinstance(message, SessionInterrupt):
             self._interrupt()
         elif isinstance(message, SessionUpdate):
@@ -218,6 +228,7 @@ class NativeSession:
             raise ProtocolError("the session has begun already; use session.update, or reconnect")
 
     def _interrupt(self) -> None:
+        self._text.interrupt()
         self._driver.interrupt()
         self._outbox.drop_media()
         self._stream.begin_anew()

@@ -49,6 +49,7 @@ class ShownAvatar:
 
     def __init__(self, services: Services, lease: AvatarLease, video: VideoFormat) -> None:
         self._directory, self._pool = services.avatars, services.pool
+        self._text = services.text_to_speech.enabled
         self._utterances: KeptUtterances = services.utterances
         self._leases = [lease]
         """The newest last, those before it until the change."""
@@ -134,6 +135,7 @@ class ShownAvatar:
             bounds=self.package.rect(0).scaled(scale),
             latency_ms=latency_ms,
             codec=UNSET if self.coding is None else "h264",
+            text=self._text or UNSET,
         )
 
     def own_picture(self, avatar_frame: int) -> bytes | None:
