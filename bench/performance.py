@@ -6,8 +6,9 @@
 and its plots, docs/images/performance.png.
 
 Reads bench/results/run/run.json (``lipsync-fast bench --out``), parts of it that were measured
-again (run/again-*.json), run/prepared-avatars.json, streams.json, and bench/results/micro/*.json.
-``--check`` writes nothing, and fails where the document is not what would be written.
+again (run/again-*.json), run/prepared-avatars.json, streams.json, webrtc.json, and
+bench/results/micro/*.json. ``--check`` writes nothing, and fails where the document is not what
+would be written.
 """
 
 from __future__ import annotations
@@ -347,6 +348,48 @@ def viewers() -> list[str]:
     return [*lines, "", "; ".join(once) + "."]
 
 
+def browsers() -> list[str]:
+    """What a browser says of WebRTC, as bench/webrtc_browser.py found it; else nothing."""
+    file = RESULTS / "webrtc.json"
+    if not file.exists():
+        return []
+    found = json.loads(file.read_text())
+    machine = found["machine"]
+    lines = [
+        "",
+        "## WebRTC in a browser",
+        "",
+        f"`{found['command']}` on {machine['cores']} cores of {machine['processor']}, load average"
+        f" {found['load']:g} by other programs: server and headless Chromium on one machine, the"
+        f" {found['avatar']} avatar; the page of [the manual](integrations.md#whep), and"
+        " LiveTalking's own, unmodified. Buffers are what the browser held before it showed it;"
+        " sound and picture: by how much the sound is ahead, as the browser estimates both, in the"
+        " middle and at most.",
+        "",
+        "| page | | frames/s, freezes | buffers: picture, sound, ms | sound and picture, ms"
+        " | kbit/s: picture, sound | gateway, ms a frame |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    said = []
+    for page, phases in found["rows"].items():
+        for phase in ("at rest", "speaking"):
+            row = phases[phase]
+            lines.append(
+                f"| {page} | {phase} | {row['frames_s']:.1f}, {row['freezes']:.0f}"
+                f" | {row['picture_buffer_ms']:.0f}, {row['sound_buffer_ms']:.0f}"
+                f" | {row['apart_ms']:.0f}, {row['apart_most_ms']:.0f}"
+                f" | {row['picture_kbit_s']:.0f}, {row['sound_kbit_s']:.0f}"
+                f" | {row['gateway_cpu_ms']:.1f} |"
+            )
+        begins, quiet = phases["beginning"], phases["interruption"]["quiet_ms"]
+        said.append(
+            f"{page}: first picture after {begins['first_picture_ms']:.0f} ms, sound heard"
+            f" {begins['heard_ms']:.0f} ms after it was handed over, quiet {quiet:.0f} ms after an"
+            " interruption"
+        )
+    return [*lines, "", "; ".join(said) + "."]
+
+
 def is_offered(row: Row) -> bool:
     """Whether a row is of the sweep over sessions: how many follows from what is admitted."""
     return row.kind == "live" and row.name.endswith(" in real time")
@@ -398,6 +441,7 @@ def document(report: Report, remarks: list[str]) -> str:
         *preparing(),
         *from_videos(),
         *viewers(),
+        *browsers(),
         *parts(),
         *chapter(),
         "",

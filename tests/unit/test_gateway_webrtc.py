@@ -348,6 +348,37 @@ def test_no_more_than_so_many_may_be_coming(monkeypatch: pytest.MonkeyPatch) -> 
     run(body)
 
 
+def test_no_network_has_all_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "MOST_COMING", 4)
+    monkeypatch.setattr(peers.canonical, "is_loopback", lambda address: False)
+
+    async def body(world: World) -> None:
+        offer = await world.browser().offer()
+        got = [(await world.ask("POST", "/whep", offer, **SDP))[0] for _ in range(4)]
+        assert got == [201, 201, 201, 429]
+
+    run(body)
+
+
+def test_a_busy_gateway_lets_nobody_in() -> None:
+    async def body(world: World) -> None:
+        now = [0.0, 0.0]
+        use = world.adapter._peers._use = peers.Use(lambda: now[0], lambda: now[1])
+        for seconds, used in ((1, 1.0), (2, 1.9), (3, 2.8)):
+            now[:] = [seconds, used]
+            use.look()
+        offer = await world.browser().offer()
+        got, text, heads = await world.ask("POST", "/whep", offer, **SDP)
+        assert (got, "no time" in text, heads["Retry-After"]) == (503, True, "2")
+        for seconds in (4, 5):
+            now[:] = [seconds, 2.9]
+            use.look()
+        assert use.share == pytest.approx(0.05)
+        assert (await world.ask("POST", "/whep", offer, **SDP))[0] == 201
+
+    run(body)
+
+
 # ---------------------------------------------------------------- faults
 def test_a_peer_that_never_comes_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peer, "CONNECT_S", 0.5)

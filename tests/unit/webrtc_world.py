@@ -21,6 +21,7 @@ from websockets.http11 import Request, Response
 
 from lipsync_fast.config import ServeConfig
 from lipsync_fast.gateway.fronts import Fronts
+from lipsync_fast.gateway.webrtc.peers import Use
 from lipsync_fast.gateway.webrtc.server import WebRtcAdapter
 from lipsync_fast.geometry import Rect
 from lipsync_fast.ipc.children import GatewaySpec
@@ -311,6 +312,7 @@ async def world(config: ServeConfig) -> AsyncIterator[World]:
             webrtc_ports=[kept.port], config=config, uptime_s=100.0,
         )  # fmt: skip
         adapter = WebRtcAdapter(spec, fronts, load)
+        adapter._peers._use = Use(used=lambda: 0.0)  # browsers and front are in this process, too
         await adapter.start()
         made = World(front, load, kept.port, adapter)
         try:

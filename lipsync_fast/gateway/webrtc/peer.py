@@ -109,6 +109,11 @@ class Peer:
         return self._picture.begun.is_set()
 
     @property
+    def coming(self) -> bool:
+        """It has not come yet."""
+        return not self.connected and not self.end
+
+    @property
     def speaking(self) -> bool:
         """Something is being said, or waits to be."""
         return self._said_by_server or self._waiting > 0
@@ -267,19 +272,24 @@ class Peer:
     async def _listen(self, track: MediaStreamTrack) -> None:
         """Have the avatar say what comes from a microphone."""
         voice, resampled, said = Voice(), Resampled(), False
-        while True:
-            try:
-                frame = await track.recv()
-            except MediaStreamError:
-                break
-            for piece in voice.hear(resampled.push(frame)):  # type: ignore[arg-type]
-                if not said and self._talk.locked():
-                    continue  # a recording is being said
-                said = True
-                await self._session.send(piece.tobytes())
-            if said and not voice.open:
-                said = False
-                await self._session.end_utterance()
+        try:
+            while True:
+                frame: Any = await track.recv()
+                for piece in voice.hear(resampled.push(frame)):
+                    if not said and self._talk.locked():
+                        continue  # a recording is being said
+                    if not said:
+                        said = await self._talk.acquire()
+                    await self._session.send(piece.tobytes())
+                if said and not voice.open:
+                    said = False
+                    self._talk.release()
+                    await self._session.end_utterance()
+        except MediaStreamError:
+            pass
+        finally:
+            if said:
+                self._talk.release()
 
     def say(self, recording: Iterator[Pcm]) -> None:
         """Have a recording said, behind others that wait.

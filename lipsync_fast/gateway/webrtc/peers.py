@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import time
 import uuid
-from collections import OrderedDict
+from collections import OrderedDict, deque
+from collections.abc import Callable
 
+from lipsync_fast import canonical
 from lipsync_fast.config import ServeConfig
 from lipsync_fast.errors import LipsyncError, PeerError
 from lipsync_fast.gateway.adapters import Counts
@@ -18,6 +21,9 @@ from lipsync_fast.gateway.webrtc.peer import WELL, Peer
 
 MOST_COMING = 32
 """Peers that have an answer and have not come yet."""
+MOST_USE, LOOK_S = 0.85, 2.0
+"""Share of a processor beyond which nobody new is let in: one loop serves all, so all would have
+late pictures. It is looked at over so long."""
 REMEMBERED = 256
 """Peers whose end can still be asked for."""
 GOING = "the server is going away"
@@ -33,6 +39,8 @@ class Peers:
         self._tasks: set[asyncio.Task[None]] = set()
         self._ends: OrderedDict[str, str] = OrderedDict()
         self._draining = False
+        self._proxies = frozenset(map(canonical.network, config.listen.proxies))
+        self._use = Use()
 
     async def begin(self, call: str, sdp: str, avatar: str, client: Client) -> tuple[Peer, str]:
         """A new peer, and the answer to its offer.
@@ -48,8 +56,7 @@ class Peers:
         if self._draining:
             raise PeerError(GOING, 503)
         offer = offers.read(sdp, self.places.helped)
-        if sum(not peer.connected for peer in self._peers.values()) >= MOST_COMING:
-            raise PeerError("as many are connecting as may at once; try again later", 503)
+        self._check_room(client)
         peer = Peer(
             str(uuid.uuid4()),
             client,
@@ -69,6 +76,22 @@ class Peers:
         except asyncio.CancelledError:  # who asked has gone
             peer.close("the client did not wait for its answer")
             raise
+
+    def _check_room(self, client: Client) -> None:
+        """See that there is room for one more.
+
+        Raises:
+            PeerError: there is none.
+        """
+        if self._use.share > MOST_USE:
+            raise PeerError("the server's gateway has no time for one more; try again later", 503)
+        coming = [canonical.network(p.client.address) for p in self._peers.values() if p.coming]
+        if len(coming) >= MOST_COMING:
+            raise PeerError("as many are connecting as may at once; try again later", 503)
+        network = canonical.network(client.address)
+        own = network in self._proxies or canonical.is_loopback(client.address)
+        if not own and coming.count(network) >= MOST_COMING * 3 // 4:
+            raise PeerError("too many are connecting from this address; try again later", 429)
 
     async def _live(
         self, call: str, peer: Peer, offer: offers.Offer, answered: asyncio.Future[str]
@@ -101,6 +124,12 @@ class Peers:
             raise PeerError("show the token that the session was begun with", 401)
         return peer
 
+    async def watch(self) -> None:
+        """Look at what is used, for ever."""
+        while True:
+            self._use.look()
+            await asyncio.sleep(LOOK_S / 4)
+
     async def drain(self, seconds: float) -> None:
         """Take nobody new; those that are there may stay until their sessions end, or so long."""
         self._draining = True
@@ -112,6 +141,35 @@ class Peers:
             _, left = await asyncio.wait(self._tasks, timeout=5.0)
             for task in left:
                 task.cancel()
+
+
+class Use:
+    """The share of a processor that this process uses.
+
+    Args:
+        clock, used: seconds, and those of processor time.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        used: Callable[[], float] = time.process_time,
+    ) -> None:
+        self._clock, self._used = clock, used
+        self._looks: deque[tuple[float, float]] = deque([(clock(), used())])
+
+    def look(self) -> None:
+        """Note what was used until now; once in a while."""
+        now = self._clock()
+        self._looks.append((now, self._used()))
+        while len(self._looks) > 2 and now - self._looks[1][0] >= LOOK_S:
+            self._looks.popleft()
+
+    @property
+    def share(self) -> float:
+        """Of the last seconds; 1 is all of one processor. 0 before that is known."""
+        (began, before), (now, after) = self._looks[0], self._looks[-1]
+        return (after - before) / (now - began) if now - began >= LOOK_S / 2 else 0.0
 
 
 def words_of(error: LipsyncError | ValueError) -> str:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from pathlib import Path
 
@@ -37,6 +38,7 @@ class WebRtcAdapter:
         self._counts = Counts(load, self.name)
         self._peers = Peers(spec.config, fronts, self._counts)
         self._runner: web.AppRunner | None = None
+        self._watch: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Listen.
@@ -64,6 +66,7 @@ class WebRtcAdapter:
             shutdown_timeout=1.0,
         )
         await self._runner.setup()
+        self._watch = asyncio.create_task(self._peers.watch())
         for port in self._spec.webrtc_ports:
             site = web.TCPSite(self._runner, self._spec.host, port, reuse_port=True)
             try:
@@ -75,6 +78,8 @@ class WebRtcAdapter:
     async def drain(self, seconds: float) -> None:
         """Take nobody new; end those that are left after so many seconds."""
         await self._peers.drain(seconds)
+        if self._watch is not None:
+            self._watch.cancel()
         if self._runner is not None:
             await self._runner.cleanup()
 

@@ -30,8 +30,8 @@ PACKET = 960
 """Samples of an Opus packet: 20 ms."""
 MOST_PICTURES = 25
 """That wait to be sent; a peer for which more do is sent a key frame next."""
-DELAY_US = 20_000
-"""Sound comes 40 ms at a time, at the beginning of them: the second half of it waits as long."""
+DELAY_US = 8_000
+"""Sound comes 40 ms at a time, at the beginning of them, some sooner than others by so much."""
 HOLD_S = 0.2
 """For so long sound that is late is waited for, where something is being said."""
 MOST_SOUND = 10 * SOUND_RATE
@@ -39,6 +39,8 @@ MOST_SOUND = 10 * SOUND_RATE
 BEHIND_US = 1_000_000
 """Where sending has stood still for longer, what was silent meanwhile is left out."""
 BITRATE = 48_000
+SILENCE = b"\xf8\xff\xfe"
+"""20 ms of it: CELT, of all frequencies, mono, with nothing in it. A decoder takes it at any time."""
 Packet: TypeAlias = "av.Packet[Any]"
 Samples: TypeAlias = "np.ndarray[Any, np.dtype[np.int16]]"
 TAIL = 3
@@ -203,15 +205,11 @@ class SoundTrack(Track):
         self._silent += 1
         if self._silent <= TAIL:
             return self._encoder.encode(np.zeros(PACKET, np.int16))
-        return self._encoder.silence
+        return SILENCE
 
 
 class Opus:
-    """An encoder of packets of 20 ms.
-
-    Attributes:
-        silence: a packet of it, which any decoder takes at any time.
-    """
+    """An encoder of packets of 20 ms."""
 
     def __init__(self) -> None:
         context: Any = av.CodecContext.create("libopus", "w")
@@ -219,8 +217,6 @@ class Opus:
         context.bit_rate, context.time_base = BITRATE, Fraction(1, SOUND_RATE)
         context.options = {"application": "voip", "frame_duration": "20"}
         self._context, self._count = context, 0
-        for _ in range(TAIL):
-            self.silence = self.encode(np.zeros(PACKET, np.int16))
 
     def encode(self, samples: Samples) -> bytes:
         """A packet."""
