@@ -17,6 +17,7 @@ from lipsync_fast_client.hosts import is_loopback as is_loopback
 ANY, NULL = "*", "null"
 _PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_.])?")
+_HOST_AND_PORT = re.compile(r"(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[1-9][0-9]{0,4})?")
 _ICE_SERVER = re.compile(
     r"stun:[A-Za-z0-9._-]+(:[0-9]{1,5})?"
     r"|turns?:[A-Za-z0-9._-]+(:[0-9]{1,5})?([?]transport=(udp|tcp))?"
@@ -194,6 +195,18 @@ def ports(text: str) -> range:
         return range(0)
     numbers = range(int(first), int(last) + 1)
     return numbers if numbers and numbers[0] >= 1024 and numbers[-1] <= 65_535 else range(0)
+
+
+def host_and_port(text: str) -> str:
+    """HOST or HOST:PORT, as ``urlsplit`` gives them of a URL that names it.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    text = text.strip().lower().removesuffix(".")
+    if not _HOST_AND_PORT.fullmatch(text):
+        raise ValueError("is neither HOST nor HOST:PORT, such as project.livekit.cloud")
+    return text
 
 
 def ice_server(text: str) -> str:

@@ -44,6 +44,7 @@ class Listen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     proxies: tuple[str, ...] = ()
     grpc_ports: tuple[Port, ...] = ()
     webrtc_ports: tuple[Port, ...] = ()
+    livekit_ports: tuple[Port, ...] = ()
 
 
 class Avatars(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -196,6 +197,22 @@ class WebRtc(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     pages: str = ""
 
 
+class LiveKit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Avatars that join rooms of LiveKit where an agent asks for them (``listen.livekit_ports``).
+
+    Attributes:
+        hosts: of LiveKit servers that may be called: HOST, or HOST:PORT. None where empty.
+        most: avatars in rooms at a time.
+        sample_rate: of the sound that they publish.
+        max_width: of their pictures; the avatar's own where 0.
+    """
+
+    hosts: tuple[str, ...] = ()
+    most: AtLeastOne = 100
+    sample_rate: Annotated[int, Meta(ge=8_000, le=48_000)] = 24_000
+    max_width: Annotated[int, Meta(ge=0, le=8192)] = 0
+
+
 class Speech(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What speaks where a client sends text; off unless an engine is named.
 
@@ -249,6 +266,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     utterances: Utterances = Utterances()
     speech: Speech = Speech()
     webrtc: WebRtc = WebRtc()
+    livekit: LiveKit = LiveKit()
     log: Log = Log()
     fronts: AtLeastOne = 1
     folder: str = ""

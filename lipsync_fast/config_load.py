@@ -46,6 +46,7 @@ COMPARED: Mapping[str, Callable[[str], str]] = {
     "webrtc.public_address": canonical.optional_address,
     "webrtc.udp_ports": canonical.port_range,
     "webrtc.ice_servers": canonical.ice_server,
+    "livekit.hosts": canonical.host_and_port,
 }
 MOST_BYTES = 1 << 20
 DEFAULT = "default"
@@ -281,15 +282,16 @@ def _check_together(loaded: Loaded) -> None:
     if not config.listen.ports:
         refuse("listen.ports", "expected at least one port")
     listen = config.listen
-    others = (*listen.grpc_ports, *listen.webrtc_ports)
+    others = (*listen.grpc_ports, *listen.webrtc_ports, *listen.livekit_ports)
     named = [port for port in (*listen.ports, listen.http_port, *others) if port]
     if twice := [port for port in named if named.count(port) > 1]:
-        given = [
-            k for k in ("ports", "grpc_ports", "webrtc_ports") if sources[f"listen.{k}"] != DEFAULT
-        ]
+        kinds = "ports", "grpc_ports", "webrtc_ports", "livekit_ports"
+        given = [k for k in kinds if sources[f"listen.{k}"] != DEFAULT]
         key = next((k for k in given if twice[0] in getattr(listen, k)), "http_port")
-        why = "(ports, http_port, grpc_ports and webrtc_ports must all differ)"
+        why = "(ports, http_port and the ports of other protocols must all differ)"
         refuse(f"listen.{key}", f"port {twice[0]} is named twice {why}")
+    if listen.livekit_ports and not listen.admin_token:
+        refuse("listen.livekit_ports", "needs listen.admin_token: who shows it may call avatars")
     if not config.avatars.default:
         refuse("avatars.default", "expected the name or path of an avatar")
     engines = config.engines

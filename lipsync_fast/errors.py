@@ -211,7 +211,7 @@ class FrontError(LipsyncError):
 
 
 class PeerError(LipsyncError):
-    """A client of WebRTC is refused.
+    """A request to the gateway by HTTP is refused: WebRTC's, LiveKit's.
 
     Attributes:
         status: of HTTP, that says as much.

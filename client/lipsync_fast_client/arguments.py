@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import operator
+import re
+from collections.abc import Mapping
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -74,3 +76,17 @@ def check_address(url: object, token: object, open_timeout: object) -> None:
         raise ValueError(
             f"open_timeout {repr(open_timeout)[:SHOWN]}: expected seconds, more than 0"
         )
+
+
+def check_headers(headers: Mapping[str, str] | None) -> Mapping[str, str] | None:
+    """Headers of a request, once it is known that they can be such.
+
+    Raises:
+        ValueError: one cannot; it is named, its value is not.
+    """
+    for name, value in (headers or {}).items():
+        if not isinstance(name, str) or not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
+            raise ValueError(f"headers: {repr(name)[:SHOWN]} is no header's name")
+        if not isinstance(value, str) or not value.isascii() or not value.isprintable():
+            raise ValueError(f"headers: the value of {name} is no line of ASCII")
+    return headers

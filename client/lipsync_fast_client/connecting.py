@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Literal
 
-from lipsync_fast_client.arguments import check_address, checked, one_of, plain
+from lipsync_fast_client.arguments import check_address, check_headers, checked, one_of, plain
 from lipsync_fast_client.dialing import Dialer
 from lipsync_fast_client.outage import patience
 from lipsync_fast_client.protocol import AudioFormat, SessionStart, VideoFormat
@@ -32,6 +33,7 @@ def connect(
     token: str = "",
     open_timeout: float = 10.0,
     reconnect: bool | float = False,
+    headers: Mapping[str, str] | None = None,
 ) -> Connecting:
     """Begin a session with a server, under trio or asyncio.
 
@@ -54,6 +56,7 @@ def connect(
         open_timeout: seconds that connecting may take.
         reconnect: have a new session with the same settings where the connection is lost, for as
             many seconds as are given, or 300; told as ``ConnectionLost`` and ``Reconnected``.
+        headers: of the request, besides: what a proxy before the server asks for.
 
     Raises:
         ValueError: an argument cannot be; the message names it.
@@ -84,7 +87,8 @@ def connect(
         echo_audio=echo_audio,
         pictures=pictures,
     )
-    return Connecting(Dialer(url, token, open_timeout), checked(start), seconds)
+    dialer = Dialer(url, token, open_timeout, check_headers(headers))
+    return Connecting(dialer, checked(start), seconds)
 
 
 class Connecting:

@@ -162,6 +162,12 @@ def serve(
         list[int] | None,
         typer.Option("--webrtc-port", help="A port for WebRTC, such as 8010 (default: none)."),
     ] = None,
+    livekit_port: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--livekit-port", help="A port where LiveKit's agents ask for avatars (default: none)."
+        ),
+    ] = None,
     avatars: AvatarsOption = None,
     avatar: Annotated[
         str | None,
@@ -240,6 +246,7 @@ def serve(
             "http-port": http_port,
             "grpc-port": grpc_port,
             "webrtc-port": webrtc_port,
+            "livekit-port": livekit_port,
             "avatars": [str(path) for path in avatars or ()],
             "avatar": avatar,
             "require-signed": None if require_signed is None else str(require_signed),
@@ -259,6 +266,29 @@ def serve(
         },
         print_config=print_config,
     )
+
+
+@app.command(cls=Command)
+@guarded
+def livekit_worker(
+    livekit_url: Annotated[
+        str, typer.Option("--livekit-url", help="The LiveKit server: wss://…", envvar="LIVEKIT_URL")
+    ],
+    url: Annotated[
+        str, typer.Option(help="The lipsync-fast server's stream port.", envvar="LIPSYNC_FAST_URL")
+    ] = "ws://127.0.0.1:8084",
+    avatar: Annotated[str, typer.Option(help="The avatar (default: the server's).")] = "",
+    max_width: Annotated[
+        int | None, typer.Option("--max-width", min=16, max=8192, help="Of its pictures.")
+    ] = None,
+) -> None:
+    """Bring an avatar into a room of LiveKit, for an agent there.
+
+    LIVEKIT_TOKEN is its token for the room, LIPSYNC_FAST_TOKEN what the server asks for.
+    """
+    from lipsync_fast.cli.livekit_worker import livekit_worker_command
+
+    livekit_worker_command(livekit_url, url, avatar, max_width)
 
 
 @app.command(cls=Command)

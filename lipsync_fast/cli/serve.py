@@ -21,6 +21,7 @@ FLAGS = {
     "http-port": "listen.http_port",
     "grpc-port": "listen.grpc_ports",
     "webrtc-port": "listen.webrtc_ports",
+    "livekit-port": "listen.livekit_ports",
     "origin": "listen.origins",
     "token": "listen.token",
     "avatars": "avatars.folders",
@@ -39,6 +40,12 @@ FLAGS = {
     "log-format": "log.format",
 }
 """Flag to the key that it sets."""
+OTHERS = {
+    "grpc": "grpc    {}\n",
+    "webrtc": "webrtc  http://{}/whep\n",
+    "livekit": "livekit http://{}/v1/livekit/sessions\n",
+}
+"""What is said of other protocols' ports."""
 
 
 def serve_command(file: Path | None, given: Mapping[str, object], *, print_config: bool) -> None:
@@ -77,13 +84,15 @@ def _say_where(config: ServeConfig, bound: list[BoundPort]) -> None:
     host = url_host(config.listen.host)
     streams = [each.port for each in bound if each.kind == "stream"]
     http = next(each.port for each in bound if each.kind == "http")
-    grpc = "".join(f"grpc    {host}:{each.port}\n" for each in bound if each.kind == "grpc")
-    webrtc = "".join(
-        f"webrtc  http://{host}:{each.port}/whep\n" for each in bound if each.kind == "webrtc"
+    others = "".join(
+        line.format(f"{host}:{each.port}")
+        for kind, line in OTHERS.items()
+        for each in bound
+        if each.kind == kind
     )
     urls = " ".join(f"ws://{host}:{port}/" for port in streams)
     ways = f"{urls} ws://{host}:{http}/ws"
-    say(f"page    http://{host}:{http}/\nstreams {ways}\n{grpc}{webrtc}stop    Ctrl-C")
+    say(f"page    http://{host}:{http}/\nstreams {ways}\n{others}stop    Ctrl-C")
 
 
 def url_host(host: str) -> str:

@@ -206,6 +206,15 @@ class Fronts:
             self.links -= 1
             await connecting.__aexit__(None, None, None)
 
+    def way(self, token: str) -> tuple[str, dict[str, str]]:
+        """Where fronts are, and what the gateway shows there for a session of its own.
+
+        Args:
+            token: what fronts ask clients for.
+        """
+        shown = {"Authorization": f"Bearer {token}"} if token else {}
+        return self._url, self._headers(None) | shown
+
     def _headers(self, client: Client | None) -> dict[str, str]:
         headers = {"X-Lipsync-Fast-Gateway": self._secret}
         return headers if client is None else headers | client.headers()

@@ -43,6 +43,10 @@ def adapters(spec: GatewaySpec, fronts: Fronts, load: GatewayLoad) -> list[Adapt
         from lipsync_fast.gateway.webrtc.server import WebRtcAdapter
 
         made.append(WebRtcAdapter(spec, fronts, load))
+    if spec.livekit_ports:
+        from lipsync_fast.gateway.livekit.server import LiveKitAdapter
+
+        made.append(LiveKitAdapter(spec, fronts, load))
     return made
 
 

@@ -95,7 +95,7 @@ class GatewaySpec(msgspec.Struct, frozen=True, kw_only=True):
         rings_fd: its end of the ring socket; no rings come, but its end says that the supervisor
             has gone.
         url: of the fronts' inner listener; secret: what it asks for. It is nobody else's to know.
-        host: address to listen on; grpc_ports, webrtc_ports: which the supervisor keeps for it.
+        host: address to listen on; grpc_ports and the like: which the supervisor keeps for it.
         uptime_s: of the server, when this was written.
     """
 
@@ -108,6 +108,7 @@ class GatewaySpec(msgspec.Struct, frozen=True, kw_only=True):
     config: ServeConfig
     grpc_ports: list[int] = []
     webrtc_ports: list[int] = []
+    livekit_ports: list[int] = []
     uptime_s: float = 0.0
 
 

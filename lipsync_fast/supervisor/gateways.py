@@ -26,8 +26,11 @@ from lipsync_fast.supervisor.ports import INNER_HOST, BoundPort, Kept, bind_inne
 NEEDED: Mapping[Kept, tuple[str, ...]] = {
     "grpc": ("grpc", "grpc_health", "grpc_reflection", "google.protobuf"),
     "webrtc": ("aiortc", "aioice", "aiohttp"),
+    "livekit": ("livekit.plugins.lipsync_fast", "aiohttp"),
 }
-"""Modules that protocols need; what brings them is the extra of the same name."""
+"""Modules that protocols need."""
+HOW: Mapping[Kept, str] = {"livekit": "pip install ./client ./integrations/livekit in a checkout"}
+"""What brings them, where it is not the extra of the same name."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ class GatewayPlan:
             host=listening_address(config.listen.host)[1],
             grpc_ports=self.ports.get("grpc", []),
             webrtc_ports=self.ports.get("webrtc", []),
+            livekit_ports=self.ports.get("livekit", []),
             config=config,
             uptime_s=time.monotonic() - self.started_at,
         )
@@ -83,14 +87,18 @@ def plan_gateway(config: ServeConfig, started_at: float) -> GatewayPlan | None:
         ServerError: the extra is not installed, or a port cannot be had.
     """
     listen = config.listen
-    asked: dict[Kept, tuple[int, ...]] = {"grpc": listen.grpc_ports, "webrtc": listen.webrtc_ports}
+    asked: dict[Kept, tuple[int, ...]] = {
+        "grpc": listen.grpc_ports,
+        "webrtc": listen.webrtc_ports,
+        "livekit": listen.livekit_ports,
+    }
     wanted = {kind: numbers for kind, numbers in asked.items() if numbers}
     if not wanted:
         return None
     for kind in wanted:
         if not all(map(_is_there, NEEDED[kind])):
-            why = f"listen.{kind}_ports needs more than is installed: {how_to_get(kind)}"
-            raise ServerError(why)
+            how = HOW.get(kind) or how_to_get(kind)
+            raise ServerError(f"listen.{kind}_ports needs more than is installed: {how}")
     if listen.webrtc_ports and config.webrtc.pages and not Path(config.webrtc.pages).is_dir():
         raise ServerError(f"webrtc.pages: there is no folder {config.webrtc.pages!r}")
     kept: dict[Kept, list[BoundPort]] = {kind: [] for kind in wanted}

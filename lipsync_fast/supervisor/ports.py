@@ -23,8 +23,8 @@ INNER_HOST = "127.0.0.1"
 ORPHANS_S, _PAUSE_S = 3.0, 0.02
 """How long a port is waited for that the fronts of a crashed run may still be leaving."""
 
-Kind = Literal["stream", "http", "inner", "grpc", "webrtc"]
-Kept = Literal["grpc", "webrtc"]
+Kind = Literal["stream", "http", "inner", "grpc", "webrtc", "livekit"]
+Kept = Literal["grpc", "webrtc", "livekit"]
 """Ports that are only kept: their sockets do not listen, and the gateway's own share them."""
 
 

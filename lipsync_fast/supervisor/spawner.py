@@ -32,7 +32,7 @@ def child_slots(
             listeners=[
                 Listener(fd=p.sockets[number % len(p.sockets)].fileno(), kind=p.kind, port=p.port)
                 for p in ports
-                if p.kind != "grpc" and p.kind != "webrtc"
+                if p.kind != "grpc" and p.kind != "webrtc" and p.kind != "livekit"
             ],
         )
         for number in range(fronts)

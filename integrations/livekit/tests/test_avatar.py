@@ -11,7 +11,6 @@ import asyncio
 import itertools
 import json
 import socket
-import types
 from collections.abc import Callable, Coroutine
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,6 +26,7 @@ from livekit.agents.voice.avatar import (
     DataStreamAudioReceiver,
 )
 from livekit.plugins.lipsync_fast import AvatarSession, LipsyncFastGenerator, generator
+from rooms import Agent, pair, piece
 from scripted import STARTED, say, scripted
 from speaking_server import PIECE, RATE, messages, show, speaking
 from websockets.sync.server import ServerConnection
@@ -40,12 +40,6 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(outage, "FIRST_S", 0.02)
     monkeypatch.setattr(outage, "LONGEST_S", 0.1)
-
-
-def piece(number: int, rate: int = RATE, channels: int = 1) -> rtc.AudioFrame:
-    """40 ms at the usual rate; its samples are the number."""
-    data = number.to_bytes(2, "little") * (PIECE // 2)
-    return rtc.AudioFrame(data, rate, channels, PIECE // 2 // channels)
 
 
 class Heard:
@@ -189,100 +183,6 @@ def test_sound_of_another_form() -> None:
 
 
 # ---------------------------------------------------------------- both halves of the wire
-class Reader:
-    def __init__(self, attributes: dict[str, str]) -> None:
-        self.info = types.SimpleNamespace(attributes=attributes, stream_id="s")
-        self.queue: asyncio.Queue[bytes | None] = asyncio.Queue()
-
-    def __aiter__(self) -> Reader:
-        return self
-
-    async def __anext__(self) -> bytes:
-        data = await self.queue.get()
-        if data is None:
-            raise StopAsyncIteration
-        return data
-
-
-class Writer:
-    def __init__(self, reader: Reader) -> None:
-        self.reader = reader
-
-    async def write(self, data: bytes) -> None:
-        self.reader.queue.put_nowait(data)
-
-    async def aclose(self, **_: Any) -> None:
-        self.reader.queue.put_nowait(None)
-
-
-class Publication:
-    kind = rtc.TrackKind.KIND_VIDEO
-
-    async def wait_for_subscription(self) -> None:
-        return None
-
-
-class Local:
-    def __init__(self, room: Room, identity: str) -> None:
-        self.room, self.identity = room, identity
-        self._rpc_handlers: dict[str, Any] = {}
-        self.tracks: list[Any] = []
-
-    def register_rpc_method(self, name: str, handler: Any = None) -> None:
-        self._rpc_handlers[name] = handler
-
-    async def perform_rpc(
-        self, *, destination_identity: str, method: str, payload: str, **_: Any
-    ) -> Any:
-        self.room.log.append((method, payload))
-        await asyncio.sleep(0)
-        handler = self.room.peer.local_participant._rpc_handlers[method]
-        return handler(rtc.RpcInvocationData("1", self.identity, payload, 10.0))
-
-    async def stream_bytes(self, *, topic: str, attributes: dict[str, str], **_: Any) -> Writer:
-        reader = Reader(attributes)
-        self.room.peer.streams[topic](reader, self.identity)
-        return Writer(reader)
-
-    async def publish_track(self, track: Any, options: Any) -> Publication:
-        self.tracks.append(track)
-        return Publication()
-
-
-class Room(rtc.EventEmitter[str]):
-    """What LiveKit's avatar classes touch of a room."""
-
-    peer: Room
-
-    def __init__(self, identity: str, log: list[tuple[str, str]]) -> None:
-        super().__init__()
-        self.log = log
-        self.streams: dict[str, Any] = {}
-        self.local_participant = Local(self, identity)
-        self.remote_participants: dict[str, Any] = {}
-
-    def isconnected(self) -> bool:
-        return True
-
-    def register_byte_stream_handler(self, topic: str, handler: Any) -> None:
-        self.streams[topic] = handler
-
-
-def pair() -> tuple[Room, Room]:
-    log: list[tuple[str, str]] = []
-    rooms = Room("agent", log), Room("avatar", log)
-    for own, other in (rooms, rooms[::-1]):
-        own.peer = other
-        own.remote_participants[other.local_participant.identity] = types.SimpleNamespace(
-            identity=other.local_participant.identity,
-            kind=rtc.ParticipantKind.PARTICIPANT_KIND_AGENT,
-            track_publications={},
-            disconnect_reason=None,
-            state=rtc.ParticipantState.PARTICIPANT_STATE_ACTIVE,
-        )
-    return rooms
-
-
 def test_both_halves_of_the_wire() -> None:
     """A whole segment, and a barge-in: acknowledged, and its position is that of what was heard."""
 
@@ -341,22 +241,6 @@ def test_both_halves_of_the_wire() -> None:
         "lk.playback_started", "lk.playback_finished",
     ]  # fmt: skip
     assert json.loads(log[1][1])["interrupted"] is False
-
-
-class Output:
-    def __init__(self) -> None:
-        self.tail: Any = None
-
-    def replace_audio_tail(self, sink: Any) -> None:
-        self.tail = sink
-
-
-class Agent(rtc.EventEmitter[str]):
-    """What an avatar's session touches of an agent's."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.output = Output()
 
 
 def test_an_agent_has_a_face_and_keeps_its_voice_without() -> None:

@@ -16,10 +16,10 @@ from aiohttp import web
 
 from lipsync_fast.errors import LipsyncError, PeerError
 from lipsync_fast.gateway.adapters import Counts
+from lipsync_fast.gateway.requests import body, client_of, form
 from lipsync_fast.gateway.webrtc import hearing, offers
 from lipsync_fast.gateway.webrtc.peer import Peer
 from lipsync_fast.gateway.webrtc.peers import Peers, words_of
-from lipsync_fast.gateway.webrtc.requests import body, client_of, form
 
 MOST_JSON = 2 * offers.MOST_BYTES
 NO_SPEECH = "no text-to-speech is set up here: send sound to /humanaudio"

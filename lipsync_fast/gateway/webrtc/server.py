@@ -12,9 +12,9 @@ from aiohttp import web
 from lipsync_fast.errors import FrontError, LipsyncError, PeerError, SessionError
 from lipsync_fast.gateway.adapters import Counts
 from lipsync_fast.gateway.fronts import Fronts
+from lipsync_fast.gateway.requests import Handler, check_place, let_in, refused
 from lipsync_fast.gateway.webrtc.livetalking import LiveTalking
 from lipsync_fast.gateway.webrtc.peers import Peers, words_of
-from lipsync_fast.gateway.webrtc.requests import Handler, check_place, let_in, refused
 from lipsync_fast.gateway.webrtc.whep import Whep
 from lipsync_fast.ipc.children import GatewaySpec
 from lipsync_fast.ipc.status import GatewayLoad

@@ -12,10 +12,10 @@ import asyncio
 from aiohttp import web
 
 from lipsync_fast.errors import PeerError
+from lipsync_fast.gateway.requests import ASKED_WITH, Handler, body, client_of
 from lipsync_fast.gateway.webrtc import hearing, offers
 from lipsync_fast.gateway.webrtc.peer import ASKED, Peer
 from lipsync_fast.gateway.webrtc.peers import Peers
-from lipsync_fast.gateway.webrtc.requests import ASKED_WITH, Handler, body, client_of
 
 SDP, FRAGMENT = "application/sdp", "application/trickle-ice-sdpfrag"
 

@@ -6,8 +6,18 @@ import logging
 from livekit.agents import Plugin
 from livekit.plugins.lipsync_fast.avatar import AvatarSession
 from livekit.plugins.lipsync_fast.generator import LipsyncFastGenerator
+from livekit.plugins.lipsync_fast.remote import RemoteAvatarSession, ServiceError
+from livekit.plugins.lipsync_fast.worker import JoinError, be_avatar, join
 
-__all__ = ["AvatarSession", "LipsyncFastGenerator"]
+__all__ = [
+    "AvatarSession",
+    "JoinError",
+    "LipsyncFastGenerator",
+    "RemoteAvatarSession",
+    "ServiceError",
+    "be_avatar",
+    "join",
+]
 __version__ = "0.1.0"
 
 

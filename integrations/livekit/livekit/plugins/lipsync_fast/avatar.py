@@ -17,12 +17,9 @@ from livekit.agents.voice.avatar import (
 from livekit.agents.voice.avatar import (
     AvatarSession as BaseAvatarSession,
 )
-from livekit.plugins.lipsync_fast.generator import LipsyncFastGenerator
+from livekit.plugins.lipsync_fast.generator import FPS, USUAL_SIZE, LipsyncFastGenerator
 
 logger = logging.getLogger(__name__)
-FPS = 25
-USUAL_SIZE = 1280, 720
-"""What is announced where there is no server yet; pictures have the size that they have."""
 
 
 class AvatarSession(BaseAvatarSession[Literal["face_lost", "face_found"]]):

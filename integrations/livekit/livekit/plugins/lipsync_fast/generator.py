@@ -16,6 +16,7 @@ from livekit.agents.voice.avatar import AudioSegmentEnd, VideoGenerator
 
 from lipsync_fast_client import (
     AudioFrame,
+    Connecting,
     ConnectionLost,
     Event,
     LipsyncError,
@@ -30,6 +31,9 @@ from lipsync_fast_client import (
 from lipsync_fast_client.keeping import keep_session
 from lipsync_fast_client.spoken import Spoken
 
+FPS = 25
+USUAL_SIZE = 1280, 720
+"""What is announced where there is no server yet; pictures have the size that they have."""
 Item: TypeAlias = "rtc.VideoFrame | rtc.AudioFrame | AudioSegmentEnd"
 FIRST_S = 2.0
 """How long the first words wait for the server."""
@@ -54,6 +58,7 @@ class LipsyncFastGenerator(VideoGenerator):
         sample_rate: of the sound that comes out.
         max_width, quality: of the pictures.
         on_face: called with None when there is a face, and with the reason when there is none.
+        dial: makes a connection to the server, from what ``connect`` takes.
 
     Raises:
         ValueError: an argument cannot be; the message names it.
@@ -69,6 +74,7 @@ class LipsyncFastGenerator(VideoGenerator):
         max_width: int | None = None,
         quality: int | None = None,
         on_face: Callable[[str | None], None] = lambda reason: None,
+        dial: Callable[..., Connecting] = connect,
     ) -> None:
         self.sample_rate = sample_rate
         self._wanted: dict[str, Any] = {
@@ -81,7 +87,8 @@ class LipsyncFastGenerator(VideoGenerator):
             "echo_audio": True,
             "reconnect": math.inf,
         }
-        connect(**self._wanted)  # says what cannot be, now
+        self._dial = dial
+        dial(**self._wanted)  # says what cannot be, now
         self._on_face = on_face
         self._lost: str | None = None
         self._session: Session | None = None
@@ -176,7 +183,7 @@ class LipsyncFastGenerator(VideoGenerator):
 
     # ------------------------------------------------------------ what the server shows
     async def _keep(self) -> None:
-        await keep_session(lambda: connect(**self._wanted), self._begun, self._take, self._gone)
+        await keep_session(lambda: self._dial(**self._wanted), self._begun, self._take, self._gone)
 
     def _begun(self, session: Session) -> None:
         self._session = session

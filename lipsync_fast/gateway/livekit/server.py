@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The port where agents of LiveKit ask for avatars: HTTP, for whoever shows the admin token."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+from importlib import import_module
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from lipsync_fast.errors import LipsyncError, PeerError
+from lipsync_fast.gateway.adapters import Counts
+from lipsync_fast.gateway.fronts import Fronts
+from lipsync_fast.gateway.livekit.rooms import Join, Rooms
+from lipsync_fast.gateway.requests import Handler, body, form, refused
+from lipsync_fast.ipc.children import GatewaySpec
+from lipsync_fast.ipc.status import GatewayLoad
+from lipsync_fast.logs import get_logger
+
+log = get_logger("lipsync.gateway")
+ROUTE = "/v1/livekit/sessions"
+MOST_BYTES = 65_536
+CHATTY = "aiohttp", "livekit", "livekit.agents"
+"""Loggers of others, which say what is said here in our own words."""
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """What an agent asks for. Other fields are ignored, as other services have them.
+
+    Attributes:
+        avatar_id: the avatar, in the words of another service.
+    """
+
+    livekit_url: str
+    livekit_token: str
+    room_name: str = ""
+    avatar: str = ""
+    avatar_id: str = ""
+
+
+class LiveKitAdapter:
+    """LiveKit; see ``adapters.Adapter``.
+
+    Args:
+        join: see ``rooms.Join``; the plug-in's where None.
+    """
+
+    name = "livekit"
+
+    def __init__(
+        self, spec: GatewaySpec, fronts: Fronts, load: GatewayLoad, join: Join | None = None
+    ) -> None:
+        self._spec, self._admin_token = spec, spec.config.listen.admin_token
+        self._counts = Counts(load, self.name)
+        take = import_module("livekit.plugins.lipsync_fast").join if join is None else join
+        self._rooms = Rooms(
+            spec.config.livekit, fronts, spec.config.listen.token, self._counts, take
+        )
+        self._runner: web.AppRunner | None = None
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            LipsyncError: a port cannot be had.
+        """
+        for name in CHATTY:
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+
+        @web.middleware
+        async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
+            return await self._around(request, handler)
+
+        app = web.Application(middlewares=[around], client_max_size=MOST_BYTES)
+        app.router.add_post(ROUTE, self._begin)
+        app.router.add_get(ROUTE, self._list)
+        app.router.add_delete(ROUTE + "/{id}", self._end)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        await self._runner.setup()
+        for port in self._spec.livekit_ports:
+            site = web.TCPSite(self._runner, self._spec.host, port, reuse_port=True)
+            try:
+                await site.start()
+            except OSError as error:
+                where = f"{self._spec.host} port {port}"
+                raise LipsyncError(f"LiveKit cannot listen on {where}: {error.strerror}") from None
+
+    async def drain(self, seconds: float) -> None:
+        """Take nobody new; have those leave that are left after so many seconds."""
+        await self._rooms.drain(seconds)
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _begin(self, request: web.Request) -> web.Response:
+        asked = await _asked(request)
+        room = await self._rooms.begin(
+            asked.livekit_url, asked.livekit_token, asked.room_name, asked.avatar or asked.avatar_id
+        )
+        place = {"Location": f"{ROUTE}/{room.id}"}
+        return web.json_response(room.described(), status=201, headers=place)
+
+    async def _list(self, request: web.Request) -> web.Response:
+        return web.json_response({"sessions": [room.described() for room in self._rooms]})
+
+    async def _end(self, request: web.Request) -> web.Response:
+        if not await self._rooms.end(request.match_info["id"]):
+            raise PeerError("there is no such session", 404)
+        return web.Response(status=204)
+
+    async def _around(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Refuse who may not ask, and turn errors into answers."""
+        try:
+            self._check(request)
+            return await handler(request)
+        except web.HTTPException as error:
+            words = f"{error.reason.lower()}\n" if error.status < 500 else ""
+            return web.Response(status=error.status, text=words)
+        except PeerError as error:
+            self._counts.refused()
+            return refused(error)
+        except ConnectionError:  # of the client, that has gone
+            raise
+        except Exception:
+            log.exception("a request has failed", path=request.path)
+            return web.Response(status=500, text="internal error\n")
+
+    def _check(self, request: web.Request) -> None:
+        """See that it is the operator's own agents who ask.
+
+        Raises:
+            PeerError: it is not.
+        """
+        if request.headers.get("Origin") is not None:
+            raise PeerError("this is not for pages", 403)
+        kind, _, shown = request.headers.get("Authorization", "").partition(" ")
+        if kind.lower() != "bearer" or not hmac.compare_digest(
+            shown.strip().encode(), self._admin_token.encode()
+        ):
+            raise PeerError("send Authorization: Bearer and the token of listen.admin_token", 401)
+
+
+async def _asked(request: web.Request) -> Asked:
+    """What a request asks for: JSON, or a form.
+
+    Raises:
+        PeerError: nothing that can be.
+    """
+    try:
+        if request.content_type == "multipart/form-data":
+            fields: Any = {
+                name: value.decode() for name, value in (await form(request, MOST_BYTES)).items()
+            }
+        else:
+            fields = msgspec.json.decode(await body(request, MOST_BYTES))
+        return msgspec.convert(fields, Asked)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        words = "expected JSON or a form with livekit_url and livekit_token"
+        raise PeerError(f"{words} ({error})") from None
