@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import socket
 import wave
 from fractions import Fraction
 from pathlib import Path
@@ -412,6 +413,34 @@ def test_a_peer_that_vanishes_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     run(body)
 
 
+def test_what_strangers_send_to_its_port_hurts_no_peer() -> None:
+    async def body(world: World) -> None:
+        browser, _ = await world.watch()
+        (ice,) = {t.receiver.transport.transport for t in browser.pc.getTransceivers()}
+        (pair,) = ice._connection._nominated.values()
+        chance = np.random.default_rng(5)
+        magic = b"\x21\x12\xa4\x42"
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+            for number in range(2_000):
+                size = int(chance.choice([0, 1, 2, 12, 20, 100, 1400]))
+                data = chance.bytes(size)
+                if number % 4 == 0:  # as STUN begins
+                    data = b"\0\1" + len(data).to_bytes(2, "big") + magic + chance.bytes(12) + data
+                elif number % 4 == 1 and data:  # as DTLS, or RTP, begins
+                    data = bytes([[22, 128][number % 2]]) + data[1:]
+                stranger.sendto(data, pair.remote_addr)
+                if number % 50 == 0:
+                    await asyncio.sleep(0.001)
+        count = len(browser.pictures)
+        await until(lambda: len(browser.pictures) > count + 25)
+        assert (world.peers, world.load.failed["webrtc"]) == (1, 0)
+        (found,) = world.adapter._peers._peers.values()
+        (theirs,) = {t.receiver.transport.transport for t in found._pc.getTransceivers()}
+        assert theirs._connection._queue.qsize() < 5
+
+    run(body)
+
+
 def test_a_peer_that_closes_ends_its_session() -> None:
     async def body(world: World) -> None:
         browser, _ = await world.watch()
@@ -670,6 +699,13 @@ def test_recordings_of_several_kinds(kind: str, codec: str) -> None:
     heard = np.concatenate(list(hearing.opened(out.getvalue())))
     assert len(heard) == pytest.approx(RATE, abs=3_000)
     assert np.abs(heard).max() > 6_000
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(1, 1), (3_999, 1), (400_000, 1), (8_000, 9)])
+def test_recordings_that_nobody_makes(rate: int, channels: int) -> None:
+    with pytest.raises(PeerError, match=r"the recording (has|cannot|holds)"):
+        for _ in hearing.recording(wav(np.zeros(5_000 * channels, np.int16), rate, channels)):
+            pass
 
 
 def test_recordings_that_are_too_long(monkeypatch: pytest.MonkeyPatch) -> None:

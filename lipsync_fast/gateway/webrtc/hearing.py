@@ -25,6 +25,7 @@ LOUD, ABOVE = 180.0, 3.0
 """What is loud: root mean square (of 32768, -45 dB), and times what it is when nobody speaks."""
 CALM = 0.02
 """How fast the level of silence is followed, by each piece."""
+LEAST_RATE, MOST_RATE, MOST_CHANNELS = 4_000, 384_000, 8
 MOST_S = 600.0
 """Of a recording."""
 FORMATS = (
@@ -107,13 +108,15 @@ def recording(data: bytes) -> Iterator[Pcm]:
         raise PeerError("the recording is none of WAV, FLAC, Ogg, MP3, WebM or MP4", 415)
     got = 0
     try:
-        with av.open(io.BytesIO(data), "r", format=kind) as container:
+        with av.open(io.BytesIO(data), "r", format=kind, metadata_errors="replace") as container:
             streams = container.streams.audio
             if not streams:
                 raise PeerError("the recording holds no sound", 415)
             resampled = Resampled()
             frames: Any = container.decode(streams[0])
             for frame in chain(_until_damaged(frames), (None,)):
+                if frame is not None:
+                    _check(frame)
                 piece = resampled.push(frame)
                 got += len(piece)
                 if got > MOST_S * RATE:
@@ -122,8 +125,25 @@ def recording(data: bytes) -> Iterator[Pcm]:
                     yield piece
     except av.error.FFmpegError as error:
         raise PeerError(f"the recording cannot be read ({error.strerror})", 415) from None
+    except (ValueError, OverflowError) as error:  # a number that FFmpeg takes, and PyAV does not
+        raise PeerError(f"the recording cannot be read ({error})", 415) from None
     if not got:
         raise PeerError("the recording holds no sound", 415)
+
+
+def _check(frame: av.AudioFrame) -> None:
+    """See that a frame is sound as people record it: at 1 Hz, a few bytes would be an hour.
+
+    Raises:
+        PeerError: it is not.
+    """
+    rate, channels = frame.sample_rate, frame.layout.nb_channels
+    if not LEAST_RATE <= rate <= MOST_RATE or channels > MOST_CHANNELS:
+        raise PeerError(
+            f"the recording has {rate} Hz and {channels} channels; expected {LEAST_RATE} to"
+            f" {MOST_RATE} Hz, up to {MOST_CHANNELS} channels",
+            415,
+        )
 
 
 def _until_damaged(frames: Iterator[av.AudioFrame]) -> Iterator[av.AudioFrame]:

@@ -21,13 +21,34 @@ from aiortc import RTCConfiguration, RTCIceServer, RTCPeerConnection
 
 from lipsync_fast import canonical
 from lipsync_fast.config import ServeConfig, WebRtc
+from lipsync_fast.logs import get_logger
 
+log = get_logger("lipsync.gateway")
 BUFFER = 1 << 20
 """Bytes of a socket's buffers."""
 STUN_S = 2.0
 """How long a STUN server is waited for, by each offer."""
+MOST_OF_STUN = 3
+"""The first byte of a STUN message, at most (RFC 7983)."""
 TRIES = 64
 """Ports that are tried, of a range, for an address."""
+
+
+class Met(StunProtocol):
+    """A socket that hears its peer: where media comes from an address that ICE has not met, or is
+    nothing at all, it is dropped here, since aiortc would take it, and queue it without end."""
+
+    def datagram_received(self, data: bytes | str, addr: tuple[Any, ...]) -> None:
+        """What has come, from whomever."""
+        first = data[0] if isinstance(data, bytes) and data else MOST_OF_STUN + 1
+        if first > MOST_OF_STUN:
+            peers = (pair.remote_addr for pair in self.receiver._check_list)
+            if not data or (addr[0], addr[1]) not in peers:
+                return
+        try:
+            super().datagram_received(data, addr)
+        except Exception:  # of a stranger's datagram, in somebody else's parser
+            log.debug("a datagram cannot be read", peer=addr[0])
 
 
 class Places:
@@ -111,7 +132,7 @@ class Places:
         for port in self._tries():
             with suppress(OSError):
                 transport, protocol = await loop.create_datagram_endpoint(
-                    lambda: StunProtocol(connection), local_addr=(address, port)
+                    lambda: Met(connection), local_addr=(address, port)
                 )
                 break
         else:

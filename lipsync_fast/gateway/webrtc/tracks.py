@@ -40,7 +40,7 @@ BEHIND_US = 1_000_000
 """Where sending has stood still for longer, what was silent meanwhile is left out."""
 BITRATE = 48_000
 SILENCE = b"\xf8\xff\xfe"
-"""20 ms of it: CELT, of all frequencies, mono, with nothing in it. A decoder takes it at any time."""
+"""20 ms of it: CELT, of all frequencies, mono, nothing in it. A decoder takes it at any time."""
 Packet: TypeAlias = "av.Packet[Any]"
 Samples: TypeAlias = "np.ndarray[Any, np.dtype[np.int16]]"
 TAIL = 3
