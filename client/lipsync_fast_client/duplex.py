@@ -137,9 +137,19 @@ class Duplex(_Base):
                 return
             await trio.aclose_forcefully(self.stream)
         finally:
-            # The reader may wait until somebody takes what it has read; nobody will.
-            if self.recv_flow_control is not None:
-                self.resume_reading()
+            self._let_reader_end()
+
+    async def abandon(self) -> None:
+        """Close without a word."""
+        try:
+            await trio.aclose_forcefully(self.stream)
+        finally:
+            self._let_reader_end()
+
+    def _let_reader_end(self) -> None:
+        """It may wait until somebody takes what it has read; nobody will."""
+        if self.recv_flow_control is not None:
+            self.resume_reading()
 
 
 def _joined(frames: Iterable[bytes]) -> Iterator[bytes]:

@@ -147,8 +147,6 @@ async def close_within(
 async def abandon(library: Library, connection: Any) -> None:
     """Close without a word."""
     if library == "trio":
-        import trio
-
-        await trio.aclose_forcefully(connection.stream)
+        await connection.abandon()
     else:
         connection.transport.abort()

@@ -213,6 +213,26 @@ def test_a_peer_that_reads_slowly_is_not_given_up(monkeypatch: pytest.MonkeyPatc
 
 
 # ---------------------------------------------------------------- turns
+def test_a_connection_with_more_to_read_than_is_kept_can_be_abandoned() -> None:
+    """Its reader waits for somebody to take what it has read: it ends all the same."""
+    left = trio.Event()
+
+    async def handle(connection: DuplexServerConnection) -> None:
+        for _ in range(200):
+            await connection.send("said")
+        await left.wait()
+
+    async def talk(client: DuplexClientConnection) -> None:
+        while client.recv_flow_control is None:
+            await trio.sleep(0.001)
+        await client.abandon()
+        with trio.fail_after(10):
+            await client.wait_closed()
+        left.set()
+
+    run(handle, talk)
+
+
 def empty(opcode: Opcode, count: int) -> bytes:
     """So many frames without a byte in them, as clients send them: masked."""
     return bytes([0x80 | opcode, 0x80, 0, 0, 0, 0]) * count
