@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The people of the soak test: those who behave, those who do not, and those of the old protocol.
+"""The people of the soak test: those who behave, those who do not, and those of other protocols.
 
 Each takes the server's addresses and a random generator, does one visit, and returns; what it saw
 goes into ``Counts``. What is not expected of the server is noted in words.
@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import trio
+from other_clients import old_rpc, peer
 from websockets.exceptions import WebSocketException
 from websockets.trio.client import connect as connect_raw
 
@@ -25,6 +26,7 @@ import lipsync_fast
 from lipsync_fast.audio.windows import frame_count
 from lipsync_fast.benchmark.speech import PIECE, piece_due_ns, shipped_recording
 from lipsync_fast.client import (
+    ErrorMessage,
     Session,
     SessionError,
     SessionInterrupted,
@@ -61,6 +63,8 @@ class Place:
 
     url: str
     http_url: str
+    grpc: str = ""
+    webrtc: str = ""
     counts: Counts = field(default_factory=Counts)
     pcm: bytes = field(default_factory=lambda: shipped_recording().tobytes())
 
@@ -166,6 +170,54 @@ async def watcher(place: Place, rng: random.Random) -> None:
                 return
 
 
+async def streamer(place: Place, rng: random.Random) -> None:
+    """Speaks, and takes the pictures as a stream of H.264, with a key frame asked for midway."""
+    pcm = place.some_speech(rng, 1.0, 3.0)
+    units = keys = 0
+    said = False
+    async with (
+        lipsync_fast.connect(place.url, codec="h264") as session,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(_speak_whole, session, pcm)
+        async for event in session:
+            if isinstance(event, VideoFrame):
+                if units == 0 and not event.key:
+                    place.counts.note_wrong("a stream begins without a key frame")
+                units, keys = units + 1, keys + event.key
+                if units == 20:
+                    await session.key_frame()
+            said = said or isinstance(event, (UtteranceEnded, SessionOverloaded))
+            if said and units >= 50:
+                break
+        nursery.cancel_scope.cancel()
+    place.counts.seen["access units"] += units
+    if units > 40 and keys < 2:
+        place.counts.note_wrong(f"{keys} key frames in {units} pictures")
+
+
+async def typist(place: Place, rng: random.Random) -> None:
+    """Sends text, twice at once, and cuts it off now and then."""
+    async with lipsync_fast.connect(place.url) as session:
+        for text in ("Good morning, and welcome.", "How can I help you today?"):
+            await session.say_text(text)
+        ends = 0
+        async for event in session:
+            if isinstance(event, ErrorMessage):
+                place.counts.note_wrong(f"a text: {event.code}: {event.message}")
+                return
+            if isinstance(event, SessionOverloaded):
+                place.counts.seen["overloaded"] += 1
+                return
+            if isinstance(event, UtteranceEnded):
+                place.counts.seen["texts"] += 1
+                ends += 1
+                if rng.random() < 0.3:
+                    await session.interrupt()
+            if ends == 2 or isinstance(event, SessionInterrupted):
+                return
+
+
 async def slow_reader(place: Place, rng: random.Random) -> None:
     """Speaks, and reads far too slowly."""
     async with lipsync_fast.connect(place.url) as session:
@@ -262,9 +314,17 @@ VISITS: dict[str, tuple[Visit, int]] = {
     "half open": (half_open, 2),
     "garbage": (garbage, 2),
     "old client": (old_client, 2),
+    "streamer": (streamer, 2),
+    "typist": (typist, 1),
+    "old rpc": (old_rpc, 1),
+    "peer": (peer, 2),
     "http": (http_visitor, 2),
 }
 """Who comes, and how often compared with the others."""
+
+
+POLITE = frozenset(VISITS) - {"slow reader", "vanisher", "half open", "garbage"}
+"""Those for whom nothing may fail."""
 
 
 async def come_and_go(place: Place, seed: int, until_ns: int) -> None:
@@ -281,8 +341,8 @@ async def come_and_go(place: Place, seed: int, until_ns: int) -> None:
                 place.counts.note_wrong(f"{name}: not over within {PATIENCE_S:g} s")
         except (SessionError, WebSocketException, OSError, trio.BrokenResourceError) as error:
             place.counts.seen[f"{name}: {type(error).__name__}"] += 1
-            if name in ("talker", "interrupter", "burst", "watcher", "old client", "http"):
+            if name in POLITE:
                 place.counts.note_wrong(f"{name}: {type(error).__name__}: {error}")
-        except ExceptionGroup as error:
-            place.counts.note_wrong(f"{name}: {error.exceptions!r}")
+        except Exception as error:
+            place.counts.note_wrong(f"{name}: {getattr(error, 'exceptions', error)!r}")
         await trio.sleep(rng.uniform(0.0, 1.5))

@@ -3,7 +3,8 @@
 
     python bench/soak.py [--minutes 60] [--out DIR]
 
-Starts ``lipsync-fast serve`` and sends it the people of clients.py; now and then kills an engine.
+Starts ``lipsync-fast serve``, with its gateway for gRPC and WebRTC and with espeak-ng for text, and
+sends it the people of clients.py and other_clients.py; now and then kills an engine.
 Every 10 seconds it notes memory, descriptors and threads of every process of the server, and what
 lies in /dev/shm. Writes soak.json and, where matplotlib is installed, soak.png into ``--out``; the
 verdict compares the last third with the second one, and what is left when all have gone with what
@@ -63,6 +64,9 @@ def roles(status: ServerStatus) -> dict[str, list[int]]:
         if engine.state in ("ready", "spare"):
             name = "engine" if engine.state == "ready" else "spare engine"
             found.setdefault(name, []).append(engine.pid)
+    for gateway in status.gateways:
+        if gateway.state == "ready":
+            found.setdefault("gateway", []).append(gateway.pid)
     return found
 
 
@@ -71,7 +75,13 @@ class Soak:
 
     def __init__(self, server: LocalServer, args: argparse.Namespace) -> None:
         self._server, self._args = server, args
-        self.place = Place(server.url, server.http_url)
+        (gateway,) = server.status().gateways
+        self.place = Place(
+            server.url,
+            server.http_url,
+            grpc=f"127.0.0.1:{gateway.ports['grpc'][0]}",
+            webrtc=f"http://127.0.0.1:{gateway.ports['webrtc'][0]}",
+        )
         self.rows: list[dict[str, Any]] = []
         self.kills_s: list[float] = []
         self.begun_ns = time.monotonic_ns()
@@ -200,7 +210,7 @@ def left_behind(
     if before is None or after is None:
         return [{"of": "status", "flat": False}]
     found = []
-    for role in ("front", "supervisor"):
+    for role in ("front", "supervisor", "gateway"):
         for what in ("descriptors", "threads"):
             a, b = before["roles"][role][what], after["roles"][role][what]
             found.append({"of": f"{role} {what}", "before": a, "after": b, "flat": b - a <= 4})
@@ -247,6 +257,9 @@ def main() -> int:
         "live": {"speakers": args.speakers, "half_rate": False},
         "log": {"level": "warning"},
         "utterances": {"disk_mb": 0},
+        "listen": {"grpc_ports": [0], "webrtc_ports": [0]},
+        "webrtc": {"addresses": ["127.0.0.1"]},
+        "speech": {"engine": "espeak"},
     }
     with LocalServer(config) as server:
         soak = Soak(server, args)

@@ -47,6 +47,25 @@ def wav(pcm: Any, rate: int = RATE, channels: int = 1) -> bytes:
     return out.getvalue()
 
 
+def test_a_track_of_sound_that_has_stopped_holds_no_threads() -> None:
+    def threads() -> int:
+        return len(list(Path("/proc/self/task").iterdir()))
+
+    async def run() -> None:
+        before = threads()
+        made = [SoundTrack(Timeline()) for _ in range(3)]
+        for track in made:
+            track.put(tone(0.1).tobytes(), 0)
+            await track.recv()
+        assert threads() > before
+        for track in made:
+            track.stop()
+        while threads() > before:  # they take a moment to end
+            await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+
+
 class Microphone(aiortc.MediaStreamTrack):  # type: ignore[misc, name-defined]
     """A person who speaks for a while, and then is quiet."""
 

@@ -147,6 +147,12 @@ class SoundTrack(Track):
         self._speaking = False
         self._came.set()
 
+    def stop(self) -> None:
+        """There is nobody to send to any more."""
+        super().stop()
+        self._encoder.close()
+        self._came.set()
+
     def clear(self) -> None:
         """What waits is void."""
         self._pcm = self._pcm[:0]
@@ -217,6 +223,10 @@ class Opus:
         context.bit_rate, context.time_base = BITRATE, Fraction(1, SOUND_RATE)
         context.options = {"application": "voip", "frame_duration": "20"}
         self._context, self._count = context, 0
+
+    def close(self) -> None:
+        """Let go of what it holds: two threads, which else are there until somebody collects it."""
+        self._context = None
 
     def encode(self, samples: Samples) -> bytes:
         """A packet."""
