@@ -225,6 +225,36 @@ def test_livetalkings_routes() -> None:
     run(body)
 
 
+def test_texts_are_said_one_behind_the_other() -> None:
+    async def body(world: World) -> None:
+        world.front.text = True
+        browser = world.browser()
+        answer = await world.told("/offer", {"sdp": await browser.offer()})
+        await browser.answered(answer["sdp"])
+        await until(lambda: browser.pictures)
+        sid = {"sessionid": answer["sessionid"]}
+        place = f"/whep/{answer['sessionid']}/text"
+        for text in ("one ", "two "):
+            assert await world.told("/human", sid | {"text": text}) == {"code": 0, "msg": "ok"}
+        assert (await world.told("/is_speaking", sid))["data"] is True
+        status, *_ = await world.ask("POST", place, data=b"three ")
+        assert status == 202
+        await until(lambda: world.front.heard == b"one two three")
+        assert world.front.said.count("UtteranceSay") == 3
+        for text, words in (("", "1 to 4000"), ("x" * 5_000, "1 to 4000")):
+            assert words in (await world.told("/human", sid | {"text": text}))["msg"]
+        assert "nobody thinks" in (await world.told("/human", sid | {"type": "chat"}))["msg"]
+        status, said, _ = await world.ask("POST", place, data=b"\xff")
+        assert (status, "UTF-8" in said) == (400, True)
+        await until(lambda: world.front.said.count("UtteranceSay") == 3)
+        told = await world.told("/human", sid | {"text": "now", "interrupt": True})
+        assert told["code"] == 0
+        await until(lambda: world.front.heard.endswith(b"now"))
+        assert "SessionInterrupt" in world.front.said
+
+    run(body)
+
+
 def test_livetalkings_routes_say_what_is_wrong() -> None:
     async def body(world: World) -> None:
         nobody = {"sessionid": 7}

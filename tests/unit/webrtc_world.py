@@ -55,6 +55,7 @@ class PlayedFront:
         heard: the sound that has come.
         open: connections now.
         code: of the error with which sessions are refused.
+        text: it speaks texts, as a byte of sound for each.
         deaf: it does not take what is said, for now.
     """
 
@@ -62,6 +63,7 @@ class PlayedFront:
         self.heads: list[dict[str, str]] = []
         self.refuse = 0
         self.code = ""
+        self.text = False
         self.deaf = False
         self.starts: list[p.SessionStart] = []
         self.said: list[str] = []
@@ -109,6 +111,7 @@ class Shown:
             p.SessionStarted(
                 session="s1", avatar=start.avatar or "demo", width=SIZE[0], height=SIZE[1], fps=25,
                 bounds=Rect(0, 0, 8, 8), latency_ms=500.0, codec="h264",
+                text=self._front.text or msgspec.UNSET,
             )
         )  # fmt: skip
         show = asyncio.create_task(self._show(start.audio.sample_rate * 2 * SLOT_US // 1_000_000))
@@ -134,6 +137,11 @@ class Shown:
             self._key = True
         elif isinstance(decoded, p.SessionUpdate) and decoded.pictures is not None:
             self._pictures, self._key = decoded.pictures, True
+        elif isinstance(decoded, p.UtteranceSay):
+            text = str(decoded.text).encode()
+            self._front.heard += text
+            self._pcm += np.frombuffer(text, np.uint8).astype("<i2").repeat(4_000).tobytes()
+            self._ended = True
         elif isinstance(decoded, p.UtteranceEnd):
             self._ended = True
         elif isinstance(decoded, p.SessionInterrupt):

@@ -2,7 +2,7 @@
 """The routes that LiveTalking's web pages and their programs ask.
 
 All answers are ``{"code", "msg", "data"?}`` with the HTTP status 200; code 0 is well, -1 is not.
-What there is not, such as speech from text, is said in ``msg``.
+What there is not, such as recordings, is said in ``msg``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lipsync_fast.gateway.webrtc.peer import Peer
 from lipsync_fast.gateway.webrtc.peers import Peers, words_of
 
 MOST_JSON = 2 * offers.MOST_BYTES
-NO_SPEECH = "no text-to-speech is set up here: send sound to /humanaudio"
+NO_CHAT = "nobody thinks of an answer here: send what is to be said, as type echo"
 NO_TYPES = "this avatar has no other motions to choose from"
 NO_RECORD = "recording is not supported here: lipsync-fast render makes a video of a recording"
 M = TypeVar("M", bound=msgspec.Struct)
@@ -42,6 +42,14 @@ class Asked(msgspec.Struct):
     sessionid: str | int = ""
 
 
+class TextAsked(Asked):
+    """Of /human."""
+
+    text: str = ""
+    type: str = "echo"
+    interrupt: bool = False
+
+
 class LiveTalking:
     """Its routes.
 
@@ -59,7 +67,7 @@ class LiveTalking:
             ("humanaudio", self.say),
             ("interrupt_talk", self.interrupt),
             ("is_speaking", self.is_speaking),
-            ("human", self._without(NO_SPEECH)),
+            ("human", self.say_text),
             ("set_audiotype", self._without(NO_TYPES)),
             ("record", self._without(NO_RECORD)),
         ):
@@ -82,6 +90,16 @@ class LiveTalking:
         if "file" not in fields:
             raise PeerError("there is no field named file")
         peer.say(await asyncio.to_thread(hearing.opened, fields["file"]))
+
+    async def say_text(self, request: web.Request) -> None:
+        """A text to say."""
+        asked = await self._asked(request, TextAsked)
+        peer = self._find(request, str(asked.sessionid))
+        if asked.type != "echo":
+            raise PeerError(NO_CHAT)
+        if asked.interrupt:
+            await peer.interrupt()
+        peer.say_text(asked.text)
 
     async def interrupt(self, request: web.Request) -> None:
         """Silence."""

@@ -27,6 +27,7 @@ from lipsync_fast.gateway.webrtc.tracks import PictureTrack, SoundTrack, on_pict
 from lipsync_fast.logs import get_logger
 from lipsync_fast_client.events import AudioFrame, ConnectionLost, Event, Reconnected, VideoFrame
 from lipsync_fast_client.protocol import (
+    MOST_TEXT,
     AudioFormat,
     ErrorMessage,
     SessionInterrupted,
@@ -101,6 +102,8 @@ class Peer:
         self._waiting = 0
         self._asking = False
         self._talk = asyncio.Lock()
+        self._text_over = asyncio.Event()
+        """What is said of a text has been said, or will not be."""
         self._cut = 0
 
     @property
@@ -237,17 +240,20 @@ class Peer:
             self._said_by_server = True
         elif isinstance(event, (UtteranceEnded, SessionInterrupted, SessionOverloaded)):
             self._said_by_server = False
+            self._text_over.set()
             self._sound.end()
             if isinstance(event, SessionOverloaded):
                 self._counts.refused()
                 log.info("speech is refused", peer=self.client.address, why=event.message)
         elif isinstance(event, ConnectionLost):
             self._said_by_server = False
+            self._text_over.set()
             self._sound.end()
             self._picture.begin_again()
         elif isinstance(event, Reconnected):
             self._timeline.begin_again()
         elif isinstance(event, ErrorMessage):
+            self._text_over.set()
             log.info("a client is told", peer=self.client.address, why=event.message)
 
     def _need_key(self) -> None:
@@ -297,10 +303,36 @@ class Peer:
         Raises:
             PeerError: too many wait.
         """
+        self._wait_to_be_said(self._say(recording, self._cut))
+
+    def say_text(self, text: str, voice: str = "") -> None:
+        """Have the server's speech synthesis speak a text, behind what waits.
+
+        Raises:
+            PeerError: there is none, the text is empty or too long, or too much waits.
+        """
+        if self._session.started.text is not True:
+            raise PeerError("no text-to-speech is set up here (speech.engine): send sound", 501)
+        if not 0 < len(text) <= MOST_TEXT:
+            raise PeerError(f"text: expected 1 to {MOST_TEXT} characters")
+        self._wait_to_be_said(self._say_text(text, voice[:200], self._cut))
+
+    def _wait_to_be_said(self, saying: Coroutine[Any, Any, None]) -> None:
         if self._waiting >= MOST_WAITING:
-            raise PeerError(f"{MOST_WAITING} recordings wait to be said already", 429)
+            saying.close()
+            raise PeerError(f"{MOST_WAITING} recordings and texts wait to be said already", 429)
         self._waiting += 1
-        self._run(self._say(recording, self._cut))
+        self._run(saying)
+
+    async def _say_text(self, text: str, voice: str, cut: int) -> None:
+        try:
+            async with self._talk:
+                if cut == self._cut:
+                    self._text_over.clear()
+                    await self._session.say_text(text, voice)
+                    await self._text_over.wait()
+        finally:
+            self._waiting -= 1
 
     async def _say(self, recording: Iterator[Pcm], cut: int) -> None:
         try:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """WHEP: an offer is posted, and answered at once; what came of it has an address of its own.
 
-Beside it, what WHEP does not have: a recording for the avatar to say (POST …/audio), and silence
-(DELETE …/audio).
+Beside it, what WHEP does not have: a recording or a text for the avatar to say (POST …/audio,
+POST …/text), and silence (DELETE …/audio).
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from lipsync_fast.gateway.requests import ASKED_WITH, Handler, body, client_of
 from lipsync_fast.gateway.webrtc import hearing, offers
 from lipsync_fast.gateway.webrtc.peer import ASKED, Peer
 from lipsync_fast.gateway.webrtc.peers import Peers
+from lipsync_fast_client.protocol import MOST_TEXT
 
+MOST_TEXT_BYTES = 4 * MOST_TEXT
 SDP, FRAGMENT = "application/sdp", "application/trickle-ice-sdpfrag"
 
 
@@ -37,10 +39,12 @@ class Whep:
         router.add_delete("/whep/{id}", self.end)
         router.add_post("/whep/{id}/audio", self.say)
         router.add_delete("/whep/{id}/audio", self.interrupt)
+        router.add_post("/whep/{id}/text", self.say_text)
         for path, methods in (
             ("/whep", "POST"),
             ("/whep/{id}", "DELETE, PATCH"),
             ("/whep/{id}/audio", "DELETE, POST"),
+            ("/whep/{id}/text", "POST"),
         ):
             router.add_options(path, self._options(methods))
 
@@ -80,6 +84,16 @@ class Whep:
         peer = self._peer(request)
         data = await body(request, self._most)
         peer.say(await asyncio.to_thread(hearing.opened, data))
+        return web.Response(status=202)
+
+    async def say_text(self, request: web.Request) -> web.Response:
+        """A text to say: in plain UTF-8."""
+        peer = self._peer(request)
+        try:
+            text = (await body(request, MOST_TEXT_BYTES)).decode()
+        except UnicodeDecodeError:
+            raise PeerError("this is no text in UTF-8") from None
+        peer.say_text(text.strip(), request.query.get("voice", ""))
         return web.Response(status=202)
 
     async def interrupt(self, request: web.Request) -> web.Response:
