@@ -49,8 +49,9 @@ $(VENV)/.dev: $(VENV)/.test
 demo: $(VENV)/.core
 	$(BIN)/lipsync-fast demo --out demo
 
-# Tests without a clock share the processors, beside the native code's; those that play in real time
-# have the machine to themselves after that.
+# Tests without a clock share the processors, beside the native code's. Those that play in real time
+# come after that, and wait more than they compute: the page's run beside the server's. Those that ask
+# what is left of the machine have it to themselves, last.
 WORKERS ?= $(shell nproc)
 # A test that ends its process ends the run: beside a new worker, the run may never end.
 SPREAD := --dist loadfile --no-loadscope-reorder --max-worker-restart=0
@@ -72,7 +73,11 @@ test: $(VENV)/.test
 	$(BESIDE) > build/native-test.log 2>&1 & native=$$!; \
 	$(TOGETHER) -n $(WORKERS) -m "not clock" || failed=1; \
 	wait $$native || failed=1; cat build/native-test.log; \
-	$(BIN)/pytest -m clock $(CLOCKED) || failed=1; \
+	$(BIN)/pytest -m "clock and not alone" $(filter tests/browser/%,$(CLOCKED)) \
+		> build/page-test.log 2>&1 & page=$$!; \
+	$(BIN)/pytest -m "clock and not alone" $(filter-out tests/browser/%,$(CLOCKED)) || failed=1; \
+	wait $$page || failed=1; cat build/page-test.log; \
+	$(BIN)/pytest -m alone $(CLOCKED) || failed=1; \
 	exit $$failed
 
 # With the oldest versions that pyproject.toml declares, in an environment of its own. Without torch

@@ -18,6 +18,7 @@ from urllib.request import Request, urlopen
 import pytest
 import trio
 from engines import open_fds
+from even_server import EVEN
 from serving import server as stand_ins
 from talking import (
     ALONE,
@@ -57,7 +58,7 @@ def server(tiny_avatar: Path, folder: Path) -> Iterator[LocalServer]:
         "listen": {"admin_token": TOKEN},
         "engines": {"gpus": "none", **BUSY_MACHINE},
     }
-    with LocalServer(config) as server:
+    with LocalServer(config, command=EVEN) as server:
         yield server
 
 

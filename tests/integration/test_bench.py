@@ -19,6 +19,7 @@ def bench(*args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
+@pytest.mark.alone
 @pytest.mark.clock
 def test_it_measures_and_writes_a_report(tmp_path: Path) -> None:
     done = bench("--quick", "--part", "demo", "--duration", "1", "--out", str(tmp_path))
@@ -39,6 +40,7 @@ def test_it_measures_and_writes_a_report(tmp_path: Path) -> None:
     assert (tmp_path / "run.md").read_text().startswith(f"# {last}")
 
 
+@pytest.mark.alone
 @pytest.mark.clock
 def test_a_frames_way_adds_up(tmp_path: Path) -> None:
     done = bench("--quick", "--part", "profile", "--duration", "2", "--out", str(tmp_path))

@@ -23,7 +23,7 @@ from lipsync_fast.client import (
 )
 from lipsync_fast.client.local import LocalServer
 
-pytestmark = pytest.mark.clock
+pytestmark = [pytest.mark.clock, pytest.mark.alone]
 SLOWED = Path(__file__).resolve().parents[1] / "slowed.py"
 SLOW_S = 0.05
 """Two threads make 40 frames a second then, less than two that speak need."""

@@ -142,6 +142,7 @@ def test_utterances_of_a_burst_go_on_in_the_avatar_s_loop(
     assert rest == [w.jpeg for w in avatar.render(second, 16_000, start_frame=len(begun))]
 
 
+@pytest.mark.alone
 @pytest.mark.clock
 def test_live_frames_are_render_s_over_the_same_pictures(
     server: LocalServer, avatar: Avatar

@@ -16,7 +16,7 @@ import lipsync_fast
 from lipsync_fast.client import VideoFrame
 from lipsync_fast.client.local import LocalServer
 
-pytestmark = pytest.mark.clock
+pytestmark = [pytest.mark.clock, pytest.mark.alone]
 
 
 @pytest.fixture(scope="module")
