@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """WebRTC in a real browser: what Chromium says of the pictures and the sound that it gets.
 
-    python bench/webrtc_browser.py [--avatar demo] [--seconds 10] [--pages FOLDER] [--out FILE.json]
+    python bench/webrtc_browser.py [--avatar demo] [--seconds 10] [--rounds 3] [--pages FOLDER]
+        [--out FILE.json]
 
 A server of this machine, and a headless Chromium beside it (Debian's: apt-get install chromium),
 which opens the page that docs/integrations.md shows; with --pages, the index-en.html or index.html
 of that folder as well, such as LiveTalking's, where its start() is called. The avatar rests, says
 the shipped recording, and is interrupted. Figures are those of RTCPeerConnection.getStats, of each
-phase by itself; "gateway_cpu_ms" is its processor time for each picture that was sent.
+phase by itself, medians over rounds; "gateway_cpu_ms" is its processor time for each picture that was sent.
 
 Sound and picture: what the browser estimates of both, when it is asked, as moments of the sender's
 clock; "apart_ms" is by how much the sound is ahead.
@@ -180,20 +181,26 @@ def recipe(folder: Path) -> Path:
 
 def main() -> int:
     """Measure and print."""
-    args = program.options(__doc__, avatar="demo", seconds=10.0, pages=None, out=None)
+    args = program.options(__doc__, avatar="demo", seconds=10.0, rounds=3, pages=None, out=None)
     load, rows, problems = round(os.getloadavg()[0], 1), {}, []
     with tempfile.TemporaryDirectory() as name:
         folders = {"the manual's page": recipe(Path(name))}
         if args.pages:
             folders[str(args.pages)] = args.pages
         for kind, folder in folders.items():
-            rows[kind], noted = one_page(folder, args.avatar, args.seconds)
-            problems += noted
+            rounds = []
+            for number in range(args.rounds):
+                found, noted = one_page(folder, args.avatar, args.seconds)
+                rounds.append(found)
+                problems += [text for text in noted if text not in problems]
+                print(f"{kind}, round {number + 1} of {args.rounds}", file=sys.stderr, flush=True)
+            rows[kind] = program.medians(rounds)
     for kind, phases in rows.items():
         for phase, row in phases.items():
             said = ", ".join(f"{key} {value:.3f}" for key, value in row.items())
             print(f"{kind}, {phase}: {said}")
-    program.keep(args.out, avatar=args.avatar, load=load, rows=rows, problems=problems)
+    about = {"avatar": args.avatar, "rounds": args.rounds, "load": load}
+    program.keep(args.out, **about, rows=rows, problems=problems)
     return 0
 
 

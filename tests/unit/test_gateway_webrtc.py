@@ -28,6 +28,8 @@ from lipsync_fast.gateway.webrtc.hearing import RATE, Voice  # noqa: E402
 from lipsync_fast.gateway.webrtc.timeline import Timeline  # noqa: E402
 from lipsync_fast.gateway.webrtc.tracks import PACKET, PictureTrack, SoundTrack  # noqa: E402
 
+# What aiortc does with older releases of pyOpenSSL.
+pytestmark = pytest.mark.filterwarnings("ignore:Attempting to mutate a Context:DeprecationWarning")
 GUARDED = ServeConfig(listen=Listen(token="sesame", origins=("https://good.example",)))
 SHOWN = {"Authorization": "Bearer sesame"}
 
