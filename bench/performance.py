@@ -362,7 +362,8 @@ def browsers() -> list[str]:
         f"`{found['command']}` on {machine['cores']} cores of {machine['processor']}, load average"
         f" {found['load']:g} by other programs: server and headless Chromium on one machine, the"
         f" {found['avatar']} avatar; the page of [the manual](integrations.md#whep), and"
-        f" LiveTalking's own, unmodified; medians over {found['rounds']} rounds. Buffers are what the browser held before it showed it;"
+        f" LiveTalking's own, unmodified; medians over {found['rounds']} rounds. Buffers are what"
+        " the browser held before it showed it;"
         " sound and picture: by how much the sound is ahead, as the browser estimates both, in the"
         " middle and at most.",
         "",

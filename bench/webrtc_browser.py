@@ -8,7 +8,8 @@ A server of this machine, and a headless Chromium beside it (Debian's: apt-get i
 which opens the page that docs/integrations.md shows; with --pages, the index-en.html or index.html
 of that folder as well, such as LiveTalking's, where its start() is called. The avatar rests, says
 the shipped recording, and is interrupted. Figures are those of RTCPeerConnection.getStats, of each
-phase by itself, medians over rounds; "gateway_cpu_ms" is its processor time for each picture that was sent.
+phase by itself, medians over rounds; "gateway_cpu_ms" is its processor time for each picture that
+was sent.
 
 Sound and picture: what the browser estimates of both, when it is asked, as moments of the sender's
 clock; "apart_ms" is by how much the sound is ahead.

@@ -59,6 +59,21 @@ def let_in(listen: Listen, request: web.Request, answer: web.StreamResponse) -> 
         answer.headers["Access-Control-Expose-Headers"] = SHOWN
 
 
+def preflight(methods: str) -> Handler:
+    """What a browser is told that asks what may be done at a place: no secret, so no token."""
+    headers = {
+        "Allow": f"OPTIONS, {methods}",
+        "Access-Control-Allow-Methods": methods,
+        "Access-Control-Allow-Headers": ASKED_WITH,
+        "Access-Control-Max-Age": "600",
+    }
+
+    async def options(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=204, headers=headers)
+
+    return options
+
+
 def refused(error: PeerError) -> web.Response:
     """An error as an answer: one line."""
     headers = {}

@@ -348,6 +348,9 @@ def test_who_may_ask() -> None:
         assert (got, heads["Access-Control-Allow-Origin"]) == (204, "https://good.example")
         assert heads["Access-Control-Allow-Methods"] == "POST"
         assert "Authorization" in heads["Access-Control-Allow-Headers"]
+        got, _, heads = await world.ask("OPTIONS", "/offer", **good)
+        assert (got, heads["Access-Control-Allow-Origin"]) == (204, "https://good.example")
+        assert (await world.ask("OPTIONS", "/offer", Origin="https://evil.example"))[0] == 403
         _, place = await world.watch(**good, **SHOWN)
         for shown in ({}, {"Authorization": "Bearer other"}):
             got, _, heads = await world.ask("DELETE", place, **shown)

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from lipsync_fast.errors import LipsyncError, PeerError
 from lipsync_fast.gateway.adapters import Counts
-from lipsync_fast.gateway.requests import body, client_of, form
+from lipsync_fast.gateway.requests import body, client_of, form, preflight
 from lipsync_fast.gateway.webrtc import hearing, offers
 from lipsync_fast.gateway.webrtc.peer import Peer
 from lipsync_fast.gateway.webrtc.peers import Peers, words_of
@@ -63,6 +63,7 @@ class LiveTalking:
     def add(self, router: web.UrlDispatcher) -> None:
         """Have them answered."""
         router.add_post("/offer", self._answered(self.offer, "", flat=True))
+        router.add_options("/offer", preflight("POST"))
         for name, handler in (
             ("humanaudio", self.say),
             ("interrupt_talk", self.interrupt),
@@ -72,6 +73,7 @@ class LiveTalking:
             ("record", self._without(NO_RECORD)),
         ):
             router.add_post(f"/{name}", self._answered(handler, name))
+            router.add_options(f"/{name}", preflight("POST"))
         router.add_get("/record/{id}", self._answered(self.record, "record"))
 
     async def offer(self, request: web.Request) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import asyncio
 from aiohttp import web
 
 from lipsync_fast.errors import PeerError
-from lipsync_fast.gateway.requests import ASKED_WITH, Handler, body, client_of
+from lipsync_fast.gateway.requests import body, client_of, preflight
 from lipsync_fast.gateway.webrtc import hearing, offers
 from lipsync_fast.gateway.webrtc.peer import ASKED, Peer
 from lipsync_fast.gateway.webrtc.peers import Peers
@@ -46,7 +46,7 @@ class Whep:
             ("/whep/{id}/audio", "DELETE, POST"),
             ("/whep/{id}/text", "POST"),
         ):
-            router.add_options(path, self._options(methods))
+            router.add_options(path, preflight(methods))
 
     async def offer(self, request: web.Request) -> web.Response:
         """An offer of SDP."""
@@ -103,16 +103,3 @@ class Whep:
 
     def _peer(self, request: web.Request) -> Peer:
         return self._peers.find(request.match_info["id"], client_of(request))
-
-    def _options(self, methods: str) -> Handler:
-        async def options(request: web.Request) -> web.Response:
-            headers = {
-                "Allow": f"OPTIONS, {methods}",
-                "Accept-Post": SDP,
-                "Access-Control-Allow-Methods": methods,
-                "Access-Control-Allow-Headers": ASKED_WITH,
-                "Access-Control-Max-Age": "600",
-            }
-            return web.Response(status=204, headers=headers)
-
-        return options
