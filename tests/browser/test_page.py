@@ -222,10 +222,10 @@ def test_works_by_keyboard(page: Page) -> None:
     page.until("lipsync.state === 'idle'")
     reached = []
     page.value("document.querySelector('.skip').focus()")
-    for _ in range(6):
+    for _ in range(8):
         page.press("Tab", 9)
         reached.append(page.value("document.activeElement.id || document.activeElement.name"))
-    assert reached == ["sample", "mic", "open", "mute", "full", "avatar"]
+    assert reached == ["sample", "mic", "open", "mute", "full", "text", "say-text", "avatar"]
 
 
 @pytest.mark.parametrize(("width", "height"), [(360, 740), (768, 1024), (1440, 900)])
