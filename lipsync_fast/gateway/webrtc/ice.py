@@ -36,15 +36,25 @@ TRIES = 64
 
 class Met(StunProtocol):
     """A socket that hears its peer: where media comes from an address that ICE has not met, or is
-    nothing at all, it is dropped here, since aiortc would take it, and queue it without end."""
+    nothing at all, it is dropped here, since aiortc would take it, and queue it without end.
+
+    Args:
+        heard: called for whatever comes from the peer: media, reports, or that it is still there.
+    """
+
+    def __init__(self, connection: Connection, heard: Callable[[], None]) -> None:
+        super().__init__(connection)
+        self._heard = heard
 
     def datagram_received(self, data: bytes | str, addr: tuple[Any, ...]) -> None:
         """What has come, from whomever."""
+        peers = (pair.remote_addr for pair in self.receiver._check_list)
+        met = (addr[0], addr[1]) in peers
+        if met:
+            self._heard()
         first = data[0] if isinstance(data, bytes) and data else MOST_OF_STUN + 1
-        if first > MOST_OF_STUN:
-            peers = (pair.remote_addr for pair in self.receiver._check_list)
-            if not data or (addr[0], addr[1]) not in peers:
-                return
+        if first > MOST_OF_STUN and not (met and data):
+            return
         try:
             super().datagram_received(data, addr)
         except Exception:  # of a stranger's datagram, in somebody else's parser
@@ -84,23 +94,29 @@ class Places:
             found.append(line)
         return found
 
-    def choose(self, pc: RTCPeerConnection) -> None:
-        """Have a peer connection, whose offer is known, use these places."""
+    def choose(self, pc: RTCPeerConnection, heard: Callable[[], None]) -> None:
+        """Have a peer connection, whose offer is known, use these places.
+
+        Args:
+            heard: see ``Met``.
+        """
         transports = [t.receiver.transport for t in pc.getTransceivers()]
         if pc.sctp is not None:
             transports.append(pc.sctp.transport)
         for transport in transports:
             connection: Any = transport.transport.iceGatherer._connection
             if "get_component_candidates" not in vars(connection):
-                connection.get_component_candidates = self._gather(connection)
+                connection.get_component_candidates = self._gather(connection, heard)
 
-    def _gather(self, connection: Any) -> Callable[..., Awaitable[list[Candidate]]]:
+    def _gather(
+        self, connection: Any, heard: Callable[[], None]
+    ) -> Callable[..., Awaitable[list[Candidate]]]:
         others = connection.get_component_candidates
 
         async def gather(component: int, addresses: list[str], timeout: int = 5) -> list[Candidate]:
             protocols = []
             for address in self._addresses or addresses:
-                protocol = await self._bind(connection, address, component)
+                protocol = await self._bind(connection, address, component, heard)
                 if protocol is not None:
                     protocols.append(protocol)
             connection._protocols += protocols
@@ -125,14 +141,14 @@ class Places:
         return gather
 
     async def _bind(
-        self, connection: Connection, address: str, component: int
+        self, connection: Connection, address: str, component: int, heard: Callable[[], None]
     ) -> StunProtocol | None:
         """A socket at an address, and the candidate that it is; None where none can be had."""
         loop = asyncio.get_running_loop()
         for port in self._tries():
             with suppress(OSError):
                 transport, protocol = await loop.create_datagram_endpoint(
-                    lambda: Met(connection), local_addr=(address, port)
+                    lambda: Met(connection, heard), local_addr=(address, port)
                 )
                 break
         else:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,8 +90,12 @@ async def answer(
     places: Places,
     picture: PictureTrack,
     sound: SoundTrack,
+    heard: Callable[[], None],
 ) -> str:
     """Have a peer connection answer an offer with these tracks.
+
+    Args:
+        heard: see ``ice.Met``.
 
     Raises:
         PeerError: it cannot be.
@@ -99,12 +104,12 @@ async def answer(
     known = RTCRtpSender.getCapabilities("video").codecs
     transceiver.setCodecPreferences([c for c in known if c.name in ("H264", "rtx")])
     if offer.sound:
-        heard = pc.addTransceiver(sound, direction="sendrecv")
+        beside = pc.addTransceiver(sound, direction="sendrecv")
         known = RTCRtpSender.getCapabilities("audio").codecs
-        heard.setCodecPreferences([c for c in known if c.name == "opus"])
+        beside.setCodecPreferences([c for c in known if c.name == "opus"])
     try:
         await pc.setRemoteDescription(RTCSessionDescription(offer.sdp, "offer"))
-        places.choose(pc)
+        places.choose(pc, heard)
         await pc.setLocalDescription(await pc.createAnswer())
     except Exception as error:  # whatever a stranger's text does to somebody else's parser
         words = " ".join(str(error).split())[:200] or type(error).__name__

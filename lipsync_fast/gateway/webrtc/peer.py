@@ -43,7 +43,7 @@ log = get_logger("lipsync.gateway")
 CONNECT_S = 30.0
 """From an answer to the first packets."""
 SILENT_S = 8.0
-"""A peer that reports nothing for so long has vanished; a browser reports each second."""
+"""A peer from which nothing comes for so long has vanished; a browser reports each second."""
 LOOK_S = 0.5
 KEY_EVERY_S = 0.25
 AWAY_S = 30.0
@@ -156,10 +156,10 @@ class Peer:
         pc = self._pc
         pc.on("connectionstatechange", self._state_changed)
         pc.on("track", self._track_came)
-        made = await offers.answer(pc, offer, self._places, self._picture, self._sound)
+        made = await offers.answer(pc, offer, self._places, self._picture, self._sound, self._came)
         for sender in pc.getSenders():
             track = self._picture if sender.kind == "video" else self._sound
-            watch(sender, track, self._report_came)
+            watch(sender, track, self._came)
             if sender.kind == "video":
                 on_picture_loss(sender, self._need_key)
         self._run(self._pump())
@@ -212,7 +212,7 @@ class Peer:
             await asyncio.sleep(LOOK_S)
         self.close(f"the client has vanished: nothing came from it for {SILENT_S:g} s")
 
-    def _report_came(self) -> None:
+    def _came(self) -> None:
         self._heard_at = time.monotonic()
 
     def _state_changed(self) -> None:
