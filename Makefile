@@ -54,8 +54,8 @@ demo: $(VENV)/.core
 # what is left of the machine have it to themselves, last.
 WORKERS ?= $(shell nproc)
 # A test that ends its process ends the run: beside a new worker, the run may never end.
-SPREAD := --dist loadfile --no-loadscope-reorder --max-worker-restart=0
-TOGETHER := $(BIN)/pytest $(SPREAD)
+SPREAD := --dist loadfile --max-worker-restart=0
+TOGETHER := $(BIN)/pytest $(SPREAD) --no-loadscope-reorder
 # Test files are compiled once, whatever the environment says: pytest's rewriting of their assertions
 # takes some ten seconds otherwise, in each process that runs them.
 quick test: export PYTHONDONTWRITEBYTECODE :=
