@@ -52,7 +52,8 @@ demo: $(VENV)/.core
 # Tests without a clock share the processors, beside the native code's. Those that play in real time
 # come after that, and wait more than they compute: the page's run beside the server's. Those that ask
 # what is left of the machine have it to themselves, last.
-WORKERS ?= $(shell nproc)
+# One process more than processors: where one waits, another has something to do.
+WORKERS ?= $(shell echo $$(($$(nproc) + 1)))
 # A test that ends its process ends the run: beside a new worker, the run may never end.
 SPREAD := --dist loadfile --max-worker-restart=0
 TOGETHER := $(BIN)/pytest $(SPREAD) --no-loadscope-reorder
