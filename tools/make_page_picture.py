@@ -33,7 +33,7 @@ def main() -> None:
         page = chrome.page
         page.look(WIDTH, HEIGHT)
         page.open(server.http_url + "/")
-        page.until("window.lipsync?.state === 'idle' && lipsync.metrics.drawn > 60")
+        page.until("window.lipsync?.state === 'idle' && lipsync.metrics.drawn > 400")
         picture = page.command("Page.captureScreenshot", format="jpeg", quality=80)["data"]
     SHOWN.write_bytes(base64.b64decode(picture))
     print(f"{SHOWN.relative_to(ROOT)}: {SHOWN.stat().st_size} bytes")

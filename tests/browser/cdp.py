@@ -69,6 +69,11 @@ class Browser:
             self._kill()
             raise
 
+    @property
+    def pid(self) -> int:
+        """Of its first process, whose group all of them are."""
+        return self._process.pid
+
     def close(self) -> None:
         """End it, with all its processes."""
         with contextlib.suppress(Exception):

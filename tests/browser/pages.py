@@ -24,6 +24,9 @@ CONFIG: dict[str, Any] = {
 """Time enough for the frames, also where tests of other kinds keep the machine busy."""
 QUICK = (sys.executable, "-P", str(Path(__file__).with_name("quick_server.py")), "serve")
 """The command of a server whose frames cost next to nothing: where time is what a test is about."""
+JPEGS_ONLY = (*QUICK[:-1], "serve-jpegs")
+"""The same without an encoder of H.264."""
+CODECS = ["h264", "jpeg"]
 IDLES = "window.lipsync?.state === 'idle' && lipsync.metrics.drawn > 5"
 ATTEMPTS = 4
 IN_STEP_MS = 40.0
@@ -84,6 +87,21 @@ def said(page: Page) -> str:
     """The sentence of the notice that is shown; waits for one."""
     page.until("!document.querySelector('#notice').hidden")
     return str(page.value("document.querySelector('#notice-text').textContent"))
+
+
+def open_page(page: Page, url: str, codec: str = "h264") -> None:
+    """Open the page, with pictures of that form, and wait until the avatar idles in it."""
+    page.open(f"{url}/?codec={codec}")
+    page.until(IDLES)
+    assert page.value("lipsync.codec") == codec
+
+
+def hide(page: Page, hidden: bool) -> None:
+    """As if another tab were looked at."""
+    page.value(
+        f"Object.defineProperty(document, 'hidden', {{ value: {str(hidden).lower()},"
+        " configurable: true }); document.dispatchEvent(new Event('visibilitychange'))"
+    )
 
 
 def is_hidden(page: Page, selector: str) -> bool:

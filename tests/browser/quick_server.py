@@ -2,7 +2,8 @@
 """A real server whose engines run their networks once, and give what these made for every frame.
 
 ``python quick_server.py serve --config FILE`` is the real supervisor, with real fronts;
-``python quick_server.py engine`` is one of its engines, the real one but for its networks. All of a
+``python quick_server.py engine`` is one of its engines, the real one but for its networks; with
+``serve-jpegs`` and ``engine-jpegs``, also one that has no encoder of H.264. All of a
 frame's way is as it is, but for the part that asks for a processor: so tests of how the page keeps
 time say nothing of how fast, or how busy, the machine is.
 """
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lipsync_fast.config_load import load
-from lipsync_fast.engine import process
+from lipsync_fast.engine import process, scheduler
 from lipsync_fast.engine.backends.base import RegionJob
 from lipsync_fast.engine.backends.cpu import CpuBackend
 from lipsync_fast.logs import setup_logs
@@ -33,13 +34,22 @@ def region(backend: CpuBackend, job: RegionJob, *args: Any) -> Any:
     return _made[id(job.avatar)]
 
 
+def without_encoder(gpu: bool) -> str:
+    """``media.h264.encoder_name`` where FFmpeg was built without one."""
+    return ""
+
+
 def command(role: Role) -> list[str]:
     """What children are run as."""
-    return [sys.executable, "-P", __file__, role] if role == "engine" else own_command(role)
+    if role != "engine":
+        return own_command(role)
+    return [sys.executable, "-P", __file__, sys.argv[1].replace("serve", "engine")]
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "engine":
+    if sys.argv[1] == "engine-jpegs":
+        scheduler.encoder_name = without_encoder
+    if sys.argv[1].startswith("engine"):
         CpuBackend._region = region  # type: ignore[method-assign]
         process.main()
     config = load(Path(sys.argv[3]), os.environ).config

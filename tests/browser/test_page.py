@@ -13,6 +13,7 @@ import pytest
 from cdp import Page
 from pages import (
     ATTEMPTS,
+    CODECS,
     CONFIG,
     IDLES,
     IN_STEP_MS,
@@ -22,6 +23,7 @@ from pages import (
     is_hidden,
     let_microphone,
     metrics,
+    open_page,
     said,
     stopped,
     watched,
@@ -78,8 +80,11 @@ def test_a_text_is_spoken_and_stopped(page: Page) -> None:
     assert page.problems == []
 
 
-def test_the_sample_is_in_step_with_its_sound(page: Page) -> None:
+@pytest.mark.parametrize("codec", CODECS)
+def test_the_sample_is_in_step_with_its_sound(tab: Page, served: LocalServer, codec: str) -> None:
     """How many pictures are drawn is the machine's; those that are, are drawn when they should."""
+    page = tab
+    open_page(page, served.http_url, codec)
     for _ in range(ATTEMPTS):  # until enough are
         page.value("lipsync.metrics.offsets.length = 0")
         before = metrics(page)
@@ -145,7 +150,12 @@ def by_loudness(shown: np.ndarray, frames: np.ndarray) -> tuple[float, float]:
     return float(shown[loud[frames]].mean()), float(shown[silent[frames]].mean())
 
 
-def test_stop_interrupts_and_the_next_utterance_is_in_step(page: Page) -> None:
+@pytest.mark.parametrize("codec", CODECS)
+def test_stop_interrupts_and_the_next_utterance_is_in_step(
+    tab: Page, served: LocalServer, codec: str
+) -> None:
+    page = tab
+    open_page(page, served.http_url, codec)
     begin_sample(page, 40)
     page.press("Escape", 27)
     page.until("lipsync.state === 'idle'")

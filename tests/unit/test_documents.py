@@ -226,6 +226,8 @@ def test_the_first_screen_has_the_numbers_that_were_measured() -> None:
     assert (
         '{} kbit/s; {} with `quality=60`, {} with `max_width=640`, {} with `content="mouth"`'
     ).format(*rates) in screen
+    stream = result("streams.json")["rows"]["H.264, quality 65, speaking"]["kbit_s"]
+    assert f"to each viewer | {round(stream, -2):.0f} kbit/s of H.264, as on the page;" in screen
     best = max(
         r["frames_per_s"] for r in full["rows"] if r["name"].endswith(("1 session", "sessions"))
     )

@@ -4,14 +4,17 @@
 // window.lipsync is for tests and the curious:
 //   state          "connecting", "idle", "listening", "hearing", "speaking" or "waiting"
 //   started        the last session.started message: avatar, width, height, bounds, …
+//   codec          "h264" or "jpeg": how pictures come
 //   metrics        see metrics.js; metrics.sync() tells picture against sound
 
 import { ask, blobOf, hasToken, useToken } from "./access.js";
 import { Avatars } from "./avatars.js";
 import { showCode } from "./code.js";
+import { decodes } from "./decoder.js";
 import { chosen, playsBack, showOptions, watchOptions } from "./devices.js";
 import { Metrics } from "./metrics.js";
 import { clearNotice, notice } from "./notices.js";
+import { setText, showNumbers } from "./numbers.js";
 import { Player } from "./player.js";
 import { Session } from "./session.js";
 import { decode, FilePlayback, Microphone, SourceError } from "./sources.js";
@@ -19,12 +22,14 @@ import { FAILURES, STATES } from "./words.js";
 
 const RATE = 48_000;
 const ASKED = 1000; // ms between attempts to get sound back that the device has taken
+const JPEG = { codec: "jpeg" }, STREAM = { codec: "h264" };
 const LINKED = 60_000; // ms in which another tab takes what was fetched for it
 const $ = (id) => document.getElementById(id);
 
 const metrics = new Metrics();
 const player = new Player($("canvas"), metrics);
-const page = (window.lipsync = { state: "connecting", started: null, metrics });
+const page = (window.lipsync = { state: "connecting", started: null, codec: null, metrics });
+const asked = new URL(location.href).searchParams;
 let connection = "connecting"; // or "open", "waiting"
 let speaking = false; // the server shows an utterance
 let playback = null; // a file on its way
@@ -37,14 +42,20 @@ let asking = 0; // for sound that the device has taken
 
 const session = new Session(
   {
-    avatar: new URL(location.href).searchParams.get("avatar") ?? "",
+    avatar: asked.get("avatar") ?? "",
     audio: { sample_rate: RATE, format: "s16le", channels: 1 },
+    video: JPEG, // until it is known that the browser decodes a stream
     pace: "live",
     idle: true,
     echo_audio: true,
     pictures: !document.hidden,
   },
-  { state: connectionChanged, media: (header) => player.media(header, RATE), message: told },
+  {
+    state: connectionChanged,
+    media: (header) => player.media(header, RATE),
+    message: told,
+    bytes: (count) => metrics.bytes(count, performance.now()),
+  },
 );
 const avatars = new Avatars((name) => session.avatar(name));
 
@@ -96,6 +107,7 @@ function told(message) {
 
 function started(message) {
   page.started = message;
+  page.codec = message.codec ?? "jpeg";
   session.start.avatar = message.avatar;
   metrics.plannedMs = message.latency_ms;
   const [x, , width] = message.bounds; // narrow screens show the part around the face
@@ -114,7 +126,10 @@ function seen(name) {
 
 function failed({ code, message }) {
   const detail = avatars.loading;
-  if (detail) {
+  if (code === "unsupported_video") {
+    session.video(JPEG);
+    if (detail) session.avatar(detail);
+  } else if (detail) {
     // Whatever went wrong, the one that was chosen is not on its way any more.
     const instead = page.started.avatar;
     avatars.show(instead);
@@ -164,19 +179,8 @@ function refresh() {
   setText("mic-text", microphone ? "Mic is on" : "Microphone");
 }
 
-function setText(id, text) {
-  if ($(id).textContent !== text) $(id).textContent = text;
-}
-
-const signed = (ms) => `${ms < 0 ? "−" : "+"}${Math.abs(ms).toFixed(0)} ms`;
 setInterval(() => {
-  const m = metrics;
-  setText("n-fps", connection === "open" ? m.fps(performance.now()).toFixed(0) : "–");
-  setText("n-latency", m.latencyMs === null ? "–" : `${m.latencyMs.toFixed(0)} ms`);
-  const sync = m.sync();
-  setText("n-sync", sync.count ? signed(sync.median) : "–");
-  setText("n-dropped", String(m.dropped));
-  setText("n-buffer", connection === "open" ? `${m.bufferMs.toFixed(0)} ms` : "–");
+  showNumbers(metrics, connection === "open");
   if (player.meter && !microphone) showLevel(loudness());
 }, 250);
 
@@ -359,6 +363,8 @@ function stop() {
 }
 
 // ---------------------------------------------------------------- what is pressed
+player.onkeyframe = () => page.codec === "h264" && session.keyFrame();
+player.onundecoded = () => session.video(JPEG);
 player.onspoken = (position, now) => metrics.shown(position, now);
 $("sample").onclick = () => say(loadSample, "sample");
 $("mic").onclick = () => {
@@ -435,5 +441,6 @@ showCode("");
 if (!window.WebSocket || !window.AudioWorkletNode && window.isSecureContext || !window.createImageBitmap) {
   notice("too-old");
 } else {
+  if (asked.get("codec") !== "jpeg" && (await decodes())) session.start.video = STREAM;
   session.connect();
 }

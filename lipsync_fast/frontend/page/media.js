@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The header of lipsync.v1's binary messages: 40 bytes, little-endian, then the payload.
 
-export const FRAME = 1, AUDIO = 3;
-export const IDLE = 1, FIRST = 2, LAST = 4, REPEATED = 8;
+export const FRAME = 1, AUDIO = 3, H264 = 4;
+export const IDLE = 1, FIRST = 2, LAST = 4, REPEATED = 8, KEY = 16;
 const MAGIC = 0x3146534c; // "LSF1"
 
 /** Header and payload of a message, or null where it is none that this page knows. */
@@ -18,6 +18,7 @@ export function parse(buffer) {
     sequence: view.getUint32(8, true),
     utterance: view.getUint32(12, true),
     pts: Number(view.getBigUint64(16, true)) / 1000, // milliseconds from the session's start
+    avatarFrame: view.getUint32(24, true), // the avatar's own picture under this one
     payload: new Uint8Array(buffer, length, size),
   };
 }

@@ -7,9 +7,12 @@
 //                        slow reader
 //   soundGaps            pieces of sound that came too late to join the one before
 //   shortenedMs          of sound that were left out to catch up
+//   received             bytes, of pictures, sound and messages
+//   kbits()              of them, kbit/s, lately
 //   bufferMs             from a frame's coming to its being due
 //   excessMs             how much more that is than the network needs, as it has been lately
 //   spokenFrame          which frame of its utterance is on the screen; -1 where none is spoken
+//   avatarFrame          which of the avatar's own frames is under it; -1 before there was one
 //   latencyMs            from a sound (as it is spoken or read) to the picture that shows it, median
 //   plannedMs            the part of that which the server plans
 //   sync()               {count, median, worst, within}: milliseconds by which spoken frames were drawn
@@ -18,12 +21,15 @@
 //                        share of them that were less than 40 ms off; of the last 250
 
 const KEPT = 250;
+const LATELY = 3840; // ms: two key frames of a stream that speaks
 
 export class Metrics {
   constructor() {
     Object.assign(this, { drawn: 0, spokenDrawn: 0, skipped: 0, lost: 0, serverSkipped: 0 });
-    Object.assign(this, { soundGaps: 0, shortenedMs: 0, bufferMs: 0, excessMs: 0, spokenFrame: -1 });
-    Object.assign(this, { latencyMs: null, plannedMs: null });
+    Object.assign(this, { soundGaps: 0, shortenedMs: 0, bufferMs: 0, excessMs: 0 });
+    Object.assign(this, { spokenFrame: -1, avatarFrame: -1, latencyMs: null, plannedMs: null });
+    this.received = 0;
+    this.came = []; // [ms, bytes], lately
     this.times = [];
     this.offsets = [];
     this.open = false; // an utterance is being sent
@@ -39,6 +45,21 @@ export class Metrics {
 
   fps(now) {
     return this.times.filter((t) => t > now - 1000).length;
+  }
+
+  /** So many bytes came. */
+  bytes(count, now) {
+    this.received += count;
+    this.since ??= now;
+    this.came.push([now, count]);
+    while (this.came[0][0] < now - LATELY) this.came.shift();
+  }
+
+  /** Bits that come, kbit/s. */
+  kbits(now) {
+    const lately = Math.min(LATELY, now - this.since);
+    const count = this.came.reduce((sum, [at, n]) => sum + (at > now - lately ? n : 0), 0);
+    return lately > 0 ? (count * 8) / lately : 0;
   }
 
   /** Sound of so many seconds was sent; its first sample was heard at that time. */

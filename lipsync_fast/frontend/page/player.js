@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Shows frames and plays sound, both by their presentation times.
 //
-//   frame ─► decode ─► queue ─► drawn when due ───────────┐
+//   frame ─► decoded ─► queue ─► drawn when due ──────────┐
 //                                                         ├─ one clock: due(pts)
 //   sound ─► waits ─► placed (soundtrack.js) ─► played ───┘
 //
@@ -12,15 +12,19 @@
 // the network, is played a little shorter, piece by piece, until it does not; pictures follow it.
 // Without sound (no permission to play yet, none in the message, taken away by the device, not to be
 // heard) pictures keep the plain clock.
+//
+// JPEGs are decoded as they come, a stream of H.264 a few pictures ahead (decoder.js).
 
+import { Decoder } from "./decoder.js";
 import { Delay, steered } from "./delay.js";
-import { FRAME, IDLE, LAST, REPEATED } from "./media.js";
+import { AUDIO, FRAME, H264, IDLE, LAST, REPEATED } from "./media.js";
 import { Soundtrack } from "./soundtrack.js";
 
 const MOST_WAITING = 75; // frames
 const EARLY = 8; // ms: half a screen refresh; a frame is drawn at the refresh nearest to its time
 const OUT_OF_STEP = 38; // ms behind its sound, beyond which a frame is left out for the next one
 const STANDING = 200; // ms for which the picture may stand still for that
+const STANDING_MOST = 2000; // the same, where it is that much behind and the next one is being decoded
 const PLACED = 0.2; // seconds before it is heard that sound gets its place; what waits may be shortened
 const AWAY = 1000; // ms in which nothing came, so that the clock begins anew
 
@@ -33,6 +37,10 @@ export class Player {
     this.muted = false;
     this.audible = true; // what is said now is to be heard, too
     this.offset = 0; // from the AudioContext's time to performance.now()
+    this.decoder = new Decoder({
+      wantsKey: () => this.onkeyframe?.(),
+      failed: () => this.onundecoded?.(),
+    });
     this.reset();
     this.drawing = () => {
       requestAnimationFrame(this.drawing);
@@ -44,6 +52,7 @@ export class Player {
   /** Another session begins, with a clock of its own. */
   reset() {
     this.empty();
+    this.decoder.reset();
     this.base = null; // performance.now() at which pts 0 is due
     this.steeredAt = this.cameAt = 0;
     this.delay = new Delay();
@@ -90,6 +99,8 @@ export class Player {
   /** The page is seen again, or no more: then nothing is drawn, and sound goes on. */
   visible(seen) {
     if (!seen) this.empty();
+    this.decoder.reset();
+    if (seen) this.onkeyframe?.();
     this.place();
   }
 
@@ -98,7 +109,7 @@ export class Player {
   media(header, rate) {
     const now = performance.now();
     const { utterance, pts } = header;
-    if (utterance && this.hushed) return;
+    if (utterance && this.hushed) return this.pass(header);
     const inTime = this.delay.came(now, pts);
     if (now - this.cameAt > AWAY && this.track.empty) this.base = null;
     this.cameAt = now;
@@ -106,8 +117,8 @@ export class Player {
     if (utterance && !this.begins.has(utterance)) this.begins.set(utterance, pts);
     if (this.begins.size > 8) this.begins.delete(this.begins.keys().next().value);
     this.metrics.bufferMs = this.due(pts) - now;
-    if (header.type === FRAME) this.frame(header, now, inTime);
-    else this.sound(header, rate);
+    if (header.type === AUDIO) this.sound(header, rate);
+    else if (header.type === FRAME || header.type === H264) this.frame(header, now, inTime);
   }
 
   /** The base at which what comes now should be played. */
@@ -229,24 +240,42 @@ export class Player {
   // ---------------------------------------------------------------- pictures
   frame(header, now, inTime) {
     if (document.hidden) return; // nobody sees it
-    const frame = { ...header, bitmap: null, failed: false, payload: null };
+    const frame = { ...header, picture: null, failed: false, gone: false };
     frame.awaited = header.flags & IDLE ? this.awaited : null;
     this.queue.push(frame);
     if (this.queue.length > MOST_WAITING) this.leaveOut(this.queue.shift());
-    createImageBitmap(new Blob([header.payload], { type: "image/jpeg" })).then(
-      (bitmap) => {
-        if (frame.gone) bitmap.close();
-        frame.bitmap = bitmap;
-        if (inTime) this.delay.decoded(performance.now() - now);
+    this.decode(frame, (picture, took) => {
+      if (!picture) frame.failed = true;
+      else if (frame.gone) picture.close();
+      else frame.picture = picture;
+      if (picture && inTime) this.delay.decoded(took);
+    });
+  }
+
+  /** `done(picture, took)`: {image, width, height, close()} and ms, or null; who gets one closes it. */
+  decode(frame, done) {
+    if (frame.type === H264) return this.decoder.take(frame, done);
+    const now = performance.now();
+    createImageBitmap(new Blob([frame.payload], { type: "image/jpeg" })).then(
+      (image) => {
+        const { width, height } = image;
+        done({ image, width, height, close: () => image.close() }, performance.now() - now);
       },
-      () => (frame.failed = true),
+      () => done(null),
     );
+  }
+
+  /** Nobody is to see or hear that; but what comes behind it in a stream builds on it. */
+  pass(header) {
+    if (header.type !== H264 || document.hidden) return;
+    this.decoder.take({ ...header, gone: true }, (picture) => picture?.close());
   }
 
   leaveOut(frame, counts = true) {
     frame.gone = true;
-    frame.bitmap?.close();
+    frame.picture?.close();
     if (counts && !frame.failed) this.metrics.skipped++;
+    this.decoder.more();
   }
 
   draw(now) {
@@ -256,12 +285,12 @@ export class Player {
     let shown = null;
     while (this.queue.length && this.due(this.queue[0].pts) <= now + EARLY) {
       const head = this.queue[0];
-      if (!head.bitmap && !head.failed) {
+      if (!head.picture && !head.failed) {
         const next = this.queue[1];
         if (!next || this.due(next.pts) > now + EARLY) break; // it is being decoded
       }
       this.queue.shift();
-      if (!head.bitmap) this.leaveOut(head);
+      if (!head.picture) this.leaveOut(head);
       else {
         if (shown) this.leaveOut(shown);
         shown = head;
@@ -269,9 +298,17 @@ export class Player {
       this.follow(head);
     }
     if (!shown) return;
-    const late = this.speaks && !this.track.empty && now - this.due(shown.pts) > OUT_OF_STEP;
-    if (late && now - this.drawnAt < STANDING) this.leaveOut(shown);
+    if (this.outOfStep(shown, now)) this.leaveOut(shown);
     else this.show(shown, now);
+  }
+
+  /** Whether a spoken picture is so late that the next one is better. */
+  outOfStep({ pts }, now) {
+    if (!this.speaks || this.track.empty) return false;
+    const late = now - this.due(pts), stands = now - this.drawnAt;
+    const comes = this.queue.length > 0 && this.due(this.queue[0].pts) <= now + EARLY;
+    if (late > STANDING && comes) return stands < STANDING_MOST;
+    return late > OUT_OF_STEP && stands < STANDING;
   }
 
   follow({ utterance, flags, pts }) {
@@ -281,19 +318,21 @@ export class Player {
   }
 
   show(frame, now) {
-    const { bitmap, pts, utterance, flags } = frame;
-    if (this.canvas.width !== bitmap.width || this.canvas.height !== bitmap.height) {
-      this.canvas.width = bitmap.width;
-      this.canvas.height = bitmap.height;
+    const { picture, pts, utterance, flags } = frame;
+    const { image, width, height } = picture;
+    if (this.canvas.width !== width || this.canvas.height !== height) {
+      this.canvas.width = width;
+      this.canvas.height = height;
     }
-    this.draws.drawImage(bitmap, 0, 0);
-    bitmap.close();
+    this.draws.drawImage(image, 0, 0);
+    picture.close();
     this.drawnAt = now;
     const m = this.metrics;
     m.drawn++;
     m.times.push(now);
     if (m.times.length > 100) m.times.shift();
     m.spokenFrame = -1;
+    m.avatarFrame = frame.avatarFrame;
     if (frame.awaited && frame.awaited === this.awaited) {
       this.awaited = null;
       frame.awaited();

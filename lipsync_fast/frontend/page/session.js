@@ -15,6 +15,7 @@ const PING = 20_000;
  *   state(name, detail)   "connecting", "open", "waiting" {wait: ms, cause}
  *   media(header)         a frame or a piece of sound
  *   message(object)       any other message of the server
+ *   bytes(count)          so many came
  * A cause is one of: gone, starting, full, token, wrong-token, refused.
  */
 export class Session {
@@ -35,10 +36,14 @@ export class Session {
     url.protocol = url.protocol.replace("http", "ws");
     const socket = (this.socket = new WebSocket(url, protocols()));
     socket.binaryType = "arraybuffer";
-    socket.onopen = () => socket.send(JSON.stringify({ type: "session.start", ...this.start }));
+    socket.onopen = () => this.begin();
     socket.onmessage = (event) => this.received(event.data);
     socket.onclose = (event) => this.lost(event);
     this.watch(CONNECT);
+  }
+
+  begin() {
+    this.socket.send(JSON.stringify({ type: "session.start", ...this.start }));
   }
 
   /** Forget the present connection, without a word to anybody. */
@@ -60,6 +65,7 @@ export class Session {
 
   received(data) {
     this.watch(!this.open ? BEGIN : document.hidden ? SILENT_HIDDEN : SILENT);
+    this.on.bytes(data.byteLength ?? data.length);
     if (typeof data !== "string") {
       const header = parse(data);
       if (header) this.on.media(header);
@@ -118,6 +124,18 @@ export class Session {
     this.say({ type: "session.update", pictures: wanted });
     if (!this.open) return;
     this.watch(wanted ? SILENT : SILENT_HIDDEN);
+  }
+
+  /** Have pictures of another form sent, now and whenever a session begins. */
+  video(format) {
+    this.start.video = format;
+    if (this.open) this.say({ type: "session.update", video: format });
+    else if (this.socket?.readyState === WebSocket.OPEN) this.begin();
+  }
+
+  /** Have a key frame sent, to decode anew from. */
+  keyFrame() {
+    this.say({ type: "video.keyframe" });
   }
 
   /** Have another avatar shown; answered by session.started, or by an error. */
