@@ -6,7 +6,7 @@
 and its plots, docs/images/performance.png.
 
 Reads bench/results/run/run.json (``lipsync-fast bench --out``), parts of it that were measured
-again (run/again-*.json), run/prepared-avatars.json, streams.json, webrtc.json, and
+again (run/again-*.json), run/prepared-avatars.json, streams.json, page.json, webrtc.json, and
 bench/results/micro/*.json. ``--check`` writes nothing, and fails where the document is not what
 would be written.
 """
@@ -28,6 +28,7 @@ from lipsync_fast.benchmark.run import IDLE, OURS, read
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from performance_gpu import chapter
+from performance_page import the_page
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, DOCUMENT = ROOT / "bench" / "results", ROOT / "docs" / "performance.md"
@@ -442,6 +443,7 @@ def document(report: Report, remarks: list[str]) -> str:
         *preparing(),
         *from_videos(),
         *viewers(),
+        *the_page(),
         *browsers(),
         *parts(),
         *chapter(),
