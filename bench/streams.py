@@ -29,7 +29,8 @@ from lipsync_fast.benchmark import program
 from lipsync_fast.cli.demo import demo_recording
 from lipsync_fast.engine.avatar import RegisteredAvatar
 from lipsync_fast.engine.backends import create_backend
-from lipsync_fast.engine.splice import FrameEncoder, Place, Variant
+from lipsync_fast.engine.changes import Place
+from lipsync_fast.engine.splice import FrameEncoder, Variant
 from lipsync_fast.engine.stream_pictures import group_at, turn_of
 from lipsync_fast.engine.streams import Streams, Wanted
 from lipsync_fast.geometry import EMPTY, Rect

@@ -56,6 +56,8 @@ class Session:
     client that does not iterate is a slow reader to the server, and one that sends more than the
     server lets wait is held up in ``send`` until it has been spoken.
 
+    A method for each of the protocol's messages, and what they have in common.
+
     What an interruption has made void does not come: neither pictures nor sound nor messages of
     utterances that were begun before ``interrupt``.
     """

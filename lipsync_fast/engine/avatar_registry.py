@@ -36,7 +36,8 @@ class AvatarRegistry:
     """Avatars by name. For one thread; ``wake`` is called in others when ``step`` has work.
 
     An avatar that was taken out, or replaced, stays usable for the jobs that hold it (``hold``,
-    ``release``) and is closed when the last of them has ended.
+    ``release``) and is closed when the last of them has ended. Its methods are what the supervisor
+    asks for, and what threads have done meanwhile; they share one table.
     """
 
     def __init__(self, backend: Backend, encoder: FrameEncoder, wake: Callable[[], None]) -> None:

@@ -17,9 +17,10 @@ from lipsync_fast.avatars.jpeg import segment_offsets
 from lipsync_fast.config import Utterances
 from lipsync_fast.engine.avatar import RegisteredAvatar
 from lipsync_fast.engine.backends.base import Backend, Coded
+from lipsync_fast.engine.changes import Place
 from lipsync_fast.engine.job_queue import QueuedJob
 from lipsync_fast.engine.picture_jobs import Made, SpokenPicture, variant_of
-from lipsync_fast.engine.splice import FrameEncoder, Place
+from lipsync_fast.engine.splice import FrameEncoder
 from lipsync_fast.errors import AvatarError, StoreDamagedError, StoreError
 from lipsync_fast.geometry import Rect
 from lipsync_fast.ipc.messages import Content, Job, Look

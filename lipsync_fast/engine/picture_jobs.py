@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.engine.avatar import RegisteredAvatar
 from lipsync_fast.engine.backends.base import SQUARE, Coded, RegionJob, Sound
-from lipsync_fast.engine.splice import FrameEncoder, Place, Variant, how_coded
+from lipsync_fast.engine.changes import Place
+from lipsync_fast.engine.splice import FrameEncoder, Variant, how_coded
 from lipsync_fast.geometry import Rect, even_size
 from lipsync_fast.ipc.messages import Content, Job, Look, Speech, scaled_size
 

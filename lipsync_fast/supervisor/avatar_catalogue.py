@@ -28,6 +28,8 @@ MOST_ERRORS = 100
 class AvatarCatalogue:
     """The default avatar, and all that clients have asked for. No engine's state is kept here.
 
+    It has a method for each thing that can happen to a version: small ones, over one table.
+
     Attributes:
         folders: where packages come from.
         versions: by key: what new engines load, and those that are leaving, whose jobs may still

@@ -37,8 +37,9 @@ from lipsync_fast.avatars.manifest import Manifest, Window
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.engine.backends import Backend, LoadedAvatar, RegionJob
 from lipsync_fast.engine.backends.base import SQUARE, Sound
+from lipsync_fast.engine.changes import changing, reached, silent
 from lipsync_fast.engine.pipeline import SoundStream, pictures
-from lipsync_fast.engine.splice import FrameEncoder, Variant, changing, reached, silent
+from lipsync_fast.engine.splice import FrameEncoder, Variant
 from lipsync_fast.errors import AvatarFormatError
 from lipsync_fast.families import FAMILIES, FamilyName
 from lipsync_fast.families.wav2lip import DECODERS, ENCODERS, WAV2LIP

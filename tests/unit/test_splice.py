@@ -22,7 +22,8 @@ from lipsync_fast.avatars.jpeg import encode_frame, segment_offsets
 from lipsync_fast.avatars.manifest import FrameJpeg, Window
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.engine.backends.base import Coded, Encode
-from lipsync_fast.engine.splice import FrameEncoder, Variant, changing, cut, reached
+from lipsync_fast.engine.changes import changing, cut, reached
+from lipsync_fast.engine.splice import FrameEncoder, Variant
 from lipsync_fast.geometry import Rect
 from lipsync_fast.ipc.messages import scaled_size
 from lipsync_fast.provenance import CREATOR_MARK, jpeg_with_xmp, xmp_packet

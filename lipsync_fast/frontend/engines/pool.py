@@ -39,7 +39,10 @@ ANSWERS_IN_A_ROW = 32
 
 
 class EnginePool:
-    """All engines of the server, for one front. One thread; ``nursery`` owns its readers."""
+    """All engines of the server, for one front. One thread; ``nursery`` owns its readers.
+
+    Half of its methods are figures that others ask for, each in a line or two.
+    """
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery

@@ -80,6 +80,8 @@ class LiveSettings:
 class Plan:
     """The slots of a live session that are not shown yet.
 
+    Its methods are the steps in which one slot is filled; all of them move the same few numbers.
+
     Attributes:
         timeline: when slots are due.
         utterances: those that are not all shown, in their order.

@@ -397,10 +397,9 @@ class CudaBackend:
             with self.cpu_time.on("avatar's frame"):
                 load = lambda: self._faces.load(key, task.avatar.package, key[1], key[2])  # noqa: E731
                 task.face = self.budget.with_room(load, "an avatar's frame")
-        except DeviceLostError as error:
-            self.launcher.lose(error)
-            fail([task], error)
         except Exception as error:
+            if isinstance(error, DeviceLostError):
+                self.launcher.lose(error)
             fail([task], error)
         else:
             self.launcher.add([task])

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lipsync_fast.avatars.package import AvatarPackage
-from lipsync_fast.engine.splice import Place
+from lipsync_fast.engine.changes import Place
 
 TILE_ROWS, MOST_LINES = 16, 64
 """Rows that a block of the compose kernel makes, and the source rows that it keeps for them."""
