@@ -23,7 +23,7 @@ from webrtc_world import LOUD, SDP, SECRET, World, run, until  # noqa: E402
 
 from lipsync_fast.config import Listen, ServeConfig, WebRtc  # noqa: E402
 from lipsync_fast.errors import PeerError  # noqa: E402
-from lipsync_fast.gateway.webrtc import hearing, offers, peer, peers, tracks  # noqa: E402
+from lipsync_fast.gateway.webrtc import hearing, offers, peer, peers, sayings, tracks  # noqa: E402
 from lipsync_fast.gateway.webrtc.hearing import RATE, Voice  # noqa: E402
 from lipsync_fast.gateway.webrtc.timeline import Timeline  # noqa: E402
 from lipsync_fast.gateway.webrtc.tracks import PACKET, PictureTrack, SoundTrack  # noqa: E402
@@ -208,7 +208,7 @@ def test_livetalkings_routes() -> None:
         for path, more, words in (
             ("/human", {"text": "hello", "type": "echo"}, "no text-to-speech"),
             ("/set_audiotype", {"audiotype": 1}, "no other motions"),
-            ("/record", {"type": "start_record"}, "recording is not supported"),
+            ("/record", {"type": "end_record"}, "nothing is being recorded"),
         ):
             told = await world.told(path, sid | more)
             assert told["code"] == -1
@@ -223,6 +223,45 @@ def test_livetalkings_routes() -> None:
             1,
         )
         assert world.load.refused["webrtc"] == 4
+
+    run(body)
+
+
+def test_what_is_shown_and_heard_can_be_recorded() -> None:
+    async def body(world: World) -> None:
+        browser = world.browser()
+        answer = await world.told("/offer", {"sdp": await browser.offer()})
+        await browser.answered(answer["sdp"])
+        await until(lambda: browser.pictures)
+        sid, place = {"sessionid": answer["sessionid"]}, f"/record/{answer['sessionid']}"
+        start, end = sid | {"type": "start_record"}, sid | {"type": "end_record"}
+        assert await world.told("/record", start) == {"code": 0, "msg": "ok"}
+        assert (await world.told("/record", start))["msg"] == "it is being recorded already"
+        status, text, _ = await world.ask("GET", place)
+        assert (status, "nothing was recorded" in text) == (200, True)
+        seen = len(browser.pictures)
+        await until(lambda: len(browser.pictures) > seen + 15)  # a key frame has come
+        form = aiohttp.FormData()
+        form.add_field("sessionid", answer["sessionid"])
+        form.add_field("file", io.BytesIO(wav(tone(1.0))), filename="speech.wav")
+        assert (await world.told("/humanaudio", form))["code"] == 0
+        await until(browser.is_loud)
+        await until(lambda: not browser.is_loud())
+        assert await world.told("/record", end) == {"code": 0, "msg": "ok"}
+        for _ in range(2):
+            async with world.http.get(place) as got:
+                assert got.content_type == "video/mp4"
+                film = await got.read()
+        with av.open(io.BytesIO(film)) as made:
+            times = [float(frame.time) for frame in made.decode(video=0)]
+        with av.open(io.BytesIO(film)) as made:
+            sound = np.concatenate([f.to_ndarray().reshape(-1) for f in made.decode(audio=0)])
+        assert len(times) > 20
+        assert np.diff(times).min() > 0
+        loud = np.flatnonzero(np.abs(sound) > 0.05)
+        assert (loud[-1] - loud[0]) / 48_000 == pytest.approx(1.0, abs=0.1)
+        assert len(sound) / 48_000 == pytest.approx(times[-1], abs=0.2)
+        assert "start_record" in (await world.told("/record", sid))["msg"]
 
     run(body)
 
@@ -384,7 +423,7 @@ def test_what_requests_may_not_be() -> None:
         world.front.deaf = True
         many = [await world.ask("POST", f"{place}/audio", wav(tone(90.0))) for _ in range(6)]
         world.front.deaf = False
-        assert [m[0] for m in many] == [202] * peer.MOST_WAITING + [429] * 2
+        assert [m[0] for m in many] == [202] * sayings.MOST_WAITING + [429] * 2
 
     run(body)
 

@@ -2,7 +2,7 @@
 """The routes that LiveTalking's web pages and their programs ask.
 
 All answers are ``{"code", "msg", "data"?}`` with the HTTP status 200; code 0 is well, -1 is not.
-What there is not, such as recordings, is said in ``msg``.
+What there is not, such as answers of its own, is said in ``msg``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from lipsync_fast.gateway.webrtc.peers import Peers, words_of
 MOST_JSON = 2 * offers.MOST_BYTES
 NO_CHAT = "nobody thinks of an answer here: send what is to be said, as type echo"
 NO_TYPES = "this avatar has no other motions to choose from"
-NO_RECORD = "recording is not supported here: lipsync-fast render makes a video of a recording"
 M = TypeVar("M", bound=msgspec.Struct)
 
 
@@ -50,6 +49,12 @@ class TextAsked(Asked):
     interrupt: bool = False
 
 
+class RecordAsked(Asked):
+    """Of /record."""
+
+    type: str = ""
+
+
 class LiveTalking:
     """Its routes.
 
@@ -70,11 +75,11 @@ class LiveTalking:
             ("is_speaking", self.is_speaking),
             ("human", self.say_text),
             ("set_audiotype", self._without(NO_TYPES)),
-            ("record", self._without(NO_RECORD)),
+            ("record", self.record),
         ):
             router.add_post(f"/{name}", self._answered(handler, name))
             router.add_options(f"/{name}", preflight("POST"))
-        router.add_get("/record/{id}", self._answered(self.record, "record"))
+        router.add_get("/record/{id}", self.recorded)
 
     async def offer(self, request: web.Request) -> dict[str, Any]:
         """An offer."""
@@ -91,7 +96,7 @@ class LiveTalking:
         peer = self._find(request, fields.get("sessionid", b"").decode(errors="replace"))
         if "file" not in fields:
             raise PeerError("there is no field named file")
-        peer.say(await asyncio.to_thread(hearing.opened, fields["file"]))
+        peer.sayings.recording(await asyncio.to_thread(hearing.opened, fields["file"]))
 
     async def say_text(self, request: web.Request) -> None:
         """A text to say."""
@@ -101,7 +106,7 @@ class LiveTalking:
             raise PeerError(NO_CHAT)
         if asked.interrupt:
             await peer.interrupt()
-        peer.say_text(asked.text)
+        peer.sayings.text(asked.text)
 
     async def interrupt(self, request: web.Request) -> None:
         """Silence."""
@@ -112,8 +117,25 @@ class LiveTalking:
         return (await self._peer(request)).speaking
 
     async def record(self, request: web.Request) -> None:
-        """What was recorded: nothing is."""
-        raise PeerError(NO_RECORD, 404)
+        """The beginning of a recording, or its end."""
+        asked = await self._asked(request, RecordAsked)
+        peer = self._find(request, str(asked.sessionid))
+        if asked.type == "start_record":
+            peer.record()
+        elif asked.type == "end_record":
+            peer.end_recording()
+        else:
+            raise PeerError("type: expected start_record or end_record")
+
+    async def recorded(self, request: web.Request) -> web.StreamResponse:
+        """What was recorded: the file itself."""
+        self._counts.begun("recorded")
+        try:
+            file = self._find(request, request.match_info["id"]).recorded()
+        except PeerError as error:
+            self._counts.refused()
+            return _json({"code": -1, "msg": str(error)})
+        return web.Response(body=file, content_type="video/mp4")
 
     def _without(self, why: str) -> Callable[[web.Request], Awaitable[None]]:
         async def handler(request: web.Request) -> None:

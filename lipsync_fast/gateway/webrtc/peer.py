@@ -9,25 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine
 from contextlib import suppress
-from typing import Any
+from typing import IO, Any
 
 from aiortc import MediaStreamTrack, RTCPeerConnection
-from aiortc.mediastreams import MediaStreamError
 
 from lipsync_fast.errors import FrontError, LipsyncError, PeerError, SessionError
 from lipsync_fast.gateway.adapters import Counts
 from lipsync_fast.gateway.fronts import Client, Fronts
 from lipsync_fast.gateway.webrtc import offers
-from lipsync_fast.gateway.webrtc.hearing import RATE, Pcm, Resampled, Voice
+from lipsync_fast.gateway.webrtc.hearing import RATE
 from lipsync_fast.gateway.webrtc.ice import Places
+from lipsync_fast.gateway.webrtc.recorder import Recorder, another
+from lipsync_fast.gateway.webrtc.sayings import Sayings
 from lipsync_fast.gateway.webrtc.timeline import Timeline
 from lipsync_fast.gateway.webrtc.tracks import PictureTrack, SoundTrack, on_picture_loss, watch
 from lipsync_fast.logs import get_logger
 from lipsync_fast_client.events import AudioFrame, ConnectionLost, Event, Reconnected, VideoFrame
 from lipsync_fast_client.protocol import (
-    MOST_TEXT,
     AudioFormat,
     ErrorMessage,
     SessionInterrupted,
@@ -48,8 +48,6 @@ LOOK_S = 0.5
 KEY_EVERY_S = 0.25
 AWAY_S = 30.0
 """How long a front that has died is waited for."""
-MOST_WAITING = 4
-"""Recordings of one peer that wait to be said."""
 CLOSED, ASKED = "the client has closed the connection", "the client has ended it"
 WELL = frozenset({CLOSED, ASKED})
 """Ends that nobody is told of."""
@@ -67,6 +65,7 @@ class Peer:
         speaking: something is being said, or waits to be.
         connected: packets have come from it.
         end: why it has ended; nothing while it lives.
+        sayings: what it has the avatar say; there once its offer has been answered.
     """
 
     def __init__(
@@ -95,16 +94,14 @@ class Peer:
         self._sound = SoundTrack(self._timeline)
         self._pc: RTCPeerConnection
         self._session: Session
+        self.sayings: Sayings
         self._offer: offers.Offer
         self._tasks: set[asyncio.Task[None]] = set()
         self._heard_at = 0.0
         self._said_by_server = False
-        self._waiting = 0
-        self._asking = False
-        self._talk = asyncio.Lock()
-        self._text_over = asyncio.Event()
-        """What is said of a text has been said, or will not be."""
-        self._cut = 0
+        self._asking = self._wants_key = False
+        self._recorder: Recorder | None = None
+        self._recorded: IO[bytes] | None = None
 
     @property
     def connected(self) -> bool:
@@ -119,7 +116,7 @@ class Peer:
     @property
     def speaking(self) -> bool:
         """Something is being said, or waits to be."""
-        return self._said_by_server or self._waiting > 0
+        return self._said_by_server or self.sayings.waiting
 
     # ------------------------------------------------------------ life
     async def live(self, offer: offers.Offer, answered: asyncio.Future[str]) -> None:
@@ -130,6 +127,7 @@ class Peer:
         try:
             async with self._fronts.session(self.client, self._start, AWAY_S) as session:
                 self._session, self._offer = session, offer
+                self.sayings = Sayings(session, self._run, self.client.address)
                 self._pc = RTCPeerConnection(self._places.configuration())
                 try:
                     await self._meet(offer, answered)
@@ -177,6 +175,7 @@ class Peer:
                 await self._pc.close()
         self._picture.stop()
         self._sound.stop()
+        self._forget_recordings()
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         """Have something done for as long as the peer lives; what goes wrong there ends it."""
@@ -232,123 +231,98 @@ class Peer:
     def _take(self, event: Event) -> None:
         if isinstance(event, VideoFrame):
             media = self._timeline.see(event.pts_us)
+            if self._recorder is not None:
+                self._recorder.picture(event.h264, media, event.key)
             if self._picture.put(event.h264, media, event.key):
                 self._counts.picture(len(event.h264))
         elif isinstance(event, AudioFrame):
-            self._sound.put(event.pcm, self._timeline.see(event.pts_us))
+            media = self._timeline.see(event.pts_us)
+            if self._recorder is not None:
+                self._recorder.sound(event.pcm, media)
+            self._sound.put(event.pcm, media)
         elif isinstance(event, UtteranceStarted):
             self._said_by_server = True
         elif isinstance(event, (UtteranceEnded, SessionInterrupted, SessionOverloaded)):
             self._said_by_server = False
-            self._text_over.set()
+            self.sayings.ended()
             self._sound.end()
             if isinstance(event, SessionOverloaded):
                 self._counts.refused()
                 log.info("speech is refused", peer=self.client.address, why=event.message)
         elif isinstance(event, ConnectionLost):
             self._said_by_server = False
-            self._text_over.set()
+            self.sayings.ended()
             self._sound.end()
             self._picture.begin_again()
         elif isinstance(event, Reconnected):
             self._timeline.begin_again()
         elif isinstance(event, ErrorMessage):
-            self._text_over.set()
+            self.sayings.ended()
             log.info("a client is told", peer=self.client.address, why=event.message)
 
     def _need_key(self) -> None:
         """Have a key frame come; a peer that asks without end is heard now and then."""
+        self._wants_key = True
         if not self._asking and not self._over.done():
             self._asking = True
             self._run(self._ask_for_key())
 
     async def _ask_for_key(self) -> None:
         try:
-            with suppress(SessionError):  # who iterates is told
-                await self._session.key_frame()
-            await asyncio.sleep(KEY_EVERY_S)
+            while self._wants_key:
+                self._wants_key = False
+                with suppress(SessionError):  # who iterates is told
+                    await self._session.key_frame()
+                await asyncio.sleep(KEY_EVERY_S)
         finally:
             self._asking = False
+
+    # ------------------------------------------------------------ what is kept of it
+    def record(self) -> None:
+        """Keep what is shown and heard from now on; what was kept before is forgotten.
+
+        Raises:
+            PeerError: that is being done already, or cannot be.
+        """
+        if self._recorder is not None:
+            raise PeerError("it is being recorded already")
+        self._forget_recordings()
+        started = self._session.started
+        self._recorder = Recorder((started.width, started.height))
+        self._need_key()
+
+    def end_recording(self) -> None:
+        """Keep no more.
+
+        Raises:
+            PeerError: nothing was kept.
+        """
+        recorder, self._recorder = self._recorder, None
+        if recorder is None:
+            raise PeerError("nothing is being recorded")
+        self._recorded = recorder.end()
+
+    def recorded(self) -> IO[bytes]:
+        """What was kept, an MP4, from its beginning; who asked closes it.
+
+        Raises:
+            PeerError: nothing was, or its end has not been asked for.
+        """
+        if self._recorded is None:
+            raise PeerError("nothing was recorded", 404)
+        return another(self._recorded)
+
+    def _forget_recordings(self) -> None:
+        if self._recorder is not None:
+            self._recorder.close()
+        if self._recorded is not None:
+            self._recorded.close()
+        self._recorder = self._recorded = None
 
     # ------------------------------------------------------------ what is said
     def _track_came(self, track: MediaStreamTrack) -> None:
         if track.kind == "audio":
-            self._run(self._listen(track))
-
-    async def _listen(self, track: MediaStreamTrack) -> None:
-        """Have the avatar say what comes from a microphone."""
-        voice, resampled, said = Voice(), Resampled(), False
-        try:
-            while True:
-                frame: Any = await track.recv()
-                for piece in voice.hear(resampled.push(frame)):
-                    if not said and self._talk.locked():
-                        continue  # a recording is being said
-                    if not said:
-                        said = await self._talk.acquire()
-                    await self._session.send(piece.tobytes())
-                if said and not voice.open:
-                    said = False
-                    self._talk.release()
-                    await self._session.end_utterance()
-        except MediaStreamError:
-            pass
-        finally:
-            if said:
-                self._talk.release()
-
-    def say(self, recording: Iterator[Pcm]) -> None:
-        """Have a recording said, behind others that wait.
-
-        Raises:
-            PeerError: too many wait.
-        """
-        self._wait_to_be_said(self._say(recording, self._cut))
-
-    def say_text(self, text: str, voice: str = "") -> None:
-        """Have the server's speech synthesis speak a text, behind what waits.
-
-        Raises:
-            PeerError: there is none, the text is empty or too long, or too much waits.
-        """
-        if self._session.started.text is not True:
-            raise PeerError("no text-to-speech is set up here (speech.engine): send sound", 501)
-        if not 0 < len(text) <= MOST_TEXT:
-            raise PeerError(f"text: expected 1 to {MOST_TEXT} characters")
-        self._wait_to_be_said(self._say_text(text, voice[:200], self._cut))
-
-    def _wait_to_be_said(self, saying: Coroutine[Any, Any, None]) -> None:
-        if self._waiting >= MOST_WAITING:
-            saying.close()
-            raise PeerError(f"{MOST_WAITING} recordings and texts wait to be said already", 429)
-        self._waiting += 1
-        self._run(saying)
-
-    async def _say_text(self, text: str, voice: str, cut: int) -> None:
-        try:
-            async with self._talk:
-                if cut == self._cut:
-                    self._text_over.clear()
-                    await self._session.say_text(text, voice)
-                    await self._text_over.wait()
-        finally:
-            self._waiting -= 1
-
-    async def _say(self, recording: Iterator[Pcm], cut: int) -> None:
-        try:
-            async with self._talk:
-                while cut == self._cut:
-                    piece = await asyncio.to_thread(_piece, recording)
-                    if piece is None or cut != self._cut:
-                        break
-                    await self._session.send(piece)
-                if cut == self._cut:
-                    await self._session.end_utterance()
-        except PeerError as error:  # its end cannot be read
-            log.info("a recording ends early", peer=self.client.address, why=str(error))
-            await self._session.end_utterance()
-        finally:
-            self._waiting -= 1
+            self._run(self.sayings.listen(track))
 
     async def interrupt(self) -> None:
         """Stop what is being said, and what waits to be.
@@ -356,7 +330,7 @@ class Peer:
         Raises:
             SessionError: the session has ended.
         """
-        self._cut += 1
+        self.sayings.drop()
         self._sound.clear()
         await self._session.interrupt()
 
@@ -373,14 +347,3 @@ class Peer:
         for candidate in found:
             with suppress(Exception):  # one that is of no use
                 await self._pc.addIceCandidate(candidate)
-
-
-def _piece(recording: Iterator[Pcm]) -> bytes | None:
-    """About a second of a recording; None at its end."""
-    found, count = [], 0
-    for piece in recording:
-        found.append(piece.tobytes())
-        count += len(piece)
-        if count >= RATE:
-            break
-    return b"".join(found) or None

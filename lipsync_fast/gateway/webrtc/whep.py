@@ -83,7 +83,7 @@ class Whep:
         """A recording."""
         peer = self._peer(request)
         data = await body(request, self._most)
-        peer.say(await asyncio.to_thread(hearing.opened, data))
+        peer.sayings.recording(await asyncio.to_thread(hearing.opened, data))
         return web.Response(status=202)
 
     async def say_text(self, request: web.Request) -> web.Response:
@@ -93,7 +93,7 @@ class Whep:
             text = (await body(request, MOST_TEXT_BYTES)).decode()
         except UnicodeDecodeError:
             raise PeerError("this is no text in UTF-8") from None
-        peer.say_text(text.strip(), request.query.get("voice", ""))
+        peer.sayings.text(text.strip(), request.query.get("voice", ""))
         return web.Response(status=202)
 
     async def interrupt(self, request: web.Request) -> web.Response:
