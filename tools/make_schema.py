@@ -10,6 +10,7 @@ The schema is made from the types of ``lipsync_fast_client.protocol``, with whic
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import sys
 from pathlib import Path
@@ -27,7 +28,7 @@ def schema() -> dict[str, Any]:
     (client, server), components = msgspec.json.schema_components(
         [ClientMessage, ServerMessage], ref_template="#/$defs/{name}"
     )
-    return {
+    made = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "lipsync.v1, text messages",
         "description": "Made by tools/make_schema.py. docs/protocol.md tells the conversation.",
@@ -38,6 +39,20 @@ def schema() -> dict[str, Any]:
             **dict(sorted(components.items())),
         },
     }
+    _dedent(made)
+    return made
+
+
+def _dedent(part: Any) -> None:
+    """Descriptions as they are read: not every version of msgspec takes the indentation away."""
+    if isinstance(part, dict):
+        if isinstance(part.get("description"), str):
+            part["description"] = inspect.cleandoc(part["description"])
+        for each in part.values():
+            _dedent(each)
+    elif isinstance(part, list):
+        for each in part:
+            _dedent(each)
 
 
 def text() -> str:
