@@ -13,6 +13,7 @@ from pages import (
     CODECS,
     CONFIG,
     IDLES,
+    IN_STEP_MS,
     JPEGS_ONLY,
     before_the_page,
     begin_sample,
@@ -75,6 +76,18 @@ COUNTED = """
     if (this.counted) pictures.open--;
     this.counted = false;
     return close.call(this);
+  };
+})();
+"""
+OTHERWISE = """
+(() => {
+  // A decoder that gives its pictures otherwise: PASS gets each, and what gives it.
+  const Real = window.VideoDecoder;
+  window.VideoDecoder = class extends Real {
+    constructor({ output, error }) {
+      const kept = [], pass = PASS;
+      super({ error, output: (image) => pass(image, output, kept) });
+    }
   };
 })();
 """
@@ -235,6 +248,40 @@ def test_without_a_decoder_that_works_jpegs_come(
     begin_sample(page, 10)
     page.click("#stop")
     assert page.problems == []
+
+
+def test_a_decoder_that_keeps_pictures_until_others_come_is_fed_more(
+    tab: Page, served: LocalServer
+) -> None:
+    """As those of some devices do; what it shows is in step all the same."""
+    page = tab
+    holds = "(image, give, kept) => { kept.push(image); if (kept.length > 6) give(kept.shift()) }"
+    with before_the_page(page, WORDS + OTHERWISE.replace("PASS", holds)):
+        open_page(page, served.http_url)
+    begin_sample(page, 60)
+    stopped(page)
+    sync = metrics(page)["sync"]
+    assert abs(sync["median"]) < IN_STEP_MS / 2, sync
+    assert page.value("lipsync.codec") == "h264"
+    assert page.value("asked('video.keyframe')") == 0
+    assert page.problems == []
+
+
+def test_a_decoder_that_is_too_slow_is_done_without(tab: Page, served: LocalServer) -> None:
+    page = tab
+    slow = (
+        "(kept.timer = setInterval(() => kept.length && kept.shift()(), 80),"
+        " (image, give) => kept.push(() => give(image)))"
+    )
+    with before_the_page(page, WORDS + OTHERWISE.replace("PASS", slow)):
+        page.open(served.http_url + "/")
+        page.until("window.lipsync?.codec === 'h264'")
+    page.until("lipsync.codec === 'jpeg'")
+    drawn = page.value("lipsync.metrics.drawn")
+    page.until(f"lipsync.metrics.drawn > {drawn} + 20")
+    assert is_hidden(page, "#notice")
+    assert page.problems == []
+    page.open("about:blank")
 
 
 @pytest.mark.parametrize(

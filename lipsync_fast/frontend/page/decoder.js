@@ -13,6 +13,8 @@ const AHEAD = 4; // pictures that are being decoded, or not drawn yet: some deco
 const TRIES = 2; // decoders that may fail before this page does without
 const TRUSTED = 250; // pictures behind which an earlier failure is forgotten
 const PATIENCE = 2000; // ms in which a decoder that has something to decode gives a picture
+const HELD_BACK = 250; // the same, before it is fed more: some keep a few pictures until others come
+const MOST_HELD = 16;
 const ANSWERED = 1000; // ms in which a browser says whether it decodes
 const USUAL = "avc1.42c01f"; // constrained baseline, level 3.1: 1280 x 720
 const PARAMETERS = 7; // the NAL unit that says what the stream is
@@ -53,6 +55,8 @@ export class Decoder {
     this.begun = false; // a key frame has come
     this.given = false; // up
     this.open = 0; // pictures that are not closed yet
+    this.held = 0; // pictures that the decoder keeps until others come
+    this.livedAt = 0; // when it gave a sign of life
     this.stamp = this.failures = this.decoded = 0;
   }
 
@@ -73,7 +77,7 @@ export class Decoder {
   /** Decode what is needed now; to be called when a frame that waits is gone. */
   more() {
     while (this.waiting.length) {
-      const room = this.open + this.inside.length < AHEAD;
+      const room = this.open + this.inside.length - this.held < AHEAD;
       if (!room && !this.waiting[0].frame.gone) return; // what nobody sees is built on, too
       this.feed(this.waiting.shift());
     }
@@ -122,12 +126,22 @@ export class Decoder {
     this.more();
   }
 
-  /** A decoder that does not answer has failed. */
   watch() {
     clearTimeout(this.watching);
-    if (this.inside.length) this.watching = setTimeout(() => this.broken(), PATIENCE);
+    this.livedAt = performance.now();
+    if (!this.inside.length) this.held = 0;
+    else this.watching = setTimeout(() => this.silent(), HELD_BACK);
   }
 
+  /** Nothing comes: it may need more, or has failed. */
+  silent() {
+    if (performance.now() - this.livedAt >= PATIENCE) return this.broken();
+    this.held = Math.min(MOST_HELD, this.inside.length);
+    this.watching = setTimeout(() => this.silent(), HELD_BACK);
+    this.more();
+  }
+
+  /** The decoder has failed, or is too slow. */
   broken() {
     this.reset();
     this.decoded = 0;

@@ -25,6 +25,7 @@ const EARLY = 8; // ms: half a screen refresh; a frame is drawn at the refresh n
 const OUT_OF_STEP = 38; // ms behind its sound, beyond which a frame is left out for the next one
 const STANDING = 200; // ms for which the picture may stand still for that
 const STANDING_MOST = 2000; // the same, where it is that much behind and the next one is being decoded
+const TOO_SLOW = 2000; // ms in which each picture of a stream is due before it is decoded
 const PLACED = 0.2; // seconds before it is heard that sound gets its place; what waits may be shortened
 const AWAY = 1000; // ms in which nothing came, so that the clock begins anew
 
@@ -60,6 +61,7 @@ export class Player {
     this.hushed = false; // what is said is dropped until the server has heard of the interruption
     this.begins = new Map(); // utterance -> pts of its first frame
     this.drawnAt = 0;
+    this.behind = null; // since when pictures are due before they are decoded
     this.awaited = null;
   }
 
@@ -100,6 +102,7 @@ export class Player {
   visible(seen) {
     if (!seen) this.empty();
     this.decoder.reset();
+    this.behind = null;
     if (seen) this.onkeyframe?.();
     this.place();
   }
@@ -297,9 +300,20 @@ export class Player {
       }
       this.follow(head);
     }
-    if (!shown) return;
+    if (!shown) return this.waits(now);
+    this.behind = null;
     if (this.outOfStep(shown, now)) this.leaveOut(shown);
     else this.show(shown, now);
+  }
+
+  /** Nothing can be drawn: a decoder that never comes in time is no use. */
+  waits(now) {
+    const [head] = this.queue;
+    if (head?.type !== H264 || head.failed || this.due(head.pts) > now + EARLY) return;
+    this.behind ??= now;
+    if (now - this.behind < TOO_SLOW) return;
+    this.behind = null;
+    this.decoder.broken();
   }
 
   /** Whether a spoken picture is so late that the next one is better. */
