@@ -234,11 +234,11 @@ LOG = """
 """
 
 
-@pytest.fixture(params=CODECS)
-def held(request: pytest.FixtureRequest, tab: Page, served: LocalServer) -> Any:
+@pytest.fixture
+def held(tab: Page, served: LocalServer) -> Any:
     """The page behind a relay that can stall."""
     with relay(int(urlsplit(served.http_url).port or 0)) as between:
-        open_page(tab, f"http://127.0.0.1:{between.port}", request.param)
+        open_page(tab, f"http://127.0.0.1:{between.port}")
         yield between
         tab.open("about:blank")
 
@@ -271,7 +271,8 @@ def test_the_buffer_recovers_from_a_stall_while_speaking(tab: Page, held: Relay)
         seen.append((recovery(tab, held), metrics(tab)["sync"]))
         tab.click("#stop")
         tab.until("lipsync.state === 'idle'")
-        if seen[-1][0] is not None and seen[-1][0][0] < 2000:
+        took, shortened = seen[-1][0] or (9e9, 0.0)
+        if took < 2000 and shortened > 300:
             break
     recovered, sync = seen[-1]
     assert recovered is not None, seen
@@ -283,16 +284,25 @@ def test_the_buffer_recovers_from_a_stall_while_speaking(tab: Page, held: Relay)
 
 
 def test_the_buffer_recovers_from_a_stall_at_rest(tab: Page, held: Relay) -> None:
+    """Again where the machine itself stalls, as above."""
     tab.until("lipsync.metrics.drawn > 40")
-    shown = tab.value("lipsync.metrics.drawn")
-    tab.value(LOG)
-    held.stall(0.9)
-    tab.until("log.some(([, , e]) => e < -300)")  # it is as small as it can be
-    tab.until("Math.abs(log.at(-1)[2]) < 30 && log.at(-1)[1] < 250")
-    log = tab.value("log")
-    begun = next(t for t, _, e, _ in log if e < -300)
-    assert log[-1][0] - begun < 2500
-    tab.until(f"lipsync.metrics.drawn > {shown} + 10")
+    seen = []
+    for _ in range(ATTEMPTS):
+        shown, usual = tab.value("[lipsync.metrics.drawn, lipsync.metrics.bufferMs]")
+        tab.value(LOG)
+        held.stall(0.9)
+        # It is as small as it can be; then as before, or as the network needs now.
+        small = "log.findLast(([, , e]) => e < -300)?.[0]"
+        tab.until(small)
+        tab.until(
+            f"log.some(([t, b, e]) => t > {small} + 400 && Math.abs(e) < 30 && b < {usual} + 400)"
+        )
+        log = tab.value("log")
+        seen.append(log[-1][0] - next(t for t, _, e, _ in log if e < -300))
+        tab.until(f"lipsync.metrics.drawn > {shown} + 10")
+        if seen[-1] < 2500:
+            break
+    assert seen[-1] < 2500, seen
 
 
 # ---------------------------------------------------------------- the device takes the sound

@@ -158,6 +158,7 @@ export class Decoder {
     this.inside = [];
     this.waiting = [];
     this.begun = false;
+    this.held = 0;
     if (decoder && decoder.state !== "closed") decoder.close();
     for (const unit of [...inside, ...waiting]) unit.done(null);
   }
