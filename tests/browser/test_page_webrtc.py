@@ -82,4 +82,4 @@ def test_the_manuals_page_plays_hears_and_ends(tab: Page, served: LocalServer) -
         let_microphone(tab, url, "prompt")
         tab.open("about:blank")
     until(lambda: served.status().fronts[0].load.sessions == 0)
-    assert served.status().gateways[0].load.calls["webrtc"] == 0
+    until(lambda: served.status().gateways[0].load.calls["webrtc"] == 0)  # it is told now and then
