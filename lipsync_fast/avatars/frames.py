@@ -19,13 +19,13 @@ from typing import ClassVar, Generic, Protocol, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsync_fast import _native
 from lipsync_fast.avatars.manifest import FileEntry
 from lipsync_fast.avatars.storage import (
     Storage,
     check_rects,
     check_sizes,
     checked_offsets,
+    copied,
     read_array,
     unpacked_mask,
 )
@@ -76,10 +76,13 @@ class MappedFrames(Closing, Generic[M]):
         check_sizes(storage, {name: entry.size for name, entry in m.files.items()})
         self._frames = self._pile("frames")
         self._segments = self._array("segments.npy", np.uint32, 2)
-        self._rects = self._array("rects.npy", np.int32, 2).copy()
-        self._masks = self._pile("masks") if "masks.npy" in m.files else None
-        if self._rects.shape[1] != 4 or self._segments.shape[1] < 2:
+        rects = self._array("rects.npy", np.int32, 2)
+        if rects.shape[1] != 4 or self._segments.shape[1] < 2:
             raise AvatarFormatError(f"{self.path}: an index has the wrong shape")
+        self._rects: NDArray[np.int64] = np.frombuffer(self._copied(rects.data), np.int32).reshape(
+            rects.shape
+        )  # type: ignore[assignment]
+        self._masks = self._pile("masks") if "masks.npy" in m.files else None
         self._check_segments()
         check_rects(self._rects, self.frame_size, str(self.path))
 
@@ -123,6 +126,14 @@ class MappedFrames(Closing, Generic[M]):
             raise AvatarFormatError(f"{self.path}: {name} is not listed in the manifest")
         return data
 
+    def member_bytes(self, name: str) -> bytes:
+        """``member`` as a copy, which nobody can cut short.
+
+        Raises:
+            AvatarFormatError: as ``member``; or the file lost some of it, be it meanwhile.
+        """
+        return self._copied(self.member(name))
+
     def verify(self) -> None:
         """Check every member against its checksum (reads all of it).
 
@@ -132,8 +143,7 @@ class MappedFrames(Closing, Generic[M]):
         for name, entry in self.manifest.files.items():
             data, digest = self.member(name), hashlib.sha256()
             for at in range(0, len(data), _PIECE):
-                self._check(0)
-                digest.update(data[at : at + _PIECE])
+                digest.update(self._copied(data[at : at + _PIECE]))
             if digest.hexdigest() != entry.sha256:
                 raise AvatarFormatError(f"{self.path}: {name} is damaged (its checksum differs)")
 
@@ -156,7 +166,7 @@ class MappedFrames(Closing, Generic[M]):
         """Hold all restart segments against the frames that they are said to be in."""
         ends = self._frames[1]
         for first in range(0, len(self._segments), _ROWS):
-            rows = self._segments[first : first + _ROWS]
+            rows = self._copied_rows(first, _ROWS)
             lengths = ends[first + 1 : first + 1 + len(rows)] - ends[first : first + len(rows)]
             wrong = np.any(rows[:, 1:] <= rows[:, :-1], axis=1) | (rows[:, -1] > lengths)
             if np.any(wrong):
@@ -174,10 +184,11 @@ class MappedFrames(Closing, Generic[M]):
         return pile[0][int(pile[1][index]) : int(pile[1][index + 1])]
 
     def _copied(self, view: memoryview) -> bytes:
-        try:
-            return _native.mapped_bytes(view)
-        except OSError:
-            raise self._shorter() from None
+        return copied(view, self.path)
+
+    def _copied_rows(self, first: int, count: int) -> NDArray[np.uint32]:
+        rows = self._segments[first : first + count]
+        return np.frombuffer(self._copied(rows.data), np.uint32).reshape(rows.shape)
 
     def _shorter(self) -> AvatarFormatError:
         return AvatarFormatError(f"{self.path}: has become shorter while it was in use")
@@ -203,7 +214,7 @@ class MappedFrames(Closing, Generic[M]):
     def frame_segments(self, index: int) -> NDArray[np.uint32]:
         """Offsets of the restart segments in ``frame_jpeg(index)``, S + 1 numbers, checked."""
         self._check(index)
-        offsets: NDArray[np.uint32] = self._segments[index].view(np.uint32)
+        offsets: NDArray[np.uint32] = self._copied_rows(index, 1)[0]
         if np.any(offsets[1:] <= offsets[:-1]) or offsets[-1] > len(self.frame_jpeg(index)):
             raise AvatarFormatError(f"{self.path}: the segments of frame {index} do not fit it")
         return offsets

@@ -32,6 +32,7 @@ from lipsync_fast.avatars.storage import (
     MANIFEST,
     SIGNATURE,
     Storage,
+    copied,
 )
 from lipsync_fast.errors import AvatarFormatError, AvatarVersionError
 from lipsync_fast.geometry import Rect
@@ -50,15 +51,16 @@ class _Head(msgspec.Struct):
 _HEAD, _MANIFEST = msgspec.json.Decoder(_Head), msgspec.json.Decoder(Manifest)
 
 
-def read_manifest(data: memoryview, where: str) -> Manifest:
-    """Parse and check a manifest.
+def read_manifest(view: memoryview, where: str) -> Manifest:
+    """Parse and check a manifest in a mapped file.
 
     Raises:
         AvatarVersionError: written by a newer version.
         AvatarFormatError: not a manifest.
     """
-    if len(data) > limits.MANIFEST_BYTES:
-        raise AvatarFormatError(f"{where}: the manifest has {len(data)} bytes, more than 1 MiB")
+    if len(view) > limits.MANIFEST_BYTES:
+        raise AvatarFormatError(f"{where}: the manifest has {len(view)} bytes, more than 1 MiB")
+    data = copied(view, Path(where))
     try:
         head = _HEAD.decode(data)
         if head.format != FORMAT:
@@ -71,7 +73,7 @@ def read_manifest(data: memoryview, where: str) -> Manifest:
         if head.format_version < 1:
             raise AvatarFormatError(f"{where}: there is no package format {head.format_version}")
         manifest = _MANIFEST.decode(data)
-        json.loads(bytes(data), object_pairs_hook=_no_key_twice)
+        json.loads(data, object_pairs_hook=_no_key_twice)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:300]
         raise AvatarFormatError(f"{where}: the manifest cannot be read: {reason}") from None
@@ -174,17 +176,17 @@ class AvatarPackage(MappedFrames[Manifest]):
         """The ONNX bytes of ``audio_encoder``, ``image`` or ``decoder``."""
         return self.member(f"models/{name}.onnx")
 
-    def network(self, name: str) -> memoryview:
-        """``model(name)``, once it was seen that nothing in it can hurt who runs it.
+    def network(self, name: str) -> bytes:
+        """A copy of ``model(name)``, once it was seen that nothing in it can hurt who runs it.
 
         Raises:
             AvatarFormatError: see ``onnx_io.check``.
         """
         from lipsync_fast.onnx_io.check import check_network  # who only looks needs none
 
-        data = self.model(name)
+        view = self.model(name)
+        data = self._copied(view[: limits.NETWORK_BYTES + 1])
         if name not in self._networks:
-            self._check(0)
             m = self.manifest
             need = m.rules.need(name, m.width, m.region)
             check_network(data, f"{self.path}: {name}.onnx", need)

@@ -214,7 +214,7 @@ def new_key(path: Path) -> Path:
 
 
 def _signed(package: AvatarPackage) -> bytes:
-    return _SIGNED + bytes(package.member(MANIFEST))
+    return _SIGNED + package.member_bytes(MANIFEST)
 
 
 def _signature(package: AvatarPackage) -> bytes:

@@ -22,11 +22,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lipsync_fast import _native
 from lipsync_fast.errors import AvatarFormatError, AvatarNotFoundError, words_of
 from lipsync_fast.untrusted import limits
 from lipsync_fast.untrusted.lookalikes import refused_as
 
 ALIGNMENT = 64
+_PIECE = 8 << 20
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"
 _LOCAL = struct.Struct("<4s5H3L2H")
@@ -43,6 +45,25 @@ def path_for_people(path: Path) -> Path:
         with contextlib.suppress(OSError):
             return Path(os.readlink(path).removesuffix(" (deleted)"))
     return path
+
+
+def copied(view: memoryview, path: Path) -> bytes:
+    """Bytes of a mapped file as they are now: whoever cuts the file short meanwhile kills nobody.
+
+    Raises:
+        AvatarFormatError: the file has lost some of them.
+    """
+    try:
+        return _native.mapped_bytes(view)
+    except OSError:
+        raise AvatarFormatError(f"{path}: has become shorter while it was in use") from None
+
+
+def _crc32(view: memoryview, path: Path) -> int:
+    found = 0
+    for at in range(0, len(view), _PIECE):
+        found = zlib.crc32(copied(view[at : at + _PIECE], path), found)
+    return found
 
 
 def safe_name(name: str) -> bool:
@@ -166,13 +187,13 @@ class Storage:
             at = info.header_offset
             if at < 0 or at + _LOCAL.size > len(whole):
                 raise AvatarFormatError(f"{self.path}: member {name} lies outside the file")
-            header = _LOCAL.unpack_from(whole, at)
+            header = _LOCAL.unpack(copied(whole[at : at + _LOCAL.size], self.path))
             start = at + _LOCAL.size + header[9] + header[10]
             if header[0] != b"PK\x03\x04" or start + info.file_size > len(whole):
                 raise AvatarFormatError(f"{self.path}: member {name} lies outside the file")
             self._views[name] = whole[start : start + info.file_size]
             # The manifest has the checksums of all other members; this is its own.
-            if name == MANIFEST and zlib.crc32(self._views[name]) != info.CRC:
+            if name == MANIFEST and _crc32(self._views[name], self.path) != info.CRC:
                 raise AvatarFormatError(f"{self.path}: {name} is damaged (its checksum differs)")
 
     def names(self) -> list[str]:
@@ -201,10 +222,11 @@ def read_array(data: memoryview, where: str) -> NDArray[np.generic]:
     Raises:
         AvatarFormatError: another type than the package uses, or a shape that is not the data's.
     """
-    if len(data) < 10 or bytes(data[:6]) != _NPY_MAGIC or data[6] != 1:
+    head = copied(data[: 10 + 1_000], Path(where))
+    if len(head) < 10 or head[:6] != _NPY_MAGIC or head[6] != 1:
         raise AvatarFormatError(f"{where}: not an array file")
-    length = int.from_bytes(data[8:10], "little")
-    text = bytes(data[10 : 10 + length])
+    length = int.from_bytes(head[8:10], "little")
+    text = head[10 : 10 + length]
     if len(text) != length or length > 1_000:
         raise AvatarFormatError(f"{where}: its header is cut off")
     import ast
@@ -279,7 +301,7 @@ def checked_offsets(
     """
     stored = read_array(index, f"{where}/{name}.npy")
     good = stored.dtype == np.uint64 and stored.shape == (count + 1,)
-    offsets = stored.astype(np.uint64) if good else np.empty(0, np.uint64)
+    offsets = np.frombuffer(copied(stored.data, Path(where)) if good else b"", np.uint64)
     grows = bool(np.all(offsets[1:] >= offsets[:-1]))
     if not good or not grows or offsets[0] != 0 or offsets[-1] != size:
         raise AvatarFormatError(f"{where}: the offsets of {name}.bin do not fit it")

@@ -65,9 +65,7 @@ def find_encoder(given: str) -> Encoder:
             " .onnx graph) nor an avatar whose encoder could be taken"
         ) from None
     with AvatarPackage.open(found) as package:
-        return Encoder(
-            bytes(package.network("audio_encoder")), f"of the avatar {package.manifest.name}"
-        )
+        return Encoder(package.network("audio_encoder"), f"of the avatar {package.manifest.name}")
 
 
 class AudioFeatures:

@@ -42,7 +42,7 @@ def content_of(package: AvatarPackage) -> bytes:
 
     Of the manifest, which has the SHA-256 of every other member that is read.
     """
-    return blake2b(package.member("manifest.json"), digest_size=16).digest()
+    return blake2b(package.member_bytes("manifest.json"), digest_size=16).digest()
 
 
 def maker_of(backend: _SaysWhatItIs) -> str:

@@ -104,7 +104,7 @@ class CpuAvatar:
     def identity(self) -> bytes:
         """What image halves follow from."""
         return hashlib.sha256(
-            bytes(self.package.member(MANIFEST)) + ort.__version__.encode()
+            self.package.member_bytes(MANIFEST) + ort.__version__.encode()
         ).digest()
 
     def levels_in(self, record: memoryview) -> dict[str, NDArray[np.float32]]:
@@ -117,7 +117,7 @@ class CpuAvatar:
         return found
 
 
-def _model(package: AvatarPackage, name: str) -> memoryview:
+def _model(package: AvatarPackage, name: str) -> bytes:
     return package.network(name)
 
 

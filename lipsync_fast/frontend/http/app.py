@@ -130,10 +130,10 @@ class Routes:
         """A small picture of an avatar."""
         try:
             package = self._services.avatars.peek(request.path_params["name"])
-            data = package.member("thumbnail.jpg")
+            data = package.member_bytes("thumbnail.jpg")
         except AvatarError as error:
             return problem(404, AvatarError(without_folders(str(error))))
-        return answer(request, Content(bytes(data), "image/jpeg", etag_of(data)))
+        return answer(request, Content(data, "image/jpeg", etag_of(data)))
 
     async def video(self, request: Request) -> Response:
         """An avatar's frames; made when it is first asked for."""

@@ -69,7 +69,7 @@ class AvatarVideos:
 
 def content_of(package: AvatarPackage) -> bytes:
     """The same for packages with the same files: their manifests have all files' checksums."""
-    return hashlib.sha256(package.member(MANIFEST)).digest()
+    return hashlib.sha256(package.member_bytes(MANIFEST)).digest()
 
 
 async def _in_thread(package: AvatarPackage) -> memoryview:
