@@ -25,9 +25,10 @@ SCANNED_BYTES = 256 << 20
 """Files up to this size are gone through to know how long they are: a tenth of a second."""
 _EXACT = ("mov", "flac")
 """Containers whose streams' lengths are counted: by a table, or by an encoder at its end."""
-_TEXTS: dict[str, Any] = (
+TOLERANT: dict[str, Any] = (
     {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 )  # from 19 on it is always so
+"""Options of ``av.open``: texts of a file that are no UTF-8 are no errors."""
 _MEDIA, _TEXT = ("a recording", "a video"), ("a text", "a playlist")
 Stream = TypeVar("Stream", bound=av.stream.Stream)
 
@@ -57,7 +58,7 @@ def open_media(path: Path, what: str, options: dict[str, str] | None = None) -> 
             raise MediaError(f"{path}: is empty (0 bytes)")
         claim = understated(path)
         file: Any = media_url(path) if claim is None else _Mended(path, claim)
-        container: InputContainer = av.open(file, "r", options=options, **_TEXTS)
+        container: InputContainer = av.open(file, "r", options=options, **TOLERANT)
         return container
     except av.error.FFmpegError as error:
         known = what_lies_at(path)

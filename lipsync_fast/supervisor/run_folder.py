@@ -122,7 +122,7 @@ class RunFolder:
             raise ServerError(f"{path / LOCK}: {error.strerror}") from None
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
-            raise ServerError(f"{path / LOCK}: is no file; remove it")
+            raise ServerError(f"{path / LOCK}: is not a file; remove it")
         if not _lock(fd) or not _is_still(fd, path / LOCK):
             os.close(fd)
             return None

@@ -113,7 +113,7 @@ class Database:
         fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
         with os.fdopen(fd, "rb", buffering=0):
             if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise StoreError(f"{self.path}: is no file; remove it, or set utterances.folder")
+                raise StoreError(f"{self.path}: is not a file; remove it, or set utterances.folder")
         connection = sqlite3.connect(
             self.path, timeout=self._wait_s, isolation_level=None, check_same_thread=False
         )

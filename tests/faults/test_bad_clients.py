@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -366,6 +367,16 @@ def test_a_handshake_that_trickles_is_cut_off(server: LocalServer, where: str) -
     _until(lambda: descriptors(server) <= before + 4, "descriptors are closed")
 
 
+@pytest.mark.parametrize("where", ["stream", "http"])
+def test_a_connection_that_says_nothing_at_all_is_closed(server: LocalServer, where: str) -> None:
+    address = urlsplit(server.url if where == "stream" else server.http_url)
+    begun_at = time.monotonic()
+    with socket.create_connection((address.hostname, address.port), 60) as connection:
+        while connection.recv(4096):
+            pass
+    assert time.monotonic() - begun_at > HANDSHAKE_S - 0.1
+
+
 @in_trio
 async def test_a_reader_of_a_kilobyte_a_second_costs_others_nothing(server: LocalServer) -> None:
     with begun(server, '{"type": "session.start"}') as slow:
@@ -466,6 +477,23 @@ def test_pings_alone_do_not_put_off_the_beginning(impatient: LocalServer) -> Non
     assert caught.value.rcvd.code == 1008
     assert f"no session.start came within {IDLE_S:g} s" in caught.value.rcvd.reason
     assert time.monotonic() - begun_at > IDLE_S - 0.1
+
+
+def test_pongs_are_no_sign_of_life(impatient: LocalServer) -> None:
+    """Libraries answer pings for programs that have forgotten the connection."""
+    start = '{"type": "session.start", "idle": false}'
+    with begun(impatient, start) as connection:
+        connection.socket.settimeout(0.1)
+
+        def pong_on() -> None:
+            for _ in range(600):
+                connection.send_frame(PONG, b"")
+                with contextlib.suppress(TimeoutError):
+                    connection.receive()
+
+        with pytest.raises((ClosedError, ConnectionError)) as caught:
+            pong_on()
+    assert not isinstance(caught.value, ClosedError) or caught.value.code == 1008
 
 
 @in_trio

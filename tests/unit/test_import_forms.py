@@ -208,6 +208,8 @@ def test_what_is_known_and_not_imported(tmp_path: Path) -> None:
     [
         ("a.lsa", "package already"),
         ("a.mp4", "avatar prepare"),
+        ("a.flv", "avatar prepare"),
+        ("a.VOB", "avatar prepare"),
         ("a.pth", "--checkpoint"),
         ("a.onnx", "--checkpoint"),
         ("a.txt", "not a folder"),

@@ -121,7 +121,7 @@ def test_what_lies_in_a_run_folder_is_named_and_not_waited_for(runtime: Path) ->
     folder = runtime / "own"
     folder.mkdir(mode=0o700)
     os.mkfifo(folder / run_folder.LOCK)
-    with pytest.raises(ServerError, match=r"own/lock: is no file; remove it"):
+    with pytest.raises(ServerError, match=r"own/lock: is not a file; remove it"):
         run_folder.RunFolder.take(folder)
     assert not run_folder.is_running(folder)
     (folder / run_folder.LOCK).unlink()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import sqlite3
@@ -338,6 +339,21 @@ def test_what_is_no_file_is_one_clear_error(tmp_path: Path, what: str) -> None:
     assert type(caught.value) is StoreError, "nothing is put aside"
     assert str(path) in str(caught.value)
     assert [each.name for each in tmp_path.glob("*damaged*")] == []
+
+
+def test_a_lock_that_another_holds_for_ever_is_one_clear_error(tmp_path: Path) -> None:
+    with (tmp_path / FILE).with_suffix(".lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(StoreError, match="is being made by another one"):
+            Store(tmp_path, 4 * MB)
+
+
+def test_a_pipe_in_the_place_of_the_lock_holds_nobody_up(tmp_path: Path) -> None:
+    os.mkfifo((tmp_path / FILE).with_suffix(".lock"))
+    store = Store(tmp_path, 4 * MB)
+    store.add([row(1)])
+    assert there(store, range(1, 2)) == [1]
+    store.close()
 
 
 def test_rows_of_other_types_are_no_frames(store: Store) -> None:

@@ -53,7 +53,7 @@ FORMS = (
         livetalking.read,
     ),
 )
-_VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi")
+_VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".flv", ".mpg", ".mpeg", ".vob", ".m4v", ".ts")
 _WEIGHTS = (".pth", ".pt", ".onnx", ".ckpt")
 
 

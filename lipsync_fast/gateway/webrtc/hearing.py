@@ -16,6 +16,7 @@ from av.audio.resampler import AudioResampler
 from numpy.typing import NDArray
 
 from lipsync_fast.errors import PeerError
+from lipsync_fast.media.files import TOLERANT
 
 Pcm = NDArray[np.int16]
 RATE = 48_000
@@ -108,7 +109,7 @@ def recording(data: bytes) -> Iterator[Pcm]:
         raise PeerError("the recording is none of WAV, FLAC, Ogg, MP3, WebM or MP4", 415)
     got = 0
     try:
-        with av.open(io.BytesIO(data), "r", format=kind, metadata_errors="replace") as container:
+        with av.open(io.BytesIO(data), "r", format=kind, **TOLERANT) as container:
             streams = container.streams.audio
             if not streams:
                 raise PeerError("the recording holds no sound", 415)
