@@ -20,6 +20,7 @@ from talking import ALONE
 CONFIG: dict[str, Any] = {
     "live": {"margin_ms": 400.0, "speakers": 2, "half_rate": False},
     "engines": ALONE,
+    "drain_seconds": 0.5,
 }
 """Time enough for the frames, also where tests of other kinds keep the machine busy."""
 QUICK = (sys.executable, "-P", str(Path(__file__).with_name("quick_server.py")), "serve")
