@@ -100,7 +100,11 @@ def main() -> None:
                 continue
             rows.append(one(args.folder, name, args.steps, Path(shared, HEARING)))
             print(rows[-1], flush=True)
-            program.keep(args.out, runs=rows)
+            if args.out is not None:  # the command line names the folder: that stays here
+                about = program.about_this_run()
+                program.write(
+                    args.out, {k: about[k] for k in ("version", "machine")} | {"runs": rows}
+                )
     print(table(rows))
 
 

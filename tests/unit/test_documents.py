@@ -257,3 +257,12 @@ def test_the_parts_of_the_benchmark_are_named() -> None:
     command: Any = get_command(app)
     (part,) = [option for option in command.commands["bench"].params if option.name == "part"]
     assert part.metavar == f"[{'|'.join(PARTS)}]"
+
+
+def test_what_a_training_is_made_of_is_as_it_was_measured() -> None:
+    text = (ROOT / "docs" / "avatars.md").read_text()
+    runs = result("train_tricks.json")["runs"]
+    assert len(runs) > 5
+    for r in runs:
+        figures = f"{r['r']:.2f} | {r['shut']:.0%} | {r['sharpness']:.2f} | {r['seam']:.2f}"
+        assert f"| {r['name']} | {figures} |" in text
