@@ -184,11 +184,13 @@ class AvatarPackage(MappedFrames[Manifest]):
         """
         from lipsync_fast.onnx_io.check import check_network  # who only looks needs none
 
-        view = self.model(name)
-        data = self._copied(view[: limits.NETWORK_BYTES + 1])
+        view, where = self.model(name), f"{self.path}: {name}.onnx"
+        if len(view) > limits.NETWORK_BYTES:
+            check_network(view, where)  # refuses it, by its size
+        data = self._copied(view)
         if name not in self._networks:
             m = self.manifest
             need = m.rules.need(name, m.width, m.region)
-            check_network(data, f"{self.path}: {name}.onnx", need)
+            check_network(data, where, need)
             self._networks.add(name)
         return data
