@@ -21,12 +21,14 @@ from numpy.typing import NDArray
 
 from lipsync_fast.avatars.manifest import FileEntry
 from lipsync_fast.avatars.storage import (
+    PIECE,
     Storage,
     check_rects,
     check_sizes,
     checked_offsets,
     copied,
     read_array,
+    shorter,
     unpacked_mask,
 )
 from lipsync_fast.closing import Closing
@@ -35,7 +37,6 @@ from lipsync_fast.geometry import Rect
 
 Pile = tuple[memoryview, NDArray[np.uint64]]
 """Byte strings one behind the other, and their offsets."""
-_PIECE = 8 << 20
 _ROWS = 4096
 """Rows of an index that are looked at together: one that lies from its start on is not read."""
 
@@ -118,7 +119,7 @@ class MappedFrames(Closing, Generic[M]):
         """
         data = self._storage.member(name)
         if not self._storage.intact():
-            raise self._shorter()
+            raise shorter(self.path)
         if data is None:
             raise AvatarFormatError(f"{self.path}: {name} is missing{self.made_by}")
         # Else verify() would vouch for what it has not read.
@@ -142,8 +143,8 @@ class MappedFrames(Closing, Generic[M]):
         """
         for name, entry in self.manifest.files.items():
             data, digest = self.member(name), hashlib.sha256()
-            for at in range(0, len(data), _PIECE):
-                digest.update(self._copied(data[at : at + _PIECE]))
+            for at in range(0, len(data), PIECE):
+                digest.update(self._copied(data[at : at + PIECE]))
             if digest.hexdigest() != entry.sha256:
                 raise AvatarFormatError(f"{self.path}: {name} is damaged (its checksum differs)")
 
@@ -177,7 +178,7 @@ class MappedFrames(Closing, Generic[M]):
         if not 0 <= index < self.manifest.frame_count:
             raise IndexError(f"frame {index} of {self.manifest.frame_count}")
         if not self._storage.intact():
-            raise self._shorter()
+            raise shorter(self.path)
 
     def _of_pile(self, pile: Pile, index: int) -> memoryview:
         self._check(index)
@@ -189,9 +190,6 @@ class MappedFrames(Closing, Generic[M]):
     def _copied_rows(self, first: int, count: int) -> NDArray[np.uint32]:
         rows = self._segments[first : first + count]
         return np.frombuffer(self._copied(rows.data), np.uint32).reshape(rows.shape)
-
-    def _shorter(self) -> AvatarFormatError:
-        return AvatarFormatError(f"{self.path}: has become shorter while it was in use")
 
     # ------------------------------------------------------------ frames
     @property

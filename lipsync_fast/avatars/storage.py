@@ -28,7 +28,8 @@ from lipsync_fast.untrusted import limits
 from lipsync_fast.untrusted.lookalikes import refused_as
 
 ALIGNMENT = 64
-_PIECE = 8 << 20
+PIECE = 8 << 20
+"""Bytes of a mapped file that are gone through at a time."""
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"
 _LOCAL = struct.Struct("<4s5H3L2H")
@@ -56,13 +57,18 @@ def copied(view: memoryview, path: Path) -> bytes:
     try:
         return _native.mapped_bytes(view)
     except OSError:
-        raise AvatarFormatError(f"{path}: has become shorter while it was in use") from None
+        raise shorter(path) from None
+
+
+def shorter(path: Path) -> AvatarFormatError:
+    """The error of a file that has lost some of what is mapped."""
+    return AvatarFormatError(f"{path}: has become shorter while it was in use")
 
 
 def _crc32(view: memoryview, path: Path) -> int:
     found = 0
-    for at in range(0, len(view), _PIECE):
-        found = zlib.crc32(copied(view[at : at + _PIECE], path), found)
+    for at in range(0, len(view), PIECE):
+        found = zlib.crc32(copied(view[at : at + PIECE], path), found)
     return found
 
 

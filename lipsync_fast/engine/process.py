@@ -317,10 +317,11 @@ def main() -> NoReturn:
         log.error("leaving", reason=str(error))
         status, reason = 1, str(error)
     except BaseException as error:
-        status, reason = 1, spent(error) or f"{type(error).__name__}: {error}"
-        if spent(error):
+        status, reason = 1, spent(error) or ""
+        if reason:
             log.error("leaving", reason=reason)
         else:
+            reason = f"{type(error).__name__}: {error}"
             log.exception("leaving")
     if reason and link is not None:
         link.send(Bye(reason=" ".join(reason.split())[:500]))

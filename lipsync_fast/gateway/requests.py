@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What requests have in common: who asks, from which page, and how much is read of them."""
+"""What HTTP has in common here: where it listens, who asks, from which page, how much is read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import BodyPartReader, web
 
 from lipsync_fast.config import Listen
-from lipsync_fast.errors import PeerError
+from lipsync_fast.errors import LipsyncError, PeerError
 from lipsync_fast.gateway.fronts import Client, passed_on
 from lipsync_fast.origins import host_allowed, origin_allowed
 
@@ -82,6 +82,21 @@ def refused(error: PeerError) -> web.Response:
     elif error.status in (429, 503):
         headers["Retry-After"] = str(RETRY_S)
     return web.Response(status=error.status, text=f"{error}\n", headers=headers)
+
+
+async def listen(runner: web.AppRunner, host: str, ports: list[int], what: str) -> None:
+    """Have an application answer on ports that are kept for it.
+
+    Raises:
+        LipsyncError: a port cannot be had.
+    """
+    await runner.setup()
+    for port in ports:
+        try:
+            await web.TCPSite(runner, host, port, reuse_port=True).start()
+        except OSError as error:
+            where = f"{host} port {port}"
+            raise LipsyncError(f"{what} cannot listen on {where}: {error.strerror}") from None
 
 
 async def body(request: web.Request, most: int) -> bytes:

@@ -21,18 +21,20 @@ the bridge of the nose below the eyes, as far down as it is wide.
 
 from __future__ import annotations
 
-import importlib
-import re
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import entry_points
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lipsync_fast import plugins
 from lipsync_fast.errors import PrepareError
 
 GROUP = "lipsync_fast.detectors"
+SHIPPED = {
+    "dlib": "lipsync_fast.prepare.dlib_detector:DlibDetector",
+    "mesh": "lipsync_fast.prepare.mesh_detector:MeshDetector",
+}
 MOST_POINTS = 1000
 SURE = 0.5
 """From this confidence on a face counts as found."""
@@ -106,13 +108,13 @@ def check_spec(spec: str) -> None:
         PrepareError: no such detector; names those that are there.
     """
     if ":" in spec:
-        if not re.fullmatch(r"[\w.]+:[\w.]+", spec):
+        if not plugins.is_place(spec):
             raise PrepareError(f"detector {spec!r}: expected a name or module:function")
         return
-    known = {"dlib", "mesh", *(point.name for point in entry_points(group=GROUP))}
+    known = plugins.known(GROUP, SHIPPED)
     if spec not in known:
         raise PrepareError(
-            f"there is no detector {spec!r} (known: {', '.join(sorted(known))}, or"
+            f"there is no detector {spec!r} (known: {', '.join(known)}, or"
             " module:function); landmarks in files are taken with --landmarks"
         )
 
@@ -120,21 +122,7 @@ def check_spec(spec: str) -> None:
 def _factory(spec: str) -> Factory:
     check_spec(spec)
     try:
-        if ":" in spec:
-            module, _, name = spec.partition(":")
-            found: object = importlib.import_module(module)
-            for part in name.split("."):
-                found = getattr(found, part)
-        elif found_points := list(entry_points(group=GROUP, name=spec)):
-            found = found_points[0].load()
-        elif spec == "dlib":
-            from lipsync_fast.prepare.dlib_detector import DlibDetector
-
-            found = DlibDetector
-        else:
-            from lipsync_fast.prepare.mesh_detector import MeshDetector
-
-            found = MeshDetector
+        found = plugins.load(spec, GROUP, SHIPPED)
     except (ImportError, AttributeError) as error:
         raise PrepareError(f"detector {spec}: cannot be loaded ({error})") from error
     if not callable(found):

@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-import importlib
-import re
 from collections.abc import Callable, Iterator
-from importlib.metadata import entry_points
 from typing import Protocol
 
+from lipsync_fast import plugins
 from lipsync_fast.config import Speech as SpeechConfig
 from lipsync_fast.errors import ConfigError, LipsyncError
 
@@ -18,8 +16,6 @@ SHIPPED = {
     "espeak": "lipsync_fast.speech.commands:espeak",
     "piper": "lipsync_fast.speech.commands:piper",
 }
-SAMPLE = 2
-"""Bytes of a sample."""
 
 
 class Speech(Protocol):
@@ -76,24 +72,14 @@ def open_speech(config: SpeechConfig) -> Speech:
 
 
 def _factory(name: str) -> Make:
-    if ":" not in name:
-        found = list(entry_points(group=GROUP, name=name))
-        if found:
-            loaded: Make = found[0].load()
-            return loaded
-        known = {*SHIPPED, *(point.name for point in entry_points(group=GROUP))}
-        if name not in known:
-            raise ConfigError(
-                f"speech.engine {name!r}: expected {', '.join(sorted(known))}, or module:function"
-            )
-        name = SHIPPED[name]
-    if not re.fullmatch(r"[\w.]+:[\w.]+", name):
-        raise ConfigError(f"speech.engine {name!r}: expected a name, or module:function")
-    module, _, path = name.partition(":")
+    if ":" in name:
+        if not plugins.is_place(name):
+            raise ConfigError(f"speech.engine {name!r}: expected a name, or module:function")
+    elif name not in (known := plugins.known(GROUP, SHIPPED)):
+        raise ConfigError(
+            f"speech.engine {name!r}: expected {', '.join(known)}, or module:function"
+        )
     try:
-        made: object = importlib.import_module(module)
-        for part in path.split("."):
-            made = getattr(made, part)
+        return plugins.load(name, GROUP, SHIPPED)  # type: ignore[return-value]
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"speech.engine {name}: cannot be loaded ({error})") from None
-    return made  # type: ignore[return-value]

@@ -36,20 +36,24 @@ class CpuAvatar:
         self.shared: FrameStore | None = None
         """Image halves of all engines; those that it has no room for are kept by each."""
         m = package.manifest
-        for name in MODELS:  # all are looked at before a runtime reads one
-            package.network(name)
-        self.audio_encoder = _session(package, "audio_encoder", sessions)
-        self.image = _session(package, "image", sessions)
+        # All are looked at before a runtime reads one; what it reads are those bytes.
+        models = {name: package.network(name) for name in MODELS}
+        self.audio_encoder = _session(package, "audio_encoder", sessions, models)
+        self.image = _session(package, "image", sessions, models)
         self.levels = levels = m.levels
-        self.split = _split(package, kernel) if kernel is not None and m.rules.fused else None
+        self.split = (
+            _split(package, models["decoder"], kernel)
+            if kernel is not None and m.rules.fused
+            else None
+        )
         if self.split is None:
             self._heard, decoded = levels, {"region": m.made}
-            self.decoder = _session(package, "decoder", sessions)
+            self.decoder = _session(package, "decoder", sessions, models)
         else:
             joint, shape = self.split.joint
             self._heard = {n: s for n, s in levels.items() if n not in self.split.skips}
             decoded = {joint: shape}
-            self.decoder = _session(package, "decoder", sessions, self.split.head)
+            self.decoder = _session(package, "decoder", sessions, {"decoder": self.split.head})
         self.corner, self.audio_shape = m.corner, m.rules.audio_shape
         for name, session, inputs, outputs in (
             ("audio_encoder", self.audio_encoder, {"mel": (1, 80, 16)}, {"feature": (512,)}),
@@ -117,15 +121,11 @@ class CpuAvatar:
         return found
 
 
-def _model(package: AvatarPackage, name: str) -> bytes:
-    return package.network(name)
-
-
-def _split(package: AvatarPackage, kernel: str) -> SplitDecoder | None:
+def _split(package: AvatarPackage, model: bytes, kernel: str) -> SplitDecoder | None:
     """The decoder with native stages, or None where it must run as it is."""
     m = package.manifest
     try:
-        split = split_decoder(_model(package, "decoder"), m.region, m.window_rect, kernel)
+        split = split_decoder(model, m.region, m.window_rect, kernel)
     except UnexpectedGraphError as reason:
         log.info("the decoder runs in ONNX Runtime alone", avatar=m.name, reason=str(reason))
         return None
@@ -137,11 +137,10 @@ def _split(package: AvatarPackage, kernel: str) -> SplitDecoder | None:
 
 
 def _session(
-    package: AvatarPackage, name: str, sessions: Sessions, model: bytes | None = None
+    package: AvatarPackage, name: str, sessions: Sessions, models: Mapping[str, bytes]
 ) -> ort.InferenceSession:
-    data = _model(package, name) if model is None else model
     try:
-        return sessions.get(data)
+        return sessions.get(models[name])
     except Exception as error:  # onnxruntime raises its own classes, by the kind of damage
         reason = str(error).splitlines()[0][:200]
         raise AvatarFormatError(f"{package.path}: {name}.onnx cannot be loaded: {reason}") from None

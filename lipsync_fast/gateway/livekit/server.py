@@ -11,11 +11,11 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from lipsync_fast.errors import LipsyncError, PeerError
+from lipsync_fast.errors import PeerError
 from lipsync_fast.gateway.adapters import Counts
 from lipsync_fast.gateway.fronts import Fronts
 from lipsync_fast.gateway.livekit.rooms import Join, Rooms
-from lipsync_fast.gateway.requests import Handler, body, form, refused
+from lipsync_fast.gateway.requests import Handler, body, form, listen, refused
 from lipsync_fast.ipc.children import GatewaySpec
 from lipsync_fast.ipc.status import GatewayLoad
 from lipsync_fast.logs import get_logger
@@ -79,14 +79,7 @@ class LiveKitAdapter:
         app.router.add_get(ROUTE, self._list)
         app.router.add_delete(ROUTE + "/{id}", self._end)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
-        await self._runner.setup()
-        for port in self._spec.livekit_ports:
-            site = web.TCPSite(self._runner, self._spec.host, port, reuse_port=True)
-            try:
-                await site.start()
-            except OSError as error:
-                where = f"{self._spec.host} port {port}"
-                raise LipsyncError(f"LiveKit cannot listen on {where}: {error.strerror}") from None
+        await listen(self._runner, self._spec.host, self._spec.livekit_ports, "LiveKit")
 
     async def drain(self, seconds: float) -> None:
         """Take nobody new; have those leave that are left after so many seconds."""

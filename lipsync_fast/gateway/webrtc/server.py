@@ -9,10 +9,10 @@ from pathlib import Path
 
 from aiohttp import web
 
-from lipsync_fast.errors import FrontError, LipsyncError, PeerError, SessionError
+from lipsync_fast.errors import FrontError, PeerError, SessionError
 from lipsync_fast.gateway.adapters import Counts
 from lipsync_fast.gateway.fronts import Fronts
-from lipsync_fast.gateway.requests import Handler, check_place, let_in, refused
+from lipsync_fast.gateway.requests import Handler, check_place, let_in, listen, refused
 from lipsync_fast.gateway.webrtc.livetalking import LiveTalking
 from lipsync_fast.gateway.webrtc.peers import Peers, words_of
 from lipsync_fast.gateway.webrtc.whep import Whep
@@ -65,15 +65,8 @@ class WebRtcAdapter:
             handler_cancellation=True,
             shutdown_timeout=1.0,
         )
-        await self._runner.setup()
         self._watch = asyncio.create_task(self._peers.watch())
-        for port in self._spec.webrtc_ports:
-            site = web.TCPSite(self._runner, self._spec.host, port, reuse_port=True)
-            try:
-                await site.start()
-            except OSError as error:
-                where = f"{self._spec.host} port {port}"
-                raise LipsyncError(f"WebRTC cannot listen on {where}: {error.strerror}") from None
+        await listen(self._runner, self._spec.host, self._spec.webrtc_ports, "WebRTC")
 
     async def drain(self, seconds: float) -> None:
         """Take nobody new; end those that are left after so many seconds."""
