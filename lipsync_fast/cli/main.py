@@ -300,11 +300,38 @@ def status(
     watch: Annotated[
         bool, typer.Option("--watch", help="Show it anew each second, until Ctrl-C.")
     ] = False,
+    ready: Annotated[
+        bool,
+        typer.Option("--ready", help="Say whether clients can be served; status 2 where not."),
+    ] = False,
 ) -> None:
     """Show what a running server is doing."""
     from lipsync_fast.cli.status import status_command
 
-    status_command(folder, port, as_json=json, watch=watch)
+    status_command(folder, port, as_json=json, watch=watch, ready=ready)
+
+
+@app.command(cls=Command)
+@guarded
+def systemd(
+    user: Annotated[
+        str, typer.Option(help="The user to run as (default: one that systemd makes for it).")
+    ] = "",
+    gpus: Annotated[
+        str,
+        typer.Option(
+            metavar="[all|none|0,2,…]", help="Which GPUs (default: as configured, else none)."
+        ),
+    ] = "",
+    config: Annotated[Path | None, typer.Option("--config", help="The server's TOML file.")] = None,
+    install: Annotated[
+        bool, typer.Option("--install", help="Put it into /etc/systemd/system.")
+    ] = False,
+) -> None:
+    """Print a hardened unit of systemd for the server, or install it."""
+    from lipsync_fast.cli.systemd import systemd_command
+
+    systemd_command(user, gpus, config, install=install)
 
 
 @app.command(cls=Command)

@@ -34,15 +34,19 @@ CHANGE_S = 75.0
 WATCH_S = 1.0
 
 
-def status_command(folder: Path | None, port: int | None, *, as_json: bool, watch: bool) -> None:
-    """Print the status, once or every second until Ctrl-C.
+def status_command(
+    folder: Path | None, port: int | None, *, as_json: bool, watch: bool, ready: bool
+) -> None:
+    """Print the status, once or every second until Ctrl-C; or whether the server is ready.
 
     Raises:
-        ServerError: there is no server, or it does not answer.
+        ServerError: there is no server, it does not answer, or it is not ready.
     """
     where = running_folder(folder, port)
     with ControlClient(where) as client:
-        if not watch:
+        if ready:
+            typer.echo(ready_line(client.status()))
+        elif not watch:
             _print(client.status(), as_json)
         elif as_json:
             while True:
@@ -134,6 +138,18 @@ class ControlClient:
             if not is_running(self._folder):
                 raise ServerError(f"the server in {self._folder} has stopped")
         raise ServerError(f"the server in {self._folder} does not answer")
+
+
+def ready_line(status: ServerStatus) -> str:
+    """Who works, where clients can be served.
+
+    Raises:
+        ServerError: they cannot.
+    """
+    working = [engine.name for engine in status.engines if engine.state == "ready"]
+    if status.state != "serving" or not working:
+        raise ServerError(f"not ready: it is {status.state}, and {len(working)} engines work")
+    return f"ready: {', '.join(working)}"
 
 
 def _print(status: ServerStatus, as_json: bool) -> None:

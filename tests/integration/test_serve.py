@@ -272,6 +272,8 @@ def test_status_for_people_and_programs() -> None:
         assert status.pid == running.process.pid
         done = run("status", "--folder", folder)
         assert done.returncode == 0
+        ready = run("status", "--folder", folder, "--ready")
+        assert (ready.returncode, ready.stdout) == (0, "ready: engine-1\n")
         assert f"process {status.pid}: serving" in " ".join(done.stdout.split())
         assert re.search(rf"engine-1 +cpu +ready +{status.engines[0].pid} ", done.stdout)
         assert re.search(rf"front-1 +ready +{status.fronts[0].pid} ", done.stdout)

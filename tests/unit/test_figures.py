@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 from figures import COUNTED, FIGURES, changed
+from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
+from lipsync_fast.cli.status import ready_line
 from lipsync_fast.cli.status_tables import as_tables
+from lipsync_fast.errors import ServerError
 from lipsync_fast.frontend.http.metrics import metrics_text
 from lipsync_fast.ipc.control import Load
 from lipsync_fast.ipc.status import (
@@ -155,3 +158,11 @@ def test_no_metric_stands_still() -> None:
         moved |= {name for name in {*before, *after} if before.get(name) != after.get(name)}
     assert moved == set(before)
     assert metrics_text(None)[0] != metrics_text(STATUS)[0], "up"
+
+
+def test_ready_is_a_server_that_serves_by_an_engine_that_works() -> None:
+    working = replace(STATUS, engines=[replace(STATUS.engines[0], state="ready")])
+    assert ready_line(working) == "ready: engine-1"
+    for status in (STATUS, replace(working, state="draining"), replace(working, engines=[])):
+        with pytest.raises(ServerError, match="not ready"):
+            ready_line(status)
