@@ -7,8 +7,16 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Literal
 
-from lipsync_fast_client.arguments import check_address, check_headers, checked, one_of, plain
-from lipsync_fast_client.dialing import Dialer
+from lipsync_fast_client.arguments import (
+    SHOWN,
+    check_address,
+    check_headers,
+    checked,
+    is_seconds,
+    one_of,
+    plain,
+)
+from lipsync_fast_client.dialing import KEEPALIVE_S, Dialer
 from lipsync_fast_client.outage import patience
 from lipsync_fast_client.protocol import AudioFormat, SessionStart, VideoFormat
 from lipsync_fast_client.session import Session
@@ -34,6 +42,7 @@ def connect(
     open_timeout: float = 10.0,
     reconnect: bool | float = False,
     headers: Mapping[str, str] | None = None,
+    keepalive: float = KEEPALIVE_S,
 ) -> Connecting:
     """Begin a session with a server, under trio or asyncio.
 
@@ -57,6 +66,9 @@ def connect(
         reconnect: have a new session with the same settings where the connection is lost, for as
             many seconds as are given, or 300; told as ``ConnectionLost`` and ``Reconnected``.
         headers: of the request, besides: what a proxy before the server asks for.
+        keepalive: where no answer has come from the server for so many seconds, the connection is
+            lost: it is asked twice as often. Less for agents that are to notice soon that a machine
+            has vanished, and that always iterate; infinite: it is never asked.
 
     Raises:
         ValueError: an argument cannot be; the message names it.
@@ -67,6 +79,8 @@ def connect(
         ValueError: no connection can be opened to that ``url``.
     """
     check_address(url, token, open_timeout)
+    if not is_seconds(keepalive):
+        raise ValueError(f"keepalive {repr(keepalive)[:SHOWN]}: expected seconds, more than 0")
     seconds = patience(reconnect)
     one_of("format", format, ("s16le", "f32le"))
     one_of("content", content, ("frame", "mouth"))
@@ -87,7 +101,7 @@ def connect(
         echo_audio=echo_audio,
         pictures=pictures,
     )
-    dialer = Dialer(url, token, open_timeout, check_headers(headers))
+    dialer = Dialer(url, token, open_timeout, check_headers(headers), keepalive)
     return Connecting(dialer, checked(start), seconds)
 
 

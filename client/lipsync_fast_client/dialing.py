@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -23,6 +24,8 @@ from lipsync_fast_client.running import (
 
 CLOSE_S = 2.0
 """How long the end of a session may take."""
+KEEPALIVE_S = 40.0
+"""A server from which no answer has come for so long is gone."""
 MOST_BYTES = 64 << 20
 """The largest picture that is taken."""
 NORMAL = 1000
@@ -35,22 +38,33 @@ class Dialer:
 
     Args:
         headers: of each request, besides.
+        keepalive: a server from which no answer has come for so many seconds is gone.
 
     Attributes:
         left: whoever wanted them has gone.
     """
 
     def __init__(
-        self, url: str, token: str, open_timeout: float, headers: Mapping[str, str] | None = None
+        self,
+        url: str,
+        token: str,
+        open_timeout: float,
+        headers: Mapping[str, str] | None = None,
+        keepalive: float = KEEPALIVE_S,
     ) -> None:
         self.url = url
+        half = None if math.isinf(keepalive) else keepalive / 2
         shown = {"Authorization": f"Bearer {token}"} if token else {}
         self._options: dict[str, Any] = {
             "subprotocols": [SUBPROTOCOL],
             "additional_headers": shown | dict(headers or {}),
             "compression": None,
             "open_timeout": None if math.isinf(open_timeout) else open_timeout,
-            "close_timeout": CLOSE_S,
+            "ping_interval": half,
+            "ping_timeout": half,
+            # Who does not answer a ping is not waited for much longer to say goodbye.
+            "close_timeout": min(CLOSE_S, keepalive / 2),
+            "logger": _logger(),
             "max_size": MOST_BYTES,
         }
         # Proxies of the environment (HTTP_PROXY and the like) are for what is elsewhere: none of
@@ -117,6 +131,13 @@ class Dialer:
             TimeoutError: it took longer, and was cancelled.
         """
         await within(self._library, seconds, task)
+
+
+def _logger() -> logging.Logger:
+    """Whoever uses a session is told what happens to its connection; logs need not say it again."""
+    logger = logging.getLogger("lipsync_fast_client.websockets")
+    logger.setLevel(logging.CRITICAL)
+    return logger
 
 
 def ended(error: Any) -> SessionError | None:

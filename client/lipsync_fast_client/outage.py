@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from lipsync_fast_client.arguments import SHOWN, is_seconds
 
-FIRST_S, LONGEST_S = 0.5, 30.0
+FIRST_S, LONGEST_S = 0.3, 30.0
 """Pauses between attempts: the first one, and what they grow to."""
 PATIENCE_S = 300.0
 """How long it is tried where nobody has said so."""

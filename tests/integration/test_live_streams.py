@@ -9,6 +9,8 @@ import re
 import shutil
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -407,6 +409,22 @@ async def test_who_speaks_too_many_is_refused_and_may_come_again(shared_server: 
 
 
 # ---------------------------------------------------------------- leaving
+def readiness(server: LocalServer) -> list[tuple[int, bool]]:
+    """Status of /health/ready, and whether Envoy is told, for each way to ask; it is live."""
+    found = []
+    for query in ("", "?unready=404", "?unready=200"):
+        asked = urllib.request.Request(f"{server.http_url}/health/ready{query}")
+        try:
+            with urllib.request.urlopen(asked, timeout=60) as answer:
+                status, headers = answer.status, answer.headers
+        except urllib.error.HTTPError as error:
+            status, headers = error.code, error.headers
+        found.append((status, "X-Envoy-Degraded" in headers))
+    with urllib.request.urlopen(f"{server.http_url}/health/live", timeout=60) as answer:
+        assert answer.status == 200
+    return found
+
+
 @in_trio
 async def test_a_drained_server_says_what_is_being_said() -> None:
     with LocalServer({"live": {"speakers": 2, **SLOW_MACHINE}, "engines": ALONE}) as server:
@@ -414,7 +432,16 @@ async def test_a_drained_server_says_what_is_being_said() -> None:
             await session.send(speech(1.5))
             await session.end_utterance()
             await until(session, UtteranceStarted)
+            assert await trio.to_thread.run_sync(readiness, server) == [(200, False)] * 3
             server.terminate()
+            while server.status().state != "draining":
+                await trio.sleep(0.05)
+            # Balancers go on asking: who is not ready is told from who is gone.
+            assert await trio.to_thread.run_sync(readiness, server) == [
+                (503, True),
+                (404, True),
+                (200, True),
+            ]
             ended, events = await utterance(session, 1)
             assert_whole(ended, spoken(events), 38)
             with pytest.raises(SessionError, match="going away"):

@@ -417,6 +417,7 @@ def test_an_array_of_other_channels(library: str) -> None:
         ({"idle": "no"}, "idle 'no': expected bool"),
         ({"token": "a\r\nb"}, "token: expected a string without line breaks"),
         ({"open_timeout": 0}, "open_timeout 0: expected seconds"),
+        ({"keepalive": 0}, "keepalive 0: expected seconds"),
         ({"url": "http://127.0.0.1:1"}, "url 'http://127.0.0.1:1': expected ws://"),
         ({"url": None}, "url None"),
     ],

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import socket
+import threading
 from typing import Any
 
 import pytest
@@ -107,6 +108,36 @@ def test_a_session_is_kept_for_as_long_as_one_likes() -> None:
     assert "127.0.0.1:9" in nobody
     assert (first, second, picture) == ("found", "found", "VideoFrame")
     assert "the server is about to leave" in gone
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_who_vanishes_without_a_word_is_noticed(
+    library: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A machine that is cut off: its connection is open, and nothing answers."""
+    ended = threading.Event()
+
+    def fall_silent(connection: ServerConnection) -> None:
+        with connection.protocol_mutex:  # what answers pings waits for it
+            ended.wait(60)
+
+    async def client() -> list[Any]:
+        async with lipsync_fast_client.connect(server.url, reconnect=60, keepalive=0.2) as session:
+            await session.send(b"\1\1")
+            return [await anext(session), await anext(session)]
+
+    with scripted(first_then(fall_silent, quiet_again)) as server:
+        try:
+            lost, back = run(library, client)
+        finally:
+            ended.set()
+    assert isinstance(lost, ConnectionLost)
+    assert (lost.unfinished, isinstance(back, Reconnected)) == (1, True)
+    assert not caplog.records, "whoever iterates is told, and nobody else"
+
+
+def quiet_again(connection: ServerConnection, heard: list[Any]) -> None:
+    until_stop(connection, heard)
 
 
 @pytest.mark.parametrize("library", LIBRARIES)

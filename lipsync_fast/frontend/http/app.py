@@ -26,7 +26,7 @@ from lipsync_fast.frontend.http.avatars import all_facts, change_avatar, facts_o
 from lipsync_fast.frontend.http.connection import CLOSE_S
 from lipsync_fast.frontend.http.content import Content, answer, etag_of
 from lipsync_fast.frontend.http.guard import Guard, refused
-from lipsync_fast.frontend.http.health import health_of
+from lipsync_fast.frontend.http.health import UNREADY, Live, health_of, readiness_of
 from lipsync_fast.frontend.http.metrics import metrics_text
 from lipsync_fast.frontend.http.openapi import document
 from lipsync_fast.frontend.http.websocket import HttpSocket
@@ -92,6 +92,20 @@ class Routes:
         """Whether there is an engine that works."""
         health = health_of(self._services)
         return as_json(health, 200 if health.healthy else 503)
+
+    async def live(self, request: Request) -> Response:
+        """That this front answers."""
+        return as_json(Live(True))
+
+    async def ready(self, request: Request) -> Response:
+        """Whether new sessions may come."""
+        status = UNREADY.get(request.query_params.get("unready", ""))
+        if status is None:
+            return problem(400, "unready: expected 200, 404 or 503")
+        readiness = readiness_of(self._services)
+        if readiness.ready:
+            return as_json(readiness)
+        return as_json(readiness, status, X_Envoy_Degraded="true")
 
     async def stats(self, request: Request) -> Response:
         """All that the supervisor knows; a second old at most."""
@@ -209,6 +223,8 @@ def routes(services: Services, on_socket: OnSocket, video: Video) -> list[Route 
         _route("/assets/{name}", r.asset),
         _route("/favicon.ico", r.icon),
         _route("/health", r.health),
+        _route("/health/live", r.live),
+        _route("/health/ready", r.ready),
         _route("/stats", r.stats),
         _route("/metrics", r.metrics),
         _route("/openapi.json", r.openapi),

@@ -33,7 +33,8 @@ from lipsync_fast.origins import host_allowed, origin_allowed
 from lipsync_fast.turns import CHATTER, WHY, Turn
 
 log = get_logger("lipsync.front")
-OPEN = ("/", "/health", "/openapi.json", "/favicon.ico")
+HEALTH = ("/health", "/health/live", "/health/ready")
+OPEN = ("/", *HEALTH, "/openapi.json", "/favicon.ico")
 ASSETS = "/assets/"
 CHANGED, CHANGES = "/v1/avatars/", ("POST", "DELETE")
 """Requests that change what is served: see ``admin``."""
@@ -53,7 +54,7 @@ SECURITY = {
 }
 
 
-ALWAYS = ("/health", "/metrics")
+ALWAYS = (*HEALTH, "/metrics")
 """Are answered on connections in reserve, too; nothing else is."""
 
 

@@ -1,5 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""/health: whether the engines work, for load balancers and for clients of the old service."""
+"""Whether the server works, for load balancers, probes and clients of the old service.
+
+    /health        whether frames can be made, in the old service's words: 200 or 503
+    /health/live   whether this front answers: 200, or no answer. One that fails is to be restarted
+    /health/ready  whether new sessions may come: 200 or 503. One that fails, as while the server
+                   drains, is to get none; those that it has go on
+
+Balancers that close the sessions of servers that fail a check must tell a server that is not ready
+from a machine that is gone: ``/health/ready?unready=STATUS`` answers with another status.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +27,23 @@ class Backend(msgspec.Struct):
     error_count: int
 
 
+class Live(msgspec.Struct):
+    """The answer of /health/live."""
+
+    live: bool
+
+
+class Readiness(msgspec.Struct):
+    """The answer of /health/ready.
+
+    Attributes:
+        reason: why no new sessions are to come; nothing where they may.
+    """
+
+    ready: bool
+    reason: str = ""
+
+
 class Health(msgspec.Struct):
     """The answer of /health."""
 
@@ -25,6 +51,19 @@ class Health(msgspec.Struct):
     total_backends: int
     healthy_count: int
     backends: list[Backend]
+
+
+UNREADY = {"": 503, "200": 200, "404": 404, "503": 503}
+"""Statuses that an answer may have which says that no new sessions are to come."""
+
+
+def readiness_of(services: Services) -> Readiness:
+    """Whether new sessions may come."""
+    if services.admission.draining.is_set():
+        return Readiness(False, "the server is going away")
+    if not health_of(services).healthy:
+        return Readiness(False, "no engine works")
+    return Readiness(True)
 
 
 def health_of(services: Services) -> Health:

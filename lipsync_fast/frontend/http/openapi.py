@@ -25,9 +25,19 @@ def document() -> dict[str, Any]:
     """The whole document."""
     from lipsync_fast.frontend.http.answers import Problem
     from lipsync_fast.frontend.http.avatars import AvatarChange, AvatarFacts, Avatars, Wanted
-    from lipsync_fast.frontend.http.health import Health
+    from lipsync_fast.frontend.http.health import Health, Live, Readiness
 
-    types = (AvatarChange, AvatarFacts, Avatars, Health, Problem, ServerStatus, Wanted)
+    types = (
+        AvatarChange,
+        AvatarFacts,
+        Avatars,
+        Health,
+        Live,
+        Problem,
+        Readiness,
+        ServerStatus,
+        Wanted,
+    )
     _, schemas = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     return {
         "openapi": "3.1.0",
@@ -57,6 +67,14 @@ def _paths() -> dict[str, Any]:
         "description": "An avatar's name.",
     }
     health = _schema("Health")
+    readiness = _schema("Readiness")
+    unready = {
+        "name": "unready",
+        "in": "query",
+        "schema": {"type": "string", "enum": ["200", "404", "503"], "default": "503"},
+        "description": "The status of an answer that says no, for balancers that close the"
+        " sessions of servers that fail.",
+    }
     cached = {"304": {"description": "As known by its ETag."}}
     ranged = cached | {
         "206": {"description": "The range that was asked for."},
@@ -75,6 +93,18 @@ def _paths() -> dict[str, Any]:
             "Whether frames can be made; in the old service's words.",
             health,
             {"503": _answer("They cannot.", health)},
+            private=False,
+        ),
+        "/health/live": _get("Whether it answers at all.", _schema("Live"), {}, private=False),
+        "/health/ready": _get(
+            "Whether new sessions may come.",
+            readiness,
+            {
+                "400": _answer("No such status.", _schema("Problem")),
+                "404": _answer("They may not, where this status was asked for.", readiness),
+                "503": _answer("They may not: it drains, or no engine works.", readiness),
+            },
+            [unready],
             private=False,
         ),
         "/openapi.json": _get("This document.", {"application/json": {}}, {}, private=False),
