@@ -27,6 +27,10 @@ class Listen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         origins: foreign Origins that browsers may come from; "*" allows all. Pages of the server
             itself, and clients that send no Origin, are always allowed.
         token: what clients must show (Authorization: Bearer, or ?token=); none asked where empty.
+        tls_cert: file of the server's certificate, with its chain (PEM): all ports speak TLS then.
+        tls_key: file of its private key; that of ``tls_cert`` where empty.
+        tls_client_ca: file of authorities: clients must show a certificate of one of them.
+        insecure: others may reach a server that asks for nothing, or does not encrypt what is said.
         proxies: addresses of reverse proxies of ours: a client that comes through one has the
             address that it names last in X-Forwarded-For, and they have no share of connections.
         admin_token: who shows it (Authorization: Bearer) may load and unload avatars from another
@@ -42,6 +46,10 @@ class Listen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     token: str = ""
     admin_token: str = ""
     proxies: tuple[str, ...] = ()
+    tls_cert: str = ""
+    tls_key: str = ""
+    tls_client_ca: str = ""
+    insecure: bool = False
     grpc_ports: tuple[Port, ...] = ()
     webrtc_ports: tuple[Port, ...] = ()
     livekit_ports: tuple[Port, ...] = ()

@@ -290,6 +290,9 @@ def _check_together(loaded: Loaded) -> None:
         key = next((k for k in given if twice[0] in getattr(listen, k)), "http_port")
         why = "(ports, http_port and the ports of other protocols must all differ)"
         refuse(f"listen.{key}", f"port {twice[0]} is named twice {why}")
+    for key in ("tls_key", "tls_client_ca"):
+        if getattr(listen, key) and not listen.tls_cert:
+            refuse(f"listen.{key}", "needs listen.tls_cert: the file of the certificate")
     if listen.livekit_ports and not listen.admin_token:
         refuse("listen.livekit_ports", "needs listen.admin_token: who shows it may call avatars")
     if not config.avatars.default:

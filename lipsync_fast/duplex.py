@@ -17,7 +17,7 @@ from websockets.frames import CTRL_OPCODES, Frame
 from websockets.trio.server import ServerConnection
 
 from lipsync_fast import turns
-from lipsync_fast.turns import InTurns, Turn
+from lipsync_fast.turns import InTurns, SocketLike, Turn
 from lipsync_fast_client.duplex import Duplex
 
 
@@ -31,7 +31,6 @@ class DuplexServerConnection(Duplex, ServerConnection):
     """
 
     unread_s = 40.0
-    direct = (trio.SocketStream, InTurns)
     on_chatter: Callable[[], None] = staticmethod(lambda: None)
 
     def __init__(
@@ -39,10 +38,10 @@ class DuplexServerConnection(Duplex, ServerConnection):
     ) -> None:
         self._turn, self._chatters = Turn(), False
         # The library knows no other stream with a socket; it asks ours for its addresses below.
-        self._socket = cast(trio.SocketStream, stream).socket
-        super().__init__(
-            nursery, InTurns(cast(trio.SocketStream, stream), self._turn), *others, **named
-        )
+        below = cast(SocketLike, stream)
+        self._socket = below.socket
+        self.direct = (InTurns,) if isinstance(stream, trio.SocketStream) else ()
+        super().__init__(nursery, InTurns(below, self._turn), *others, **named)
 
     @property
     def local_address(self) -> Any:

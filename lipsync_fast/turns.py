@@ -10,6 +10,8 @@ means well comes near it.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import trio
 
 SLICE = 4096
@@ -54,14 +56,40 @@ class Turn:
             self._frames = 0
 
 
+class SocketLike(Protocol):
+    """A socket's stream, or what is spoken over one."""
+
+    socket: trio.socket.SocketType
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        """The next bytes."""
+        ...
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Send."""
+        ...
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Wait until there may be room."""
+        ...
+
+    async def send_eof(self) -> None:
+        """Say that nothing more is sent."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close."""
+        ...
+
+
 class InTurns(trio.abc.HalfCloseableStream):
-    """A socket's stream whose received bytes come in slices, others running in between.
+    """A connection's stream whose received bytes come in slices, others running in between.
 
     Args:
         turn: counts the frames that are in them.
     """
 
-    def __init__(self, stream: trio.SocketStream, turn: Turn) -> None:
+    def __init__(self, stream: SocketLike, turn: Turn) -> None:
         self._stream, self._turn = stream, turn
         self.socket = stream.socket
         self._data: bytes | bytearray = b""

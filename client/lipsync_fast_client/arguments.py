@@ -56,7 +56,7 @@ def is_seconds(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
 
 
-def check_address(url: object, token: object, open_timeout: object) -> None:
+def check_address(url: object, token: object, open_timeout: object, ssl: object = None) -> None:
     """See that a server can be asked like this.
 
     Raises:
@@ -70,6 +70,8 @@ def check_address(url: object, token: object, open_timeout: object) -> None:
         urlsplit(url).port  # noqa: B018, looked at for what it raises
     except ValueError as error:
         raise ValueError(f"url {repr(url)[:SHOWN]}: {error}") from None
+    if ssl is not None and not url.startswith("wss://"):
+        raise ValueError(f"ssl: {repr(url)[:SHOWN]} speaks no TLS; expected wss://…")
     if not isinstance(token, str) or not token.isprintable():
         raise ValueError("token: expected a string without line breaks")
     if not is_seconds(open_timeout):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from lipsync_fast_client.arguments import (
     SHOWN,
@@ -20,6 +20,9 @@ from lipsync_fast_client.dialing import KEEPALIVE_S, Dialer
 from lipsync_fast_client.outage import patience
 from lipsync_fast_client.protocol import AudioFormat, SessionStart, VideoFormat
 from lipsync_fast_client.session import Session
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
 
 
 def connect(
@@ -43,6 +46,7 @@ def connect(
     reconnect: bool | float = False,
     headers: Mapping[str, str] | None = None,
     keepalive: float = KEEPALIVE_S,
+    ssl: SSLContext | None = None,
 ) -> Connecting:
     """Begin a session with a server, under trio or asyncio.
 
@@ -69,6 +73,9 @@ def connect(
         keepalive: where no answer has come from the server for so many seconds, the connection is
             lost: it is asked twice as often. Less for agents that are to notice soon that a machine
             has vanished, and that always iterate; infinite: it is never asked.
+        ssl: for ``wss://…``: which authorities are believed, the system's where None
+            (``ssl.create_default_context(cafile=…)`` for one of your own), and the certificate that
+            the server may ask for (the context's ``load_cert_chain``).
 
     Raises:
         ValueError: an argument cannot be; the message names it.
@@ -78,7 +85,7 @@ def connect(
             ``retry_after_s`` when to try again where the server said so.
         ValueError: no connection can be opened to that ``url``.
     """
-    check_address(url, token, open_timeout)
+    check_address(url, token, open_timeout, ssl)
     if not is_seconds(keepalive):
         raise ValueError(f"keepalive {repr(keepalive)[:SHOWN]}: expected seconds, more than 0")
     seconds = patience(reconnect)
@@ -101,7 +108,7 @@ def connect(
         echo_audio=echo_audio,
         pictures=pictures,
     )
-    dialer = Dialer(url, token, open_timeout, check_headers(headers), keepalive)
+    dialer = Dialer(url, token, open_timeout, check_headers(headers), keepalive, ssl)
     return Connecting(dialer, checked(start), seconds)
 
 

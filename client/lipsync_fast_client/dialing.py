@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from lipsync_fast_client.errors import SessionError
@@ -21,6 +21,9 @@ from lipsync_fast_client.running import (
     running_library,
     within,
 )
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
 
 CLOSE_S = 2.0
 """How long the end of a session may take."""
@@ -39,6 +42,7 @@ class Dialer:
     Args:
         headers: of each request, besides.
         keepalive: a server from which no answer has come for so many seconds is gone.
+        ssl: of TLS; the library's own where None.
 
     Attributes:
         left: whoever wanted them has gone.
@@ -51,6 +55,7 @@ class Dialer:
         open_timeout: float,
         headers: Mapping[str, str] | None = None,
         keepalive: float = KEEPALIVE_S,
+        ssl: SSLContext | None = None,
     ) -> None:
         self.url = url
         half = None if math.isinf(keepalive) else keepalive / 2
@@ -67,6 +72,8 @@ class Dialer:
             "logger": _logger(),
             "max_size": MOST_BYTES,
         }
+        if ssl is not None:
+            self._options["ssl"] = ssl
         # Proxies of the environment (HTTP_PROXY and the like) are for what is elsewhere: none of
         # them leads to this machine itself.
         if is_loopback(urlsplit(url).hostname or ""):
@@ -169,7 +176,9 @@ def refused(url: str, error: Exception) -> SessionError | ValueError:
         retry = response.headers.get("Retry-After", "")
         retry_s = float(retry) if retry.isdigit() else None
         return SessionError("overloaded" if status == 503 else "connection", message, retry_s)
-    if isinstance(error, (InvalidURI, ValueError)):
+    if isinstance(error.__cause__, OSError):  # of TLS, under trio
+        error = error.__cause__
+    if isinstance(error, (InvalidURI, ValueError)) and not isinstance(error, OSError):
         return ValueError(str(error))
     if isinstance(error, (OSError, TimeoutError, WebSocketException, EOFError)):
         return SessionError("connection", f"{url}: {error}")

@@ -22,7 +22,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator
 from itertools import groupby
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, cast
 
 import trio
 from websockets.frames import CloseCode
@@ -46,7 +46,7 @@ class Duplex(_Base):
     _rest = b""
     unread_s = math.inf
     """A peer that does not take a piece within this is given up."""
-    direct: ClassVar[tuple[type, ...]] = (trio.SocketStream,)
+    direct: tuple[type, ...] = (trio.SocketStream,)
     """Streams that send what they are given as it is, by their ``socket``."""
 
     async def recv_events(self) -> None:
@@ -77,6 +77,8 @@ class Duplex(_Base):
                 if not data and isinstance(self.stream, trio.abc.HalfCloseableStream):
                     with contextlib.suppress(Exception):
                         await self.stream.send_eof()
+                elif not data:  # TLS of trio's
+                    await self.stream.aclose()
 
     async def _send_piece(self, piece: bytes) -> None:
         with trio.move_on_after(self.unread_s):

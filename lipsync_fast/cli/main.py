@@ -220,6 +220,21 @@ def serve(
         typer.Option("--origin", help="A foreign page's origin to allow, or * (may be repeated)."),
     ] = None,
     token: Annotated[str | None, typer.Option(help="A token that clients must show.")] = None,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(help="The certificate with its chain (PEM): all ports speak TLS then."),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(help="Its private key, where that is in another file.")
+    ] = None,
+    tls_client_ca: Annotated[
+        Path | None,
+        typer.Option(help="Authorities (PEM): clients must show a certificate of one of them."),
+    ] = None,
+    insecure: Annotated[
+        bool | None,
+        typer.Option("--insecure", help="Let others reach it without a token, or without TLS."),
+    ] = None,
     folder: Annotated[
         Path | None, typer.Option(help="The private folder for the control socket.")
     ] = None,
@@ -260,6 +275,10 @@ def serve(
             "drain-seconds": drain_seconds,
             "origin": origin,
             "token": token,
+            "tls-cert": None if tls_cert is None else str(tls_cert),
+            "tls-key": None if tls_key is None else str(tls_key),
+            "tls-client-ca": None if tls_client_ca is None else str(tls_client_ca),
+            "insecure": insecure,
             "folder": None if folder is None else str(folder),
             "log-level": log_level,
             "log-format": log_format,

@@ -24,6 +24,10 @@ FLAGS = {
     "livekit-port": "listen.livekit_ports",
     "origin": "listen.origins",
     "token": "listen.token",
+    "tls-cert": "listen.tls_cert",
+    "tls-key": "listen.tls_key",
+    "tls-client-ca": "listen.tls_client_ca",
+    "insecure": "listen.insecure",
     "avatars": "avatars.folders",
     "avatar": "avatars.default",
     "require-signed": "avatars.require_signed",
@@ -42,8 +46,8 @@ FLAGS = {
 """Flag to the key that it sets."""
 OTHERS = {
     "grpc": "grpc    {}\n",
-    "webrtc": "webrtc  http://{}/whep\n",
-    "livekit": "livekit http://{}/v1/livekit/sessions\n",
+    "webrtc": "webrtc  http{s}://{}/whep\n",
+    "livekit": "livekit http{s}://{}/v1/livekit/sessions\n",
 }
 """What is said of other protocols' ports."""
 
@@ -81,18 +85,18 @@ def _say_where(config: ServeConfig, bound: list[BoundPort]) -> None:
     """Where to point a browser and clients; for people, so not between lines of JSON."""
     if config.log.format != "text":
         return
-    host = url_host(config.listen.host)
+    host, s = url_host(config.listen.host), "s" if config.listen.tls_cert else ""
     streams = [each.port for each in bound if each.kind == "stream"]
     http = next(each.port for each in bound if each.kind == "http")
     others = "".join(
-        line.format(f"{host}:{each.port}")
+        line.format(f"{host}:{each.port}", s=s)
         for kind, line in OTHERS.items()
         for each in bound
         if each.kind == kind
     )
-    urls = " ".join(f"ws://{host}:{port}/" for port in streams)
-    ways = f"{urls} ws://{host}:{http}/ws"
-    say(f"page    http://{host}:{http}/\nstreams {ways}\n{others}stop    Ctrl-C")
+    urls = " ".join(f"ws{s}://{host}:{port}/" for port in streams)
+    ways = f"{urls} ws{s}://{host}:{http}/ws"
+    say(f"page    http{s}://{host}:{http}/\nstreams {ways}\n{others}stop    Ctrl-C")
 
 
 def url_host(host: str) -> str:

@@ -138,8 +138,9 @@ class LocalServer(Closing):
             self.close()
             raise
         host = f"[{status.host}]" if ":" in status.host else status.host
-        self.url = f"ws://{host}:{status.ports[0]}"
-        self.http_url = f"http://{host}:{status.http_port}"
+        s = "s" if dict(self._config.get("listen", {})).get("tls_cert") else ""
+        self.url = f"ws{s}://{host}:{status.ports[0]}"
+        self.http_url = f"http{s}://{host}:{status.http_port}"
         return self
 
     def close(self) -> None:

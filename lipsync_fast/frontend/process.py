@@ -19,6 +19,7 @@ import trio
 import zmq
 
 from lipsync_fast.errors import ControlError, spent
+from lipsync_fast.frontend.access.secure import Security
 from lipsync_fast.frontend.engines.pool import EnginePool
 from lipsync_fast.frontend.legacy.service import LegacyService
 from lipsync_fast.frontend.listen.connections import Connections
@@ -33,6 +34,7 @@ from lipsync_fast.ipc.control import (
     Engines,
     FrontHeartbeat,
     Hello,
+    NewCertificate,
     PeerGone,
     Ready,
     StatusReply,
@@ -45,6 +47,7 @@ from lipsync_fast.logs import get_logger, setup_logs
 from lipsync_fast.signals import until
 
 log = get_logger("lipsync.front")
+PLAIN = Security(None, lambda: None)
 LATENCIES_S = 1.0
 """How often the percentiles of how long frames take are made."""
 _encoder = msgspec.msgpack.Encoder()
@@ -61,6 +64,8 @@ class Front:
         self.services = Services.of(spec.config, self.pool, self.send)
         self.legacy = LegacyService(self.services)
         self.connections = Connections(self.services, self.legacy)
+        statistics = self.services.statistics
+        self.security = Security(spec.certificate, lambda: statistics.count_refused("tls"))
         self.stop = trio.Event()
 
     # ------------------------------------------------------------ control
@@ -96,6 +101,8 @@ class Front:
                 log.info("draining", sessions=services.statistics.load.sessions)
                 services.admission.draining.set()
                 self._nursery.start_soon(self._leave_when_empty)
+        elif isinstance(message, NewCertificate):
+            self.security.renew(message.certificate)
         elif isinstance(message, Stop):
             self.stop.set()
 
@@ -154,14 +161,22 @@ class Front:
                     serve_http,
                     listener.fd,
                     self.services,
+                    self.security,
                     self.connections.serve,
                     self.legacy.video,
                     self.stop,
                 )
             else:
                 socket = sockets.socket(fileno=listener.fd)
-                secret = self.spec.secret if listener.kind == "inner" else None
-                await nursery.start(serve_stream, socket, self.services, self.connections, secret)
+                inner = listener.kind == "inner"  # nobody can listen between: it stays plain
+                await nursery.start(
+                    serve_stream,
+                    socket,
+                    self.services,
+                    self.connections,
+                    PLAIN if inner else self.security,
+                    self.spec.secret if inner else None,
+                )
         self.send(Ready())
         await self.stop.wait()
         nursery.cancel_scope.cancel()

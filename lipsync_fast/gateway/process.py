@@ -23,8 +23,17 @@ import zmq
 from lipsync_fast.errors import LipsyncError, spent
 from lipsync_fast.gateway.adapters import Adapter
 from lipsync_fast.gateway.fronts import Fronts
+from lipsync_fast.gateway.greeting import Greeting
 from lipsync_fast.ipc.children import GatewaySpec, read_spec
-from lipsync_fast.ipc.control import Bye, Drain, GatewayHeartbeat, Hello, Ready, Stop
+from lipsync_fast.ipc.control import (
+    Bye,
+    Drain,
+    GatewayHeartbeat,
+    Hello,
+    NewCertificate,
+    Ready,
+    Stop,
+)
 from lipsync_fast.ipc.control_socket import Link
 from lipsync_fast.ipc.status import GatewayLoad
 from lipsync_fast.logs import get_logger, setup_logs
@@ -32,21 +41,23 @@ from lipsync_fast.logs import get_logger, setup_logs
 log = get_logger("lipsync.gateway")
 
 
-def adapters(spec: GatewaySpec, fronts: Fronts, load: GatewayLoad) -> list[Adapter]:
+def adapters(
+    spec: GatewaySpec, fronts: Fronts, load: GatewayLoad, greeting: Greeting | None
+) -> list[Adapter]:
     """The protocols that are wanted; what they need is imported here."""
     made: list[Adapter] = []
     if spec.grpc_ports:
         from lipsync_fast.gateway.rpc.server import GrpcAdapter
 
-        made.append(GrpcAdapter(spec, fronts, load))
+        made.append(GrpcAdapter(spec, fronts, load, greeting))
     if spec.webrtc_ports:
         from lipsync_fast.gateway.webrtc.server import WebRtcAdapter
 
-        made.append(WebRtcAdapter(spec, fronts, load))
+        made.append(WebRtcAdapter(spec, fronts, load, greeting))
     if spec.livekit_ports:
         from lipsync_fast.gateway.livekit.server import LiveKitAdapter
 
-        made.append(LiveKitAdapter(spec, fronts, load))
+        made.append(LiveKitAdapter(spec, fronts, load, greeting))
     return made
 
 
@@ -56,7 +67,9 @@ class Gateway:
     def __init__(self, spec: GatewaySpec, link: Link) -> None:
         self._spec, self._link, self._load = spec, link, GatewayLoad()
         self._fronts = Fronts(spec.url, spec.secret)
-        self._adapters = adapters(spec, self._fronts, self._load)
+        certificate = spec.certificate
+        self._greeting = None if certificate is None else Greeting(certificate)
+        self._adapters = adapters(spec, self._fronts, self._load, self._greeting)
         self._draining, self._stop = asyncio.Event(), asyncio.Event()
 
     async def run(self) -> None:
@@ -98,6 +111,8 @@ class Gateway:
         for message in self._link.received():
             if isinstance(message, Drain):
                 self._draining.set()
+            elif isinstance(message, NewCertificate) and self._greeting is not None:
+                self._greeting.renew(message.certificate)
             elif isinstance(message, Stop):
                 self._stop.set()
 

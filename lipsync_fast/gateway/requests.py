@@ -11,6 +11,7 @@ from aiohttp import BodyPartReader, web
 from lipsync_fast.config import Listen
 from lipsync_fast.errors import LipsyncError, PeerError
 from lipsync_fast.gateway.fronts import Client, passed_on
+from lipsync_fast.gateway.greeting import Greeting
 from lipsync_fast.origins import host_allowed, origin_allowed
 
 BODY_S = 30.0
@@ -84,16 +85,19 @@ def refused(error: PeerError) -> web.Response:
     return web.Response(status=error.status, text=f"{error}\n", headers=headers)
 
 
-async def listen(runner: web.AppRunner, host: str, ports: list[int], what: str) -> None:
-    """Have an application answer on ports that are kept for it.
+async def listen(
+    runner: web.AppRunner, host: str, ports: list[int], what: str, greeting: Greeting | None
+) -> None:
+    """Have an application answer on ports that are kept for it, by TLS where there is a greeting.
 
     Raises:
         LipsyncError: a port cannot be had.
     """
     await runner.setup()
+    context = greeting.context if greeting is not None else None
     for port in ports:
         try:
-            await web.TCPSite(runner, host, port, reuse_port=True).start()
+            await web.TCPSite(runner, host, port, ssl_context=context, reuse_port=True).start()
         except OSError as error:
             where = f"{host} port {port}"
             raise LipsyncError(f"{what} cannot listen on {where}: {error.strerror}") from None

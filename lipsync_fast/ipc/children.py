@@ -15,6 +15,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
+from lipsync_fast.certificates import Certificate
 from lipsync_fast.config import Log, ServeConfig, Utterances
 
 
@@ -76,6 +77,7 @@ class FrontSpec(msgspec.Struct, frozen=True, kw_only=True):
         rings_fd: its end of the ring socket.
         listeners: what to accept from.
         secret: what the gateway shows at the inner listener; none where there is none.
+        certificate: under which all but that one speak TLS; none do where it is None.
     """
 
     name: str
@@ -84,6 +86,7 @@ class FrontSpec(msgspec.Struct, frozen=True, kw_only=True):
     listeners: list[Listener]
     config: ServeConfig
     secret: str = ""
+    certificate: Certificate | None = None
 
 
 class GatewaySpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,6 +100,7 @@ class GatewaySpec(msgspec.Struct, frozen=True, kw_only=True):
         url: of the fronts' inner listener; secret: what it asks for. It is nobody else's to know.
         host: address to listen on; grpc_ports and the like: which the supervisor keeps for it.
         uptime_s: of the server, when this was written.
+        certificate: under which it speaks TLS with clients; it does not where None.
     """
 
     name: str
@@ -110,6 +114,7 @@ class GatewaySpec(msgspec.Struct, frozen=True, kw_only=True):
     webrtc_ports: list[int] = []
     livekit_ports: list[int] = []
     uptime_s: float = 0.0
+    certificate: Certificate | None = None
 
 
 Spec = TypeVar("Spec", EngineSpec, FrontSpec, GatewaySpec)

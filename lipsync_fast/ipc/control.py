@@ -11,6 +11,7 @@ with (``ipc.offers``). The two ends are ``ipc.control_socket``'s.
     gateway ─► supervisor  GatewayHeartbeat
     engine ─► supervisor   AvatarState
     supervisor ─► child    LoadAvatar, UnloadAvatar, PeerGone, Drain, Stop
+    supervisor ─► front, gateway  NewCertificate
     supervisor ─► front    Engines, StatusReply (every second)
     status ─► supervisor   StatusRequest; answered by StatusReply
     anyone ─► supervisor   ChangeAvatar; answered by AvatarChanged
@@ -26,6 +27,8 @@ from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
+
+from lipsync_fast.certificates import Certificate
 
 VERSION = 2
 MOST_QUEUED = 1000
@@ -243,6 +246,12 @@ class Stop(Message):
     """Leave at once."""
 
 
+class NewCertificate(Message):
+    """Greet those that come from now on with this one."""
+
+    certificate: Certificate
+
+
 class StatusRequest(Message):
     """Asked by ``lipsync-fast status``."""
 
@@ -304,6 +313,7 @@ AnyMessage = (
     | PeerGone
     | Drain
     | Stop
+    | NewCertificate
     | StatusRequest
     | StatusReply
     | ChangeAvatar

@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from lipsync_fast.canonical import listening_address
+from lipsync_fast.certificates import Certificate
 from lipsync_fast.config import ServeConfig
 from lipsync_fast.errors import ServerError
 from lipsync_fast.extras import how_to_get
@@ -63,7 +64,14 @@ class GatewayPlan:
         """Their numbers, by protocol."""
         return {kind: [port.port for port in ports] for kind, ports in self.kept.items()}
 
-    def spec(self, name: str, folder: Path, rings_fd: int, config: ServeConfig) -> GatewaySpec:
+    def spec(
+        self,
+        name: str,
+        folder: Path,
+        rings_fd: int,
+        config: ServeConfig,
+        certificate: Certificate | None = None,
+    ) -> GatewaySpec:
         """The task of a process."""
         return GatewaySpec(
             name=name,
@@ -77,6 +85,7 @@ class GatewayPlan:
             livekit_ports=self.ports.get("livekit", []),
             config=config,
             uptime_s=time.monotonic() - self.started_at,
+            certificate=certificate,
         )
 
 

@@ -28,6 +28,7 @@ from lipsync_fast.supervisor.avatar_catalogue import AvatarCatalogue
 from lipsync_fast.supervisor.avatar_folders import AvatarFolders
 from lipsync_fast.supervisor.children import ChildSlot, Command, own_command, why_not_started
 from lipsync_fast.supervisor.devices import DevicePlan, plan_devices
+from lipsync_fast.supervisor.exposure import check_exposure
 from lipsync_fast.supervisor.gateways import plan_gateway
 from lipsync_fast.supervisor.gpus import DetectedGpus
 from lipsync_fast.supervisor.mps import Mps
@@ -39,6 +40,7 @@ from lipsync_fast.supervisor.run_folder import (
     was_running,
 )
 from lipsync_fast.supervisor.spawner import Spawner, child_slots
+from lipsync_fast.tls import read_certificate
 
 log = get_logger("lipsync.supervisor")
 SIGNALS = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
@@ -72,6 +74,8 @@ def serve(
             f"a process may have {files} files open here (ulimit -n), and a server needs"
             f" {LEAST_FILES} at least"
         )
+    exposed = check_exposure(config.listen)
+    certificate = read_certificate(config.listen)
     config = _kept_somewhere(config)
     check_engine(config.speech)
     with contextlib.ExitStack() as stack:
@@ -85,6 +89,8 @@ def serve(
         ports = bind_ports(config.listen, config.fronts, lambda: _has_orphans(config))
         for port in ports:
             stack.callback(port.close)
+        if exposed:
+            log.warning("others can reach this server", host=config.listen.host, which=exposed)
         gateway = plan_gateway(config, started_at)
         if gateway is not None:
             stack.callback(gateway.close)
@@ -98,7 +104,15 @@ def serve(
             write("devices are chosen", remark=devices.remark)
         environ = stack.enter_context(_mps(config, devices, folder.path))
         spawner = Spawner(
-            config, folder.path, devices.threads, catalogue, command, devices.gpus, environ, gateway
+            config,
+            folder.path,
+            devices.threads,
+            catalogue,
+            command,
+            devices.gpus,
+            environ,
+            gateway,
+            certificate,
         )
         slots = child_slots(devices, ports, config.fronts, gateway)
         stack.callback(_end_all, slots)

@@ -3,13 +3,15 @@
 
 SIGTERM, SIGINT   while nothing is served: stop. Else fronts drain, for ``drain_seconds`` at
                   most, then all stop. A second one: at once, without a pause
-SIGHUP            nothing: a terminal that was closed is no reason to stop
+SIGHUP            what may change while it runs is read again; a terminal that was closed is no
+                  reason to stop
 a failure         what makes the server useless ends it, with the reason
 """
 
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 
 import trio
 
@@ -34,6 +36,7 @@ class Shutdown:
     Args:
         ports: closed when the server drains.
         changes: of children.
+        on_hangup: called on SIGHUP.
     """
 
     def __init__(
@@ -44,9 +47,11 @@ class Shutdown:
         notifier: Notifier,
         drain_seconds: float,
         changes: Changes,
+        on_hangup: Callable[[], None],
     ) -> None:
         self._roster, self._control, self._ports = roster, control, ports
         self._notifier, self._drain_seconds, self._changes = notifier, drain_seconds, changes
+        self._on_hangup = on_hangup
         self._wanted, self._patience = trio.Event(), trio.CancelScope()
         self._failure, self._exit_status = "", 0
         self.is_stopping = False
@@ -83,6 +88,7 @@ class Shutdown:
 
     def _on_signal(self, number: int, nursery: trio.Nursery) -> None:
         if number == signal.SIGHUP:
+            self._on_hangup()
             return
         if self._roster.state == "starting":
             self._wanted.set()  # there is nobody whose speech could be finished

@@ -7,6 +7,7 @@ import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lipsync_fast.certificates import Certificate
 from lipsync_fast.config import ServeConfig
 from lipsync_fast.ipc.children import EngineSpec, FrontSpec, GatewaySpec, Listener
 from lipsync_fast.supervisor.avatar_catalogue import AvatarCatalogue
@@ -59,6 +60,7 @@ class Spawner:
         gpus: that engines run on, by device.
         environ: of engines on GPUs, beside what they have from here.
         gateway: what it needs, where there is to be one.
+        certificate: of those that listen, who speak TLS then; the newest one that can be used.
     """
 
     config: ServeConfig
@@ -69,6 +71,7 @@ class Spawner:
     gpus: dict[str, Gpu] = field(default_factory=dict)
     environ: dict[str, str] = field(default_factory=dict)
     gateway: GatewayPlan | None = None
+    certificate: Certificate | None = None
     _numbers: dict[str, itertools.count[int]] = field(
         default_factory=lambda: {role: itertools.count(1) for role in ROLES}
     )
@@ -90,7 +93,7 @@ class Spawner:
         def spec(rings_fd: int) -> EngineSpec | FrontSpec | GatewaySpec:
             if slot.role == "gateway":
                 assert self.gateway is not None
-                return self.gateway.spec(name, self.folder, rings_fd, self.config)
+                return self.gateway.spec(name, self.folder, rings_fd, self.config, self.certificate)
             if slot.role == "front":
                 return FrontSpec(
                     name=name,
@@ -99,6 +102,7 @@ class Spawner:
                     listeners=slot.listeners,
                     config=self.config,
                     secret=self.gateway.secret if self.gateway is not None else "",
+                    certificate=self.certificate,
                 )
             return EngineSpec(
                 name=name,

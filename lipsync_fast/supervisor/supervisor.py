@@ -4,6 +4,7 @@
     a child has died ──► who depends on it is told at once; a spare takes over; its slot is refilled
     a message came   ──► states, loads, avatars; whoever must know is told
     silence          ──► the child is killed, and has died
+    SIGHUP           ──► the certificate is read again
     SIGTERM, SIGINT  ──► fronts drain, then all stop (``shutdown``)
 
 One thread, one nursery. ``roster`` knows who there is, ``control`` speaks with them,
@@ -22,6 +23,7 @@ import msgspec
 import trio
 import zmq
 
+from lipsync_fast.errors import ConfigError
 from lipsync_fast.ipc.control import (
     VERSION,
     AnyMessage,
@@ -33,6 +35,7 @@ from lipsync_fast.ipc.control import (
     GatewayHeartbeat,
     Heartbeat,
     Hello,
+    NewCertificate,
     PeerGone,
     Ready,
     Stop,
@@ -56,6 +59,7 @@ from lipsync_fast.supervisor.silence import waited_s
 from lipsync_fast.supervisor.spawner import Spawner
 from lipsync_fast.supervisor.starting import used_by
 from lipsync_fast.supervisor.status import ServerFacts
+from lipsync_fast.tls import read_certificate
 
 SPARES_AFTER_S = 1.0
 """Spares start so long after the server serves: its first clients come first."""
@@ -109,7 +113,13 @@ class Supervisor:
             lambda: roster.children, self._config.fronts, self._on_news, self._on_rings_failed
         )
         self._shutdown = Shutdown(
-            roster, control, parts.ports, parts.notifier, self._config.drain_seconds, self._changes
+            roster,
+            control,
+            parts.ports,
+            parts.notifier,
+            self._config.drain_seconds,
+            self._changes,
+            lambda: self._nursery.start_soon(self._renew_certificate),
         )
 
     async def run(self) -> int:
@@ -258,6 +268,27 @@ class Supervisor:
                 if child.silence.of(child.last_heard_at, waited, now) > config.hung_s:
                     child.kill(f"hung, silent for {now - child.last_heard_at:.1f} s")
 
+    async def _renew_certificate(self) -> None:
+        """Read it again; where that cannot be used, all stays as it was."""
+        spawner = self._parts.spawner
+        if spawner.certificate is None:
+            return
+        try:
+            spawner.certificate = await trio.to_thread.run_sync(
+                read_certificate, self._config.listen, abandon_on_cancel=True
+            )
+        except ConfigError as error:
+            log.error("the certificate is kept as it was", reason=str(error))
+            return
+        log.info("the certificate was read again")
+        for child in (*self._roster.gateways, *self._roster.fronts):
+            self._send_certificate(child)
+
+    def _send_certificate(self, child: Child) -> None:
+        certificate = self._parts.spawner.certificate
+        if certificate is not None:
+            self._control.send(child, NewCertificate(certificate=certificate))
+
     # ------------------------------------------------------------ messages
     def _on_message(self, child: Child, message: AnyMessage) -> None:
         child.last_heard_at = time.monotonic()
@@ -300,8 +331,10 @@ class Supervisor:
             self._control.publish_status()
         elif child.role == "engine":
             self._loader.load_missing(child)
-        if child.role != "engine" and self._roster.state == "draining":
-            self._control.send(child, Drain())
+        if child.role != "engine":
+            self._send_certificate(child)  # it may have been read again since this one was born
+            if self._roster.state == "draining":
+                self._control.send(child, Drain())
         self._rings.on_children_changed()
 
     def _on_child_ready(self, child: Child, capacity: float) -> None:

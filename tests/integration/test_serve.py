@@ -176,7 +176,19 @@ def test_logs_as_json_are_nothing_but_json() -> None:
     ("args", "said"),
     [
         (["--avatar", "nobody"], "avatar 'nobody' was not found in"),
-        (["--host", "192.0.2.1"], "cannot listen on 192.0.2.1 port 0: this machine has no such"),
+        (
+            ["--host", "0.0.0.0"],
+            "listen.host: others can reach 0.0.0.0, where this server asks nobody",
+        ),
+        (
+            ["--tls-cert", "/nonexistent"],
+            "listen.tls_cert: /nonexistent: No such file or directory",
+        ),
+        (["--tls-key", "/x"], "--tls-key: listen.tls_key: needs listen.tls_cert: the file of the"),
+        (
+            ["--host", "192.0.2.1", "--insecure"],
+            "cannot listen on 192.0.2.1 port 0: this machine has no such",
+        ),
         (["--precision", "int8"], "--precision: engines.precision = 'int8': expected one of"),
         (["--gpus", "x"], "--gpus: engines.gpus = 'x': expected 'all', 'none', or numbers"),
         (["--fronts", "0"], "--fronts: fronts = 0: expected a whole number at least 1"),

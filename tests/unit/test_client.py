@@ -418,6 +418,7 @@ def test_an_array_of_other_channels(library: str) -> None:
         ({"token": "a\r\nb"}, "token: expected a string without line breaks"),
         ({"open_timeout": 0}, "open_timeout 0: expected seconds"),
         ({"keepalive": 0}, "keepalive 0: expected seconds"),
+        ({"ssl": True}, "ssl: 'ws://127.0.0.1:1' speaks no TLS; expected wss://…"),
         ({"url": "http://127.0.0.1:1"}, "url 'http://127.0.0.1:1': expected ws://"),
         ({"url": None}, "url None"),
     ],

@@ -81,7 +81,7 @@ def with_port(talk: Talk, **changed: Any) -> None:
             host="127.0.0.1", config=config, livekit_ports=[kept.port],
         )  # fmt: skip
         fronts = Fronts(spec.url, spec.secret)
-        adapter = LiveKitAdapter(spec, fronts, load, played.join)
+        adapter = LiveKitAdapter(spec, fronts, load, join=played.join)
         await adapter.start()
         url = f"http://127.0.0.1:{kept.port}"
         try:

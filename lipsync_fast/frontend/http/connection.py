@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import trio
 
+from lipsync_fast.frontend.access.secure import SecureStream
+
 SEND_S = 20.0
 """To take a piece of an answer, or a message."""
 CLOSE_S = 2.0
@@ -18,13 +20,15 @@ class Connection:
 
     Attributes:
         peer: the address at its other end; empty where it has gone already.
+        is_secure: TLS is spoken on it.
         is_lost: the client has vanished; False where it has said that it sends nothing more.
     """
 
-    def __init__(self, stream: trio.SocketStream) -> None:
+    def __init__(self, stream: trio.SocketStream | SecureStream) -> None:
         self._stream = stream
         self.socket = stream.socket
         self.peer = _peer_of(stream)
+        self.is_secure = isinstance(stream, SecureStream)
         self.is_lost = False
         self._websocket = False
         self._closing_until: float | None = None
@@ -79,7 +83,7 @@ class Connection:
         self.socket.close()
 
 
-def _peer_of(stream: trio.SocketStream) -> str:
+def _peer_of(stream: trio.SocketStream | SecureStream) -> str:
     try:
         return str(stream.socket.getpeername()[0])
     except OSError:

@@ -109,7 +109,7 @@ class Http1Server(TCPServer):
             self.context,
             tasks,
             state,
-            False,
+            self._connection.is_secure,
             client,
             server,
             self.protocol_send,

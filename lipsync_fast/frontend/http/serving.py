@@ -24,6 +24,7 @@ from hypercorn.trio.worker_context import WorkerContext
 
 from lipsync_fast.frontend.access.door import Door
 from lipsync_fast.frontend.access.places import BESIDE_SESSIONS, BESIDE_SHARE, Places
+from lipsync_fast.frontend.access.secure import Security
 from lipsync_fast.frontend.http.app import OnSocket, Video, create_app
 from lipsync_fast.frontend.http.connection import Connection
 from lipsync_fast.frontend.http.http1 import Http1Server
@@ -47,6 +48,7 @@ RESERVE = 16
 async def serve_http(
     listener_fd: int,
     services: Services,
+    security: Security,
     on_socket: OnSocket,
     video: Video,
     stop: trio.Event,
@@ -58,6 +60,7 @@ async def serve_http(
     Args:
         listener_fd: the socket, bound and listening; it is this function's from now on.
         services: the front's.
+        security: what connections are greeted with.
         on_socket: speaks with a client of /ws until it goes.
         video: the MP4 of an avatar's frames, by the name in a request.
         stop: ends all connections, and this function, when set.
@@ -84,7 +87,7 @@ async def serve_http(
     connections: set[Connection] = set()
 
     async def serve(stream: trio.SocketStream) -> None:
-        connection = Connection(stream)
+        connection = Connection(security.over(stream))
         place = places.take(connection.peer, connection.abort)
         if place is None:
             services.statistics.count_refused("connection")

@@ -27,6 +27,7 @@ from lipsync_fast.frontend.access.clients import (
 )
 from lipsync_fast.frontend.access.door import KEPT, KEPT_FOR_HTTP, Door
 from lipsync_fast.frontend.access.places import BESIDE_SESSIONS, BESIDE_SHARE, Place, Places
+from lipsync_fast.frontend.access.secure import Security
 from lipsync_fast.frontend.listen.connections import Connections
 from lipsync_fast.frontend.services import Services
 from lipsync_fast_client.protocol import SUBPROTOCOL
@@ -114,6 +115,7 @@ async def serve_stream(
     listener: sockets.socket,
     services: Services,
     connections: Connections,
+    security: Security,
     secret: str | None = None,
     *,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
@@ -121,6 +123,7 @@ async def serve_stream(
     """Serve a listening socket until cancelled.
 
     Args:
+        security: what connections are greeted with.
         secret: the gateway's, where the socket is for it alone. Its connections are its clients':
             their addresses, tokens and shares count. Without a client it asks for itself, and may.
     """
@@ -176,9 +179,9 @@ async def serve_stream(
         return place is not None
 
     def connect(
-        nursery: trio.Nursery, stream: trio.abc.Stream, *others: Any, **named: Any
+        nursery: trio.Nursery, stream: trio.SocketStream, *others: Any, **named: Any
     ) -> _Connection:
-        connection = _Connection(nursery, stream, *others, **named)
+        connection = _Connection(nursery, security.over(stream), *others, **named)
         connection.place = placed.pop(stream)
         connection.on_chatter = lambda: services.statistics.count_error("chatter")
         return connection

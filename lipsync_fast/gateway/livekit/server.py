@@ -14,6 +14,7 @@ from aiohttp import web
 from lipsync_fast.errors import PeerError
 from lipsync_fast.gateway.adapters import Counts
 from lipsync_fast.gateway.fronts import Fronts
+from lipsync_fast.gateway.greeting import Greeting
 from lipsync_fast.gateway.livekit.rooms import Join, Rooms
 from lipsync_fast.gateway.requests import Handler, body, form, listen, refused
 from lipsync_fast.ipc.children import GatewaySpec
@@ -51,8 +52,14 @@ class LiveKitAdapter:
     name = "livekit"
 
     def __init__(
-        self, spec: GatewaySpec, fronts: Fronts, load: GatewayLoad, join: Join | None = None
+        self,
+        spec: GatewaySpec,
+        fronts: Fronts,
+        load: GatewayLoad,
+        greeting: Greeting | None = None,
+        join: Join | None = None,
     ) -> None:
+        self._greeting = greeting
         self._spec, self._admin_token = spec, spec.config.listen.admin_token
         self._counts = Counts(load, self.name)
         take = import_module("livekit.plugins.lipsync_fast").join if join is None else join
@@ -79,7 +86,9 @@ class LiveKitAdapter:
         app.router.add_get(ROUTE, self._list)
         app.router.add_delete(ROUTE + "/{id}", self._end)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
-        await listen(self._runner, self._spec.host, self._spec.livekit_ports, "LiveKit")
+        await listen(
+            self._runner, self._spec.host, self._spec.livekit_ports, "LiveKit", self._greeting
+        )
 
     async def drain(self, seconds: float) -> None:
         """Take nobody new; have those leave that are left after so many seconds."""

@@ -18,6 +18,7 @@ from grpc_reflection.v1alpha import reflection
 from lipsync_fast.errors import FrontError, LipsyncError
 from lipsync_fast.gateway.adapters import Counts
 from lipsync_fast.gateway.fronts import Fronts
+from lipsync_fast.gateway.greeting import Greeting
 from lipsync_fast.gateway.questions import Question, encode
 from lipsync_fast.gateway.rpc.calls import Shares
 from lipsync_fast.gateway.rpc.messages import SERVICE
@@ -51,9 +52,15 @@ class GrpcAdapter:
 
     name = "grpc"
 
-    def __init__(self, spec: GatewaySpec, fronts: Fronts, load: GatewayLoad) -> None:
+    def __init__(
+        self,
+        spec: GatewaySpec,
+        fronts: Fronts,
+        load: GatewayLoad,
+        greeting: Greeting | None = None,
+    ) -> None:
         began = time.monotonic() - spec.uptime_s
-        self._spec, self._fronts = spec, fronts
+        self._spec, self._fronts, self._greeting = spec, fronts, greeting
         shares = Shares(MOST_CALLS * 3 // 4, spec.config.listen.proxies)
         counts = Counts(load, self.name)
         self._service = Service(fronts, counts, shares, lambda: time.monotonic() - began)
@@ -74,9 +81,15 @@ class GrpcAdapter:
         reflection.enable_server_reflection(known, server)
         host = self._spec.host
         place = f"[{host}]" if ":" in host else host
+        greeting = self._greeting
+        credentials = greeting.grpc_credentials() if greeting is not None else None
         for port in self._spec.grpc_ports:
             try:
-                taken = server.add_insecure_port(f"{place}:{port}")
+                where = f"{place}:{port}"
+                if credentials is None:
+                    taken = server.add_insecure_port(where)
+                else:
+                    taken = server.add_secure_port(where, credentials)
             except RuntimeError as error:
                 raise LipsyncError(f"gRPC cannot listen on {place}:{port}: {error}") from None
             if taken != port:

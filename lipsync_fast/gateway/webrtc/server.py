@@ -12,6 +12,7 @@ from aiohttp import web
 from lipsync_fast.errors import FrontError, PeerError, SessionError
 from lipsync_fast.gateway.adapters import Counts
 from lipsync_fast.gateway.fronts import Fronts
+from lipsync_fast.gateway.greeting import Greeting
 from lipsync_fast.gateway.requests import Handler, check_place, let_in, listen, refused
 from lipsync_fast.gateway.webrtc.livetalking import LiveTalking
 from lipsync_fast.gateway.webrtc.peers import Peers, words_of
@@ -33,8 +34,14 @@ class WebRtcAdapter:
 
     name = "webrtc"
 
-    def __init__(self, spec: GatewaySpec, fronts: Fronts, load: GatewayLoad) -> None:
-        self._spec, self._listen = spec, spec.config.listen
+    def __init__(
+        self,
+        spec: GatewaySpec,
+        fronts: Fronts,
+        load: GatewayLoad,
+        greeting: Greeting | None = None,
+    ) -> None:
+        self._spec, self._listen, self._greeting = spec, spec.config.listen, greeting
         self._counts = Counts(load, self.name)
         self._peers = Peers(spec.config, fronts, self._counts)
         self._runner: web.AppRunner | None = None
@@ -66,7 +73,9 @@ class WebRtcAdapter:
             shutdown_timeout=1.0,
         )
         self._watch = asyncio.create_task(self._peers.watch())
-        await listen(self._runner, self._spec.host, self._spec.webrtc_ports, "WebRTC")
+        await listen(
+            self._runner, self._spec.host, self._spec.webrtc_ports, "WebRTC", self._greeting
+        )
 
     async def drain(self, seconds: float) -> None:
         """Take nobody new; end those that are left after so many seconds."""
