@@ -55,6 +55,26 @@ class Listen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     livekit_ports: tuple[Port, ...] = ()
 
 
+class Access(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Who may connect beside whoever shows ``listen.token``.
+
+    Files are read again when they change.
+
+    Attributes:
+        jwt_keys: file of the keys that JWTs are signed with: public ones (PEM, Ed25519 or RSA), a
+            JWKS (JSON), or a secret of 32 bytes or more. None where empty.
+        jwt_audience, jwt_issuer: what a JWT's ``aud`` and ``iss`` must say; anything where empty.
+        jwt_leeway_s: by how much clocks may differ.
+        api_keys: file that ``lipsync-fast token`` writes; none where empty.
+    """
+
+    jwt_keys: str = ""
+    jwt_audience: str = ""
+    jwt_issuer: str = ""
+    jwt_leeway_s: Annotated[float, Meta(ge=0, le=300)] = 10.0
+    api_keys: str = ""
+
+
 class Avatars(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Which avatars are served.
 
@@ -267,6 +287,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """
 
     listen: Listen = Listen()
+    access: Access = Access()
     avatars: Avatars = Avatars()
     engines: Engines = Engines()
     live: Live = Live()

@@ -293,7 +293,9 @@ def _check_together(loaded: Loaded) -> None:
     for key in ("tls_key", "tls_client_ca"):
         if getattr(listen, key) and not listen.tls_cert:
             refuse(f"listen.{key}", "needs listen.tls_cert: the file of the certificate")
-    if listen.livekit_ports and not listen.admin_token:
+    if listen.livekit_ports and not (
+        listen.admin_token or config.access.jwt_keys or config.access.api_keys
+    ):
         refuse("listen.livekit_ports", "needs listen.admin_token: who shows it may call avatars")
     if not config.avatars.default:
         refuse("avatars.default", "expected the name or path of an avatar")

@@ -49,6 +49,12 @@ class OverloadedError(ReportedError):
     code: ClassVar[ErrorCode] = "overloaded"
 
 
+class ForbiddenError(ReportedError):
+    """The client's token does not allow that."""
+
+    code: ClassVar[ErrorCode] = "forbidden"
+
+
 class LegacyRequestError(LipsyncError):
     """A client of the old protocols sent what is no request; the message is one that clients know.
 
@@ -190,6 +196,18 @@ class ConfigError(LipsyncError):
     """A configuration holds a key or a value that cannot be; the message says where."""
 
 
+class TokenError(LipsyncError):
+    """A token is not one that lets its holder in.
+
+    Attributes:
+        reason: a word that does not change: wrong_token, expired, wrong_audience, wrong_issuer.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 class ServerError(LipsyncError):
     """The server cannot start or go on; the message says why."""
 
@@ -215,11 +233,12 @@ class PeerError(LipsyncError):
 
     Attributes:
         status: of HTTP, that says as much.
+        reason: a word that does not change, where there is one.
     """
 
-    def __init__(self, message: str, status: int = 400) -> None:
+    def __init__(self, message: str, status: int = 400, reason: str = "") -> None:
         super().__init__(message)
-        self.status = status
+        self.status, self.reason = status, reason
 
 
 class NotCheckedError(LipsyncError):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""By which name a server may be called, and pages of which origin may ask it."""
+"""By which name a server may be called, pages of which origin may ask it, and where a client is."""
 
 from __future__ import annotations
 
@@ -33,6 +33,28 @@ def origin_allowed(listen: Listen, origin: str | None, host: str | None) -> bool
     except ValueError:
         return False
     return host is not None and canonical.same_place(origin, host)
+
+
+def client_address(listen: Listen, peer: str, forwarded: str | None) -> str:
+    """A client's address: its peer's, or what a proxy of ours says of it.
+
+    Args:
+        listen: the configuration.
+        peer: address at the other end of the TCP connection.
+        forwarded: the header X-Forwarded-For. Each proxy appends whom it has seen, so the last one
+            that is no proxy is the client; what stands before it the client may have written.
+    """
+    peer = canonical.peer(peer)
+    if peer not in listen.proxies or forwarded is None:
+        return peer
+    for each in reversed(forwarded.split(",")):
+        try:
+            address = canonical.address(each)
+        except ValueError:
+            return peer
+        if address not in listen.proxies:
+            return address
+    return peer
 
 
 def _host_of(url: str) -> str:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 CLOSE_S = 2.0
 """How long the end of a session may take."""
+CODE = "X-Lipsync-Fast-Code"
+"""The header in which a server says by a word why it refuses a connection."""
 KEEPALIVE_S = 40.0
 """A server from which no answer has come for so long is gone."""
 MOST_BYTES = 64 << 20
@@ -171,10 +173,13 @@ def refused(url: str, error: Exception) -> SessionError | ValueError:
         words = bytes(response.body or b"").decode(errors="replace").strip()
         status = response.status_code
         message = words or f"{url}: refused with HTTP status {status}"
+        word = response.headers.get(CODE, "")
         if status in (401, 403):
-            return SessionError("unauthorized", message)
+            return SessionError("token_expired" if word == "expired" else "unauthorized", message)
         retry = response.headers.get("Retry-After", "")
         retry_s = float(retry) if retry.isdigit() else None
+        if word == "over_quota":
+            return SessionError(word, message, retry_s)
         return SessionError("overloaded" if status == 503 else "connection", message, retry_s)
     if isinstance(error.__cause__, OSError):  # of TLS, under trio
         error = error.__cause__

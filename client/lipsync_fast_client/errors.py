@@ -15,6 +15,9 @@ ErrorCode: TypeAlias = Literal[
     "too_large",
     "overloaded",
     "unauthorized",
+    "token_expired",
+    "forbidden",
+    "over_quota",
     "engine_lost",
     "internal",
 ]

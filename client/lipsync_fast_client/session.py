@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 PIECE = 64 << 10
 """Bytes of PCM in a message: small enough for any server's limit, large enough to cost little."""
-PASSING = frozenset({"connection", "overloaded", "internal", "engine_lost"})
+PASSING = frozenset({"connection", "overloaded", "over_quota", "internal", "engine_lost"})
 """Codes of what may be over when it is tried again."""
 SHORTEST_S = 1.0
 """What an attempt to come back may take at the least."""

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from lipsync_fast.cli import avatar as avatar_command
+from lipsync_fast.cli import token as token_command
 from lipsync_fast.cli.commands import (
     BACKENDS,
     SETTINGS,
@@ -34,6 +35,7 @@ app = typer.Typer(
     context_settings=SETTINGS,
 )
 app.add_typer(avatar_command.app, name="avatar")
+app.add_typer(token_command.app, name="token")
 
 AvatarsOption = Annotated[
     list[Path] | None,

@@ -9,7 +9,7 @@ from functools import partial
 
 from lipsync_fast.config import ServeConfig
 from lipsync_fast.frontend.access.admission import Admission
-from lipsync_fast.frontend.access.guesses import Guesses
+from lipsync_fast.frontend.access.entrance import Entrance
 from lipsync_fast.frontend.avatars.changes import AvatarChanges
 from lipsync_fast.frontend.avatars.directory import AvatarDirectory
 from lipsync_fast.frontend.engines.numbers import JobNumbers
@@ -25,6 +25,8 @@ from lipsync_fast.frontend.text_to_speech import TextToSpeech
 from lipsync_fast.ipc.control import AnyMessage, Engines
 from lipsync_fast.ipc.status import FrontLoad
 from lipsync_fast.machine import are_shared
+from lipsync_fast.tokens.guesses import Guesses
+from lipsync_fast.tokens.identities import Identities
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class Services:
     avatars: AvatarDirectory
     avatar_changes: AvatarChanges
     admission: Admission
-    guesses: Guesses
+    entrance: Entrance
     statistics: FrontStatistics
     timer: SlotTimer
     idle_rate: IdleRate
@@ -79,7 +81,7 @@ class Services:
             avatars=AvatarDirectory(config.avatars, pool, send),
             avatar_changes=AvatarChanges(send),
             admission=admission,
-            guesses=Guesses(),
+            entrance=Entrance(config.listen, Identities(config), Guesses()),
             statistics=statistics,
             timer=SlotTimer(),
             idle_rate=_idle_rate(pool, admission, statistics.load),

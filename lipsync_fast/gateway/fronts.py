@@ -206,13 +206,13 @@ class Fronts:
             self.links -= 1
             await connecting.__aexit__(None, None, None)
 
-    def way(self, token: str) -> tuple[str, dict[str, str]]:
+    def way(self, authorization: str) -> tuple[str, dict[str, str]]:
         """Where fronts are, and what the gateway shows there for a session of its own.
 
         Args:
-            token: what fronts ask clients for.
+            authorization: of the server's own, or of who has asked for it; may be empty.
         """
-        shown = {"Authorization": f"Bearer {token}"} if token else {}
+        shown = {"Authorization": authorization} if authorization else {}
         return self._url, self._headers(None) | shown
 
     def _headers(self, client: Client | None) -> dict[str, str]:

@@ -13,6 +13,7 @@ from lipsync_fast.errors import LipsyncError, PeerError
 from lipsync_fast.gateway.fronts import Client, passed_on
 from lipsync_fast.gateway.greeting import Greeting
 from lipsync_fast.origins import host_allowed, origin_allowed
+from lipsync_fast.tokens.refusals import CODE
 
 BODY_S = 30.0
 """How long a client may take to send what it asks."""
@@ -21,7 +22,7 @@ RETRY_S = 2
 MOST_FIELD = 4_096
 """Bytes of a form's field that is no file."""
 ASKED_WITH = "Authorization, Content-Type, If-Match, X-Lipsync-Fast-Avatar"
-SHOWN = "Link, Location, Retry-After"
+SHOWN = f"Link, Location, Retry-After, {CODE}"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -77,7 +78,7 @@ def preflight(methods: str) -> Handler:
 
 def refused(error: PeerError) -> web.Response:
     """An error as an answer: one line."""
-    headers = {}
+    headers = {CODE: error.reason} if error.reason else {}
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     elif error.status in (429, 503):

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from lipsync_fast.canonical import is_bound_here
-from lipsync_fast.config import Listen
+from lipsync_fast.config import Access, Listen
 from lipsync_fast.errors import ConfigError
 
 
-def check_exposure(listen: Listen) -> str:
+def check_exposure(listen: Listen, access: Access) -> str:
     """See that who can be reached by others asks who they are, and encrypts what is said.
 
     A proxy on another machine may be what encrypts: where ``listen.proxies`` names one, the way to
@@ -23,7 +23,7 @@ def check_exposure(listen: Listen) -> str:
     if is_bound_here(listen.host):
         return ""
     lacks = []
-    if not asks_who(listen):
+    if not asks_who(listen, access):
         lacks.append("asks nobody for a token")
     if not (listen.tls_cert or listen.proxies):
         lacks.append("encrypts nothing")
@@ -37,6 +37,7 @@ def check_exposure(listen: Listen) -> str:
     )
 
 
-def asks_who(listen: Listen) -> bool:
+def asks_who(listen: Listen, access: Access) -> bool:
     """Whether clients must show who they are before they are served."""
-    return bool(listen.token or listen.tls_client_ca)
+    known = listen.token or access.jwt_keys or access.api_keys
+    return bool(known or listen.tls_client_ca)

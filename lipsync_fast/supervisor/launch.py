@@ -41,6 +41,7 @@ from lipsync_fast.supervisor.run_folder import (
 )
 from lipsync_fast.supervisor.spawner import Spawner, child_slots
 from lipsync_fast.tls import read_certificate
+from lipsync_fast.tokens.identities import check as check_identities
 
 log = get_logger("lipsync.supervisor")
 SIGNALS = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
@@ -74,10 +75,11 @@ def serve(
             f"a process may have {files} files open here (ulimit -n), and a server needs"
             f" {LEAST_FILES} at least"
         )
-    exposed = check_exposure(config.listen)
+    exposed = check_exposure(config.listen, config.access)
     certificate = read_certificate(config.listen)
     config = _kept_somewhere(config)
     check_engine(config.speech)
+    check_identities(config)
     with contextlib.ExitStack() as stack:
         early_signals = stack.enter_context(_signals_kept())
         notifier = Notifier()

@@ -23,6 +23,7 @@ from lipsync_fast.frontend.services import Services
 from lipsync_fast.ipc.control import AvatarVersion, EngineInfo, Engines
 from lipsync_fast.ipc.messages import Answer, Cancel, Job, Status, read_job, samples_of, try_send
 from lipsync_fast.ipc.ring import RingHandle, RingReader, RingWriter
+from lipsync_fast.tokens.subject import ANYONE
 
 Asked = tuple[Job, NDArray[np.float32]]
 
@@ -32,6 +33,7 @@ class MemorySocket:
 
     subprotocol: str | None = None
     peer = "127.0.0.1"
+    subject = ANYONE
 
     def __init__(self, kind: Literal["stream", "http"], port: int) -> None:
         self.kind: Literal["stream", "http"] = kind

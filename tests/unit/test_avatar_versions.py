@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from entering import entrance, refused
 from legacy_world import MemorySocket, World, got, request, world
 from variants import put
 
@@ -17,7 +18,7 @@ from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.config import Avatars, Listen
 from lipsync_fast.engine.caches import ByteLru
 from lipsync_fast.errors import AvatarError, AvatarFormatError, AvatarNotFoundError
-from lipsync_fast.frontend.access.admin import admin_refusal, is_local
+from lipsync_fast.frontend.access.admin import is_local
 from lipsync_fast.frontend.avatars.leases import Catalogue
 from lipsync_fast.ipc.control import AvatarVersion, EngineInfo, Engines
 from lipsync_fast.machine import FOR_OTHERS
@@ -32,8 +33,8 @@ TOKEN = {"Authorization": "Bearer admin"}
 # ---------------------------------------------------------------- who may
 def status(peer: str, listen: Listen | None = None, query: str = "", **headers: str) -> int:
     given = {name.replace("_", "-"): value for name, value in headers.items()}
-    refused = admin_refusal(listen or Listen(), given.get, peer, f"/?{query}")
-    return 200 if refused is None else refused.status
+    found = refused(entrance(listen).admit_change(given.get, f"/?{query}", peer, peer))
+    return 200 if found is None else found.status
 
 
 @pytest.mark.parametrize("peer", ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"])

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lipsync_fast.config import Listen
+from lipsync_fast.config import Access, Listen
 from lipsync_fast.errors import ConfigError
 from lipsync_fast.supervisor.exposure import check_exposure
 
@@ -30,7 +30,7 @@ PROXY: dict[str, Any] = {"proxies": ("192.0.2.1",)}
     ids=str,
 )
 def test_these_may(listen: dict[str, Any]) -> None:
-    check_exposure(Listen(**({"host": "0.0.0.0"} | listen)))
+    check_exposure(Listen(**({"host": "0.0.0.0"} | listen)), Access())
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
@@ -48,7 +48,7 @@ def test_these_may(listen: dict[str, Any]) -> None:
 def test_these_may_not(host: str, listen: dict[str, Any], lacks: str) -> None:
     """And are told all ways out, on one line."""
     with pytest.raises(ConfigError) as caught:
-        check_exposure(Listen(host=host, **listen))
+        check_exposure(Listen(host=host, **listen), Access())
     words = str(caught.value)
     assert f"others can reach {host}, where this server {lacks}: " in words
     for way in ("--tls-cert", "--host 127.0.0.1", "--insecure", "docs/old-clients.md"):
@@ -57,5 +57,11 @@ def test_these_may_not(host: str, listen: dict[str, Any], lacks: str) -> None:
 
 
 def test_what_is_meant_is_told() -> None:
-    assert check_exposure(Listen(host="::", insecure=True)).startswith("asks nobody")
-    assert check_exposure(Listen(host="::1", insecure=True)) == ""
+    assert check_exposure(Listen(host="::", insecure=True), Access()).startswith("asks nobody")
+    assert check_exposure(Listen(host="::1", insecure=True), Access()) == ""
+
+
+def test_tokens_that_name_somebody_are_tokens_too() -> None:
+    listen = Listen(host="0.0.0.0", tls_cert="chain.pem")
+    assert check_exposure(listen, Access(api_keys="keys.json")) == ""
+    assert check_exposure(listen, Access(jwt_keys="keys.pem")) == ""

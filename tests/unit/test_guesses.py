@@ -6,13 +6,12 @@ from __future__ import annotations
 import socket
 
 import pytest
+from entering import entrance, refused
 
 from lipsync_fast import canonical
 from lipsync_fast.config import Listen
-from lipsync_fast.frontend.access.admin import admin_refusal
-from lipsync_fast.frontend.access.clients import Refusal, refusal, shows_token
-from lipsync_fast.frontend.access.guesses import AT_ONCE, EVERY_S, MOST_NETWORKS, Guesses
 from lipsync_fast.origins import host_allowed
+from lipsync_fast.tokens.guesses import AT_ONCE, EVERY_S, MOST_NETWORKS
 
 LISTEN = Listen(token="right")
 
@@ -21,20 +20,20 @@ class Server:
     """A front's judgement of tokens, by a clock of its own."""
 
     def __init__(self, listen: Listen = LISTEN) -> None:
-        self.listen, self.now = listen, 0.0
-        self.guesses = Guesses(lambda: self.now)
+        self.now = 0.0
+        self.entrance = entrance(listen, clock=lambda: self.now)
 
     def reason(self, address: str, token: str | None, admin: bool = False) -> str:
         def header(name: str) -> str | None:
             return f"Bearer {token}" if name == "Authorization" and token is not None else None
 
-        def decide() -> Refusal | None:
-            if admin:
-                return admin_refusal(self.listen, header, address, "/")
-            return refusal(self.listen, header, "/")
-
-        found = self.guesses.judge(address, shows_token(self.listen, header, "/"), decide)
-        return found.reason if found is not None else ""
+        found = (
+            self.entrance.admit_change(header, "/", address, address)
+            if admin
+            else self.entrance.admit(header, "/", address)
+        )
+        why = refused(found)
+        return "" if why is None else why.reason
 
 
 def test_guesses_are_slowed_for_their_address_alone() -> None:
@@ -84,7 +83,7 @@ def test_a_line_a_minute_and_bounded_memory(capsys: pytest.CaptureFixture[str]) 
     server.reason("192.0.2.1", "no")
     for k in range(MOST_NETWORKS + 100):
         server.reason(f"10.0.{k >> 8}.{k & 255}", "no")
-    assert len(server.guesses._wrong) == MOST_NETWORKS
+    assert len(server.entrance._guesses._wrong) == MOST_NETWORKS
     assert capsys.readouterr().err.count("address=192.0.2.1") <= 2
 
 

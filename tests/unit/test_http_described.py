@@ -11,10 +11,10 @@ from typing import Any
 
 import msgspec
 import pytest
+from entering import entrance, refused
 from prometheus_client.parser import text_string_to_metric_families
 
 from lipsync_fast.config import Listen
-from lipsync_fast.frontend.access.clients import refusal
 from lipsync_fast.frontend.http import app as http_app
 from lipsync_fast.frontend.http.guard import is_open
 from lipsync_fast.frontend.http.metrics import metrics_text
@@ -149,7 +149,7 @@ def test_numbers_without_a_status() -> None:
 
 
 def asked(listen: Listen, path: str = "/ws", **headers: str) -> int | None:
-    found = refusal(listen, headers.get, path)
+    found = refused(entrance(listen).admit(headers.get, path, "192.0.2.1"))
     return None if found is None else found.status
 
 

@@ -11,8 +11,8 @@ from lipsync_fast import canonical
 from lipsync_fast.config import Listen
 from lipsync_fast.config_load import load
 from lipsync_fast.errors import ConfigError
-from lipsync_fast.frontend.access.clients import client_address
 from lipsync_fast.frontend.access.places import Place, Places
+from lipsync_fast.origins import client_address
 
 
 class Caller:

@@ -23,6 +23,7 @@ from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.frontend.avatars.directory import AvatarDirectory
 from lipsync_fast.frontend.engines import single_requests
 from lipsync_fast.ipc.messages import Content, Status
+from lipsync_fast.tokens.subject import ANYONE
 
 CHUNK = 1_920
 Body = Callable[[World], Awaitable[None]]
@@ -201,7 +202,7 @@ def test_no_sound_shows_the_avatars_own_mouth(run: Callable[..., None]) -> None:
 
 
 def test_without_any_avatar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(AvatarDirectory, "names", lambda self: [])
+    monkeypatch.setattr(AvatarDirectory, "names", lambda self, subject: [])
 
     async def main() -> None:
         async with world(tmp_path) as w:
@@ -283,7 +284,7 @@ def test_switch_to_binary(run: Callable[..., None], kind: Any, port: int, type: 
 
 def test_what_is_answered_without_an_engine(run: Callable[..., None]) -> None:
     async def body(w: World) -> None:
-        names = w.services.avatars.names()
+        names = w.services.avatars.names(ANYONE)
         assert "tiny" in names
         assert await ask(w, '{"type":"get_models"}') == {
             "type": "models",

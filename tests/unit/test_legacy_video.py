@@ -21,16 +21,17 @@ from lipsync_fast.errors import AvatarNotFoundError, LipsyncError
 from lipsync_fast.frontend.legacy import video as video_module
 from lipsync_fast.frontend.legacy.video import AvatarVideos, content_of
 from lipsync_fast.provenance import SYNTHETIC
+from lipsync_fast.tokens.subject import ANYONE
 
 
 def test_all_frames_in_order(tiny_avatar: Path) -> None:
     async def main() -> memoryview:
         async with world(tiny_avatar.parent) as w:
-            made = await w.legacy.video("tiny")
-            assert await w.legacy.video("default_model") is made
-            assert await w.legacy.video("") is made
+            made = await w.legacy.video("tiny", ANYONE)
+            assert await w.legacy.video("default_model", ANYONE) is made
+            assert await w.legacy.video("", ANYONE) is made
             with pytest.raises(AvatarNotFoundError):
-                await w.legacy.video("nobody")
+                await w.legacy.video("nobody", ANYONE)
             return made
 
     made = trio.run(main)  # readable behind its server's end

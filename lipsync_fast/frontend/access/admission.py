@@ -18,10 +18,9 @@ from lipsync_fast import canonical
 from lipsync_fast.config import Limits
 from lipsync_fast.frontend.access.network_counts import NetworkCounts
 from lipsync_fast.ipc.status import FrontLoad
+from lipsync_fast.tokens.refusals import RETRY_S
 
 Result = TypeVar("Result")
-RETRY_S = 2.0
-"""How long a client that was refused is asked to wait."""
 SHARED_FROM = 4
 """With so many places for speakers, one address may not take all of them."""
 
@@ -118,8 +117,3 @@ class Admission:
         if failed is not None:
             raise failed
         return result
-
-
-def retry_after(seconds: float) -> str:
-    """The value of a Retry-After header."""
-    return str(max(1, math.ceil(seconds)))

@@ -17,8 +17,8 @@ from contextlib import suppress
 
 import trio
 
-from lipsync_fast.frontend.access.admission import RETRY_S, retry_after
 from lipsync_fast.logs import get_logger
+from lipsync_fast.tokens.refusals import RETRY_S, retry_after
 
 log = get_logger("lipsync.front")
 KEPT = 64

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import Literal, Protocol
 
+from lipsync_fast.tokens.subject import Subject
+
 
 class Socket(Protocol):
     """A WebSocket connection. One task receives, one sends; closing may be done by any."""
@@ -12,6 +14,11 @@ class Socket(Protocol):
     @property
     def peer(self) -> str:
         """The client's address."""
+        ...
+
+    @property
+    def subject(self) -> Subject:
+        """Whose connection it is."""
         ...
 
     @property

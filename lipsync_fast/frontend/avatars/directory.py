@@ -18,6 +18,7 @@ from lipsync_fast.errors import AvatarError, AvatarNotFoundError, EngineLostErro
 from lipsync_fast.frontend.avatars.leases import AvatarLease, Catalogue
 from lipsync_fast.frontend.engines.pool import EnginePool
 from lipsync_fast.ipc.control import AnyMessage, Engines, WantAvatar
+from lipsync_fast.tokens.subject import Subject
 
 LOAD_TIMEOUT_S = 30.0
 """How long an engine may take to load an avatar that a client asks for."""
@@ -61,8 +62,16 @@ class AvatarDirectory:
             self._names_until = 0.0
         self.catalogue.apply_update(update)
 
-    def names(self) -> list[str]:
-        """Names of the avatars that can be used, the default one first."""
+    def default_of(self, subject: Subject) -> str:
+        """The avatar of who names none: the server's, or the first that this one may use."""
+        names = subject.allowed.avatars
+        return names[0] if names and self.default not in names else self.default
+
+    def names(self, subject: Subject) -> list[str]:
+        """Names of the avatars that somebody may use, the default one first."""
+        return list(filter(subject.may_use, self._all_names()))
+
+    def _all_names(self) -> list[str]:
         now = time.monotonic()
         if now >= self._names_until:
             number = self.catalogue.number
@@ -73,20 +82,21 @@ class AvatarDirectory:
             # Only now: who asks meanwhile, in another thread, looks for itself.
             unchanged = number == self.catalogue.number
             self._names_until = now + NAMES_S if unchanged else 0.0
-        return list(self._names)
+        return self._names
 
     def _allowed(self, name: str) -> bool:
         only = self._config.only
         return not only or name in only or name == self.default
 
-    def peek(self, name: str) -> AvatarPackage:
+    def peek(self, name: str, subject: Subject) -> AvatarPackage:
         """An avatar's package as it is now, only to look at; '' is the default one.
 
         Raises:
-            AvatarNotFoundError: there is none of that name; a path is no name here.
+            AvatarNotFoundError: there is none of that name that ``subject`` may use; a path is no
+                name here.
             AvatarError: it cannot be used.
         """
-        name = self._usable(name)
+        name = self._usable(subject.avatar(name, self.default))
         version = self.catalogue.current(name)
         try:
             if version is not None:
@@ -98,12 +108,11 @@ class AvatarDirectory:
             raise type(error)(without_folders(str(error))) from None
 
     def _usable(self, name: str) -> str:
-        """The name of an avatar that clients may use.
+        """A name, of an avatar that clients may use.
 
         Raises:
             AvatarError: they may not.
         """
-        name = name or self.default
         by_path = os.sep in name or name.endswith(".lsa") or name.startswith(".")
         if name != self.default and (by_path or not self._allowed(name)):
             raise AvatarNotFoundError(f"there is no avatar {name[:64]!r}")
@@ -111,7 +120,7 @@ class AvatarDirectory:
             raise AvatarError(f"avatar {name[:64]!r} is unloaded: it cannot be used at present")
         return name
 
-    async def lease(self, name: str) -> AvatarLease:
+    async def lease(self, name: str, subject: Subject) -> AvatarLease:
         """The version of an avatar that sessions get now, and an engine has loaded it.
 
         Release it when nothing of it is needed any more.
@@ -120,12 +129,12 @@ class AvatarDirectory:
             AvatarNotFoundError, AvatarError: it cannot be used.
             EngineLostError: no engine has loaded it in time.
         """
-        name = self._usable(name)
+        name = self._usable(subject.avatar(name, self.default))
         version = self.catalogue.current(name)
         if version is not None and self._pool.holds(version.key):
             return self.catalogue.lease(version)
         if version is None:
-            self.peek(name)  # what is not there, or broken, needs no engine
+            self.peek(name, subject)  # what is not there, or broken, needs no engine
         self._send(WantAvatar(name=name))
         with trio.move_on_after(LOAD_TIMEOUT_S):
             return await self._loaded(name)

@@ -17,20 +17,21 @@ from starlette.types import ASGIApp
 from starlette.websockets import WebSocket
 
 from lipsync_fast.errors import AvatarError, AvatarNotFoundError, LipsyncError
-from lipsync_fast.frontend.access.admission import RETRY_S, retry_after
-from lipsync_fast.frontend.access.clients import Refusal, client_address
 from lipsync_fast.frontend.access.socket import Socket
 from lipsync_fast.frontend.avatars.directory import without_folders
 from lipsync_fast.frontend.http.answers import Problem, as_json, problem
 from lipsync_fast.frontend.http.avatars import all_facts, change_avatar, facts_of
 from lipsync_fast.frontend.http.connection import CLOSE_S
 from lipsync_fast.frontend.http.content import Content, answer, etag_of
-from lipsync_fast.frontend.http.guard import Guard, refused
+from lipsync_fast.frontend.http.guard import SUBJECT, Guard, refused
 from lipsync_fast.frontend.http.health import UNREADY, Live, health_of, readiness_of
 from lipsync_fast.frontend.http.metrics import metrics_text
 from lipsync_fast.frontend.http.openapi import document
 from lipsync_fast.frontend.http.websocket import HttpSocket
 from lipsync_fast.frontend.services import Services
+from lipsync_fast.origins import client_address
+from lipsync_fast.tokens.refusals import RETRY_S, Refusal, retry_after
+from lipsync_fast.tokens.subject import Subject
 from lipsync_fast_client.protocol import SUBPROTOCOL
 
 TYPES = {
@@ -39,10 +40,11 @@ TYPES = {
     ".css": "text/css; charset=utf-8",
     ".svg": "image/svg+xml",
 }
+ALL_AVATARS = Refusal(403, "forbidden", "this names all avatars, and the token allows some alone")
 PACKAGE = Path(__file__).resolve().parents[2]
 Handler = Callable[[Request], Awaitable[Response]]
 OnSocket = Callable[[Socket], Awaitable[None]]
-Video = Callable[[str], Awaitable[memoryview]]
+Video = Callable[[str, Subject], Awaitable[memoryview]]
 
 
 # ---------------------------------------------------------------- answers
@@ -109,6 +111,8 @@ class Routes:
 
     async def stats(self, request: Request) -> Response:
         """All that the supervisor knows; a second old at most."""
+        if _of(request).allowed.avatars is not None:
+            return refused(ALL_AVATARS)
         status = self._services.statistics.server
         if status is None:
             young = Problem("the server has only just started; ask again in a moment")
@@ -117,6 +121,8 @@ class Routes:
 
     async def metrics(self, request: Request) -> Response:
         """The same as numbers for Prometheus."""
+        if _of(request).allowed.avatars is not None:
+            return refused(ALL_AVATARS)
         text, kind = metrics_text(self._services.statistics.server)
         return Response(text, headers={"Content-Type": kind, "Cache-Control": "no-store"})
 
@@ -126,24 +132,25 @@ class Routes:
 
     async def avatars(self, request: Request) -> Response:
         """All avatars that can be used."""
-        return as_json(await trio.to_thread.run_sync(all_facts, self._services))
+        return as_json(await trio.to_thread.run_sync(all_facts, self._services, _of(request)))
 
     async def avatar(self, request: Request) -> Response:
         """One of them."""
         name = request.path_params["name"]
         try:
-            return as_json(await trio.to_thread.run_sync(facts_of, self._services, name))
+            subject = _of(request)
+            return as_json(await trio.to_thread.run_sync(facts_of, self._services, name, subject))
         except AvatarError as error:
             return problem(404, error)
 
     async def change_avatar(self, request: Request) -> Response:
         """Load, replace (POST) or unload (DELETE) an avatar, for the whole server."""
-        return await change_avatar(self._services, request)
+        return await change_avatar(self._services, request, _of(request))
 
     async def thumbnail(self, request: Request) -> Response:
         """A small picture of an avatar."""
         try:
-            package = self._services.avatars.peek(request.path_params["name"])
+            package = self._services.avatars.peek(request.path_params["name"], _of(request))
             data = package.member_bytes("thumbnail.jpg")
         except AvatarError as error:
             return problem(404, AvatarError(without_folders(str(error))))
@@ -152,7 +159,7 @@ class Routes:
     async def video(self, request: Request) -> Response:
         """An avatar's frames; made when it is first asked for."""
         try:
-            data = await self._video(request.path_params["name"])
+            data = await self._video(request.path_params["name"], _of(request))
         except AvatarNotFoundError as error:
             return problem(404, error)
         except LipsyncError as error:
@@ -187,10 +194,16 @@ class Routes:
         client, listen = websocket.client, self._services.config.listen
         forwarded = ",".join(websocket.headers.getlist("X-Forwarded-For")) or None
         peer = client_address(listen, client.host if client is not None else "", forwarded)
-        socket = HttpSocket(websocket, subprotocol, peer)
+        socket = HttpSocket(websocket, subprotocol, peer, websocket.scope[SUBJECT])
         await self._on_socket(socket)
         with trio.move_on_after(CLOSE_S):
             await socket.drain()
+
+
+def _of(request: Request) -> Subject:
+    """Whose request it is."""
+    subject: Subject = request.scope[SUBJECT]
+    return subject
 
 
 def _route(path: str, get: Handler, **others: Handler) -> Route:

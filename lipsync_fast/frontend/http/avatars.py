@@ -13,11 +13,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from lipsync_fast.errors import AvatarError, EngineLostError, OverloadedError
-from lipsync_fast.frontend.access.admission import RETRY_S, retry_after
 from lipsync_fast.frontend.http.answers import as_json, problem
 from lipsync_fast.frontend.services import Services
 from lipsync_fast.ipc.control import Change
 from lipsync_fast.ipc.status import AvatarStatus
+from lipsync_fast.tokens.refusals import RETRY_S, retry_after
+from lipsync_fast.tokens.subject import Subject
 
 MOST_BODY = 64 << 10
 BODY_S = 10.0
@@ -100,13 +101,13 @@ class Wanted(msgspec.Struct, forbid_unknown_fields=True):
 _WANTED = msgspec.json.Decoder(Wanted)
 
 
-def facts_of(services: Services, name: str) -> AvatarFacts:
-    """What can be told of an avatar (opens it: for a thread).
+def facts_of(services: Services, name: str, subject: Subject) -> AvatarFacts:
+    """What can be told to somebody of an avatar (opens it: for a thread).
 
     Raises:
         AvatarError: there is none, or it cannot be used.
     """
-    package = services.avatars.peek(name)
+    package = services.avatars.peek(name, subject)
     m, part = package.manifest, quote(name, safe="")
     facts = AvatarFacts(
         name,
@@ -139,21 +140,22 @@ def _add_figures(facts: AvatarFacts, current: AvatarStatus) -> None:
     facts.cached_bytes, facts.shared_bytes = current.cached_bytes, current.shared_bytes
 
 
-def all_facts(services: Services) -> Avatars:
-    """What can be told of all avatars; opens them, so not for the thread that serves all."""
+def all_facts(services: Services, subject: Subject) -> Avatars:
+    """What can be told to somebody of all avatars; opens them: for a thread."""
     avatars, found = services.avatars, []
-    for name in avatars.names():
+    for name in avatars.names(subject):
         try:
-            found.append(facts_of(services, name))
+            found.append(facts_of(services, name, subject))
         except AvatarError:  # gone or damaged since it was listed
             continue
-    return Avatars(avatars.default, found, sorted(avatars.catalogue.unloaded))
+    unloaded = sorted(filter(subject.may_use, avatars.catalogue.unloaded))
+    return Avatars(avatars.default_of(subject), found, unloaded)
 
 
-async def change_avatar(services: Services, request: Request) -> Response:
+async def change_avatar(services: Services, request: Request, subject: Subject) -> Response:
     """Load, replace (POST) or unload (DELETE); answers when that is done."""
     name: str = request.path_params["name"]
-    if not name.isprintable() or len(name) > 1000:
+    if not name.isprintable() or len(name) > 1000 or not subject.may_use(name):
         missing = AvatarChange(name[:1000], 0, "missing", "there is no avatar of that name")
         return as_json(missing, STATUSES["missing"])
     wanted = Wanted()

@@ -4,7 +4,7 @@
 The page, its modules, /health and the description are open to all who know the server by a name
 of its own. For the rest the token must be shown where one is configured. A foreign page may open
 /ws only where its origin is allowed; answers to plain requests it cannot read, since no header
-lets it. Who may load and unload avatars is another question (``frontend.access.admin``).
+lets it. Who may load and unload avatars is another question (``Entrance.admit_change``).
 """
 
 from __future__ import annotations
@@ -18,24 +18,22 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from wsproto.events import CloseConnection, Ping, Pong
 from wsproto.events import Message as Piece
 
-from lipsync_fast.frontend.access.admin import admin_refusal
-from lipsync_fast.frontend.access.clients import (
-    Refusal,
-    client_address,
-    refusal,
-    shows_token,
-)
+from lipsync_fast.frontend.access.entrance import NOT_ITS_NAME
 from lipsync_fast.frontend.access.places import RESERVED
 from lipsync_fast.frontend.http.http1 import TURN
 from lipsync_fast.frontend.services import Services
 from lipsync_fast.logs import get_logger
-from lipsync_fast.origins import host_allowed, origin_allowed
+from lipsync_fast.origins import client_address, host_allowed, origin_allowed
+from lipsync_fast.tokens.refusals import Refusal
+from lipsync_fast.tokens.subject import ANYONE, Subject
 from lipsync_fast.turns import CHATTER, WHY, Turn
 
 log = get_logger("lipsync.front")
 HEALTH = ("/health", "/health/live", "/health/ready")
 OPEN = ("/", *HEALTH, "/openapi.json", "/favicon.ico")
 ASSETS = "/assets/"
+SUBJECT = "lipsync_fast.subject"
+"""Key of a request's scope: whose it is."""
 CHANGED, CHANGES = "/v1/avatars/", ("POST", "DELETE")
 """Requests that change what is served: see ``admin``."""
 ASKED_WITH = "Authorization, Content-Type, If-None-Match, If-Range, Range"
@@ -94,11 +92,13 @@ class Guard:
                     answer["Connection"] = "close"
             await send(message)
 
-        answer = FULL if reserved and scope["path"] not in ALWAYS else self._refusal(scope, headers)
-        if answer is not None:
-            self._services.statistics.count_refused(answer.reason)
-            await refused(answer)(scope, receive, send_complete)
+        full = reserved and scope["path"] not in ALWAYS
+        found = FULL if full else self._admitted(scope, headers)
+        if isinstance(found, Refusal):
+            self._services.statistics.count_refused(found.reason)
+            await refused(found)(scope, receive, send_complete)
             return
+        scope[SUBJECT] = found
         try:
             await self._app(scope, receive, send_complete)
         except Exception:  # answered with 500 already, where that was possible
@@ -107,36 +107,29 @@ class Guard:
     def _count_chatter(self) -> None:
         self._services.statistics.count_error("chatter")
 
-    def _refusal(self, scope: Scope, headers: Headers) -> Refusal | None:
+    def _admitted(self, scope: Scope, headers: Headers) -> Subject | Refusal:
+        """Whose request it is, or why it may not go on."""
         listen, path = self._services.config.listen, scope["path"]
-        if scope["type"] == "http" and is_open(path):
-            if host_allowed(listen, headers.get("Host")):
-                return None
-            return Refusal(403, "host", "the server is not known by this name; see listen.origins")
-        query = scope["query_string"].decode("latin-1")
+        plain, entrance = scope["type"] == "http", self._services.entrance
+        if plain and is_open(path):
+            return ANYONE if host_allowed(listen, headers.get("Host")) else NOT_ITS_NAME
+        query = "/?" + scope["query_string"].decode("latin-1")
         peer = str((scope.get("client") or [""])[0])
         forwarded = ",".join(headers.getlist("X-Forwarded-For")) or None
-        return self._services.guesses.judge(
-            client_address(listen, peer, forwarded),
-            shows_token(listen, headers.get, f"/?{query}"),
-            lambda: self._decide(scope, headers, query, peer),
-        )
-
-    def _decide(self, scope: Scope, headers: Headers, query: str, peer: str) -> Refusal | None:
-        listen, path = self._services.config.listen, scope["path"]
-        if scope["type"] == "http" and path.startswith(CHANGED) and scope["method"] in CHANGES:
-            return admin_refusal(listen, headers.get, peer, f"/?{query}")
-        origin_counts = scope["type"] == "websocket" or scope["method"] not in ("GET", "HEAD")
+        address = client_address(listen, peer, forwarded)
+        if plain and path.startswith(CHANGED) and scope["method"] in CHANGES:
+            return entrance.admit_change(headers.get, query, address, peer)
+        origin_counts = not plain or scope["method"] not in ("GET", "HEAD")
 
         def header(name: str) -> str | None:
             if name == "Origin" and not origin_counts:
                 return None
             return headers.get(name)
 
-        found = refusal(listen, header, f"/?{query}")
-        if scope["type"] == "http" and scope["method"] == "OPTIONS" and found is not None:
+        found = entrance.admit(header, query, address)
+        if plain and scope["method"] == "OPTIONS" and isinstance(found, Refusal):
             # What can be done is no secret, and a browser that asks first shows no token.
-            return found if found.status == 403 else None
+            return found if found.status == 403 else ANYONE
         return found
 
     def _complete(self, asked: Headers, answer: MutableHeaders, asks: bool) -> None:

@@ -8,6 +8,7 @@ from typing import Literal
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketDisconnected
 
 from lipsync_fast.errors import SocketClosedError
+from lipsync_fast.tokens.subject import Subject
 
 LONGEST_REASON = 123
 """Bytes, of a close frame's reason."""
@@ -19,8 +20,11 @@ class HttpSocket:
     kind: Literal["http"] = "http"
     unsent = False
 
-    def __init__(self, websocket: WebSocket, subprotocol: str | None, peer: str) -> None:
+    def __init__(
+        self, websocket: WebSocket, subprotocol: str | None, peer: str, subject: Subject
+    ) -> None:
         self._websocket, self.subprotocol, self.peer = websocket, subprotocol, peer
+        self.subject = subject
         server = websocket.scope.get("server")
         self.port = int(server[1] or 0) if server is not None else 0
 

@@ -66,7 +66,7 @@ class Answers:
         self, socket: Socket, services: Services, counts: LegacyCounts, session: int
     ) -> None:
         self._services, self._counts = services, counts
-        self._pictures = Pictures(services, session)
+        self._pictures = Pictures(services, session, socket.subject)
         self._stitcher = Stitcher(services.numbers.stream)
         self._http = is_http(socket)
         self._asked = 0

@@ -29,6 +29,7 @@ from lipsync_fast.frontend.services import Services
 from lipsync_fast.ipc.messages import Content, Look
 from lipsync_fast.logs import get_logger
 from lipsync_fast.provenance import jpeg_with_xmp, xmp_packet
+from lipsync_fast.tokens.subject import Subject
 
 log = get_logger("lipsync.old_clients")
 Bounds = tuple[float, float, float, float]
@@ -89,22 +90,25 @@ class Pictures:
     Args:
         services: the front's.
         session: number that keeps the connection at one engine.
+        subject: whose connection it is.
     """
 
-    def __init__(self, services: Services, session: int) -> None:
-        self._services, self._session = services, session
+    def __init__(self, services: Services, session: int, subject: Subject) -> None:
+        self._services, self._session, self._subject = services, session, subject
         self._begun: dict[str, tuple[int, AvatarLease]] = {}
         """By name: the sound that is being shown, and the version of the avatar it began with."""
         self._told = False
 
     def name(self, asked: str) -> str:
         """The avatar that a client means."""
-        return self._services.avatars.default if asked in DEFAULT_NAMES else asked
+        avatars = self._services.avatars
+        return avatars.default_of(self._subject) if asked in DEFAULT_NAMES else asked
 
     async def names(self) -> list[str]:
         """Avatars that can be used, the default one first."""
         # Each is opened and looked at: not in the thread that serves all clients.
-        return await trio.to_thread.run_sync(self._services.avatars.names)
+        names = self._services.avatars.names
+        return await trio.to_thread.run_sync(names, self._subject)
 
     @asynccontextmanager
     async def using(
@@ -133,7 +137,7 @@ class Pictures:
 
     async def _current(self, name: str, begun: tuple[int, AvatarLease] | None) -> AvatarLease:
         try:
-            return await self._services.avatars.lease(name)
+            return await self._services.avatars.lease(name, self._subject)
         except AvatarNotFoundError:
             names = await self.names()
             if not names:

@@ -10,6 +10,7 @@ from lipsync_fast.frontend.legacy.counts import LegacyCounts
 from lipsync_fast.frontend.legacy.pictures import DEFAULT_NAMES
 from lipsync_fast.frontend.legacy.video import AvatarVideos
 from lipsync_fast.frontend.services import Services
+from lipsync_fast.tokens.subject import Subject
 
 
 class LegacyService:
@@ -23,15 +24,16 @@ class LegacyService:
         """Answer a client until it goes; ``first`` is the message that was received already."""
         await serve_legacy(socket, self._services, self._counts, first)
 
-    async def video(self, name: str) -> memoryview:
+    async def video(self, name: str, subject: Subject) -> memoryview:
         """The MP4 of an avatar's frames, for ``GET /models/{name}/video.mp4``.
 
         Args:
             name: of the avatar; "" and "default_model" are the default one.
+            subject: who asks.
 
         Raises:
             AvatarNotFoundError, AvatarError: there is none of that name, or it cannot be used.
             LipsyncError: the video cannot be made.
         """
-        package = self._services.avatars.peek("" if name in DEFAULT_NAMES else name)
+        package = self._services.avatars.peek("" if name in DEFAULT_NAMES else name, subject)
         return await self._videos.get(package)

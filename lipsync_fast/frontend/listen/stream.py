@@ -18,18 +18,18 @@ from lipsync_fast.config import Listen
 from lipsync_fast.duplex import DuplexServerConnection
 from lipsync_fast.errors import SocketClosedError
 from lipsync_fast.frontend.access.clients import (
-    Refusal,
+    NO_GATEWAY,
     behind_gateway,
-    client_address,
-    gateway_refusal,
-    refusal,
-    shows_token,
+    is_gateway,
 )
 from lipsync_fast.frontend.access.door import KEPT, KEPT_FOR_HTTP, Door
 from lipsync_fast.frontend.access.places import BESIDE_SESSIONS, BESIDE_SHARE, Place, Places
 from lipsync_fast.frontend.access.secure import Security
 from lipsync_fast.frontend.listen.connections import Connections
 from lipsync_fast.frontend.services import Services
+from lipsync_fast.origins import client_address
+from lipsync_fast.tokens.refusals import Refusal
+from lipsync_fast.tokens.subject import ANYONE, Subject
 from lipsync_fast_client.protocol import SUBPROTOCOL
 
 SEND_BUFFER = 256 << 10
@@ -46,6 +46,7 @@ class _Connection(DuplexServerConnection):
     """A connection that has a place, from when it is accepted until it is closed."""
 
     place: Place
+    subject: Subject
 
     async def recv_events(self) -> None:
         try:
@@ -59,8 +60,15 @@ class StreamSocket:
 
     kind: Literal["stream"] = "stream"
 
-    def __init__(self, connection: DuplexServerConnection, port: int, peer: str = "") -> None:
+    def __init__(
+        self,
+        connection: DuplexServerConnection,
+        port: int,
+        peer: str = "",
+        subject: Subject = ANYONE,
+    ) -> None:
         self._connection, self.port, self.peer = connection, port, peer
+        self.subject = subject
         self.subprotocol: str | None = connection.subprotocol
 
     async def receive(self) -> str | bytes:
@@ -138,7 +146,7 @@ async def serve_stream(
         assert connection.request is not None
         connection.place.works()
         peer = peer_of(connection, connection.request, services.config.listen, inner)
-        await connections.serve(StreamSocket(connection, port, peer))
+        await connections.serve(StreamSocket(connection, port, peer, connection.subject))
 
     def admit(connection: ServerConnection, request: Request) -> Response | None:
         def header(name: str) -> str | None:
@@ -147,21 +155,24 @@ async def serve_stream(
 
         listen = services.config.listen
         peer = peer_of(connection, request, listen, inner)
-        refused = None if secret is None else gateway_refusal(secret, header)
-        if refused is None and (peer or not inner):
-            refused = services.guesses.judge(
-                peer,
-                shows_token(listen, header, request.path),
-                lambda: refusal(listen, header, request.path),
-            )
-        if refused is not None:
-            services.statistics.count_refused(refused.reason)
-            return _refused(refused)
+        if secret is not None and not is_gateway(secret, header):
+            return refuse(NO_GATEWAY)
+        # The gateway asks for itself without a client, and may; or for who has asked it to.
+        found: Subject | Refusal = ANYONE
+        if peer or not inner or header("Authorization") is not None:
+            found = services.entrance.admit(header, request.path, peer)
+        if isinstance(found, Refusal):
+            return refuse(found)
         full = connections.refusal(peer)  # the gateway's own two or three have a share, too
         if full is not None:
-            services.statistics.count_refused("connection")
-            return _refused(Refusal(503, "connection", full))
+            return refuse(Refusal(503, "connection", full))
+        assert isinstance(connection, _Connection)
+        connection.subject = found
         return None
+
+    def refuse(refusal: Refusal) -> Response:
+        services.statistics.count_refused(refusal.reason)
+        return _refused(refusal)
 
     places = Places(
         limits.sessions + BESIDE_SESSIONS,

@@ -8,6 +8,7 @@ import trio
 from lipsync_fast.errors import (
     ClosingError,
     ErrorCode,
+    ForbiddenError,
     LipsyncError,
     ProtocolError,
     ReportedError,
@@ -63,7 +64,9 @@ async def begin(
                 raise ClosingError(NORMAL, "stopped")
             if not isinstance(wanted, SessionStart):
                 raise ProtocolError("expected session.start")
-            lease = await services.avatars.lease(wanted.avatar)
+            if wanted.pace == "burst" and socket.subject.allowed.pace == "live":
+                raise ForbiddenError("pace: the token allows live alone")
+            lease = await services.avatars.lease(wanted.avatar, socket.subject)
             try:
                 check_codec(services.pool, wanted.video)
             except LipsyncError:

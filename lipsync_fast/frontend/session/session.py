@@ -110,7 +110,7 @@ class NativeSession:
             else Outbox(socket, late_frames, None, self._on_room)
         )
         trace = None if services.trace is None else SessionTrace(services.trace, number)
-        self._shown = ShownAvatar(services, lease, start.video)
+        self._shown = ShownAvatar(services, lease, start.video, socket.subject)
         self._playout = _playout(number, services, start, self._shown, lambda: self._media.pictures)
         self._audio = ClientAudio(start.audio, start.echo_audio)
         self._stream = StreamSender(

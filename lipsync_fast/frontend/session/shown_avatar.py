@@ -18,6 +18,7 @@ from lipsync_fast.geometry import even_size
 from lipsync_fast.ipc.messages import Coding, Content, Look, crf_of, scaled_size
 from lipsync_fast.provenance import jpeg_with_xmp, xmp_packet
 from lipsync_fast.timing import FPS
+from lipsync_fast.tokens.subject import Subject
 from lipsync_fast_client.protocol import SessionStarted, SessionUpdate, VideoFormat
 
 
@@ -47,7 +48,10 @@ class ShownAvatar:
         coding: of a stream of H.264; None where each picture is one by itself.
     """
 
-    def __init__(self, services: Services, lease: AvatarLease, video: VideoFormat) -> None:
+    def __init__(
+        self, services: Services, lease: AvatarLease, video: VideoFormat, subject: Subject
+    ) -> None:
+        self._subject = subject
         self._directory, self._pool = services.avatars, services.pool
         self._text = services.text_to_speech.enabled
         self._utterances: KeptUtterances = services.utterances
@@ -101,7 +105,7 @@ class ShownAvatar:
         lease, video = self._leases[-1], message.video or self._video
         check_codec(self._pool, video)
         if message.avatar is not None:
-            new = await self._directory.lease(message.avatar)
+            new = await self._directory.lease(message.avatar, self._subject)
             if new.key == lease.key:
                 new.release()
             else:

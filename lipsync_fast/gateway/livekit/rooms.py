@@ -11,6 +11,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,7 +20,8 @@ from lipsync_fast.errors import LipsyncError, PeerError
 from lipsync_fast.gateway.adapters import Counts
 from lipsync_fast.gateway.fronts import Fronts
 from lipsync_fast.logs import get_logger
-from lipsync_fast.names import shown
+from lipsync_fast.names import shown as printable
+from lipsync_fast.tokens.subject import Subject
 from lipsync_fast_client.connecting import Connecting, connect
 
 log = get_logger("lipsync.gateway")
@@ -38,11 +40,14 @@ class Room:
 
     Attributes:
         where: the LiveKit server's host; name: what the agent calls the room.
+        account: of who has asked for it; shown: what fronts are shown for it.
     """
 
     where: str
     name: str
     avatar: str
+    account: str = ""
+    shown: str = field(default="", repr=False)
     id: str = field(default_factory=lambda: secrets.token_urlsafe(12))
     begun_at: float = field(default_factory=time.monotonic)
     joined: asyncio.Event = field(default_factory=asyncio.Event)
@@ -76,11 +81,18 @@ class Rooms:
         self._rooms: dict[str, Room] = {}
         self._draining = False
 
-    def __iter__(self) -> Any:
-        return iter(list(self._rooms.values()))
+    def of(self, who: Subject) -> list[Room]:
+        """Those that somebody has asked for; of who has no name, all."""
+        rooms = self._rooms.values()
+        return [room for room in rooms if not who.name or room.account == who.account]
 
-    async def begin(self, url: str, token: str, name: str, avatar: str) -> Room:
+    async def begin(
+        self, url: str, token: str, name: str, avatar: str, who: Subject, shown: str
+    ) -> Room:
         """Have an avatar join; returns once it is there.
+
+        Args:
+            who: asks; shown: what fronts are shown for it, the server's own token where empty.
 
         Raises:
             PeerError: it may not, or cannot; ``status`` is the answer's.
@@ -91,7 +103,7 @@ class Rooms:
             raise PeerError("the server is going away", 503)
         if len(self._rooms) >= self._config.most:
             raise PeerError("as many avatars are in rooms as may be; try again later", 503)
-        room = Room(where, name, avatar)
+        room = Room(where, name, avatar, who.account, shown)
         self._rooms[room.id] = room
         room.task = asyncio.create_task(self._be_there(room, url, token))
         arrives = asyncio.create_task(room.joined.wait())
@@ -112,9 +124,9 @@ class Rooms:
             raise PeerError(str(error), 502 if isinstance(error, LipsyncError) else 400) from None
         raise PeerError(why, 502)
 
-    async def end(self, id_: str) -> bool:
+    async def end(self, id_: str, who: Subject) -> bool:
         """Have an avatar leave; whether it was there."""
-        room = self._rooms.get(id_)
+        room = next((room for room in self.of(who) if room.id == id_), None)
         if room is None or room.task is None:
             return False
         room.task.cancel()
@@ -148,7 +160,7 @@ class Rooms:
             raise PeerError("livekit_url: expected wss://HOST or ws://HOST:PORT")
         name = f"[{host}]" if ":" in host else host
         if not {name, f"{name}:{port}"} & set(self._config.hosts):
-            raise PeerError(f"livekit_url: {shown(name)[:80]} is not in livekit.hosts", 403)
+            raise PeerError(f"livekit_url: {printable(name)[:80]} is not in livekit.hosts", 403)
         return f"{name}:{port}"
 
     async def _be_there(self, room: Room, url: str, token: str) -> str:
@@ -163,7 +175,7 @@ class Rooms:
                     avatar=room.avatar,
                     sample_rate=self._config.sample_rate,
                     max_width=self._config.max_width or None,
-                    dial=self._dial,
+                    dial=partial(self._dial, room.shown),
                 )
             except (LipsyncError, ValueError) as error:
                 self._counts.failed()
@@ -174,8 +186,9 @@ class Rooms:
             log.info("leaves a room", session=room.id, reason=why)
             return why
 
-    def _dial(self, **wanted: Any) -> Connecting:
-        url, headers = self._fronts.way(self._token)
+    def _dial(self, shown: str, **wanted: Any) -> Connecting:
+        own = f"Bearer {self._token}" if self._token else ""
+        url, headers = self._fronts.way(shown or own)
         return connect(**(wanted | {"url": url, "token": "", "headers": headers}))
 
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hmac
 import logging
 from importlib import import_module
 from typing import Any
@@ -11,18 +10,21 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from lipsync_fast.errors import PeerError
+from lipsync_fast.errors import AvatarNotFoundError, PeerError
 from lipsync_fast.gateway.adapters import Counts
 from lipsync_fast.gateway.fronts import Fronts
 from lipsync_fast.gateway.greeting import Greeting
 from lipsync_fast.gateway.livekit.rooms import Join, Rooms
-from lipsync_fast.gateway.requests import Handler, body, form, listen, refused
+from lipsync_fast.gateway.requests import Handler, body, client_of, form, listen, refused
+from lipsync_fast.gateway.visitors import Visitors
 from lipsync_fast.ipc.children import GatewaySpec
 from lipsync_fast.ipc.status import GatewayLoad
 from lipsync_fast.logs import get_logger
+from lipsync_fast.tokens.subject import Subject
 
 log = get_logger("lipsync.gateway")
 ROUTE = "/v1/livekit/sessions"
+WHO = web.RequestKey("who", Subject)
 MOST_BYTES = 65_536
 CHATTY = "aiohttp", "livekit", "livekit.agents"
 """Loggers of others, which say what is said here in our own words."""
@@ -60,7 +62,7 @@ class LiveKitAdapter:
         join: Join | None = None,
     ) -> None:
         self._greeting = greeting
-        self._spec, self._admin_token = spec, spec.config.listen.admin_token
+        self._spec, self._visitors = spec, Visitors(spec.config)
         self._counts = Counts(load, self.name)
         take = import_module("livekit.plugins.lipsync_fast").join if join is None else join
         self._rooms = Rooms(
@@ -98,17 +100,24 @@ class LiveKitAdapter:
 
     async def _begin(self, request: web.Request) -> web.Response:
         asked = await _asked(request)
+        who, default = _who(request), self._spec.config.avatars.default
+        try:
+            avatar = asked.avatar or asked.avatar_id
+            avatar = avatar if who.may_use(avatar or default) else who.avatar(avatar, default)
+        except AvatarNotFoundError as error:
+            raise PeerError(str(error), 404, error.code) from None
         room = await self._rooms.begin(
-            asked.livekit_url, asked.livekit_token, asked.room_name, asked.avatar or asked.avatar_id
+            asked.livekit_url, asked.livekit_token, asked.room_name, avatar, who, _shown(request)
         )
         place = {"Location": f"{ROUTE}/{room.id}"}
         return web.json_response(room.described(), status=201, headers=place)
 
     async def _list(self, request: web.Request) -> web.Response:
-        return web.json_response({"sessions": [room.described() for room in self._rooms]})
+        rooms = self._rooms.of(_who(request))
+        return web.json_response({"sessions": [room.described() for room in rooms]})
 
     async def _end(self, request: web.Request) -> web.Response:
-        if not await self._rooms.end(request.match_info["id"]):
+        if not await self._rooms.end(request.match_info["id"], _who(request)):
             raise PeerError("there is no such session", 404)
         return web.Response(status=204)
 
@@ -137,11 +146,16 @@ class LiveKitAdapter:
         """
         if request.headers.get("Origin") is not None:
             raise PeerError("this is not for pages", 403)
-        kind, _, shown = request.headers.get("Authorization", "").partition(" ")
-        if kind.lower() != "bearer" or not hmac.compare_digest(
-            shown.strip().encode(), self._admin_token.encode()
-        ):
-            raise PeerError("send Authorization: Bearer and the token of listen.admin_token", 401)
+        request[WHO] = self._visitors.admin(client_of(request))
+
+
+def _who(request: web.Request) -> Subject:
+    return request[WHO]
+
+
+def _shown(request: web.Request) -> str:
+    """What a front is shown for a session: the token of who asks, where it names somebody."""
+    return client_of(request).authorization if _who(request).name else ""
 
 
 async def _asked(request: web.Request) -> Asked:

@@ -170,6 +170,7 @@ class LiveTalking:
             if name:
                 self._counts.begun(name)
             try:
+                self._peers.who(client_of(request))
                 result = await handler(request)
             except (LipsyncError, ValueError) as error:
                 self._counts.refused()

@@ -60,6 +60,7 @@ class Peer:
         client: for whom the session is.
         avatar: its name; the server's default where empty.
         bitrate: of pictures; what they need where 0.
+        account: whose it is, as far as tokens name somebody.
 
     Attributes:
         speaking: something is being said, or waits to be.
@@ -77,8 +78,9 @@ class Peer:
         counts: Counts,
         avatar: str = "",
         bitrate: int = 0,
+        account: str = "",
     ) -> None:
-        self.id, self.client = id, client
+        self.id, self.client, self.account = id, client, account
         self._fronts, self._places, self._counts = fronts, places, counts
         self._start = SessionStart(
             avatar=avatar,

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import time
 import uuid
 from collections import OrderedDict, deque
@@ -15,9 +14,11 @@ from lipsync_fast.config import ServeConfig
 from lipsync_fast.errors import LipsyncError, PeerError
 from lipsync_fast.gateway.adapters import Counts
 from lipsync_fast.gateway.fronts import Client, Fronts
+from lipsync_fast.gateway.visitors import Visitors
 from lipsync_fast.gateway.webrtc import offers
 from lipsync_fast.gateway.webrtc.ice import Places
 from lipsync_fast.gateway.webrtc.peer import WELL, Peer
+from lipsync_fast.tokens.subject import Subject
 
 MOST_COMING = 32
 """Peers that have an answer and have not come yet."""
@@ -41,6 +42,7 @@ class Peers:
         self._draining = False
         self._proxies = frozenset(map(canonical.network, config.listen.proxies))
         self._use = Use()
+        self._visitors = Visitors(config)
 
     async def begin(self, call: str, sdp: str, avatar: str, client: Client) -> tuple[Peer, str]:
         """A new peer, and the answer to its offer.
@@ -53,6 +55,7 @@ class Peers:
             FrontError: no front takes it.
             ValueError: there is no such avatar, by its name alone.
         """
+        who = self.who(client)
         if self._draining:
             raise PeerError(GOING, 503)
         offer = offers.read(sdp, self.places.helped)
@@ -65,6 +68,7 @@ class Peers:
             self._counts,
             avatar,
             self._config.webrtc.bitrate,
+            who.account,
         )
         answered: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._peers[peer.id] = peer
@@ -76,6 +80,14 @@ class Peers:
         except asyncio.CancelledError:  # who asked has gone
             peer.close("the client did not wait for its answer")
             raise
+
+    def who(self, client: Client) -> Subject:
+        """Who asks; to be known before anything that is sent is read.
+
+        Raises:
+            PeerError: nobody who may.
+        """
+        return self._visitors.who(client)
 
     def _check_room(self, client: Client) -> None:
         """See that there is room for one more.
@@ -110,18 +122,18 @@ class Peers:
             self._ends.popitem(last=False)
 
     def find(self, id: str, client: Client) -> Peer:
-        """A peer that lives, for a client that shows what it was begun with.
+        """A peer that lives, for whoever has begun it.
 
         Raises:
             PeerError: there is none, or it is somebody else's.
         """
+        who = self.who(client)
         peer = self._peers.get(id)
         if peer is None or peer.end:
             why = self._ends.get(id) if peer is None else peer.end
             raise PeerError(f"this session has ended: {why}" if why else "no such session", 404)
-        ours, shown = peer.client.authorization, client.authorization
-        if self._config.listen.token and not hmac.compare_digest(ours.encode(), shown.encode()):
-            raise PeerError("show the token that the session was begun with", 401)
+        if peer.account != who.account:
+            raise PeerError("the session is another's; show the token of who has begun it", 403)
         return peer
 
     async def watch(self) -> None:

@@ -50,6 +50,7 @@ class Whep:
 
     async def offer(self, request: web.Request) -> web.Response:
         """An offer of SDP."""
+        self._peers.who(client_of(request))
         if request.content_type not in (SDP, "application/octet-stream"):
             raise PeerError(f"send an offer as {SDP}", 415)
         try:

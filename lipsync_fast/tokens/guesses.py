@@ -10,12 +10,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from lipsync_fast import canonical
-from lipsync_fast.frontend.access.clients import Refusal
 from lipsync_fast.logs import get_logger
+from lipsync_fast.tokens.refusals import Refusal
 
-log = get_logger("lipsync.front")
+log = get_logger("lipsync.tokens")
+Found = TypeVar("Found")
 AT_ONCE, EVERY_S = 10, 6.0
 """Wrong tokens in a row, and then one in so long: some ten in a minute."""
 LOG_S = 60.0
@@ -35,7 +37,7 @@ class _Wrong:
 
 
 class Guesses:
-    """The networks that have shown wrong tokens to this front. One thread.
+    """The networks that have shown wrong tokens to this process. One thread.
 
     Args:
         clock: seconds.
@@ -46,14 +48,15 @@ class Guesses:
         self._wrong: dict[str, _Wrong] = {}  # who was wrong last is the last one
 
     def judge(
-        self, address: str, shown: bool, decide: Callable[[], Refusal | None]
-    ) -> Refusal | None:
-        """Why a request may not go on; None where it may.
+        self, address: str, shown: bool, decide: Callable[[], Found | Refusal]
+    ) -> Found | Refusal:
+        """What is decided of a request; that too many tokens were guessed, before that.
 
         Args:
             address: the client's.
             shown: whether it shows a token, where one counts.
-            decide: looks at it.
+            decide: looks at it. That it is wrong (``wrong_token``) counts as a guess; that it has
+                run out, or is for another server, does not: such tokens are not made by guessing.
         """
         if not shown:
             return decide()
@@ -61,11 +64,10 @@ class Guesses:
         if self._count(network) > AT_ONCE - 1:
             self._say(network)
             return TOO_MANY
-        refusal = decide()
-        if refusal is None or refusal.reason not in ("unauthorized", "wrong_token"):
-            return refusal
-        self._add(network)
-        return Refusal(refusal.status, "wrong_token", refusal.message)
+        found = decide()
+        if isinstance(found, Refusal) and found.reason == "wrong_token":
+            self._add(network)
+        return found
 
     def _count(self, network: str) -> float:
         wrong = self._wrong.get(network)

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who asks the gateway itself for something, without a front that would know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from lipsync_fast.config import ServeConfig
+from lipsync_fast.errors import PeerError, TokenError
+from lipsync_fast.gateway.fronts import Client
+from lipsync_fast.origins import client_address
+from lipsync_fast.tokens.guesses import Guesses
+from lipsync_fast.tokens.identities import Identities, Shown, bearer
+from lipsync_fast.tokens.refusals import Refusal
+from lipsync_fast.tokens.subject import ANYONE, Subject
+
+NO_TOKEN = Refusal(401, "unauthorized", "a token is needed: send Authorization: Bearer TOKEN")
+NO_ADMIN = Refusal(
+    401,
+    "unauthorized",
+    "send Authorization: Bearer and the token of listen.admin_token, or one of an admin",
+)
+NOT_ADMIN = Refusal(403, "admin", "only admins may do that: listen.admin_token, or their tokens")
+
+
+class Visitors:
+    """Knows the tokens of those who ask. One loop."""
+
+    def __init__(self, config: ServeConfig) -> None:
+        self._listen = config.listen
+        self._identities, self._guesses = Identities(config), Guesses()
+
+    def who(self, client: Client) -> Subject:
+        """Whose request it is.
+
+        Raises:
+            PeerError: nobody who may.
+        """
+        return self._judged(client, self._identities.asked, self._subject)
+
+    def admin(self, client: Client) -> Subject:
+        """The same, where only admins may ask."""
+
+        def decide(shown: Shown) -> Subject | Refusal:
+            if self._identities.is_admin_token(shown):
+                return ANYONE
+            if not shown:
+                return NO_ADMIN
+            if not self._identities.asked:
+                return Refusal(401, "wrong_token", NO_ADMIN.message)
+            found = self._subject(shown)
+            if isinstance(found, Subject):
+                if found.allowed.admin:
+                    return found
+                return NOT_ADMIN if found.name else NO_ADMIN
+            return found
+
+        return self._judged(client, True, decide)
+
+    def _judged(
+        self, client: Client, counts: bool, decide: Callable[[Shown], Subject | Refusal]
+    ) -> Subject:
+        shown = Shown(bearer(client.authorization or None))
+        address = client_address(self._listen, client.address, client.forwarded or None)
+        found = self._guesses.judge(address, counts and bool(shown), lambda: decide(shown))
+        if isinstance(found, Refusal):
+            raise PeerError(found.message, found.status, found.reason)
+        return found
+
+    def _subject(self, shown: Shown) -> Subject | Refusal:
+        try:
+            return self._identities.of(shown) or NO_TOKEN
+        except TokenError as error:
+            return Refusal(401, error.reason, str(error))
