@@ -50,8 +50,8 @@ demo: $(VENV)/.core
 	$(BIN)/lipsync-fast demo --out demo
 
 # Tests without a clock share the processors, beside the native code's. Those that play in real time
-# come after that, and wait more than they compute: the page's run beside the server's. Those that ask
-# what is left of the machine have it to themselves, last.
+# come after that, and wait more than they compute: the page's run beside the server's, in two
+# browsers. Those that ask what is left of the machine have it to themselves, last.
 # One process more than processors: where one waits, another has something to do.
 WORKERS ?= $(shell echo $$(($$(nproc) + 1)))
 # A test that ends its process ends the run: beside a new worker, the run may never end.
@@ -74,7 +74,7 @@ test: $(VENV)/.test
 	$(BESIDE) > build/native-test.log 2>&1 & native=$$!; \
 	$(TOGETHER) -n $(WORKERS) -m "not clock" || failed=1; \
 	wait $$native || failed=1; cat build/native-test.log; \
-	$(BIN)/pytest -m "clock and not alone" $(filter tests/browser/%,$(CLOCKED)) \
+	$(BIN)/pytest -n 2 $(SPREAD) -m "clock and not alone" $(filter tests/browser/%,$(CLOCKED)) \
 		> build/page-test.log 2>&1 & page=$$!; \
 	$(BIN)/pytest -m "clock and not alone" $(filter-out tests/browser/%,$(CLOCKED)) || failed=1; \
 	wait $$page || failed=1; cat build/page-test.log; \

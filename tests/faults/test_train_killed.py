@@ -23,7 +23,7 @@ from lipsync_fast.train.run import TrainRequest, train
 from lipsync_fast.train.state import LOG, STATE, VALIDATION
 
 DEADLINE_S = 300
-STEPS, KILLS = 12, 3
+STEPS, KILLS = 12, 2
 
 
 @pytest.fixture(scope="module")
