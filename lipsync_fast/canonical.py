@@ -10,6 +10,7 @@ import functools
 import ipaddress
 import re
 import socket
+from collections.abc import Collection
 from urllib.parse import SplitResult, urlsplit
 
 from lipsync_fast_client.hosts import is_loopback as is_loopback
@@ -143,6 +144,41 @@ def address(text: str) -> str:
     except ValueError:
         raise ValueError("is no IP address, such as 127.0.0.1") from None
     return peer(ip.compressed)
+
+
+def addresses(text: str) -> str:
+    """An IP address, or a network of them, in its shortest form.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if "/" not in text:
+        return address(text)
+    try:
+        return ipaddress.ip_network(text.strip()).compressed
+    except ValueError:
+        raise ValueError("is no network of IP addresses, such as 10.0.0.0/8") from None
+
+
+def is_among(address: str, places: Collection[str]) -> bool:
+    """Whether an address is one of several, or in one of several networks (``addresses``)."""
+    if address in places:
+        return True
+    networks = _networks(tuple(places))
+    if not networks:
+        return False
+    try:
+        ip = ipaddress.ip_address(peer(address).partition("%")[0])
+    except ValueError:
+        return False
+    return any(ip in each for each in networks)
+
+
+@functools.lru_cache(maxsize=16)
+def _networks(
+    places: tuple[str, ...],
+) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    return tuple(ipaddress.ip_network(each) for each in places if "/" in each)
 
 
 def optional_address(text: str) -> str:

@@ -31,8 +31,9 @@ class Listen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         tls_key: file of its private key; that of ``tls_cert`` where empty.
         tls_client_ca: file of authorities: clients must show a certificate of one of them.
         insecure: others may reach a server that asks for nothing, or does not encrypt what is said.
-        proxies: addresses of reverse proxies of ours: a client that comes through one has the
-            address that it names last in X-Forwarded-For, and they have no share of connections.
+        proxies: addresses of reverse proxies of ours, or networks of them: a client that comes
+            through one has the address that it names last in X-Forwarded-For, and they have no
+            share of connections.
         admin_token: who shows it (Authorization: Bearer) may load and unload avatars from another
             machine; where empty, only this machine may.
         grpc_ports: of the old service's gRPC; webrtc_ports: of WebRTC's signalling, which is HTTP;

@@ -38,7 +38,7 @@ WORDS = {"true": True, "1": True, "false": False, "0": False}
 COMPARED: Mapping[str, Callable[[str], str]] = {
     "listen.host": canonical.host,
     "listen.origins": canonical.origin,
-    "listen.proxies": canonical.address,
+    "listen.proxies": canonical.addresses,
     "listen.token": canonical.token,
     "listen.admin_token": canonical.token,
     "avatars.only": canonical.avatar_name,

@@ -45,14 +45,14 @@ def client_address(listen: Listen, peer: str, forwarded: str | None) -> str:
             that is no proxy is the client; what stands before it the client may have written.
     """
     peer = canonical.peer(peer)
-    if peer not in listen.proxies or forwarded is None:
+    if not canonical.is_among(peer, listen.proxies) or forwarded is None:
         return peer
     for each in reversed(forwarded.split(",")):
         try:
             address = canonical.address(each)
         except ValueError:
             return peer
-        if address not in listen.proxies:
+        if not canonical.is_among(address, listen.proxies):
             return address
     return peer
 

@@ -121,14 +121,29 @@ def test_what_counts_as_one_address(address: str, network: str) -> None:
         ("127.0.0.1", None, "127.0.0.1"),
         ("127.0.0.1", "unknown", "127.0.0.1"),
         ("127.0.0.1", "", "127.0.0.1"),
+        ("10.42.7.9", "192.0.2.7, 10.42.0.3", "192.0.2.7"),  # of a network of ours
+        ("10.43.7.9", "192.0.2.7", "10.43.7.9"),
+        ("2001:db8:5::9", "192.0.2.7", "192.0.2.7"),
         ("192.0.2.9", "192.0.2.7", "192.0.2.9"),  # no proxy of ours: it may say what it likes
     ],
 )
 def test_whom_a_proxy_speaks_for(peer: str, forwarded: str | None, client: str) -> None:
-    listen = Listen(proxies=("127.0.0.1", "10.0.0.2"))
+    listen = Listen(proxies=("127.0.0.1", "10.0.0.2", "10.42.0.0/16", "2001:db8:5::/48"))
     assert client_address(listen, peer, forwarded) == client
 
 
+def test_proxies_may_have_all_places() -> None:
+    places = Places(8, 2, 0, ["10.42.0.0/16"])
+    held = [places.take(address, lambda: None) for address in ["10.42.0.3"] * 3 + ["10.43.0.3"] * 3]
+    for place in held:
+        if place is not None:
+            place.works()
+    assert places.take("10.42.0.3", lambda: None) is not None
+    assert places.take("10.43.0.3", lambda: None) is None, "it has its share"
+
+
 def test_proxies_are_addresses() -> None:
+    with pytest.raises(ConfigError, match=r"'10.0.0.1/8' is no network"):
+        load(environ={"LIPSYNC_FAST_LISTEN_PROXIES": "10.0.0.1/8"})
     with pytest.raises(ConfigError, match=r"listen.proxies: 'proxy.example.org' is no IP address"):
         load(environ={"LIPSYNC_FAST_LISTEN_PROXIES": "127.0.0.1,proxy.example.org"})

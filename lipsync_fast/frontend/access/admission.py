@@ -31,7 +31,7 @@ class Admission:
     Args:
         limits: see ``config.Limits``.
         load: what the front does now; who speaks is counted here, all else is only read.
-        proxies: addresses that others come from who are not told of.
+        proxies: addresses, or networks, that others come from who are not told of.
     """
 
     def __init__(self, limits: Limits, load: FrontLoad, proxies: Collection[str] = ()) -> None:
@@ -71,7 +71,7 @@ class Admission:
     def _share(self, address: str) -> int:
         """How many of an address may speak."""
         configured = self._limits.speakers_per_address
-        own = canonical.is_loopback(address) or address in self._proxies
+        own = canonical.is_loopback(address) or canonical.is_among(address, self._proxies)
         if configured or self.speakers < SHARED_FROM or own:
             return configured or self.speakers
         return self.speakers - math.ceil(self.speakers / 4)

@@ -68,14 +68,14 @@ class Places:
         most: in all, beside those in reserve.
         share: of one address at most; of IPv6, of one /64.
         reserve: places in reserve.
-        proxies: addresses that may have all places: others' clients come from there.
+        proxies: addresses, or networks, that may have all places: others' clients come from there.
     """
 
     def __init__(
         self, most: int, share: int, reserve: int, proxies: Collection[str] = frozenset()
     ) -> None:
         self._most, self._share, self._reserve = most, share, reserve
-        self._proxies = frozenset(map(canonical.network, proxies))
+        self._proxies = proxies
         self._of = NetworkCounts()
         self._taken = self._reserved = 0
         # Ordered by how long they have waited.
@@ -91,7 +91,7 @@ class Places:
             end: closes it at once, where another one is to have its place.
         """
         network = canonical.network(address)
-        reserved = not self._has_room(network)
+        reserved = not self._has_room(network, canonical.is_among(address, self._proxies))
         if reserved and not self._has_reserve():
             return None
         place = Place(self, network, reserved, end)
@@ -103,9 +103,9 @@ class Places:
         place.waits()
         return place
 
-    def _has_room(self, network: str) -> bool:
+    def _has_room(self, network: str, free: bool) -> bool:
         """Whether there is a place for one more of an address, perhaps since another one ends."""
-        has_share = self._of[network] >= self._share and network not in self._proxies
+        has_share = self._of[network] >= self._share and not free
         if has_share or self._taken >= self._most:
             waiting = self._waiting_of[network] if has_share else self._waiting
             if not waiting:

@@ -34,19 +34,19 @@ class Shares:
 
     Args:
         most: calls of one network at once.
-        proxies: addresses that may have more: others' clients come from there. So may this
-            machine's own.
+        proxies: addresses, or networks, that may have more: others' clients come from there. So
+            may this machine's own.
     """
 
     def __init__(self, most: int, proxies: Collection[str] = ()) -> None:
-        self._most, self._proxies = most, frozenset(map(canonical.network, proxies))
+        self._most, self._proxies = most, proxies
         self._of: Counter[str] = Counter()
 
     @contextmanager
     def call(self, address: str) -> Iterator[bool]:
         """A call, from its beginning to its end; whether it fits."""
         network = canonical.network(address)
-        free = network in self._proxies or canonical.is_loopback(address)
+        free = canonical.is_among(address, self._proxies) or canonical.is_loopback(address)
         self._of[network] += 1
         try:
             yield free or self._of[network] <= self._most

@@ -40,7 +40,7 @@ class Peers:
         self._tasks: set[asyncio.Task[None]] = set()
         self._ends: OrderedDict[str, str] = OrderedDict()
         self._draining = False
-        self._proxies = frozenset(map(canonical.network, config.listen.proxies))
+        self._proxies = config.listen.proxies
         self._use = Use()
         self._visitors = Visitors(config)
 
@@ -101,7 +101,9 @@ class Peers:
         if len(coming) >= MOST_COMING:
             raise PeerError("as many are connecting as may at once; try again later", 503)
         network = canonical.network(client.address)
-        own = network in self._proxies or canonical.is_loopback(client.address)
+        own = canonical.is_among(client.address, self._proxies) or canonical.is_loopback(
+            client.address
+        )
         if not own and coming.count(network) >= MOST_COMING * 3 // 4:
             raise PeerError("too many are connecting from this address; try again later", 429)
 
