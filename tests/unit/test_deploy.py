@@ -32,6 +32,7 @@ from lipsync_fast.ipc.status import (
     GatewayStatus,
     ServerStatus,
 )
+from lipsync_fast.supervisor.exposure import check_exposure
 
 CHART = ROOT / "deploy" / "helm" / "lipsync-fast"
 RULES, DASHBOARD = CHART / "files" / "rules.yaml", CHART / "files" / "dashboard.json"
@@ -44,6 +45,7 @@ ALL = {
     "monitoring.dashboard": "true",
     "tokens.token": "open sesame",
     "tokens.adminToken": "admin",
+    "tokens.files": "issuer",
     "avatars.volume.persistentVolumeClaim.claimName": "avatars",
     "listen.proxies": "{10.42.0.0/16}",
     "listen.origins": "{https://app.example.org}",
@@ -292,6 +294,7 @@ def test_the_server_takes_its_configuration(helm: str, tmp_path: Path) -> None:
     assert config.listen.origins == ("https://app.example.org",)
     assert (config.drain_seconds, config.utterances.disk_mb) == (90.0, 2_000_000)
     assert config.limits.sessions == 1000
+    check_exposure(config.listen, config.access)
     assert "sesame" not in json.dumps(made["ConfigMap"]) + json.dumps(made["Deployment"])
     secret = made["Secret"]["stringData"]
     for each in container(made)["env"]:

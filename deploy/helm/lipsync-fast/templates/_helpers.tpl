@@ -21,12 +21,14 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | quote }}
 {{- else if or .Values.tokens.token .Values.tokens.adminToken }}{{ include "lipsync.name" . }}{{ end }}
 {{- end }}
 
-{{/* What the chart decides of the server's configuration: the environment wins over its file. */}}
+{{/* What the chart decides of the server's configuration: the environment wins over its file. The
+     cluster's network is the operator's own: what is before it encrypts, and the policy keeps others out. */}}
 {{- define "lipsync.environment" -}}
 LIPSYNC_FAST_FOLDER: /run/lipsync-fast/server
 LIPSYNC_FAST_DRAIN_SECONDS: {{ int .Values.drainSeconds | quote }}
 LIPSYNC_FAST_LISTEN_HOST: 0.0.0.0
 LIPSYNC_FAST_LISTEN_PORTS: 8084
+LIPSYNC_FAST_LISTEN_INSECURE: true
 LIPSYNC_FAST_LISTEN_HTTP_PORT: 8086
 LIPSYNC_FAST_LISTEN_PROXIES: {{ join "," .Values.listen.proxies | quote }}
 LIPSYNC_FAST_LISTEN_ORIGINS: {{ join "," .Values.listen.origins | quote }}
