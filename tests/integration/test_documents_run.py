@@ -3,35 +3,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.client
 import os
 import re
 import shutil
-import socket
-import ssl
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from documents import Block, blocks
 from sounds import write_wav
-from talking import ALONE, SLOW_MACHINE, speech
-from websockets.sync.client import connect
+from talking import speech
 
 from lipsync_fast.client.local import LocalServer
-from lipsync_fast_client.protocol import (
-    MediaType,
-    SessionStart,
-    UtteranceEnd,
-    UtteranceEnded,
-    decode_server,
-    encode,
-    unpack_media,
-)
 
 PATIENCE_S = 120.0
 PYTHON = blocks("python")
@@ -134,168 +118,3 @@ def test_commands_run(place: Path) -> None:
     assert (place / "video.mp4").stat().st_size > 1000
     assert (place / "played").read_bytes()[:2] == b"\xff\xd8"
     assert len(list((place / "frames").glob("*.png"))) == 15
-
-
-# ---------------------------------------------------------------- proxies
-@pytest.fixture(scope="module")
-def behind() -> Iterator[LocalServer]:
-    """A server as the documents have it behind a proxy."""
-    (block,) = [b for b in blocks("toml") if "proxies = " in b.text]
-    for line in (f'origins = ["https://{NAME}"]', 'proxies = ["127.0.0.1"]'):
-        assert line in block.text
-    config = {
-        "listen": {"origins": [f"https://{NAME}"], "proxies": ["127.0.0.1"]},
-        "live": SLOW_MACHINE,
-        "engines": ALONE,
-    }
-    with LocalServer(config) as running:
-        yield running
-
-
-def certificate(folder: Path) -> None:
-    """A certificate of ``NAME``, its key, and both in one file."""
-    pytest.importorskip("cryptography", reason="the extra sign is not installed")
-    import datetime
-
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, NAME)])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(NAME)]), critical=False)
-        .sign(key, hashes.SHA256())
-        .public_bytes(serialization.Encoding.PEM)
-    )
-    private = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    (folder / f"{NAME}.pem").write_bytes(made)
-    (folder / f"{NAME}.key").write_bytes(private)
-    (folder / "both.pem").write_bytes(made + private)
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
-def nginx(folder: Path, text: str, port: int) -> list[str]:
-    """The command that runs nginx with the documents' configuration, and nothing else."""
-    site = text.replace("listen 443 ssl", f"listen 127.0.0.1:{port} ssl")
-    site = site.replace("/etc/ssl/", f"{folder}/")
-    kept = "\n".join(
-        f"{kind}_temp_path {folder}/{kind};"
-        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    (folder / "nginx.conf").write_text(
-        f"daemon off;\npid {folder}/pid;\nerror_log stderr;\nevents {{}}\n"
-        f"http {{\naccess_log off;\n{kept}\n{site}\n}}\n"
-    )
-    return ["nginx", "-e", "stderr", "-p", str(folder), "-c", str(folder / "nginx.conf")]
-
-
-def haproxy(folder: Path, text: str, port: int) -> list[str]:
-    """The same for HAProxy."""
-    site = text.replace("bind :443", f"bind 127.0.0.1:{port}")
-    site = site.replace(f"/etc/haproxy/{NAME}.pem", str(folder / "both.pem"))
-    (folder / "haproxy.cfg").write_text(site)
-    return ["haproxy", "-db", "-f", str(folder / "haproxy.cfg")]
-
-
-@pytest.mark.parametrize("command", [nginx, haproxy], ids=["nginx", "haproxy"])
-def test_proxies_pass_on_what_they_should(
-    command: Callable[[Path, str, int], list[str]], behind: LocalServer, tmp_path: Path
-) -> None:
-    name = command.__name__
-    path = os.pathsep.join((os.environ["PATH"], "/usr/sbin"))
-    program = shutil.which(name, path=path)
-    if program is None:
-        pytest.skip(f"{name} is not installed (Debian's {name})")
-    certificate(tmp_path)
-    (block,) = blocks(name)
-    upstream = behind.http_url.removeprefix("http://")
-    assert "127.0.0.1:8086" in block.text
-    port = free_port()
-    text = block.text.replace("127.0.0.1:8086", upstream)
-    arguments = [program, *command(tmp_path, text, port)[1:]]
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(arguments, stdout=log, stderr=log)
-    try:
-        check_proxy(port, tmp_path, process)
-    except BaseException:
-        print((tmp_path / "log").read_text())
-        raise
-    finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def check_proxy(port: int, folder: Path, process: subprocess.Popen[bytes]) -> None:
-    trust = ssl.create_default_context(cafile=str(folder / f"{NAME}.pem"))
-
-    def dial() -> ssl.SSLSocket:
-        plain = socket.create_connection(("127.0.0.1", port), PATIENCE_S)
-        return trust.wrap_socket(plain, server_hostname=NAME)
-
-    end = time.monotonic() + PATIENCE_S
-    while True:
-        assert process.poll() is None, "the proxy has ended"
-        with contextlib.suppress(OSError), dial():
-            break
-        assert time.monotonic() < end, "the proxy does not listen"
-        time.sleep(0.05)
-
-    def ask(method: str, path: str, **headers: str) -> tuple[int, bytes]:
-        client = http.client.HTTPConnection(NAME, port)
-        client.sock = dial()
-        with contextlib.closing(client):
-            client.request(method, path, headers={"Host": NAME, **headers})
-            answer = client.getresponse()
-            return answer.status, answer.read()
-
-    while ask("GET", "/health")[0] == 503 and time.monotonic() < end:
-        time.sleep(0.1)  # HAProxy asks first whether the server is well
-    status, page = ask("GET", "/")
-    assert (status, b"<html" in page) == (200, True)
-    assert ask("GET", "/v1/avatars")[0] == 200
-    status, words = ask("DELETE", "/v1/avatars/demo")
-    assert (status, b"admin_token" in words) == (403, True)
-    assert ask("GET", "/v1/avatars", Host="evil.example")[0] in (403, 421)
-
-    frames = 0
-    with connect(
-        f"wss://{NAME}/ws",
-        sock=socket.create_connection(("127.0.0.1", port), PATIENCE_S),
-        ssl=trust,
-        server_hostname=NAME,
-        origin=f"https://{NAME}",  # type: ignore[arg-type]
-        subprotocols=["lipsync.v1"],  # type: ignore[list-item]
-        proxy=None,
-    ) as session:
-        session.send(encode(SessionStart(pace="burst")))
-        session.send(speech(0.6).tobytes())
-        session.send(encode(UtteranceEnd()))
-        while True:
-            message = session.recv(PATIENCE_S)
-            if isinstance(message, bytes):
-                frames += unpack_media(message)[0].type == MediaType.FRAME
-            elif isinstance(decode_server(message), UtteranceEnded):
-                break
-    assert frames == 15

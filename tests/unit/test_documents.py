@@ -24,8 +24,8 @@ from lipsync_fast.config_load import load
 from lipsync_fast.frontend.http.openapi import document
 from lipsync_fast_client.protocol import decode_client, decode_server
 
-RUN = {"python", "nginx", "haproxy"}
-"""Kinds that are run: integration/test_documents_run.py."""
+RUN = {"python", "nginx", "haproxy", "caddyfile", "yaml"}
+"""Kinds that are run: integration/test_documents_run.py, test_proxies.py."""
 READ = {"sh", "toml", "json", "ini"}
 DRAWN = {"", "text"}
 """What is printed, drawn or talked: nothing to run."""
