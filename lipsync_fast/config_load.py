@@ -321,6 +321,16 @@ def _assembled(values: Mapping[str, object]) -> ServeConfig:
     return ServeConfig(**top, **made)  # type: ignore[arg-type]
 
 
+def without_secrets(config: ServeConfig) -> ServeConfig:
+    """The same with each secret covered: as many ``*`` as it has characters."""
+    for name in SECRET:
+        section, _, key = name.rpartition(".")
+        inside = getattr(config, section)
+        covered = msgspec.structs.replace(inside, **{key: "*" * len(getattr(inside, key))})
+        config = msgspec.structs.replace(config, **{section: covered})
+    return config
+
+
 def as_toml(loaded: Loaded) -> str:
     """The configuration as a file that ``load`` reads, with where each value came from."""
     lines, section = ["# lipsync-fast serve: all keys, and where each value came from"], ""

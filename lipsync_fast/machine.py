@@ -35,27 +35,31 @@ def are_shared() -> bool:
     return processors() < OWN_FROM
 
 
-def processor_quota(root: Path = ROOT) -> float | None:
-    """Processors' time that the control groups leave this process; None where that is all.
+def processor_quota(root: Path = ROOT, pid: str = "self") -> float | None:
+    """Processors' time that the control groups leave a process; None where that is all.
 
     Each group on the way from the process's own up to the topmost one that can be seen may set a
     limit, and the least one counts: systemd's CPUQuota is the service's, a container's is above it.
     Both versions of control groups are looked at.
     """
-    quotas = [found for folder in _groups(root) if (found := _quota(folder)) is not None]
-    return min(quotas, default=None)
+    groups = control_groups(root, pid, "cpu")
+    return min((found for folder in groups if (found := _quota(folder)) is not None), default=None)
 
 
-def _groups(root: Path) -> Iterator[Path]:
-    """Folders of the groups that this process is in and that may limit processors, and above."""
-    mounts = _mounts(root)
+def control_groups(root: Path, pid: str, controller: str) -> Iterator[Path]:
+    """Folders of the groups that a process is in and that may limit something, and above.
+
+    Args:
+        controller: what is limited: "cpu", "memory".
+    """
+    mounts = _mounts(root, controller)
     try:
-        lines = (root / "proc/self/cgroup").read_text(errors="replace").splitlines()
+        lines = (root / "proc" / pid / "cgroup").read_text(errors="replace").splitlines()
     except OSError:
         lines = []
     for line in lines:
         _, controllers, own = [*line.split(":", 2), "", ""][:3]
-        kind = "cgroup" if "cpu" in controllers.split(",") else "cgroup2"
+        kind = "cgroup" if controller in controllers.split(",") else "cgroup2"
         if kind == "cgroup2" and controllers:  # another one of version 1
             continue
         for top, folder in mounts.get(kind, []):
@@ -70,7 +74,7 @@ def _groups(root: Path) -> Iterator[Path]:
         yield root / "sys/fs/cgroup"
 
 
-def _mounts(root: Path) -> dict[str, list[tuple[str, Path]]]:
+def _mounts(root: Path, controller: str) -> dict[str, list[tuple[str, Path]]]:
     """Where control groups are mounted, and which group that shows, by version."""
     found: dict[str, list[tuple[str, Path]]] = {}
     try:
@@ -83,7 +87,7 @@ def _mounts(root: Path) -> dict[str, list[tuple[str, Path]]]:
         if len(fields) < 5 or len(kinds) < 3:
             continue
         kind, options = kinds[0], kinds[-1].split(",")
-        if kind == "cgroup2" or (kind == "cgroup" and "cpu" in options):
+        if kind == "cgroup2" or (kind == "cgroup" and controller in options):
             top, at = (re.sub(r"\\([0-7]{3})", _octal, field) for field in fields[3:5])
             found.setdefault(kind, []).append((top, root / at.lstrip("/")))
     return found

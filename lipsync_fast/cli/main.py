@@ -23,6 +23,7 @@ from lipsync_fast.cli.commands import (
     complete_avatar,
 )
 from lipsync_fast.console import EXIT_INTERRUPT, guarded
+from lipsync_fast.errors import ConfigError
 from lipsync_fast.version import __version__
 
 app = typer.Typer(
@@ -131,9 +132,33 @@ def demo(
 @app.command(cls=Command)
 @guarded
 def doctor(
+    url: Annotated[
+        str, typer.Argument(help="With --production: where clients reach it, https://…")
+    ] = "",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    production: Annotated[
+        bool,
+        typer.Option("--production", help="Hold the server that runs against the checklist."),
+    ] = False,
+    folder: Annotated[Path | None, typer.Option(help="The server's private folder.")] = None,
+    port: Annotated[int | None, typer.Option(help="The server's first stream port.")] = None,
+    stop_seconds: Annotated[
+        float | None,
+        typer.Option(min=0, help="That its manager waits before it kills it (systemd is asked)."),
+    ] = None,
 ) -> None:
-    """Show what this machine has and what will be used, and run a self-test."""
+    """Show what this machine has and what will be used, and run a self-test.
+
+    With --production: whether the server that runs is fit for others to depend on.
+    """
+    if production:
+        from lipsync_fast.cli.doctor_production import ProductionRequest, production_command
+
+        request = ProductionRequest(url, folder, port, stop_seconds)
+        production_command(request, as_json=json)
+        return
+    if url or folder is not None or port is not None or stop_seconds is not None:
+        raise ConfigError("URL, --folder, --port and --stop-seconds go with --production")
     from lipsync_fast.cli.doctor_command import doctor_command
 
     doctor_command(as_json=json)

@@ -14,11 +14,14 @@ import msgspec
 import typer
 import zmq
 
+from lipsync_fast.config import ServeConfig
 from lipsync_fast.errors import ServerError
 from lipsync_fast.ipc.control import (
     AnyMessage,
     AvatarChanged,
     ChangeAvatar,
+    SettingsReply,
+    SettingsRequest,
     StatusReply,
     StatusRequest,
 )
@@ -102,6 +105,21 @@ class ControlClient:
         assert isinstance(reply, StatusReply)
         try:
             return read_status(reply.status)
+        except (msgspec.MsgspecError, UnicodeError) as error:
+            raise ServerError(
+                f"the server in {self._folder} is of another version: {error}"
+            ) from None
+
+    def settings(self) -> ServeConfig:
+        """What the server was configured with; its secrets are covered.
+
+        Raises:
+            ServerError: it has gone, does not answer, or is of another version.
+        """
+        reply = self._ask(SettingsRequest(), ANSWER_S, lambda m: isinstance(m, SettingsReply))
+        assert isinstance(reply, SettingsReply)
+        try:
+            return msgspec.msgpack.decode(reply.settings, type=ServeConfig)
         except (msgspec.MsgspecError, UnicodeError) as error:
             raise ServerError(
                 f"the server in {self._folder} is of another version: {error}"

@@ -14,6 +14,7 @@ with (``ipc.offers``). The two ends are ``ipc.control_socket``'s.
     supervisor ─► front, gateway  NewCertificate
     supervisor ─► front    Engines, StatusReply (every second)
     status ─► supervisor   StatusRequest; answered by StatusReply
+    doctor ─► supervisor   SettingsRequest; answered by SettingsReply
     anyone ─► supervisor   ChangeAvatar; answered by AvatarChanged
 
 Every message carries its type's tag, and Hello the version: who speaks another one is told to stop.
@@ -262,6 +263,16 @@ class StatusReply(Message):
     status: msgspec.Raw
 
 
+class SettingsRequest(Message):
+    """Asked by ``lipsync-fast doctor --production``."""
+
+
+class SettingsReply(Message):
+    """What the server was configured with: a ServeConfig as plain data, secrets covered."""
+
+    settings: msgspec.Raw
+
+
 class ChangeAvatar(Message):
     """Load an avatar, or what has taken its place; or unload it.
 
@@ -316,6 +327,8 @@ AnyMessage = (
     | NewCertificate
     | StatusRequest
     | StatusReply
+    | SettingsRequest
+    | SettingsReply
     | ChangeAvatar
     | AvatarChanged
 )

@@ -11,8 +11,17 @@ from collections.abc import Callable
 import msgspec
 import trio
 
+from lipsync_fast.config_load import without_secrets
 from lipsync_fast.errors import ControlError, ServerError
-from lipsync_fast.ipc.control import AnyMessage, ChangeAvatar, Engines, StatusReply, StatusRequest
+from lipsync_fast.ipc.control import (
+    AnyMessage,
+    ChangeAvatar,
+    Engines,
+    SettingsReply,
+    SettingsRequest,
+    StatusReply,
+    StatusRequest,
+)
 from lipsync_fast.ipc.control_socket import Hub
 from lipsync_fast.ipc.status import ServerStatus
 from lipsync_fast.logs import get_logger
@@ -77,6 +86,9 @@ class ControlServer:
             child = self._roster.by_name(name)
             if isinstance(message, StatusRequest):
                 self._hub.send(name, self._status_reply())
+            elif isinstance(message, SettingsRequest):
+                covered = msgspec.msgpack.encode(without_secrets(self._facts.config))
+                self._hub.send(name, SettingsReply(settings=msgspec.Raw(covered)))
             elif isinstance(message, ChangeAvatar):
                 self._on_change_avatar(name, message)
             elif child is not None:  # else it has died since

@@ -286,6 +286,15 @@ def test_status_for_people_and_programs() -> None:
         assert done.returncode == 0
         ready = run("status", "--folder", folder, "--ready")
         assert (ready.returncode, ready.stdout) == (0, "ready: engine-1\n")
+        checked = run("doctor", "--production", "--folder", folder, "--json", "--stop-seconds", "5")
+        items = {i["name"]: i for i in json.loads(checked.stdout)["items"]}
+        results = {name: item["result"] for name, item in items.items()}
+        assert (results["clients"], results["health"], results["WebSocket"]) == ("ok", "ok", "ok")
+        assert (results["spare engines"], results["stopping"]) == ("warning", "wrong")
+        assert checked.returncode == 2
+        assert "not fit for production" in checked.stderr
+        text = run("doctor", "--production", "--folder", folder).stdout
+        assert "? spare engines" in text
         assert f"process {status.pid}: serving" in " ".join(done.stdout.split())
         assert re.search(rf"engine-1 +cpu +ready +{status.engines[0].pid} ", done.stdout)
         assert re.search(rf"front-1 +ready +{status.fronts[0].pid} ", done.stdout)
