@@ -98,7 +98,7 @@ $(OLDEST)/.ready: constraints-oldest.txt $(VENV)/.core
 	@rm -rf $(OLDEST)
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip --disable-pip-version-check install --quiet \
-		--constraint constraints-oldest.txt $(CLIENT) "$(WHEEL)[sign,grpc,webrtc,speech]" onnx safetensors matplotlib pytest \
+		--constraint constraints-oldest.txt $(CLIENT) "$(WHEEL)[sign,grpc,webrtc,speech,store]" onnx safetensors matplotlib pytest \
 		pytest-timeout pytest-xdist hypothesis opencv-python-headless pyexiv2 $(WITH)
 	@touch $@
 

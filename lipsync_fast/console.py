@@ -141,33 +141,45 @@ class Progress:
         total: frames that will come, where known.
         quiet: show nothing.
         verb: what is done, for the bar.
+        unit: what is counted.
     """
 
     _PLAIN_EVERY_S = 5.0
     _BAR_EVERY_S = 0.1
 
-    def __init__(self, total: int | None, *, quiet: bool, verb: str = "rendering") -> None:
+    def __init__(
+        self, total: int | None, *, quiet: bool, verb: str = "rendering", unit: str = "frames"
+    ) -> None:
         self._total = total
-        self._verb = verb
+        self._verb, self._unit = verb, unit
         self._quiet = quiet
         self._terminal = sys.stderr.isatty() and not quiet
         self._begun = time.monotonic()
         self._next = self._begun + (self._BAR_EVERY_S if self._terminal else self._PLAIN_EVERY_S)
-        self._done = 0
+        self._done = self._found = 0
         self._bar: _Bar | None = None
 
     def __enter__(self) -> Progress:
         if self._terminal:
-            self._bar = _Bar(self._total, self._verb)
+            self._bar = _Bar(self._total, self._verb, self._unit)
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop(self._done)
 
-    def advance(self) -> None:
-        """One more frame is done."""
+    def advance(self, found: bool = False) -> None:
+        """One more is done.
+
+        Args:
+            found: it was done already, and says nothing of how long the others take.
+        """
         self._done += 1
+        self._found += found
+        self.tick()
+
+    def tick(self) -> None:
+        """Time has passed."""
         if self._quiet:
             return
         now = time.monotonic()
@@ -181,21 +193,24 @@ class Progress:
             say(self._plain(now))
 
     def _rate(self, now: float) -> float:
-        return self._done / max(1e-9, now - self._begun)
+        return (self._done - self._found) / max(1e-9, now - self._begun)
 
     def _plain(self, now: float) -> str:
-        rate = self._rate(now)
+        rate, unit = self._rate(now), self._unit
         if not self._total:
-            return f"{self._done} frames, {rate:.1f} frames/s"
-        left = clock(max(0, self._total - self._done) / rate)
+            return f"{self._done} {unit}, {rate:.1f} {unit}/s"
         percent = min(100, 100 * self._done // self._total)
-        return f"{self._done}/{self._total} frames ({percent}%), {rate:.1f} frames/s, {left} left"
+        done = f"{self._done}/{self._total} {unit} ({percent}%)"
+        if not rate:
+            return done
+        left = clock(max(0, self._total - self._done) / rate)
+        return f"{done}, {rate:.1f} {unit}/s, {left} left"
 
 
 class _Bar:
     """The bar itself; rich is imported only where there is a terminal."""
 
-    def __init__(self, total: int | None, verb: str) -> None:
+    def __init__(self, total: int | None, verb: str, unit: str) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as RichProgress
@@ -210,11 +225,12 @@ class _Bar:
             console=Console(stderr=True),
             transient=True,
         )
+        self._unit = unit
         self._task = self._progress.add_task(verb, total=total, rate="")
         self._progress.start()
 
     def show(self, done: int, rate: float) -> None:
-        self._progress.update(self._task, completed=done, rate=f"{rate:.1f} frames/s")
+        self._progress.update(self._task, completed=done, rate=f"{rate:.1f} {self._unit}/s")
 
     def stop(self, done: int) -> None:
         with suppress(OSError):  # the terminal may have gone

@@ -162,6 +162,30 @@ class OutputError(LipsyncError):
     """An output cannot be written: missing folder, no rights, no space, already there."""
 
 
+class ObjectError(LipsyncError):
+    """What lies at a URL cannot be read or written; says which, never with a secret in it.
+
+    Attributes:
+        passes: it may work later: a server that does not answer, or is overloaded.
+    """
+
+    def __init__(self, message: str, *, passes: bool = False) -> None:
+        super().__init__(message)
+        self.passes = passes
+
+
+class ObjectMissingError(ObjectError):
+    """There is nothing at a URL."""
+
+
+class ObjectChangedError(ObjectError):
+    """What lies at a URL has become another one meanwhile."""
+
+
+class ManifestError(LipsyncError):
+    """A list of recordings cannot be read, or names what cannot be; says in which line."""
+
+
 # ---------------------------------------------------------------- engines and processes
 class BackendError(LipsyncError):
     """A backend cannot run here; the message says what is missing."""

@@ -118,6 +118,75 @@ def render(
 
 @app.command(cls=Command)
 @guarded
+def batch(
+    manifest: Annotated[
+        Path,
+        typer.Argument(
+            help="The recordings: JSON lines, or .csv with headings; audio, avatar, out,"
+            " start_frame."
+        ),
+    ],
+    out: Annotated[
+        str,
+        typer.Option("--out", "-o", help="The folder of the videos, or a URL such as s3://…"),
+    ],
+    avatar: Annotated[
+        str,
+        typer.Option(
+            help="The avatar of recordings that name none.", autocompletion=complete_avatar
+        ),
+    ] = "demo",
+    avatars: AvatarsOption = None,
+    start_frame: Annotated[
+        int, typer.Option(min=0, help="Which of the avatar's frames to begin with.")
+    ] = 0,
+    backend: BackendOption = "auto",
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Recordings at a time (default: as many as there is room for)."),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of each (default: what jobs leave).")
+    ] = None,
+    retries: Annotated[
+        int, typer.Option(min=0, max=100, help="How often what may pass is tried again.")
+    ] = 3,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Work on a Ray cluster: HOST:PORT, or auto."),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Make all anew, and replace other files.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print a summary at the end, as one JSON object.")
+    ] = False,
+) -> None:
+    """Render many recordings, on all processors or a cluster; called again, it goes on."""
+    from lipsync_fast.cli.batch import BatchRequest, batch_command
+
+    batch_command(
+        BatchRequest(
+            manifest=manifest,
+            out=out,
+            avatar=avatar,
+            avatars=tuple(avatars or ()),
+            start_frame=start_frame,
+            backend=backend,
+            jobs=jobs,
+            threads=threads,
+            retries=retries,
+            ray=ray,
+            force=force,
+            quiet=quiet,
+            json=json,
+        )
+    )
+
+
+@app.command(cls=Command)
+@guarded
 def demo(
     out: Annotated[Path, typer.Option(help="The folder for the results.")] = Path("demo"),
     backend: BackendOption = "auto",

@@ -17,6 +17,7 @@ from typer.main import get_command
 from lipsync_fast.audio.windows import AudioWindow
 from lipsync_fast.avatars.library import AvatarLibrary
 from lipsync_fast.avatars.package import AvatarPackage
+from lipsync_fast.batch.manifest import read_manifest
 from lipsync_fast.benchmark.run import PARTS
 from lipsync_fast.cli.main import app
 from lipsync_fast.cli.systemd import UnitRequest, unit_of
@@ -26,7 +27,7 @@ from lipsync_fast_client.protocol import decode_client, decode_server
 
 RUN = {"python", "nginx", "haproxy", "caddyfile", "yaml"}
 """Kinds that are run: integration/test_documents_run.py, test_proxies.py."""
-READ = {"sh", "toml", "json", "ini"}
+READ = {"sh", "toml", "json", "jsonl", "ini"}
 DRAWN = {"", "text"}
 """What is printed, drawn or talked: nothing to run."""
 SIMPLE = {".", "export"}
@@ -124,6 +125,12 @@ def test_configurations_load(block: Block, tmp_path: Path, monkeypatch: pytest.M
     file = tmp_path / "serve.toml"
     file.write_text(block.text)
     assert any(source == str(file) for source in load(file).sources.values())
+
+
+@ids(blocks("jsonl"))
+def test_lists_of_recordings_are_read(block: Block, tmp_path: Path) -> None:
+    (tmp_path / "list.jsonl").write_text(block.text)
+    assert len(read_manifest(tmp_path / "list.jsonl")) == block.text.count('"audio"')
 
 
 @ids(blocks("json"))
