@@ -224,7 +224,8 @@ class TokenError(LipsyncError):
     """A token is not one that lets its holder in.
 
     Attributes:
-        reason: a word that does not change: wrong_token, expired, wrong_audience, wrong_issuer.
+        reason: a word that does not change: wrong_token, expired, wrong_audience, wrong_issuer,
+            used_ticket.
     """
 
     def __init__(self, reason: str, message: str) -> None:

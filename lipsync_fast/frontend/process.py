@@ -45,6 +45,7 @@ from lipsync_fast.ipc.offers import RingSocket, RingsOffered
 from lipsync_fast.ipc.status import read_status
 from lipsync_fast.logs import get_logger, setup_logs
 from lipsync_fast.signals import until
+from lipsync_fast.tokens.tickets import Tickets
 
 log = get_logger("lipsync.front")
 PLAIN = Security(None, lambda: None)
@@ -61,7 +62,7 @@ class Front:
     ) -> None:
         self.spec, self.link, self.rings, self._nursery = spec, link, rings, nursery
         self.pool = EnginePool(nursery)
-        self.services = Services.of(spec.config, self.pool, self.send)
+        self.services = Services.of(spec.config, self.pool, self.send, _tickets(spec))
         self.legacy = LegacyService(self.services)
         self.connections = Connections(self.services, self.legacy)
         statistics = self.services.statistics
@@ -180,6 +181,13 @@ class Front:
         self.send(Ready())
         await self.stop.wait()
         nursery.cancel_scope.cancel()
+
+
+def _tickets(spec: FrontSpec) -> Tickets | None:
+    """Those that all fronts of the server share."""
+    if spec.tickets_fd < 0:
+        return None
+    return Tickets(bytes.fromhex(spec.tickets_secret), spec.tickets_fd)
 
 
 async def _run(spec: FrontSpec, link: Link, rings: RingSocket) -> None:

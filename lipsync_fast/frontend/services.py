@@ -27,6 +27,7 @@ from lipsync_fast.ipc.status import FrontLoad
 from lipsync_fast.machine import are_shared
 from lipsync_fast.tokens.guesses import Guesses
 from lipsync_fast.tokens.identities import Identities
+from lipsync_fast.tokens.tickets import Tickets
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,7 @@ class Services:
     avatar_changes: AvatarChanges
     admission: Admission
     entrance: Entrance
+    tickets: Tickets
     statistics: FrontStatistics
     timer: SlotTimer
     idle_rate: IdleRate
@@ -59,19 +61,25 @@ class Services:
 
     @classmethod
     def of(
-        cls, config: ServeConfig, pool: EnginePool, send: Callable[[AnyMessage], None]
+        cls,
+        config: ServeConfig,
+        pool: EnginePool,
+        send: Callable[[AnyMessage], None],
+        tickets: Tickets | None = None,
     ) -> Services:
         """The parts of a front.
 
         Args:
             pool: the engines.
             send: to the supervisor.
+            tickets: that all fronts of the server share; this one's alone where None.
 
         Raises:
             OSError: the trace cannot be written.
             ConfigError: the speech synthesis that is configured cannot work.
         """
         statistics, numbers, live = FrontStatistics(), JobNumbers(), config.live
+        tickets = tickets or Tickets.alone()
         admission = Admission(config.limits, statistics.load, config.listen.proxies)
         return cls(
             config=config,
@@ -81,7 +89,8 @@ class Services:
             avatars=AvatarDirectory(config.avatars, pool, send),
             avatar_changes=AvatarChanges(send),
             admission=admission,
-            entrance=Entrance(config.listen, Identities(config), Guesses()),
+            entrance=Entrance(config.listen, Identities(config, tickets), Guesses()),
+            tickets=tickets,
             statistics=statistics,
             timer=SlotTimer(),
             idle_rate=_idle_rate(pool, admission, statistics.load),
@@ -115,6 +124,7 @@ class Services:
 
     def close(self) -> None:
         """Close what is kept of utterances, and forget the mapped packages."""
+        self.tickets.close()
         self.utterances.close()
         self.avatars.close()
 

@@ -77,6 +77,8 @@ class FrontSpec(msgspec.Struct, frozen=True, kw_only=True):
         rings_fd: its end of the ring socket.
         listeners: what to accept from.
         secret: what the gateway shows at the inner listener; none where there is none.
+        tickets_secret, tickets_fd: what all fronts of a server share of tickets
+            (``tokens.tickets``).
         certificate: under which all but that one speak TLS; none do where it is None.
     """
 
@@ -86,6 +88,8 @@ class FrontSpec(msgspec.Struct, frozen=True, kw_only=True):
     listeners: list[Listener]
     config: ServeConfig
     secret: str = ""
+    tickets_secret: str = ""
+    tickets_fd: int = -1
     certificate: Certificate | None = None
 
 

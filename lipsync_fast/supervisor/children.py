@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
@@ -202,6 +202,7 @@ def spawn(
     command: list[str],
     spec: Callable[[int], EngineSpec | FrontSpec | GatewaySpec],
     environ: Mapping[str, str] = MappingProxyType({}),
+    fds: Sequence[int] = (),
 ) -> Child:
     """Start a process in a slot; never blocks on it. For the main thread (``ipc.birth.end_with``).
 
@@ -212,6 +213,7 @@ def spawn(
     Args:
         spec: makes the task from the descriptor of the child's end of the ring socket.
         environ: added to the environment that it has from here.
+        fds: descriptors that it gets besides.
 
     Raises:
         OSError: no process can be started.
@@ -226,7 +228,7 @@ def spawn(
             command,
             stdin=task,
             stdout=2,  # what a child prints is log
-            pass_fds=[theirs.fileno(), *(each.fd for each in slot.listeners)],
+            pass_fds=[theirs.fileno(), *(each.fd for each in slot.listeners), *fds],
             start_new_session=True,
             env={**os.environ, **environ},
         )

@@ -8,6 +8,7 @@ which takes as long as a tenth of what they need to be ready.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -42,6 +43,7 @@ from lipsync_fast.supervisor.run_folder import (
 from lipsync_fast.supervisor.spawner import Spawner, child_slots
 from lipsync_fast.tls import read_certificate
 from lipsync_fast.tokens.identities import check as check_identities
+from lipsync_fast.tokens.tickets import new_memory as tickets_memory
 
 log = get_logger("lipsync.supervisor")
 SIGNALS = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
@@ -105,6 +107,8 @@ def serve(
             write = log.warning if devices.alarming else log.info
             write("devices are chosen", remark=devices.remark)
         environ = stack.enter_context(_mps(config, devices, folder.path))
+        tickets = tickets_memory()
+        stack.callback(os.close, tickets)
         spawner = Spawner(
             config,
             folder.path,
@@ -115,6 +119,7 @@ def serve(
             environ,
             gateway,
             certificate,
+            tickets,
         )
         slots = child_slots(devices, ports, config.fronts, gateway)
         stack.callback(_end_all, slots)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,6 +61,7 @@ class Spawner:
         gpus: that engines run on, by device.
         environ: of engines on GPUs, beside what they have from here.
         gateway: what it needs, where there is to be one.
+        tickets_fd, tickets_secret: what fronts share of tickets (``tokens.tickets``).
         certificate: of those that listen, who speak TLS then; the newest one that can be used.
     """
 
@@ -72,6 +74,8 @@ class Spawner:
     environ: dict[str, str] = field(default_factory=dict)
     gateway: GatewayPlan | None = None
     certificate: Certificate | None = None
+    tickets_fd: int = -1
+    tickets_secret: str = field(default_factory=lambda: secrets.token_hex(32), repr=False)
     _numbers: dict[str, itertools.count[int]] = field(
         default_factory=lambda: {role: itertools.count(1) for role in ROLES}
     )
@@ -102,6 +106,8 @@ class Spawner:
                     listeners=slot.listeners,
                     config=self.config,
                     secret=self.gateway.secret if self.gateway is not None else "",
+                    tickets_secret=self.tickets_secret,
+                    tickets_fd=self.tickets_fd,
                     certificate=self.certificate,
                 )
             return EngineSpec(
@@ -125,4 +131,5 @@ class Spawner:
 
         gpu = self.gpus.get(slot.device)
         environ = {**self.environ, **gpu.environ()} if gpu is not None else {}
-        return spawn(slot, name, self.command(slot.role), spec, environ)
+        fds = [self.tickets_fd] if slot.role == "front" and self.tickets_fd >= 0 else []
+        return spawn(slot, name, self.command(slot.role), spec, environ, fds)

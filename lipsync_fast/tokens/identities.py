@@ -14,11 +14,12 @@ from lipsync_fast.tokens import api_keys, jwts
 from lipsync_fast.tokens.api_keys import ApiKeys
 from lipsync_fast.tokens.jwts import JwtKeys
 from lipsync_fast.tokens.subject import ANYONE, Subject
+from lipsync_fast.tokens.tickets import Tickets
 from lipsync_fast.tokens.watched import Watched
 
 MOST_BYTES = 8192
 """Of a token."""
-_ORDER = ("expired", "wrong_audience", "wrong_issuer", "wrong_token")
+_ORDER = ("used_ticket", "expired", "wrong_audience", "wrong_issuer", "wrong_token")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +29,15 @@ class Shown:
     Attributes:
         tokens: in a header, or among the subprotocols.
         linked: in its address, where the shared token alone counts: addresses end up in logs.
+        tickets: that are to be used up now, from either place.
     """
 
     tokens: Sequence[bytes] = ()
     linked: Sequence[bytes] = ()
+    tickets: Sequence[bytes] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.tokens or self.linked)
+        return bool(self.tokens or self.linked or self.tickets)
 
 
 def bearer(authorization: str | None) -> list[bytes]:
@@ -55,9 +58,11 @@ class Identities:
     Args:
         config: see ``config.Listen`` and ``config.Access``. Files that cannot be read now are
             tried again; until then nobody has their keys.
+        tickets: of a front; nobody has one where None.
     """
 
-    def __init__(self, config: ServeConfig) -> None:
+    def __init__(self, config: ServeConfig, tickets: Tickets | None = None) -> None:
+        self._tickets = tickets
         listen, access = config.listen, config.access
         self._token, self._admin_token = listen.token.encode(), listen.admin_token.encode()
         self._jwts = self._keys = None
@@ -100,6 +105,11 @@ class Identities:
         for word in shown.tokens:
             try:
                 return self._named(word)
+            except TokenError as error:
+                errors.append(error)
+        if self._tickets is not None and shown.tickets:
+            try:
+                return self._tickets.redeem(shown.tickets[0])
             except TokenError as error:
                 errors.append(error)
         raise min(errors, key=lambda e: _ORDER.index(e.reason), default=_wrong())

@@ -20,23 +20,31 @@ GATEWAY = "X-Lipsync-Fast-Gateway"
 TOKEN_PROTOCOL = "lipsync.token."
 """Before a token, in URL-safe base64 of its UTF-8, among the subprotocols that a page offers: a
 browser lets it set no header, and an address is no place for a secret."""
+TICKET_PROTOCOL = "lipsync.ticket."
+"""Before a ticket, as it is, there too."""
 
 
-def shown(header: Header, path: str) -> Shown:
+def shown(header: Header, path: str, upgrade: bool) -> Shown:
     """The tokens that a request shows.
 
     Args:
         header: a header's value by its name; None where there is none.
         path: of the request, with its query.
+        upgrade: to a WebSocket, which is what tickets are for.
     """
-    tokens = bearer(header("Authorization"))
-    for name in (header("Sec-WebSocket-Protocol") or "").split(","):
-        encoded = name.strip().removeprefix(TOKEN_PROTOCOL)
-        if encoded != name.strip():
+    tokens, tickets = bearer(header("Authorization")), []
+    query = parse_qs(path.partition("?")[2])
+    for name in (header("Sec-WebSocket-Protocol") or "").split(",") if upgrade else ():
+        offered = name.strip()
+        if offered.startswith(TOKEN_PROTOCOL):
+            encoded = offered.removeprefix(TOKEN_PROTOCOL)
             with contextlib.suppress(ValueError):
                 tokens.append(base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)))
-    linked = [word.encode() for word in parse_qs(path.partition("?")[2]).get("token", [])]
-    return Shown(tokens, linked)
+        elif offered.startswith(TICKET_PROTOCOL):
+            tickets.append(offered.removeprefix(TICKET_PROTOCOL).encode())
+    if upgrade:
+        tickets += [word.encode() for word in query.get("ticket", [])]
+    return Shown(tokens, [word.encode() for word in query.get("token", [])], tickets)
 
 
 NO_GATEWAY = Refusal(403, "gateway", "this port is for the server's own gateway")

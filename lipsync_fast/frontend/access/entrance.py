@@ -30,19 +30,22 @@ class Entrance:
     def __init__(self, listen: Listen, identities: Identities, guesses: Guesses) -> None:
         self._listen, self._identities, self._guesses = listen, identities, guesses
 
-    def admit(self, header: Header, path: str, address: str) -> Subject | Refusal:
+    def admit(
+        self, header: Header, path: str, address: str, upgrade: bool = True
+    ) -> Subject | Refusal:
         """Whose request it is, or why it may not go on.
 
         Args:
             header: a header's value by its name; None where there is none.
             path: of the request, with its query.
             address: the client's.
+            upgrade: to a WebSocket.
         """
         if not host_allowed(self._listen, header("Host")):
             return NOT_ITS_NAME
         if not origin_allowed(self._listen, header("Origin"), header("Host")):
             return FOREIGN
-        given = shown(header, path)
+        given = shown(header, path, upgrade)
         return self._judged(address, given, lambda: self._subject(given))
 
     def admit_change(self, header: Header, path: str, address: str, peer: str) -> Subject | Refusal:
@@ -53,7 +56,7 @@ class Entrance:
         """
         if not host_allowed(self._listen, header("Host")):
             return NOT_ITS_NAME
-        given = shown(header, path)
+        given = shown(header, path, upgrade=False)
 
         def decide() -> Subject | Refusal:
             if self._identities.is_admin_token(given):

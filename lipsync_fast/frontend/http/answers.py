@@ -17,6 +17,13 @@ class Problem(msgspec.Struct):
     error: str
 
 
+class Ticket(msgspec.Struct):
+    """The answer of /v1/tickets: good for one WebSocket, within ``expires_s`` seconds."""
+
+    ticket: str
+    expires_s: int
+
+
 def as_json(body: msgspec.Struct, status: int = 200, **headers: str) -> Response:
     """An answer; a header's name has _ for -."""
     headers = {"Cache-Control": "no-store"} | {k.replace("_", "-"): v for k, v in headers.items()}

@@ -19,7 +19,7 @@ from starlette.websockets import WebSocket
 from lipsync_fast.errors import AvatarError, AvatarNotFoundError, LipsyncError
 from lipsync_fast.frontend.access.socket import Socket
 from lipsync_fast.frontend.avatars.directory import without_folders
-from lipsync_fast.frontend.http.answers import Problem, as_json, problem
+from lipsync_fast.frontend.http.answers import Problem, Ticket, as_json, problem
 from lipsync_fast.frontend.http.avatars import all_facts, change_avatar, facts_of
 from lipsync_fast.frontend.http.connection import CLOSE_S
 from lipsync_fast.frontend.http.content import Content, answer, etag_of
@@ -32,6 +32,7 @@ from lipsync_fast.frontend.services import Services
 from lipsync_fast.origins import client_address
 from lipsync_fast.tokens.refusals import RETRY_S, Refusal, retry_after
 from lipsync_fast.tokens.subject import Subject
+from lipsync_fast.tokens.tickets import LIFE_S
 from lipsync_fast_client.protocol import SUBPROTOCOL
 
 TYPES = {
@@ -174,6 +175,14 @@ class Routes:
             return problem(404, "this installation came without its recording")
         return answer(request, found)
 
+    async def ticket(self, request: Request) -> Response:
+        """A ticket for whoever asks: good for one WebSocket, soon."""
+        try:
+            ticket = self._services.tickets.issue(_of(request))
+        except LipsyncError as error:
+            return problem(400, error)
+        return as_json(Ticket(ticket, LIFE_S), 201)
+
     async def no_websocket(self, request: Request) -> Response:
         """For who asks for /ws without an upgrade."""
         body = Problem("this path is for WebSocket: ask for an upgrade")
@@ -206,12 +215,12 @@ def _of(request: Request) -> Subject:
     return subject
 
 
-def _route(path: str, get: Handler, **others: Handler) -> Route:
-    """What can be done at a path: GET, HEAD, what is named (POST=…), and OPTIONS, which lists it.
+def _route(path: str, get: Handler | None, **others: Handler) -> Route:
+    """What can be done at a path: GET and HEAD, what is named (POST=…), and OPTIONS, to list it.
 
     One route for all methods: Starlette's 405 names those of the first route alone.
     """
-    handlers = {"GET": get, "HEAD": get, **others}
+    handlers = others if get is None else {"GET": get, "HEAD": get, **others}
     allowed = ", ".join(sorted([*handlers, "OPTIONS"]))
 
     async def answered(request: Request) -> Response:
@@ -244,6 +253,7 @@ def routes(services: Services, on_socket: OnSocket, video: Video) -> list[Route 
         _route("/v1/avatars", r.avatars),
         _route("/v1/avatars/{name}", r.avatar, POST=r.change_avatar, DELETE=r.change_avatar),
         _route("/v1/avatars/{name}/thumbnail.jpg", r.thumbnail),
+        _route("/v1/tickets", None, POST=r.ticket),
         _route("/v1/sample.wav", r.sample),
         _route("/models/{name}/video.mp4", r.video),
         _route("/ws", r.no_websocket),

@@ -126,7 +126,7 @@ class Guard:
                 return None
             return headers.get(name)
 
-        found = entrance.admit(header, query, address)
+        found = entrance.admit(header, query, address, upgrade=not plain)
         if plain and scope["method"] == "OPTIONS" and isinstance(found, Refusal):
             # What can be done is no secret, and a browser that asks first shows no token.
             return found if found.status == 403 else ANYONE

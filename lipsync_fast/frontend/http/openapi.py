@@ -23,7 +23,7 @@ Answers = dict[str, Any]
 @cache
 def document() -> dict[str, Any]:
     """The whole document."""
-    from lipsync_fast.frontend.http.answers import Problem
+    from lipsync_fast.frontend.http.answers import Problem, Ticket
     from lipsync_fast.frontend.http.avatars import AvatarChange, AvatarFacts, Avatars, Wanted
     from lipsync_fast.frontend.http.health import Health, Live, Readiness
 
@@ -36,6 +36,7 @@ def document() -> dict[str, Any]:
         Problem,
         Readiness,
         ServerStatus,
+        Ticket,
         Wanted,
     )
     _, schemas = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
@@ -130,6 +131,20 @@ def _paths() -> dict[str, Any]:
         "/v1/avatars/{name}/thumbnail.jpg": _get(
             "A small picture of an avatar.", {JPEG: {}}, ranged | missing, [name]
         ),
+        "/v1/tickets": {
+            "post": {
+                "summary": "A ticket for whoever shows a token: it stands for the token in one"
+                " upgrade to WebSocket (ticket=…, or the subprotocol lipsync.ticket.…), soon.",
+                "responses": {
+                    "201": _answer("It is made.", _schema("Ticket")),
+                    "400": _answer("The token allows too much by name.", _schema("Problem")),
+                    "401": {"description": "The token is not shown."},
+                    "403": {"description": "Called by a name, or from a page, not allowed."},
+                    "429": {"description": WRONG},
+                },
+                "security": [{}, {"bearer": []}, {"query": []}],
+            }
+        },
         "/v1/sample.wav": _get("A recording to try it with.", {WAV: {}}, ranged | missing),
         "/models/{name}/video.mp4": _get(
             "An avatar's frames, once from the first to the last; made when first asked for.",

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who may do what, on a server with two fronts: what holds for one holds for both."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("jwt", reason="the extra tokens is not installed")
+
+from serving import Server, server
+from signed import Issuer, put
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+
+from lipsync_fast.ipc.status import ServerStatus
+from lipsync_fast.tokens.api_keys import add_key
+from lipsync_fast.tokens.subject import Allowance
+
+SHARED = "the word that all share"
+ISSUER = Issuer("HS256")
+CONFIG = """
+fronts = 2
+[engines]
+spares = 0
+[listen]
+token = {token}
+[access]
+jwt_keys = {jwts}
+api_keys = {keys}
+jwt_audience = "faces"
+[avatars]
+folders = [{folder}]
+default = "tiny"
+[log]
+level = "debug"
+"""
+
+
+class World:
+    """The server, and those who ask it."""
+
+    def __init__(self, running: Server, status: ServerStatus, key: str) -> None:
+        self.running, self.status, self.key = running, status, key
+        self.shown: list[str] = [SHARED, key]
+        """What must be in no log."""
+
+    def token(self, **claims: Any) -> str:
+        made = ISSUER.token(**{"aud": "faces"} | claims)
+        self.shown.append(made)
+        return made
+
+    def http(self, method: str, path: str, token: str = "") -> tuple[int, dict[str, str], Any]:
+        """Status, headers and body of an answer."""
+        url = f"http://127.0.0.1:{self.status.http_port}{path}"
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        asked = urllib.request.Request(url, None, headers, method=method)
+        try:
+            with urllib.request.urlopen(asked, timeout=60) as given:
+                return given.status, dict(given.headers), given.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, dict(error.headers), error.read()
+
+    def ticket(self, token: str) -> str:
+        """A ticket, for whoever shows a token."""
+        status, _, body = self.http("POST", "/v1/tickets", token)
+        assert status == 201, body
+        made = json.loads(body)
+        self.shown.append(made["ticket"])
+        assert made["expires_s"] == 30
+        return str(made["ticket"])
+
+    def enter(self, token: str = "", query: str = "", protocols: tuple[str, ...] = ()) -> str:
+        """Open a WebSocket, and close it; the word for why it was refused."""
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        try:
+            with connect(
+                f"ws://127.0.0.1:{self.status.ports[0]}/{query}",
+                additional_headers=headers,
+                subprotocols=[*protocols] or None,  # type: ignore[list-item]
+                compression=None,
+                open_timeout=60,
+            ) as socket:
+                socket.send('{"type": "ping"}')
+                socket.recv(60)
+                return ""
+        except InvalidStatus as error:
+            return error.response.headers["X-Lipsync-Fast-Code"]
+
+
+@pytest.fixture(scope="module")
+def world(tiny_avatar: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("access")
+    avatars = folder / "avatars"
+    avatars.mkdir()
+    for name in ("tiny", "other"):
+        shutil.copytree(tiny_avatar, avatars / name)
+    keys = folder / "keys.json"
+    key = add_key(keys, "kiosk", Allowance(avatars=("tiny",)))
+    config = CONFIG.format(
+        token=json.dumps(SHARED),
+        jwts=json.dumps(put(folder / "secret", ISSUER.public)),
+        keys=json.dumps(str(keys)),
+        folder=json.dumps(str(avatars)),
+    )
+    with server(config) as running:
+        yield World(running, running.serving(spares=0), key)
+        assert running.stop() == 0
+
+
+def test_each_ticket_lets_in_once_whichever_front_sees_it(world: World) -> None:
+    """The kernel gives connections to fronts as it likes: of many, each front has some."""
+    for k in range(24):
+        ticket = world.ticket([SHARED, world.key, world.token()][k % 3])
+        way: dict[str, Any] = {"query": f"?ticket={ticket}"}
+        if k % 2:
+            way = {"protocols": ("lipsync.v1", f"lipsync.ticket.{ticket}")}
+        assert [world.enter(**way) for _ in range(3)] == ["", "used_ticket", "used_ticket"]
+
+    def opened(status: ServerStatus) -> list[int] | None:
+        found = [front.load.opened for front in status.fronts]
+        return found if sum(found) >= 24 else None
+
+    assert all(world.running.when(opened))
+
+
+def test_nothing_logs_what_is_shown(world: World) -> None:
+    for wrong in ("a wrong word", world.token(seconds=-60), world.token(aud="voices")):
+        assert world.enter(wrong)
+        assert world.enter(query=f"?ticket={wrong}".replace(" ", "+"))
+    assert world.enter(world.token(), f"?token={SHARED}".replace(" ", "+")) == ""
+    log = world.running.log
+    assert "wrong tokens" in log
+    for word in world.shown:
+        for part in word.split("."):
+            assert part not in log, part
+
+
+def test_a_token_sees_its_avatars_alone(world: World) -> None:
+    status, _, body = world.http("GET", "/v1/avatars", SHARED)
+    assert status == 200
+    assert {a["name"] for a in json.loads(body)["avatars"]} >= {"tiny", "other"}
+    status, _, body = world.http("GET", "/v1/avatars", world.key)
+    assert [a["name"] for a in json.loads(body)["avatars"]] == ["tiny"]
+    other = world.token(lipsync={"avatars": ["other"]})
+    assert json.loads(world.http("GET", "/v1/avatars", other)[2])["default"] == "other"
+    assert world.http("GET", "/v1/avatars/tiny", other)[0] == 404
+    assert world.http("GET", "/v1/avatars/other", other)[0] == 200
