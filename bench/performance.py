@@ -221,6 +221,16 @@ def parts() -> list[str]:
         lines += ["| way | µs a frame, median |", "|---|---|"]
         for way, values in found["us_per_frame"].items():
             lines.append(f"| {way} | {statistics.median(values):.1f} |")
+    found = micro("tls")
+    if found is not None:
+        lines += ["", "## TLS", "", f"`{found['command']}`", ""]
+        lines += ["| what a front does | µs, median |", "|---|---|"]
+        for way, values in found["us_per_frame"].items():
+            size = f"{found['size'] // 1000} kB"
+            lines.append(f"| sends a frame of {size} {way} | {statistics.median(values):.0f} |")
+        for key, values in found["us_per_handshake"].items():
+            lines.append(f"| shakes hands, key of {key} | {statistics.median(values):.0f} |")
+        lines += ["", f"Each connection needs {found['kb_per_connection']:.0f} kB more."]
     found = micro("front")
     if found is not None:
         lines += ["", "## The front beside an engine that has every picture at once", ""]

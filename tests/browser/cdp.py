@@ -36,6 +36,7 @@ FLAGS = (
     "--autoplay-policy=no-user-gesture-required",
     "--use-fake-device-for-media-stream",
     "--remote-debugging-port=0",
+    "--host-resolver-rules=MAP app.example.org 127.0.0.1",  # a name that is no loopback one
 )
 DEADLINE_S = 60.0
 

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from lipsync_fast.certificates import Certificate
 from lipsync_fast.config import Listen
 from lipsync_fast.errors import ConfigError
+from lipsync_fast.frontend.access.door import Door
 from lipsync_fast.frontend.access.secure import PLAIN_HTTP, SecureStream, Security
 from lipsync_fast.tls import read_certificate
 
@@ -298,6 +299,33 @@ def test_a_new_certificate_is_for_those_that_come(
 
     assert serve(security, give_back, ask) == "server"
     assert serve(security, give_back, ask) == "renewed"
+
+
+def test_who_is_turned_away_is_told_by_an_alert(authority: Authority) -> None:
+    """Not by words in HTTP, which would look like a server of another kind."""
+
+    async def run() -> object:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        place = listener.socket.getsockname()
+        door = Door(listener, lambda: None, admits=lambda stream: False, secure=True)
+        with trio.fail_after(PATIENCE_S):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(door.accept)
+
+                def ask() -> object:
+                    with (
+                        socket.create_connection(place, PATIENCE_S) as connection,
+                        pytest.raises(ssl.SSLError) as caught,
+                    ):
+                        authority.trusted().wrap_socket(connection, server_hostname="localhost")
+                    return caught.value.reason
+
+                found = await trio.to_thread.run_sync(ask)
+                nursery.cancel_scope.cancel()
+            await door.aclose()
+        return found
+
+    assert trio.run(run) == "TLSV1_ALERT_INTERNAL_ERROR"
 
 
 # ---------------------------------------------------------------- files

@@ -32,6 +32,8 @@ MANY = 1 << 30
 LINGER_S, LINGER = 1.0, 8
 """How long, and for how many at once, what a client still sends is read: else the kernel would tell
 it that the connection is broken, before it has read why."""
+ALERT = b"\x15\x03\x03\x00\x02\x02\x50"
+"""Of TLS: internal_error, fatal."""
 _NO_ROOM = errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM
 _FULL = "as many are connected as this server may have files open"
 _SHARE = "as many are connected from this address as may"
@@ -55,6 +57,8 @@ class Door(trio.abc.Listener[trio.SocketStream]):
         on_refused: called for each client that is turned away.
         kept: descriptors that are not for these clients.
         admits: whether a connection may stay; it may end others for it.
+        secure: clients speak TLS: who is turned away is told in an alert of it, since saying more
+            would take a handshake.
     """
 
     def __init__(
@@ -63,10 +67,11 @@ class Door(trio.abc.Listener[trio.SocketStream]):
         on_refused: Callable[[], None],
         kept: int = KEPT,
         admits: Callable[[trio.SocketStream], bool] = lambda stream: True,
+        secure: bool = False,
     ) -> None:
         self._listener, self._on_refused, self._kept = listener, on_refused, kept
         self.socket = listener.socket
-        self._admits, self._lingering = admits, 0
+        self._admits, self._secure, self._lingering = admits, secure, 0
         self._warned = -WARN_S
 
     async def accept(self) -> trio.SocketStream:
@@ -93,15 +98,9 @@ class Door(trio.abc.Listener[trio.SocketStream]):
         await self._listener.aclose()
 
     async def _turn_away(self, stream: trio.SocketStream, why: str) -> None:
-        """Say why in HTTP, which is what all who come here begin with."""
-        body = f"{why}\n".encode()
-        head = (
-            "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\n"
-            f"Content-Length: {len(body)}\r\nRetry-After: {retry_after(RETRY_S)}\r\n"
-            "Connection: close\r\n\r\n"
-        )
+        """Say why, and read what comes for a moment."""
         with trio.move_on_after(LINGER_S), suppress(trio.BrokenResourceError):
-            await stream.send_all(head.encode() + body)
+            await stream.send_all(ALERT if self._secure else _answer(why))
             await stream.send_eof()
         if self._lingering < LINGER:
             self._lingering += 1
@@ -127,3 +126,14 @@ class Door(trio.abc.Listener[trio.SocketStream]):
                 "clients are turned away",
                 reason=f"this process may have {soft} files open (ulimit -n), and nearly has",
             )
+
+
+def _answer(why: str) -> bytes:
+    """A refusal in HTTP, which is what all who come here begin with."""
+    body = f"{why}\n".encode()
+    head = (
+        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\n"
+        f"Content-Length: {len(body)}\r\nRetry-After: {retry_after(RETRY_S)}\r\n"
+        "Connection: close\r\n\r\n"
+    )
+    return head.encode() + body

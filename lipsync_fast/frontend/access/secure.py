@@ -51,6 +51,11 @@ class Security:
         self._context = None if certificate is None else server_context(certificate)
         self._on_refused, self._warned, self._failed = on_refused, -LOG_S, 0
 
+    @property
+    def is_on(self) -> bool:
+        """Whether it is TLS."""
+        return self._context is not None
+
     def renew(self, certificate: Certificate) -> None:
         """Greet those that come from now on with another certificate."""
         self._context = server_context(certificate)

@@ -110,6 +110,7 @@ async def serve_http(
             Door(
                 trio.SocketListener(trio.socket.from_stdlib_socket(listener)),
                 lambda: services.statistics.count_refused("connection"),
+                secure=security.is_on,
             )
         ]
         nursery.start_soon(trio.serve_listeners, serve, listeners)

@@ -202,6 +202,7 @@ async def serve_stream(
         lambda: services.statistics.count_refused("connection"),
         KEPT + KEPT_FOR_HTTP,
         admits,
+        security.is_on,
     )
     await serve(
         handle,
