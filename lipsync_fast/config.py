@@ -165,6 +165,12 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         speakers_per_address: of those that may speak, at most so many of one address; where 0, all
             but a quarter of them, rounded up, from four on. A loopback address, which programs of
             this machine and proxies have, may take all then.
+        sessions_per_subject, speakers_per_subject, seconds_per_day_per_subject,
+            connects_per_minute_per_subject: of whom a token names, where that token does not say
+            otherwise; as many as there are where 0. Seconds are of speech, in a day of UTC;
+            connects are upgrades, and requests of HTTP that need a token.
+        seconds_per_day_per_address, connects_per_minute_per_address: the same of one address,
+            whoever comes from there.
         handshake_s: to complete the upgrade; idle_s: until a session begins, and without any sign
             of life from its client: a message, or pictures that it takes.
         requests_in_flight: of one connection of the old protocols; beyond, it is not read from.
@@ -176,6 +182,12 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     sessions: AtLeastOne = 1000
     sessions_per_address: AtLeastOne = 200
     speakers_per_address: Amount = 0
+    sessions_per_subject: Amount = 0
+    speakers_per_subject: Amount = 0
+    seconds_per_day_per_subject: Annotated[float, Meta(ge=0)] = 0.0
+    connects_per_minute_per_subject: Amount = 0
+    seconds_per_day_per_address: Annotated[float, Meta(ge=0)] = 0.0
+    connects_per_minute_per_address: Amount = 0
     handshake_s: Positive = 10.0
     idle_s: Positive = 600.0
     requests_in_flight: AtLeastOne = 16

@@ -55,6 +55,12 @@ class ForbiddenError(ReportedError):
     code: ClassVar[ErrorCode] = "forbidden"
 
 
+class OverQuotaError(ReportedError):
+    """The client has used up what it may."""
+
+    code: ClassVar[ErrorCode] = "over_quota"
+
+
 class LegacyRequestError(LipsyncError):
     """A client of the old protocols sent what is no request; the message is one that clients know.
 

@@ -6,7 +6,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from lipsync_fast.config import Access, Listen, ServeConfig
+from lipsync_fast.config import Access, Limits, Listen, ServeConfig
+from lipsync_fast.frontend.access.accounts import Accounts
 from lipsync_fast.frontend.access.entrance import Entrance
 from lipsync_fast.tokens.guesses import Guesses
 from lipsync_fast.tokens.identities import Identities
@@ -18,10 +19,13 @@ def entrance(
     listen: Listen | None = None,
     access: Access | None = None,
     clock: Callable[[], float] = time.monotonic,
+    limits: Limits | None = None,
 ) -> Entrance:
     """The entrance of a front with that configuration."""
-    config = ServeConfig(listen=listen or Listen(), access=access or Access())
-    return Entrance(config.listen, Identities(config), Guesses(clock))
+    config = ServeConfig(
+        listen=listen or Listen(), access=access or Access(), limits=limits or Limits()
+    )
+    return Entrance(config.listen, Identities(config), Guesses(clock), Accounts(config.limits))
 
 
 def refused(found: Subject | Refusal) -> Refusal | None:

@@ -173,7 +173,8 @@ class UtteranceEnded(FromServer, tag="utterance.ended", kw_only=True, frozen=Tru
     """All of its frames were sent; ``dropped`` of ``frames`` were not.
 
     Attributes:
-        reason: "end": the client has said so; "quiet": no more sound came for too long.
+        reason: "end": the client has said so; "quiet": the server has ended it, since no more sound
+            came for too long, or no more may be said.
         left_out: frames that were not made, on purpose: the server is short of time, or the
             client's clock is fast. They are not among those dropped.
     """
@@ -192,10 +193,16 @@ class SessionInterrupted(FromServer, tag="session.interrupted", kw_only=True, fr
 
 
 class SessionOverloaded(FromServer, tag="session.overloaded", kw_only=True, frozen=True):
-    """The utterance that begins is not spoken: too many speak already. Its sound is dropped."""
+    """The utterance that begins is not spoken: too many speak already, or the client has used up
+    what it may. Its sound is dropped.
+
+    Attributes:
+        code: "over_quota" where it is the client's own limit.
+    """
 
     retry_after_ms: int
     message: str = ""
+    code: Literal["over_quota"] | UnsetType = UNSET
 
 
 class ErrorMessage(FromServer, tag="error", kw_only=True, frozen=True):

@@ -39,6 +39,7 @@ from lipsync_fast.ipc.control import (
     Ready,
     StatusReply,
     Stop,
+    Uses,
 )
 from lipsync_fast.ipc.control_socket import Link
 from lipsync_fast.ipc.offers import RingSocket, RingsOffered
@@ -51,6 +52,8 @@ log = get_logger("lipsync.front")
 PLAIN = Security(None, lambda: None)
 LATENCIES_S = 1.0
 """How often the percentiles of how long frames take are made."""
+USES_AT_ONCE = 4_000
+"""Accounts in a message, which has a bound."""
 _encoder = msgspec.msgpack.Encoder()
 
 
@@ -104,6 +107,8 @@ class Front:
                 self._nursery.start_soon(self._leave_when_empty)
         elif isinstance(message, NewCertificate):
             self.security.renew(message.certificate)
+        elif isinstance(message, Uses):
+            services.accounts.apply_update(message.of)
         elif isinstance(message, Stop):
             self.stop.set()
 
@@ -136,6 +141,9 @@ class Front:
     def _send_load(self) -> None:
         load = _encoder.encode(self.services.load_now())
         self.send(FrontHeartbeat(load=msgspec.Raw(load)))
+        changes = list(self.services.accounts.changes().items())
+        for start in range(0, len(changes), USES_AT_ONCE):
+            self.send(Uses(of=dict(changes[start : start + USES_AT_ONCE])))
 
     async def _leave_when_empty(self) -> None:
         await until(lambda: not self.services.statistics.load.connections)

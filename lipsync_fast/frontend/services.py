@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from lipsync_fast.config import ServeConfig
+from lipsync_fast.frontend.access.accounts import Accounts
 from lipsync_fast.frontend.access.admission import Admission
 from lipsync_fast.frontend.access.entrance import Entrance
 from lipsync_fast.frontend.avatars.changes import AvatarChanges
@@ -48,6 +49,7 @@ class Services:
     avatars: AvatarDirectory
     avatar_changes: AvatarChanges
     admission: Admission
+    accounts: Accounts
     entrance: Entrance
     tickets: Tickets
     statistics: FrontStatistics
@@ -80,7 +82,10 @@ class Services:
         """
         statistics, numbers, live = FrontStatistics(), JobNumbers(), config.live
         tickets = tickets or Tickets.alone()
-        admission = Admission(config.limits, statistics.load, config.listen.proxies)
+        accounts = Accounts(config.limits)
+        admission = Admission(
+            config.limits, statistics.load, config.listen.proxies, accounts.speaking_elsewhere
+        )
         return cls(
             config=config,
             pool=pool,
@@ -89,7 +94,8 @@ class Services:
             avatars=AvatarDirectory(config.avatars, pool, send),
             avatar_changes=AvatarChanges(send),
             admission=admission,
-            entrance=Entrance(config.listen, Identities(config, tickets), Guesses()),
+            accounts=accounts,
+            entrance=Entrance(config.listen, Identities(config, tickets), Guesses(), accounts),
             tickets=tickets,
             statistics=statistics,
             timer=SlotTimer(),

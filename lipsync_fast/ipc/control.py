@@ -7,12 +7,12 @@ pictures go through rings, and the rings' descriptors through a Unix socket that
 with (``ipc.offers``). The two ends are ``ipc.control_socket``'s.
 
     child ─► supervisor    Hello, Ready, Heartbeat, Bye
-    front ─► supervisor    FrontHeartbeat, WantAvatar
+    front ─► supervisor    FrontHeartbeat, WantAvatar, Uses
     gateway ─► supervisor  GatewayHeartbeat
     engine ─► supervisor   AvatarState
     supervisor ─► child    LoadAvatar, UnloadAvatar, PeerGone, Drain, Stop
     supervisor ─► front, gateway  NewCertificate
-    supervisor ─► front    Engines, StatusReply (every second)
+    supervisor ─► front    Engines, StatusReply (every second), Uses
     status ─► supervisor   StatusRequest; answered by StatusReply
     doctor ─► supervisor   SettingsRequest; answered by SettingsReply
     anyone ─► supervisor   ChangeAvatar; answered by AvatarChanged
@@ -30,6 +30,7 @@ import msgspec
 from msgspec import Meta
 
 from lipsync_fast.certificates import Certificate
+from lipsync_fast.ipc.usage import Use
 
 VERSION = 2
 MOST_QUEUED = 1000
@@ -239,6 +240,13 @@ class PeerGone(Message):
     peer: Name
 
 
+class Uses(Message):
+    """What accounts use, of those where that has changed: from a front, there; to a front, in all
+    others, those that have gone included."""
+
+    of: dict[str, Use]
+
+
 class Drain(Message):
     """Take nothing new; end what has begun; then say Bye."""
 
@@ -325,6 +333,7 @@ AnyMessage = (
     | Drain
     | Stop
     | NewCertificate
+    | Uses
     | StatusRequest
     | StatusReply
     | SettingsRequest

@@ -135,9 +135,23 @@ def serve(
         facts = ServerFacts(config, stream_ports, http_port, started_at, gateway_ports)
         ports += [*gateway.bound, gateway.inner] if gateway is not None else []
         parts = ServerParts(
-            facts, spawner, slots, ports, notifier, folder, early_signals, lambda: on_ready(ports)
+            facts,
+            spawner,
+            slots,
+            ports,
+            notifier,
+            folder,
+            _spoken_file(stream_ports[0]),
+            early_signals,
+            lambda: on_ready(ports),
         )
         return trio.run(supervise, parts)
+
+
+def _spoken_file(port: int) -> Path | None:
+    """Where it is kept how long was spoken today; None where there is no place for it."""
+    folder = places.state_folder()
+    return None if folder is None else folder / f"spoken-{port}.json"
 
 
 def _kept_somewhere(config: ServeConfig) -> ServeConfig:

@@ -16,8 +16,9 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import msgspec
 import trio
@@ -39,6 +40,7 @@ from lipsync_fast.ipc.control import (
     PeerGone,
     Ready,
     Stop,
+    Uses,
     WantAvatar,
 )
 from lipsync_fast.ipc.control_socket import Hub
@@ -50,6 +52,7 @@ from lipsync_fast.supervisor.avatar_loader import AvatarLoader
 from lipsync_fast.supervisor.avatar_rollout import AvatarRollout
 from lipsync_fast.supervisor.children import Child, ChildSlot, why_not_started
 from lipsync_fast.supervisor.control import ControlServer
+from lipsync_fast.supervisor.ledger import Ledger, keep
 from lipsync_fast.supervisor.ports import BoundPort
 from lipsync_fast.supervisor.ring_broker import RingBroker
 from lipsync_fast.supervisor.roster import Roster
@@ -66,6 +69,9 @@ SPARES_AFTER_S = 1.0
 ENGINE_FAILURES, FRONT_FAILURES = 3, 5
 """Young deaths in a row in a slot that end the server: of engines, only until it has served."""
 REPORT_S = 1.0
+KEEP_SPOKEN_S = 60.0
+USES_AT_ONCE = 4_000
+"""Accounts in a message, which has a bound."""
 
 log = get_logger("lipsync.supervisor")
 
@@ -77,6 +83,7 @@ class ServerParts:
     Attributes:
         ports: listening sockets; closed by ``Shutdown`` when the server drains.
         folder: of the control socket.
+        spoken: file that keeps how long was spoken today, from one run to the next.
         early_signals: that have come before the loop could take them.
         on_ready: called once, when clients can be served.
     """
@@ -87,6 +94,7 @@ class ServerParts:
     ports: list[BoundPort]
     notifier: Notifier
     folder: RunFolder
+    spoken: Path | None = None
     early_signals: list[int] = field(default_factory=list)
     on_ready: Callable[[], None] = lambda: None
 
@@ -103,6 +111,9 @@ class Supervisor:
         self._parts, self._config = parts, parts.facts.config
         self._catalogue = catalogue = parts.spawner.catalogue
         self._roster = roster = Roster(parts.slots)
+        self._ledger, self._spoken = Ledger(), b""
+        if parts.spoken is not None:
+            self._ledger.restore(parts.spoken)
         self._serving, self._changes = trio.Event(), Changes()
         self._control = control = ControlServer(
             hub, roster, catalogue, parts.facts, self._on_message, self._on_change_avatar
@@ -140,6 +151,7 @@ class Supervisor:
                     nursery.start_soon(task)
                 nursery.start_soon(self._control.keep_open, self._parts.folder)
                 nursery.start_soon(self._shutdown.obey_signals, self._parts.early_signals)
+                nursery.start_soon(self._keep_spoken)
                 if self._config.avatars.watch:
                     nursery.start_soon(self._rollout.watch, self._config.avatars.watch)
                 if self._parts.notifier.watchdog_s is not None:
@@ -148,6 +160,7 @@ class Supervisor:
                 await self._shutdown.stop_all()
                 nursery.cancel_scope.cancel()
         finally:
+            self._write_spoken()
             self._rings.close()
             self._catalogue.close()
         return self._shutdown.exit_status()
@@ -213,6 +226,7 @@ class Supervisor:
         elif child.role == "front":
             for engine in self._roster.engines:
                 self._control.send(engine, gone)
+            self._tell_uses(child, self._ledger.forget(child.name))
         self._rings.forget(child)
         child.release()
         self._judge_death(child, pause)
@@ -268,6 +282,29 @@ class Supervisor:
                 if child.silence.of(child.last_heard_at, waited, now) > config.hung_s:
                     child.kill(f"hung, silent for {now - child.last_heard_at:.1f} s")
 
+    def _tell_uses(self, source: Child, accounts: Collection[str]) -> None:
+        """Tell all other fronts what accounts use, since that has changed with one."""
+        for front in self._roster.fronts:
+            if front is not source:
+                self._send_uses(front, accounts)
+
+    def _send_uses(self, front: Child, accounts: Collection[str] | None) -> None:
+        uses = list(self._ledger.others(front.name, accounts).items())
+        for start in range(0, len(uses), USES_AT_ONCE):
+            self._control.send(front, Uses(of=dict(uses[start : start + USES_AT_ONCE])))
+
+    async def _keep_spoken(self) -> None:
+        while True:
+            await trio.sleep(KEEP_SPOKEN_S)
+            self._write_spoken()
+
+    def _write_spoken(self) -> None:
+        """Where seconds of a day are counted, keep them."""
+        spoken = self._ledger.spoken()
+        if self._parts.spoken is not None and spoken and spoken != self._spoken:
+            self._spoken = spoken
+            keep(self._parts.spoken, spoken)
+
     async def _renew_certificate(self) -> None:
         """Read it again; where that cannot be used, all stays as it was."""
         spawner = self._parts.spawner
@@ -301,6 +338,9 @@ class Supervisor:
             except (msgspec.MsgspecError, UnicodeError):
                 self._control.unreadable_loads += 1
             self._rollout.on_news()
+        elif isinstance(message, Uses):
+            self._ledger.told(child.name, message.of)
+            self._tell_uses(child, message.of)
         elif isinstance(message, GatewayHeartbeat):
             try:
                 child.gateway_load = read_gateway_load(message.load)
@@ -329,6 +369,7 @@ class Supervisor:
         if child.role == "front":
             self._control.publish_engines()
             self._control.publish_status()
+            self._send_uses(child, None)
         elif child.role == "engine":
             self._loader.load_missing(child)
         if child.role != "engine":
@@ -407,6 +448,7 @@ class Supervisor:
             await trio.sleep(REPORT_S)
             self._control.rates.sample(self._roster.fronts)
             self._loader.load_where_needed()
+            self._ledger.sweep()
             self._control.publish_engines()
             self._control.publish_status()
             status = self._control.status()

@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +18,10 @@ import pytest
 
 pytest.importorskip("jwt", reason="the extra tokens is not installed")
 
-from serving import Server, server
+from serving import Server, server, until
 from signed import Issuer, put
 from websockets.exceptions import InvalidStatus
-from websockets.sync.client import connect
+from websockets.sync.client import ClientConnection, connect
 
 from lipsync_fast.ipc.status import ServerStatus
 from lipsync_fast.tokens.api_keys import add_key
@@ -44,6 +47,10 @@ level = "debug"
 """
 
 
+def lower(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}
+
+
 class World:
     """The server, and those who ask it."""
 
@@ -64,10 +71,10 @@ class World:
         asked = urllib.request.Request(url, None, headers, method=method)
         try:
             with urllib.request.urlopen(asked, timeout=60) as given:
-                return given.status, dict(given.headers), given.read()
+                return given.status, lower(given.headers), given.read()
         except urllib.error.HTTPError as error:
             with error:
-                return error.code, dict(error.headers), error.read()
+                return error.code, lower(error.headers), error.read()
 
     def ticket(self, token: str) -> str:
         """A ticket, for whoever shows a token."""
@@ -154,3 +161,75 @@ def test_a_token_sees_its_avatars_alone(world: World) -> None:
     assert json.loads(world.http("GET", "/v1/avatars", other)[2])["default"] == "other"
     assert world.http("GET", "/v1/avatars/tiny", other)[0] == 404
     assert world.http("GET", "/v1/avatars/other", other)[0] == 200
+
+
+# ---------------------------------------------------------------- limits
+@contextmanager
+def session(world: World, token: str) -> Iterator[ClientConnection]:
+    """A session that waits for sound, and shows as fast as it can."""
+    with connect(
+        f"ws://127.0.0.1:{world.status.ports[0]}/",
+        additional_headers={"Authorization": f"Bearer {token}"},
+        subprotocols=["lipsync.v1"],  # type: ignore[list-item]
+        compression=None,
+        open_timeout=60,
+    ) as made:
+        made.send('{"type": "session.start", "pace": "burst"}')
+        assert heard(made, "session.started")
+        yield made
+
+
+def heard(socket: ClientConnection, kind: str) -> dict[str, Any]:
+    """The next message of a type."""
+    while True:
+        message = socket.recv(60)
+        if isinstance(message, str):
+            told: dict[str, Any] = json.loads(message)
+            if told["type"] == kind:
+                return told
+
+
+def tone(seconds: float) -> bytes:
+    return b"\x00\x10\x00\xf0" * int(8_000 * seconds)
+
+
+def test_limits_hold_for_both_fronts(world: World) -> None:
+    """What one front has counted, the other one knows soon: until then it lets in."""
+    token = world.token(sub="bob", lipsync={"sessions": 1, "seconds_per_day": 3.0})
+    with session(world, token) as one:
+        until(lambda: {world.enter(token) for _ in range(4)} == {"over_quota"})
+        one.send(tone(2.0))
+        one.send('{"type": "utterance.end"}')
+        assert heard(one, "utterance.ended")["reason"] == "end"
+        one.send(tone(2.0))
+        assert heard(one, "utterance.ended")["reason"] == "quiet"
+        one.send(tone(0.5))
+        over = heard(one, "session.overloaded")
+        assert over["code"] == "over_quota"
+        assert 0 < over["retry_after_ms"] <= 86_400_000
+    until(lambda: {world.enter(token) for _ in range(4)} == {""})
+    often = world.token(sub="eve", lipsync={"connects_per_minute": 2})
+    until(lambda: {world.enter(often) for _ in range(6)} == {"over_quota"})
+    status, headers, _ = world.http("GET", "/v1/avatars", often)
+    if status == 429:  # a minute has not begun meanwhile
+        assert 0 < int(headers["retry-after"]) <= 60
+        assert headers["x-lipsync-fast-code"] == "over_quota"
+
+
+def test_what_was_spoken_outlives_the_front_that_counted_it(world: World) -> None:
+    token = world.token(sub="carl", lipsync={"seconds_per_day": 1.0})
+    with session(world, token) as one:
+        one.send(tone(1.5))
+        heard(one, "utterance.ended")
+    before = [front.pid for front in world.running.status().fronts]
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    world.running.when(
+        lambda s: (
+            all(f.state == "ready" and f.pid not in before for f in s.fronts)
+            and any(e.state == "ready" for e in s.engines)
+        )
+    )
+    with session(world, token) as one:
+        one.send(tone(0.5))
+        assert heard(one, "session.overloaded")["code"] == "over_quota"

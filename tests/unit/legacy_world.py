@@ -34,6 +34,7 @@ class MemorySocket:
     subprotocol: str | None = None
     peer = "127.0.0.1"
     subject = ANYONE
+    is_call = False
 
     def __init__(self, kind: Literal["stream", "http"], port: int) -> None:
         self.kind: Literal["stream", "http"] = kind
@@ -143,7 +144,8 @@ class World:
         return socket
 
     async def _serve(self, socket: MemorySocket) -> None:
-        await self.legacy.serve(socket, await socket.receive())
+        visit = self.services.accounts.open(socket.subject, socket.peer)
+        await self.legacy.serve(socket, visit, await socket.receive())
 
 
 @contextlib.asynccontextmanager

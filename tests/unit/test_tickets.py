@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from lipsync_fast.config import Listen, ServeConfig
 from lipsync_fast.errors import LipsyncError, TokenError
+from lipsync_fast.frontend.access.accounts import Accounts
 from lipsync_fast.frontend.access.entrance import Entrance
 from lipsync_fast.tokens import tickets as module
 from lipsync_fast.tokens.guesses import Guesses
@@ -143,7 +144,7 @@ def test_too_many_names_for_a_ticket(server: Server) -> None:
 def test_a_ticket_opens_websockets_alone(server: Server) -> None:
     front = server.front()
     config = ServeConfig(listen=Listen(token="all"))
-    door = Entrance(config.listen, Identities(config, front), Guesses())
+    door = Entrance(config.listen, Identities(config, front), Guesses(), Accounts(config.limits))
 
     def reason(path: str, protocols: str | None = None, upgrade: bool = True) -> str:
         head = {"Host": "127.0.0.1", "Sec-WebSocket-Protocol": protocols}

@@ -32,10 +32,18 @@ class Admission:
         limits: see ``config.Limits``.
         load: what the front does now; who speaks is counted here, all else is only read.
         proxies: addresses, or networks, that others come from who are not told of.
+        elsewhere: how many sessions of an address speak in other fronts.
     """
 
-    def __init__(self, limits: Limits, load: FrontLoad, proxies: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        load: FrontLoad,
+        proxies: Collection[str] = (),
+        elsewhere: Callable[[str], int] = lambda address: 0,
+    ) -> None:
         self._limits, self._load, self._proxies = limits, load, proxies
+        self._elsewhere = elsewhere
         self._speaking_of = NetworkCounts()
         """Those that speak, by their address."""
         self.speakers = 1
@@ -64,7 +72,8 @@ class Admission:
         encoded = self._load.encoding + self.others_encoding + encoding
         if speaking and speaking + encoded + 1 > self.speakers:
             return "as many sessions speak as this server can serve"
-        if self._speaking_of[canonical.network(address)] >= self._share(address):
+        speaking = self._speaking_of[canonical.network(address)] + self._elsewhere(address)
+        if speaking >= self._share(address):
             return "as many speak from this address as may; see limits.speakers_per_address"
         return None
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from lipsync_fast.config import Listen
 from lipsync_fast.errors import TokenError
+from lipsync_fast.frontend.access.accounts import Accounts
 from lipsync_fast.frontend.access.admin import NO_ADMIN, operators_refusal
 from lipsync_fast.frontend.access.clients import Header, shown
 from lipsync_fast.origins import host_allowed, origin_allowed
@@ -27,11 +28,19 @@ NO_TOKEN = Refusal(401, "unauthorized", "a token is needed: send Authorization: 
 class Entrance:
     """Decides for one front. One thread."""
 
-    def __init__(self, listen: Listen, identities: Identities, guesses: Guesses) -> None:
+    def __init__(
+        self, listen: Listen, identities: Identities, guesses: Guesses, accounts: Accounts
+    ) -> None:
         self._listen, self._identities, self._guesses = listen, identities, guesses
+        self._accounts = accounts
 
     def admit(
-        self, header: Header, path: str, address: str, upgrade: bool = True
+        self,
+        header: Header,
+        path: str,
+        address: str,
+        upgrade: bool = True,
+        counts: bool = True,
     ) -> Subject | Refusal:
         """Whose request it is, or why it may not go on.
 
@@ -40,13 +49,15 @@ class Entrance:
             path: of the request, with its query.
             address: the client's.
             upgrade: to a WebSocket.
+            counts: as a connect.
         """
         if not host_allowed(self._listen, header("Host")):
             return NOT_ITS_NAME
         if not origin_allowed(self._listen, header("Origin"), header("Host")):
             return FOREIGN
         given = shown(header, path, upgrade)
-        return self._judged(address, given, lambda: self._subject(given))
+        found = self._judged(address, given, lambda: self._subject(given))
+        return self._counted(found, address) if counts else found
 
     def admit_change(self, header: Header, path: str, address: str, peer: str) -> Subject | Refusal:
         """Who wants to change what is served, or why that may not be.
@@ -70,7 +81,12 @@ class Entrance:
             # A token that names somebody says what that one may: this is not among it.
             return NO_ADMIN if isinstance(found, Subject) and found.name else found
 
-        return self._judged(address, given, decide)
+        return self._counted(self._judged(address, given, decide), address)
+
+    def _counted(self, found: Subject | Refusal, address: str) -> Subject | Refusal:
+        if isinstance(found, Refusal):
+            return found
+        return self._accounts.connect(found, address) or found
 
     def _judged(
         self, address: str, given: Shown, decide: Callable[[], Subject | Refusal]

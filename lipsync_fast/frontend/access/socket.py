@@ -32,6 +32,11 @@ class Socket(Protocol):
         ...
 
     @property
+    def is_call(self) -> bool:
+        """Whether it is the gateway's, for a single call of its client, and no session."""
+        ...
+
+    @property
     def subprotocol(self) -> str | None:
         """The subprotocol that was agreed on."""
         ...

@@ -16,6 +16,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp
 from starlette.websockets import WebSocket
 
+from lipsync_fast.config import Listen
 from lipsync_fast.errors import AvatarError, AvatarNotFoundError, LipsyncError
 from lipsync_fast.frontend.access.socket import Socket
 from lipsync_fast.frontend.avatars.directory import without_folders
@@ -41,6 +42,7 @@ TYPES = {
     ".css": "text/css; charset=utf-8",
     ".svg": "image/svg+xml",
 }
+FULL = Refusal(503, "connection", "the server is full or going away; try again later")
 ALL_AVATARS = Refusal(403, "forbidden", "this names all avatars, and the token allows some alone")
 PACKAGE = Path(__file__).resolve().parents[2]
 Handler = Callable[[Request], Awaitable[Response]]
@@ -190,23 +192,27 @@ class Routes:
 
     async def websocket(self, websocket: WebSocket) -> None:
         """The stream protocols; the same as on the stream ports."""
-        retry_s = self._services.admission.retry_s
-        if retry_s is not None:
-            self._services.statistics.count_refused("connection")
-            full = Refusal(503, "connection", "the server is full or going away; try again later")
-            answer = refused(full)
-            answer.headers["Retry-After"] = retry_after(retry_s)
-            await websocket.send_denial_response(answer)
+        subject: Subject = websocket.scope[SUBJECT]
+        peer = _address_of(websocket, self._services.config.listen)
+        admission = self._services.admission
+        full = FULL if admission.retry_s is not None else None
+        full = full or self._services.accounts.session_refusal(subject, peer)
+        if full is not None:
+            self._services.statistics.count_refused(full.reason)
+            await websocket.send_denial_response(refused(full))
             return
         subprotocol = SUBPROTOCOL if SUBPROTOCOL in websocket.scope["subprotocols"] else None
         await websocket.accept(subprotocol)
-        client, listen = websocket.client, self._services.config.listen
-        forwarded = ",".join(websocket.headers.getlist("X-Forwarded-For")) or None
-        peer = client_address(listen, client.host if client is not None else "", forwarded)
-        socket = HttpSocket(websocket, subprotocol, peer, websocket.scope[SUBJECT])
+        socket = HttpSocket(websocket, subprotocol, peer, subject)
         await self._on_socket(socket)
         with trio.move_on_after(CLOSE_S):
             await socket.drain()
+
+
+def _address_of(websocket: WebSocket, listen: Listen) -> str:
+    client = websocket.client
+    forwarded = ",".join(websocket.headers.getlist("X-Forwarded-For")) or None
+    return client_address(listen, client.host if client is not None else "", forwarded)
 
 
 def _of(request: Request) -> Subject:

@@ -18,6 +18,7 @@ class HttpSocket:
     """A Starlette WebSocket, accepted, as ``access.socket.Socket``."""
 
     kind: Literal["http"] = "http"
+    is_call = False
     unsent = False
 
     def __init__(

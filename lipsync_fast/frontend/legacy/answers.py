@@ -17,6 +17,7 @@ import msgspec
 import trio
 
 from lipsync_fast.errors import LegacyRequestError, LipsyncError
+from lipsync_fast.frontend.access.accounts import Visit
 from lipsync_fast.frontend.access.socket import Socket
 from lipsync_fast.frontend.legacy import json_messages as said
 from lipsync_fast.frontend.legacy import wire
@@ -63,10 +64,15 @@ class Answers:
     """The answers of one connection."""
 
     def __init__(
-        self, socket: Socket, services: Services, counts: LegacyCounts, session: int
+        self,
+        socket: Socket,
+        visit: Visit,
+        services: Services,
+        counts: LegacyCounts,
+        session: int,
     ) -> None:
         self._services, self._counts = services, counts
-        self._pictures = Pictures(services, session, socket.subject)
+        self._pictures = Pictures(services, session, visit)
         self._stitcher = Stitcher(services.numbers.stream)
         self._http = is_http(socket)
         self._asked = 0

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import trio
 
 from lipsync_fast.errors import LipsyncError, SocketClosedError
+from lipsync_fast.frontend.access.accounts import Visit
 from lipsync_fast.frontend.access.socket import Socket
 from lipsync_fast.frontend.legacy.answers import Answers, Reply, Work, tells_stats
 from lipsync_fast.frontend.legacy.counts import LegacyCounts
@@ -30,18 +31,18 @@ GOING_AWAY, POLICY = 1001, 1008
 
 
 async def serve_legacy(
-    socket: Socket, services: Services, counts: LegacyCounts, first: Reply
+    socket: Socket, visit: Visit, services: Services, counts: LegacyCounts, first: Reply
 ) -> None:
     """Answer a client until it goes, says nothing for too long, or the server drains.
 
     Args:
-        socket: the connection.
+        socket: the connection; visit: what counts what it uses.
         services: the front's.
         counts: of all connections of this kind.
         first: the message that was received already.
     """
     session = services.numbers.session()
-    connection = _Connection(socket, services, Answers(socket, services, counts, session))
+    connection = _Connection(socket, services, Answers(socket, visit, services, counts, session))
     try:
         await connection.run(first)
     finally:

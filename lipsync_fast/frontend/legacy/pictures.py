@@ -22,14 +22,17 @@ from lipsync_fast.errors import (
     EngineLostError,
     LipsyncError,
     OverloadedError,
+    OverQuotaError,
 )
+from lipsync_fast.frontend.access.accounts import Visit
 from lipsync_fast.frontend.avatars.leases import AvatarLease
 from lipsync_fast.frontend.legacy.stitch import NOTHING, SOUNDS, SoundWindow
 from lipsync_fast.frontend.services import Services
 from lipsync_fast.ipc.messages import Content, Look
 from lipsync_fast.logs import get_logger
 from lipsync_fast.provenance import jpeg_with_xmp, xmp_packet
-from lipsync_fast.tokens.subject import Subject
+from lipsync_fast.timing import FPS
+from lipsync_fast.tokens.refusals import retry_after
 
 log = get_logger("lipsync.old_clients")
 Bounds = tuple[float, float, float, float]
@@ -90,11 +93,12 @@ class Pictures:
     Args:
         services: the front's.
         session: number that keeps the connection at one engine.
-        subject: whose connection it is.
+        visit: the connection's: each picture is 40 ms of speech.
     """
 
-    def __init__(self, services: Services, session: int, subject: Subject) -> None:
-        self._services, self._session, self._subject = services, session, subject
+    def __init__(self, services: Services, session: int, visit: Visit) -> None:
+        self._services, self._session, self._visit = services, session, visit
+        self._subject = visit.subject
         self._begun: dict[str, tuple[int, AvatarLease]] = {}
         """By name: the sound that is being shown, and the version of the avatar it began with."""
         self._told = False
@@ -178,6 +182,7 @@ class Pictures:
         Raises:
             LipsyncError: there is no such avatar, or too much to do.
         """
+        self._spend()
         async with self.using(name, window) as lease:
             package, manifest = lease.package, lease.package.manifest
             avatar_frame = manifest.avatar_frame(frame_id)
@@ -193,12 +198,26 @@ class Pictures:
                 jpeg = await self._instead(package, avatar_frame, FACE, error)
             return Region(jpeg, manifest.region, region_bounds(package, avatar_frame), avatar_frame)
 
+    def _spend(self) -> None:
+        """A picture is asked for, which is as much as 40 ms of speech.
+
+        Raises:
+            OverQuotaError: no more of this day are left.
+        """
+        used_up = self._visit.used_up()
+        if used_up is not None:
+            self._services.statistics.count_error("over_quota")
+            retry = retry_after(used_up.retry_s)
+            raise OverQuotaError(f"over_quota: {used_up.message}; try again in {retry} s")
+        self._visit.spend(1 / FPS)
+
     async def whole(self, name: str, frame_id: int) -> bytes:
         """The avatar's own frame.
 
         Raises:
             LipsyncError: there is no such avatar, or too much to do.
         """
+        self._spend()
         async with self.using(name) as lease:
             package, make = lease.package, self._services.requests.make
             avatar_frame = package.manifest.avatar_frame(frame_id)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from lipsync_fast.frontend.access.accounts import Visit
 from lipsync_fast.frontend.access.socket import Socket
 from lipsync_fast.frontend.legacy.answers import Reply
 from lipsync_fast.frontend.legacy.connection import serve_legacy
@@ -20,9 +21,9 @@ class LegacyService:
         self._services = services
         self._counts, self._videos = LegacyCounts(), AvatarVideos()
 
-    async def serve(self, socket: Socket, first: Reply) -> None:
+    async def serve(self, socket: Socket, visit: Visit, first: Reply) -> None:
         """Answer a client until it goes; ``first`` is the message that was received already."""
-        await serve_legacy(socket, self._services, self._counts, first)
+        await serve_legacy(socket, visit, self._services, self._counts, first)
 
     async def video(self, name: str, subject: Subject) -> memoryview:
         """The MP4 of an avatar's frames, for ``GET /models/{name}/video.mp4``.

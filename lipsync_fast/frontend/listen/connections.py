@@ -6,14 +6,15 @@ from __future__ import annotations
 import msgspec
 import trio
 
-from lipsync_fast import canonical
 from lipsync_fast.errors import SocketClosedError
-from lipsync_fast.frontend.access.network_counts import NetworkCounts
+from lipsync_fast.frontend.access.accounts import Visit
 from lipsync_fast.frontend.access.socket import Socket
 from lipsync_fast.frontend.legacy.service import LegacyService
 from lipsync_fast.frontend.services import Services
 from lipsync_fast.frontend.session.session import serve_native
 from lipsync_fast.logs import get_logger
+from lipsync_fast.tokens.refusals import Refusal
+from lipsync_fast.tokens.subject import ANYONE, Subject
 from lipsync_fast_client.protocol import SUBPROTOCOL
 
 log = get_logger("lipsync.front")
@@ -32,33 +33,34 @@ class Connections:
 
     def __init__(self, services: Services, legacy: LegacyService) -> None:
         self._services, self._legacy = services, legacy
-        self._of_address = NetworkCounts()
 
-    def refusal(self, peer: str) -> str | None:
-        """Why a client from that address cannot be served now; None where it can."""
-        admission, limits = self._services.admission, self._services.config.limits
+    def refusal(self, subject: Subject, peer: str, counts: bool = True) -> Refusal | None:
+        """Why somebody from that address cannot be served now; None where that can be.
+
+        Args:
+            counts: among the subject's sessions.
+        """
+        admission = self._services.admission
         if admission.draining.is_set():
-            return "the server is going away"
+            return Refusal(503, "connection", "the server is going away")
         if admission.full:
-            return "as many are connected as this server takes"
-        if self._of_address[canonical.network(peer)] >= limits.sessions_per_address:
-            return "too many connections from this address"
-        return None
+            return Refusal(503, "connection", "as many are connected as this server takes")
+        return self._services.accounts.session_refusal(subject if counts else ANYONE, peer)
 
     async def serve(self, socket: Socket) -> None:
         """Speak with a client until it goes; nothing that happens to it hurts others."""
-        statistics, refusal = self._services.statistics, self.refusal(socket.peer)
+        statistics = self._services.statistics
+        refusal = self.refusal(socket.subject, socket.peer, not socket.is_call)
         if refusal is not None:
-            statistics.count_refused("connection")
-            await socket.close(TRY_AGAIN_LATER, refusal)
+            statistics.count_refused(refusal.reason)
+            await socket.close(TRY_AGAIN_LATER, refusal.message)
             return
         load = statistics.load
         load.connections += 1
         load.opened += 1
-        network = canonical.network(socket.peer)
-        self._of_address[network] += 1
+        visit = self._services.accounts.open(socket.subject, socket.peer, not socket.is_call)
         try:
-            await self._speak(socket)
+            await self._speak(socket, visit)
         except SocketClosedError:
             pass
         except Exception:
@@ -67,11 +69,11 @@ class Connections:
             await socket.close(INTERNAL_ERROR, "internal error")
         finally:
             load.connections -= 1
-            self._of_address.give_back(network)
+            visit.close()
 
-    async def _speak(self, socket: Socket) -> None:
+    async def _speak(self, socket: Socket, visit: Visit) -> None:
         if socket.subprotocol == SUBPROTOCOL:
-            await serve_native(socket, self._services, None)
+            await serve_native(socket, visit, self._services, None)
             return
         limit = self._services.config.limits.idle_s
         first = None
@@ -82,9 +84,9 @@ class Connections:
         elif first is None:
             await socket.close(POLICY, f"nothing was heard for {limit:g} s")
         elif isinstance(first, str) and _starts_session(first):
-            await serve_native(socket, self._services, first)
+            await serve_native(socket, visit, self._services, first)
         else:
-            await self._legacy.serve(socket, first)
+            await self._legacy.serve(socket, visit, first)
 
 
 def _starts_session(text: str) -> bool:

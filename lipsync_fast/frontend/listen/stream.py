@@ -59,6 +59,7 @@ class StreamSocket:
     """A connection of websockets as ``access.socket.Socket``."""
 
     kind: Literal["stream"] = "stream"
+    is_call = False
 
     def __init__(
         self,
@@ -146,7 +147,9 @@ async def serve_stream(
         assert connection.request is not None
         connection.place.works()
         peer = peer_of(connection, connection.request, services.config.listen, inner)
-        await connections.serve(StreamSocket(connection, port, peer, connection.subject))
+        socket = StreamSocket(connection, port, peer, connection.subject)
+        socket.is_call = inner and connection.subprotocol != SUBPROTOCOL
+        await connections.serve(socket)
 
     def admit(connection: ServerConnection, request: Request) -> Response | None:
         def header(name: str) -> str | None:
@@ -159,13 +162,14 @@ async def serve_stream(
             return refuse(NO_GATEWAY)
         # The gateway asks for itself without a client, and may; or for who has asked it to.
         found: Subject | Refusal = ANYONE
+        counts = not inner or _is_session(request)
         if peer or not inner or header("Authorization") is not None:
-            found = services.entrance.admit(header, request.path, peer)
+            found = services.entrance.admit(header, request.path, peer, counts=counts)
         if isinstance(found, Refusal):
             return refuse(found)
-        full = connections.refusal(peer)  # the gateway's own two or three have a share, too
+        full = connections.refusal(found, peer, counts)
         if full is not None:
-            return refuse(Refusal(503, "connection", full))
+            return refuse(full)
         assert isinstance(connection, _Connection)
         connection.subject = found
         return None
@@ -221,6 +225,11 @@ async def serve_stream(
         create_connection=cast(Any, connect),
         task_status=task_status,
     )
+
+
+def _is_session(request: Request) -> bool:
+    """Whether the gateway asks for a session; for a call, it opens connections as it needs them."""
+    return any(SUBPROTOCOL in each for each in request.headers.get_all("Sec-WebSocket-Protocol"))
 
 
 def _address_of(stream: trio.SocketStream) -> str:

@@ -8,16 +8,18 @@ from collections.abc import Callable
 
 import numpy as np
 import trio
+from msgspec import UNSET
 
 from lipsync_fast.arrays import F32
 from lipsync_fast.errors import ProtocolError, UnknownUtteranceError
+from lipsync_fast.frontend.access.accounts import Visit
 from lipsync_fast.frontend.playout.playout import Playout
 from lipsync_fast.frontend.playout.quiet import QuietTime
 from lipsync_fast.frontend.services import Services
 from lipsync_fast.frontend.session.client_audio import ClientAudio
 from lipsync_fast.frontend.session.shown_avatar import ShownAvatar
 from lipsync_fast.timing import NS_PER_S, SAMPLE_RATE
-from lipsync_fast.tokens.refusals import RETRY_S
+from lipsync_fast.tokens.refusals import Refusal
 from lipsync_fast_client.protocol import ServerMessage, SessionOverloaded
 
 QUIET, PAUSE_SAMPLES = 0.02, 12_800
@@ -35,7 +37,7 @@ class UtteranceIntake:
     utterance that is neither ended nor goes on is ended here, after a quiet time.
 
     Args:
-        address: of the client.
+        visit: the connection's, which counts what is spoken.
         audio: makes samples of what the client sends.
         post: sends a message to the client.
         ended: called when an utterance was ended for its quiet.
@@ -48,14 +50,14 @@ class UtteranceIntake:
         shown: ShownAvatar,
         audio: ClientAudio,
         *,
-        address: str,
+        visit: Visit,
         post: Callable[[ServerMessage], None],
         ended: Callable[[], None],
     ) -> None:
         self._admission, self._statistics = services.admission, services.statistics
         self._utterances = services.utterances
         self._playout, self._shown, self._audio, self._post = playout, shown, audio, post
-        self._address, self._ended = address, ended
+        self._visit, self._ended = visit, ended
         self._quiet_ns = int(services.config.live.quiet_s * NS_PER_S)
         self._quiet = QuietTime(self._quiet_ns)
         self._alarm = services.timer.alarm(self._look_for_quiet)
@@ -79,6 +81,10 @@ class UtteranceIntake:
             return False
         self.set_speaking(True)
         self._audio.keep(self._playout.push_audio(pcm, now_ns))
+        if self._visit.spend(len(pcm) / SAMPLE_RATE) is not None:
+            self.end_utterance(quiet=True)  # what comes then is refused, as any utterance
+            self._ended()
+            return False
         if self._alarm.due_ns is None:
             self._alarm.set(now_ns + self._quiet_ns // LOOKS)
         return True
@@ -92,19 +98,36 @@ class UtteranceIntake:
             self._last_sound_ns = now_ns
             if now_ns < self._refused_ns or self._quiet_samples < PAUSE_SAMPLES:
                 return False
-        refusal = None
-        if not self._speaking:
-            refusal = self._admission.speech_refusal(self._address, self._shown.encoding)
+        refusal = self._visit.used_up() if self._speaking else self._refusal()
         if refusal is None:
             self._refused_ns = 0
             return True
-        self._refused_ns = now_ns + int(RETRY_S * 1e9)
+        self._refuse(refusal, now_ns)
+        return False
+
+    def _refusal(self) -> Refusal | None:
+        """Why the session may not begin to speak."""
+        own = self._visit.speech_refusal()
+        if own is not None:
+            return own
+        full = self._admission.speech_refusal(self._visit.address, self._shown.encoding)
+        return None if full is None else Refusal(503, "overloaded", full)
+
+    def _refuse(self, refusal: Refusal, now_ns: int) -> None:
+        """Tell the client, and drop its sound for a while."""
+        self._refused_ns = now_ns + int(refusal.retry_s * NS_PER_S)
         self._quiet_samples, self._last_sound_ns = 0, now_ns
         self._audio.reset()
-        self._statistics.count_refused("utterance")
-        self._statistics.count_error("overloaded")
-        self._post(SessionOverloaded(retry_after_ms=int(RETRY_S * 1000), message=refusal))
-        return False
+        over = refusal.reason == "over_quota"
+        self._statistics.count_refused("over_quota" if over else "utterance")
+        self._statistics.count_error("over_quota" if over else "overloaded")
+        self._post(
+            SessionOverloaded(
+                retry_after_ms=int(refusal.retry_s * 1000),
+                message=refusal.message,
+                code="over_quota" if over else UNSET,
+            )
+        )
 
     def _look_for_quiet(self) -> None:
         """End the utterance that is open, if it has been quiet for too long."""
@@ -157,6 +180,7 @@ class UtteranceIntake:
         self.set_speaking(True)
         self._utterances.counts["named"] += 1
         self._audio.keep_whole(self._playout.speak(pcm, time.monotonic_ns()), echo)
+        self._visit.spend(len(pcm) / SAMPLE_RATE)
 
     def interrupt(self) -> None:
         """Forget the sound that has come, and its echo."""
@@ -171,9 +195,11 @@ class UtteranceIntake:
             self._speaking = speaking
             if speaking:
                 self._encoding = self._shown.encoding
-                self._admission.begin_speech(self._address, self._encoding)
+                self._admission.begin_speech(self._visit.address, self._encoding)
+                self._visit.begin_speech()
             else:
-                self._admission.end_speech(self._address, self._encoding)
+                self._admission.end_speech(self._visit.address, self._encoding)
+                self._visit.end_speech()
 
     def close(self) -> None:
         """The session has ended: it speaks no more."""

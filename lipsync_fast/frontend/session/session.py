@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from lipsync_fast.errors import AvatarError, ClosingError, ProtocolError, SocketClosedError
+from lipsync_fast.frontend.access.accounts import Visit
 from lipsync_fast.frontend.access.socket import Socket
 from lipsync_fast.frontend.avatars.leases import AvatarLease
 from lipsync_fast.frontend.engines.trace import SessionTrace
@@ -71,13 +72,15 @@ FAREWELL_S = 2.0
 """For what waits to be sent, when a client is sent away."""
 
 
-async def serve_native(socket: Socket, services: Services, first: str | bytes | None) -> None:
+async def serve_native(
+    socket: Socket, visit: Visit, services: Services, first: str | bytes | None
+) -> None:
     """Speak lipsync.v1 until the client goes; ``first`` is a message that has come already."""
     code, reason = NORMAL, ""
     try:
         start, lease = await begin(socket, services, first)
         try:
-            session = NativeSession(socket, services, start, lease)
+            session = NativeSession(socket, visit, services, start, lease)
             await session.run()
         finally:
             lease.release()
@@ -92,12 +95,18 @@ class NativeSession:
     """A session that has been started: joins its parts, and gives them their tasks and their end.
 
     Args:
+        visit: the connection's, which counts what it uses.
         start: what the client has asked for.
         lease: on the avatar that it begins with; released at its end.
     """
 
     def __init__(
-        self, socket: Socket, services: Services, start: SessionStart, lease: AvatarLease
+        self,
+        socket: Socket,
+        visit: Visit,
+        services: Services,
+        start: SessionStart,
+        lease: AvatarLease,
     ) -> None:
         self._services = services
         self._number = number = services.numbers.session()
@@ -130,7 +139,7 @@ class NativeSession:
             self._playout,
             self._shown,
             self._audio,
-            address=socket.peer,
+            visit=visit,
             post=post,
             ended=lambda: self._driver.tick(),
         )
