@@ -17,7 +17,7 @@ from websockets.frames import CTRL_OPCODES, Frame
 from websockets.trio.server import ServerConnection
 
 from lipsync_fast import turns
-from lipsync_fast.turns import InTurns, SocketLike, Turn
+from lipsync_fast.turns import Encrypting, InTurns, SocketLike, Turn
 from lipsync_fast_client.duplex import Duplex
 
 
@@ -40,9 +40,32 @@ class DuplexServerConnection(Duplex, ServerConnection):
         # The library knows no other stream with a socket; it asks ours for its addresses below.
         below = cast(SocketLike, stream)
         self._socket = below.socket
-        self.direct = (InTurns,) if isinstance(stream, trio.SocketStream) else ()
+        self._encrypting = (
+            None if isinstance(stream, trio.SocketStream) else cast(Encrypting, stream)
+        )
         super().__init__(nursery, InTurns(below, self._turn), *others, **named)
 
+    # ------------------------------------------------------------ sending without waiting
+    @property
+    def _is_direct(self) -> bool:
+        return self._encrypting is None or self._encrypting.is_free
+
+    def _write_now(self, message: bytes) -> bytes:
+        if self._encrypting is None:
+            return super()._write_now(message)
+        self._encrypting.send_now(message)
+        return b""
+
+    @property
+    def unsent(self) -> bool:
+        """The kernel did not take all of what ``send_now`` has begun."""
+        return super().unsent or (self._encrypting is not None and self._encrypting.unsent)
+
+    async def _send_rest(self) -> None:
+        if self._encrypting is not None and self._encrypting.unsent:
+            await self._send_piece(b"")
+
+    # ------------------------------------------------------------ both ends
     @property
     def local_address(self) -> Any:
         """This end's."""

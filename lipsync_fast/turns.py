@@ -82,6 +82,24 @@ class SocketLike(Protocol):
         ...
 
 
+class Encrypting(SocketLike, Protocol):
+    """One whose bytes are others than those that go out."""
+
+    @property
+    def is_free(self) -> bool:
+        """Nobody sends, and nothing is left to be sent."""
+        ...
+
+    @property
+    def unsent(self) -> bool:
+        """Something is left of what ``send_now`` has begun: ``send_all`` sends it first."""
+        ...
+
+    def send_now(self, data: bytes) -> None:
+        """Send as far as the kernel takes it now; where it is free."""
+        ...
+
+
 class InTurns(trio.abc.HalfCloseableStream):
     """A connection's stream whose received bytes come in slices, others running in between.
 

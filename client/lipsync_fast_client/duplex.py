@@ -46,15 +46,13 @@ class Duplex(_Base):
     _rest = b""
     unread_s = math.inf
     """A peer that does not take a piece within this is given up."""
-    direct: tuple[type, ...] = (trio.SocketStream,)
-    """Streams that send what they are given as it is, by their ``socket``."""
 
     async def recv_events(self) -> None:
         self._reader = trio.lowlevel.current_task()
         await super().recv_events()
 
     async def send_data(self) -> None:
-        busy = self.send_lock.locked() or self._rest
+        busy = self.send_lock.locked() or self.unsent
         if busy and trio.lowlevel.current_task() is self._reader:
             return  # it leaves with what is being sent
         if self._rest:
@@ -71,6 +69,7 @@ class Duplex(_Base):
             trio.BrokenResourceError: the peer takes nothing; the library ends the connection then.
         """
         async with self.send_lock:
+            await self._send_rest()
             for data in _joined(self.protocol.data_to_send()):
                 for start in range(0, len(data), PIECE):
                     await self._send_piece(data[start : start + PIECE])
@@ -79,6 +78,9 @@ class Duplex(_Base):
                         await self.stream.send_eof()
                 elif not data:  # TLS of trio's
                     await self.stream.aclose()
+
+    async def _send_rest(self) -> None:
+        """Send what a stream has kept of what it was given by ``_write_now``."""
 
     async def _send_piece(self, piece: bytes) -> None:
         with trio.move_on_after(self.unread_s):
@@ -94,26 +96,34 @@ class Duplex(_Base):
             anything else, with ``flush``. False: another message is on its way, or the connection
             is not open; nothing was done.
         """
-        protocol, stream = self.protocol, self.stream
+        protocol = self.protocol
         if (
             protocol.state is not State.OPEN
             or self.send_lock.locked()
-            or self._rest
+            or self.unsent
             or protocol.writes
-            or not isinstance(stream, self.direct)
+            or not self._is_direct
         ):
             return False
         if isinstance(data, str):
             protocol.send_text(data.encode())
         else:
             protocol.send_binary(data)
-        message = b"".join(protocol.data_to_send())
+        self._rest = self._write_now(b"".join(protocol.data_to_send()))
+        return True
+
+    @property
+    def _is_direct(self) -> bool:
+        """Whether the stream can send something now, without waiting."""
+        return isinstance(self.stream, trio.SocketStream)
+
+    def _write_now(self, message: bytes) -> bytes:
+        """Have the kernel take as much as it will; gives the rest."""
         try:
-            sent = os.write(cast(trio.SocketStream, stream).socket.fileno(), message)
+            sent = os.write(cast(trio.SocketStream, self.stream).socket.fileno(), message)
         except OSError:  # there is no room, or nobody: whoever flushes will be told
             sent = 0
-        self._rest = message[sent:]
-        return True
+        return message[sent:]
 
     @property
     def unsent(self) -> bool:

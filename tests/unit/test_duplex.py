@@ -10,20 +10,26 @@ import math
 import os
 import random
 from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 import trio.testing
+from certificates import Authority
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import Opcode
 from websockets.trio.client import connect
 from websockets.trio.server import serve
 
 from lipsync_fast import turns
+from lipsync_fast.config import Listen
 from lipsync_fast.duplex import DuplexServerConnection
 from lipsync_fast.errors import SocketClosedError
+from lipsync_fast.frontend.access.secure import Security
 from lipsync_fast.frontend.listen.stream import StreamSocket
 from lipsync_fast.frontend.session.outbox import Item, Outbox
+from lipsync_fast.tls import read_certificate
 from lipsync_fast.turns import EMPTY_A_SECOND, EMPTY_AT_ONCE, InTurns, Turn
 from lipsync_fast_client.duplex import DuplexClientConnection
 
@@ -32,9 +38,21 @@ Talk = Callable[[DuplexClientConnection], Awaitable[None]]
 
 
 def run(
-    handle: Handle, talk: Talk, served: type[DuplexServerConnection] = DuplexServerConnection
+    handle: Handle,
+    talk: Talk,
+    served: type[DuplexServerConnection] = DuplexServerConnection,
+    authority: Authority | None = None,
 ) -> None:
-    """A server's connection and a client's, over a real socket."""
+    """A server's connection and a client's, over a real socket; by TLS with an authority."""
+    security = Security(None, lambda: None)
+    trusted = None
+    if authority is not None:
+        both = str(authority.issue("server").with_suffix(".both"))
+        security = Security(read_certificate(Listen(tls_cert=both)), lambda: None)
+        trusted = authority.trusted()
+
+    def accepted(nursery: trio.Nursery, stream: Any, *others: Any, **named: Any) -> Any:
+        return served(nursery, security.over(stream), *others, **named)
 
     async def main() -> None:
         with trio.fail_after(30):
@@ -46,14 +64,15 @@ def run(
                         port=0,
                         host="127.0.0.1",
                         compression=None,
-                        create_connection=served,
+                        create_connection=accepted,  # type: ignore[arg-type]
                         task_status=task_status,  # type: ignore[arg-type]
                     )
 
                 server = await nursery.start(start)
                 port = server.listeners[0].socket.getsockname()[1]
                 async with connect(
-                    f"ws://127.0.0.1:{port}/",
+                    f"{'ws' if trusted is None else 'wss'}://127.0.0.1:{port}/",
+                    ssl=trusted,
                     compression=None,
                     max_size=None,
                     create_connection=DuplexClientConnection,
@@ -64,8 +83,16 @@ def run(
     trio.run(main)
 
 
+@pytest.fixture(params=["plain", "TLS"])
+def authority(request: pytest.FixtureRequest, tmp_path: Path) -> Authority | None:
+    """Of the server's certificate; None without TLS."""
+    return None if request.param == "plain" else Authority(tmp_path)
+
+
 @pytest.mark.clock
-def test_what_the_kernel_does_not_take_at_once_follows_in_order() -> None:
+def test_what_the_kernel_does_not_take_at_once_follows_in_order(
+    authority: Authority | None,
+) -> None:
     rng = random.Random(1)
     messages = [
         f"note {k}" if k % 5 == 4 else rng.randbytes(rng.choice((10, 70_000, 900_000)))
@@ -106,11 +133,11 @@ def test_what_the_kernel_does_not_take_at_once_follows_in_order() -> None:
         await pong.wait()
         done.set()
 
-    run(handle, talk)
+    run(handle, talk, authority=authority)
     assert at_once[0] > 0, "some were sent without waiting"
 
 
-def test_nothing_is_begun_while_another_message_is_on_its_way() -> None:
+def test_nothing_is_begun_while_another_message_is_on_its_way(authority: Authority | None) -> None:
     done = trio.Event()
 
     async def handle(connection: DuplexServerConnection) -> None:
@@ -135,10 +162,10 @@ def test_nothing_is_begun_while_another_message_is_on_its_way() -> None:
         assert await client.recv() == "last"
         done.set()
 
-    run(handle, talk)
+    run(handle, talk, authority=authority)
 
 
-def test_a_peer_that_has_gone_is_noticed_by_who_flushes() -> None:
+def test_a_peer_that_has_gone_is_noticed_by_who_flushes(authority: Authority | None) -> None:
     found: list[str] = []
 
     async def handle(connection: DuplexServerConnection) -> None:
@@ -158,7 +185,7 @@ def test_a_peer_that_has_gone_is_noticed_by_who_flushes() -> None:
         await trio.aclose_forcefully(client.stream)
         await trio.sleep(0.5)
 
-    run(handle, talk)
+    run(handle, talk, authority=authority)
     assert found == ["SocketClosedError"]
 
 

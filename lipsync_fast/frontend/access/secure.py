@@ -100,6 +100,7 @@ class SecureStream(trio.abc.HalfCloseableStream):
         self._sending = trio.Lock()
         self._has_greeted = self._has_said_goodbye = False
         self._is_whole = True  # nothing was sent by half
+        self._rest = b""  # of what ``send_now`` has encrypted
 
     # ------------------------------------------------------------ the beginning
     async def _greet(self) -> bool:
@@ -201,12 +202,31 @@ class SecureStream(trio.abc.HalfCloseableStream):
                 raise trio.BrokenResourceError(_reason(error)) from error
             await self._flush()
 
+    @property
+    def is_free(self) -> bool:
+        """Something can be sent without waiting."""
+        greeted = self._has_greeted and self._is_whole and not self._has_said_goodbye
+        return greeted and not (self._rest or self._sending.locked())
+
+    @property
+    def unsent(self) -> bool:
+        """Something is left of what ``send_now`` has begun."""
+        return bool(self._rest)
+
+    def send_now(self, data: bytes) -> None:
+        """Send as far as the kernel takes it now; the rest goes first with what follows."""
+        self._tls.write(data)
+        self._rest = self._outgoing.read()
+        with contextlib.suppress(OSError):  # no room, or nobody: who sends next will be told
+            self._rest = self._rest[os.write(self.socket.fileno(), self._rest) :]
+
     async def _send_encrypted(self) -> None:
         async with self._sending:
             await self._flush()
 
     async def _flush(self) -> None:
-        while data := self._outgoing.read():
+        while data := self._rest or self._outgoing.read():
+            self._rest = b""
             self._is_whole = False
             await self._stream.send_all(data)
             self._is_whole = True
@@ -232,9 +252,9 @@ class SecureStream(trio.abc.HalfCloseableStream):
 
     async def aclose(self) -> None:
         """Close; the farewell goes out if there is room for it at once."""
-        if self._is_whole and not self._has_said_goodbye and self.socket.fileno() >= 0:
+        if self._is_whole and not (self._rest or self._has_said_goodbye):
             self._say_goodbye()
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # of a socket that is closed, too
                 os.write(self.socket.fileno(), self._outgoing.read())
         await self._stream.aclose()
 
