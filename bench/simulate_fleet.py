@@ -278,15 +278,12 @@ def filled(own: Counts, count: int, weights: Any, random: np.random.Generator) -
     """
     if count == 0:
         return np.zeros_like(own)
-    low, high = float((own / weights).min()), float(((own + count) / weights).max()) + 1.0
-
-    def poured(level: float) -> Counts:
-        return np.maximum(0, np.floor(level * weights - own)).astype(np.int64)
-
-    for _ in range(50):
-        middle = (low + high) / 2
-        low, high = (middle, high) if poured(middle).sum() <= count else (low, middle)
-    given = poured(low)
+    order = np.argsort(own / weights)
+    # The level, if the first nodes alone got anything; it counts where it reaches no further one.
+    levels = (count + np.cumsum(own[order])) / np.cumsum(weights[order])
+    reached = np.append(own[order][1:] / weights[order][1:], np.inf)
+    level = levels[int(np.argmax(levels <= reached))]
+    given = np.maximum(0, np.floor(level * weights - own + 1e-9)).astype(np.int64)
     rest = count - int(given.sum())
     order = np.lexsort((random.random(len(own)), (own + given + 1) / weights))
     given[order[:rest]] += 1
@@ -355,8 +352,8 @@ def steady(places: Counts, load: float, policy: str, seconds: int, warm: int) ->
 def most_load(places: Counts, policy: str, quick: bool) -> float:
     """The share of places that can be wanted until one utterance in a thousand is refused."""
     # The fewer sessions there are, the longer until all that may happen has happened.
-    seconds = 900 if quick else (10_800 if len(places) <= 10 else 5400)
-    warm = 300 if quick else 1800
+    seconds = 900 if quick else (7200 if len(places) <= 10 else 3600)
+    warm = 300 if quick else 1200
     low, high = 0.02, 1.0
     while high - low > 0.01:
         middle = (low + high) / 2
