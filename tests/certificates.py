@@ -14,6 +14,7 @@ x509 = pytest.importorskip("cryptography.x509", reason="needs the extra sign")
 
 from cryptography.hazmat.primitives import hashes, serialization  # noqa: E402
 from cryptography.hazmat.primitives.asymmetric import ec  # noqa: E402
+from cryptography.x509.oid import NameOID  # noqa: E402
 
 NAMES = "localhost", "app.example.org"
 ADDRESS = ipaddress.ip_address("127.0.0.1")
@@ -85,7 +86,7 @@ class Authority:
 
 
 def _name(name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
 
 
 def _certificate(

@@ -267,4 +267,7 @@ def _has_gone(error: ssl.SSLError) -> bool:
 
 
 def _reason(error: ssl.SSLError) -> str:
-    return (error.reason or "what came is no TLS").lower().replace("_", " ")
+    reason = (error.reason or "what came is no TLS").lower().replace("_", " ")
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"{reason}: {error.verify_message}"
+    return reason
