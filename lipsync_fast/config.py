@@ -281,12 +281,15 @@ class Log(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """What is written to standard error.
 
     Attributes:
+        audit: file to which a line is added for each connection that begins and ends, and for who
+            is refused (``audit``); none where empty.
         trace: file to which fronts add a line for each spoken frame: when it passed which hop. For
             measurements; it grows without end.
     """
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["text", "json"] = "text"
+    audit: str = ""
     trace: str = ""
 
 

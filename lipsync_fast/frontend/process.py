@@ -18,6 +18,7 @@ import msgspec
 import trio
 import zmq
 
+from lipsync_fast.audit import Audit
 from lipsync_fast.errors import ControlError, spent
 from lipsync_fast.frontend.access.secure import Security
 from lipsync_fast.frontend.engines.pool import EnginePool
@@ -65,7 +66,8 @@ class Front:
     ) -> None:
         self.spec, self.link, self.rings, self._nursery = spec, link, rings, nursery
         self.pool = EnginePool(nursery)
-        self.services = Services.of(spec.config, self.pool, self.send, _tickets(spec))
+        audit = Audit(spec.config.log.audit, spec.name)
+        self.services = Services.of(spec.config, self.pool, self.send, _tickets(spec), audit)
         self.legacy = LegacyService(self.services)
         self.connections = Connections(self.services, self.legacy)
         statistics = self.services.statistics

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from lipsync_fast.audit import Audit
 from lipsync_fast.config import ServeConfig
 from lipsync_fast.frontend.access.accounts import Accounts
 from lipsync_fast.frontend.access.admission import Admission
@@ -28,6 +29,8 @@ from lipsync_fast.ipc.status import FrontLoad
 from lipsync_fast.machine import are_shared
 from lipsync_fast.tokens.guesses import Guesses
 from lipsync_fast.tokens.identities import Identities
+from lipsync_fast.tokens.refusals import Refusal
+from lipsync_fast.tokens.subject import ANYONE, Subject
 from lipsync_fast.tokens.tickets import Tickets
 
 
@@ -52,6 +55,7 @@ class Services:
     accounts: Accounts
     entrance: Entrance
     tickets: Tickets
+    audit: Audit
     statistics: FrontStatistics
     timer: SlotTimer
     idle_rate: IdleRate
@@ -68,6 +72,7 @@ class Services:
         pool: EnginePool,
         send: Callable[[AnyMessage], None],
         tickets: Tickets | None = None,
+        audit: Audit | None = None,
     ) -> Services:
         """The parts of a front.
 
@@ -75,6 +80,7 @@ class Services:
             pool: the engines.
             send: to the supervisor.
             tickets: that all fronts of the server share; this one's alone where None.
+            audit: where it is written who was there; nowhere where None.
 
         Raises:
             OSError: the trace cannot be written.
@@ -97,6 +103,7 @@ class Services:
             accounts=accounts,
             entrance=Entrance(config.listen, Identities(config, tickets), Guesses(), accounts),
             tickets=tickets,
+            audit=audit or Audit("", ""),
             statistics=statistics,
             timer=SlotTimer(),
             idle_rate=_idle_rate(pool, admission, statistics.load),
@@ -118,6 +125,11 @@ class Services:
         self.avatars.apply_update(update)
         self.pool.update(update.engines)
 
+    def note_refused(self, refusal: Refusal, address: str, subject: Subject = ANYONE) -> None:
+        """Somebody from an address is refused: that is counted, and written down."""
+        self.statistics.count_refused(refusal.reason)
+        self.audit.refused(refusal.reason, refusal.status, address, subject.name)
+
     def load_now(self) -> FrontLoad:
         """What this front does, for the supervisor."""
         load, catalogue = self.statistics.load, self.avatars.catalogue
@@ -131,6 +143,7 @@ class Services:
     def close(self) -> None:
         """Close what is kept of utterances, and forget the mapped packages."""
         self.tickets.close()
+        self.audit.close()
         self.utterances.close()
         self.avatars.close()
 

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-from lipsync_fast.config import ServeConfig
+from lipsync_fast.audit import Audit
 from lipsync_fast.errors import PeerError, TokenError
 from lipsync_fast.gateway.fronts import Client
+from lipsync_fast.ipc.children import GatewaySpec
 from lipsync_fast.origins import client_address
 from lipsync_fast.tokens.guesses import Guesses
 from lipsync_fast.tokens.identities import Identities, Shown, bearer
@@ -26,9 +28,10 @@ NOT_ADMIN = Refusal(403, "admin", "only admins may do that: listen.admin_token, 
 class Visitors:
     """Knows the tokens of those who ask. One loop."""
 
-    def __init__(self, config: ServeConfig) -> None:
-        self._listen = config.listen
-        self._identities, self._guesses = Identities(config), Guesses()
+    def __init__(self, spec: GatewaySpec) -> None:
+        self._listen = spec.config.listen
+        self._identities, self._guesses = Identities(spec.config), Guesses()
+        self._audit = Audit(spec.config.log.audit, spec.name)
 
     def who(self, client: Client) -> Subject:
         """Whose request it is.
@@ -57,6 +60,16 @@ class Visitors:
 
         return self._judged(client, True, decide)
 
+    def note(self, event: str, client: Client, who: Subject, **more: Any) -> None:
+        """Write down what somebody has asked for."""
+        address = client_address(self._listen, client.address, client.forwarded or None)
+        about = {"subject": who.name, "by": who.by, "key": who.key, "address": address}
+        self._audit.write(event, **about, **more)
+
+    def close(self) -> None:
+        """Write down what is left of it."""
+        self._audit.close()
+
     def _judged(
         self, client: Client, counts: bool, decide: Callable[[Shown], Subject | Refusal]
     ) -> Subject:
@@ -64,6 +77,7 @@ class Visitors:
         address = client_address(self._listen, client.address, client.forwarded or None)
         found = self._guesses.judge(address, counts and bool(shown), lambda: decide(shown))
         if isinstance(found, Refusal):
+            self._audit.refused(found.reason, found.status, address)
             raise PeerError(found.message, found.status, found.reason)
         return found
 

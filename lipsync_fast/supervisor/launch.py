@@ -90,6 +90,8 @@ def serve(
         catalogue = AvatarCatalogue(AvatarFolders(config.avatars))
         if config.log.trace:
             _check_writable("log.trace", config.log.trace)
+        if config.log.audit:
+            _check_writable("log.audit", config.log.audit)
         ports = bind_ports(config.listen, config.fronts, lambda: _has_orphans(config))
         for port in ports:
             stack.callback(port.close)

@@ -20,7 +20,7 @@ pytest.importorskip("jwt", reason="the extra tokens is not installed")
 
 from serving import Server, server, until
 from signed import Issuer, put
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from lipsync_fast.ipc.status import ServerStatus
@@ -44,6 +44,7 @@ folders = [{folder}]
 default = "tiny"
 [log]
 level = "debug"
+audit = {audit}
 """
 
 
@@ -54,8 +55,8 @@ def lower(headers: Mapping[str, str]) -> dict[str, str]:
 class World:
     """The server, and those who ask it."""
 
-    def __init__(self, running: Server, status: ServerStatus, key: str) -> None:
-        self.running, self.status, self.key = running, status, key
+    def __init__(self, running: Server, status: ServerStatus, key: str, audit: Path) -> None:
+        self.running, self.status, self.key, self.audit = running, status, key, audit
         self.shown: list[str] = [SHARED, key]
         """What must be in no log."""
 
@@ -63,6 +64,11 @@ class World:
         made = ISSUER.token(**{"aud": "faces"} | claims)
         self.shown.append(made)
         return made
+
+    def audited(self, **fields: Any) -> list[dict[str, Any]]:
+        """Lines of the audit log that have all of these fields."""
+        found = [json.loads(line) for line in self.audit.read_text().splitlines()]
+        return [line for line in found if fields.items() <= line.items()]
 
     def http(self, method: str, path: str, token: str = "") -> tuple[int, dict[str, str], Any]:
         """Status, headers and body of an answer."""
@@ -116,10 +122,11 @@ def world(tiny_avatar: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         token=json.dumps(SHARED),
         jwts=json.dumps(put(folder / "secret", ISSUER.public)),
         keys=json.dumps(str(keys)),
+        audit=json.dumps(str(folder / "audit.jsonl")),
         folder=json.dumps(str(avatars)),
     )
     with server(config) as running:
-        yield World(running, running.serving(spares=0), key)
+        yield World(running, running.serving(spares=0), key, folder / "audit.jsonl")
         assert running.stop() == 0
 
 
@@ -146,9 +153,10 @@ def test_nothing_logs_what_is_shown(world: World) -> None:
     assert world.enter(world.token(), f"?token={SHARED}".replace(" ", "+")) == ""
     log = world.running.log
     assert "wrong tokens" in log
-    for word in world.shown:
-        for part in word.split("."):
-            assert part not in log, part
+    for text in (log, world.audit.read_text()):
+        for word in world.shown:
+            for part in word.split("."):
+                assert part not in text, part
 
 
 def test_a_token_sees_its_avatars_alone(world: World) -> None:
@@ -233,3 +241,27 @@ def test_what_was_spoken_outlives_the_front_that_counted_it(world: World) -> Non
     with session(world, token) as one:
         one.send(tone(0.5))
         assert heard(one, "session.overloaded")["code"] == "over_quota"
+
+
+def test_it_is_written_down_who_was_there(world: World) -> None:
+    token = world.token(sub="dora", lipsync={"seconds_per_day": 1.0})
+    with session(world, token) as one:
+        one.send(tone(1.5))
+        heard(one, "utterance.ended")
+        one.send('{"type": "session.update", "avatar": "other"}')
+        heard(one, "session.started")
+        one.send('{"type": "session.stop"}')
+        with pytest.raises(ConnectionClosed):
+            heard(one, "nothing more")
+    (ended,) = until(lambda: world.audited(event="ended", subject="dora"))
+    assert (ended["by"], ended["address"], ended["protocol"]) == ("jwt", "127.0.0.1", "lipsync.v1")
+    assert (ended["avatars"], ended["why"]) == (["tiny", "other"], "stopped")
+    assert ended["spoken_s"] == pytest.approx(1.5, abs=0.5)
+    assert ended["seconds"] > 0
+    assert world.audited(event="begun", session=ended["session"], subject="dora")
+    kiosk = world.audited(event="ended", subject="kiosk", by="key")
+    assert kiosk
+    assert all(world.key.split("_")[1] == line["key"] for line in kiosk)
+    assert world.audited(event="ticket", subject="kiosk")
+    refused = world.audited(event="refused", reason="used_ticket")
+    assert refused[0]["times"] == 1

@@ -181,6 +181,9 @@ class Visit:
 
     Attributes:
         spoken_s: seconds of sound that it has spoken.
+        avatars: that were used, in the order in which they were first.
+        protocol: that is spoken.
+        why: it has ended.
     """
 
     def __init__(
@@ -188,6 +191,8 @@ class Visit:
     ) -> None:
         self.subject, self.address = subject, address
         self.spoken_s = 0.0
+        self.avatars: dict[str, None] = {}
+        self.protocol, self.why = "", "the client has gone"
         self._accounts, self._counted = accounts, counted
         self._seconds = accounts.seconds_limits(subject, address)
         self._metered = [account for account, _ in self._seconds]

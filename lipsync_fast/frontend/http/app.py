@@ -6,11 +6,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import trio
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp
@@ -148,7 +149,22 @@ class Routes:
 
     async def change_avatar(self, request: Request) -> Response:
         """Load, replace (POST) or unload (DELETE) an avatar, for the whole server."""
-        return await change_avatar(self._services, request, _of(request))
+        answer = await change_avatar(self._services, request, _of(request))
+        self._note("avatar", request, method=request.method, status=answer.status_code)
+        return answer
+
+    def _note(self, event: str, request: Request, **more: Any) -> None:
+        """Write down who has asked for that."""
+        subject, listen = _of(request), self._services.config.listen
+        self._services.audit.write(
+            event,
+            subject=subject.name,
+            by=subject.by,
+            key=subject.key,
+            address=_address_of(request, listen),
+            avatar=request.path_params.get("name"),
+            **more,
+        )
 
     async def thumbnail(self, request: Request) -> Response:
         """A small picture of an avatar."""
@@ -183,6 +199,7 @@ class Routes:
             ticket = self._services.tickets.issue(_of(request))
         except LipsyncError as error:
             return problem(400, error)
+        self._note("ticket", request)
         return as_json(Ticket(ticket, LIFE_S), 201)
 
     async def no_websocket(self, request: Request) -> Response:
@@ -198,7 +215,7 @@ class Routes:
         full = FULL if admission.retry_s is not None else None
         full = full or self._services.accounts.session_refusal(subject, peer)
         if full is not None:
-            self._services.statistics.count_refused(full.reason)
+            self._services.note_refused(full, peer, subject)
             await websocket.send_denial_response(refused(full))
             return
         subprotocol = SUBPROTOCOL if SUBPROTOCOL in websocket.scope["subprotocols"] else None
@@ -209,9 +226,10 @@ class Routes:
             await socket.drain()
 
 
-def _address_of(websocket: WebSocket, listen: Listen) -> str:
-    client = websocket.client
-    forwarded = ",".join(websocket.headers.getlist("X-Forwarded-For")) or None
+def _address_of(request: HTTPConnection, listen: Listen) -> str:
+    """The client's address."""
+    client = request.client
+    forwarded = ",".join(request.headers.getlist("X-Forwarded-For")) or None
     return client_address(listen, client.host if client is not None else "", forwarded)
 
 

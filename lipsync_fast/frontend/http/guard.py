@@ -95,7 +95,7 @@ class Guard:
         full = reserved and scope["path"] not in ALWAYS
         found = FULL if full else self._admitted(scope, headers)
         if isinstance(found, Refusal):
-            self._services.statistics.count_refused(found.reason)
+            self._services.note_refused(found, self._address(scope, headers))
             await refused(found)(scope, receive, send_complete)
             return
         scope[SUBJECT] = found
@@ -114,9 +114,7 @@ class Guard:
         if plain and is_open(path):
             return ANYONE if host_allowed(listen, headers.get("Host")) else NOT_ITS_NAME
         query = "/?" + scope["query_string"].decode("latin-1")
-        peer = str((scope.get("client") or [""])[0])
-        forwarded = ",".join(headers.getlist("X-Forwarded-For")) or None
-        address = client_address(listen, peer, forwarded)
+        peer, address = _peer(scope), self._address(scope, headers)
         if plain and path.startswith(CHANGED) and scope["method"] in CHANGES:
             return entrance.admit_change(headers.get, query, address, peer)
         origin_counts = not plain or scope["method"] not in ("GET", "HEAD")
@@ -132,6 +130,11 @@ class Guard:
             return found if found.status == 403 else ANYONE
         return found
 
+    def _address(self, scope: Scope, headers: Headers) -> str:
+        """The client's address."""
+        forwarded = ",".join(headers.getlist("X-Forwarded-For")) or None
+        return client_address(self._services.config.listen, _peer(scope), forwarded)
+
     def _complete(self, asked: Headers, answer: MutableHeaders, asks: bool) -> None:
         for name, value in SECURITY.items():
             answer[name] = value
@@ -145,6 +148,11 @@ class Guard:
                 answer["Access-Control-Allow-Methods"] = answer["Allow"]
                 answer["Access-Control-Allow-Headers"] = ASKED_WITH
                 answer["Access-Control-Max-Age"] = "600"
+
+
+def _peer(scope: Scope) -> str:
+    """The address at the other end of the connection."""
+    return str((scope.get("client") or [""])[0])
 
 
 def _without_compression(send: Send) -> None:

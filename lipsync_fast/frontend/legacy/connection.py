@@ -42,9 +42,10 @@ async def serve_legacy(
         first: the message that was received already.
     """
     session = services.numbers.session()
+    visit.protocol = "old"
     connection = _Connection(socket, services, Answers(socket, visit, services, counts, session))
     try:
-        await connection.run(first)
+        visit.why = await connection.run(first) or visit.why
     finally:
         services.pool.forget(session)
         connection.close()
@@ -73,8 +74,8 @@ class _Connection:
         """Let go of what it has used."""
         self._answers.close()
 
-    async def run(self, first: Reply) -> None:
-        """Until the end of the connection."""
+    async def run(self, first: Reply) -> str:
+        """Until the end of the connection; why it was ended, unless the client has gone."""
         gone, why = False, (GOING_AWAY, "the server is going away")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._write, nursery.cancel_scope)
@@ -87,8 +88,10 @@ class _Connection:
                 nursery.cancel_scope.cancel()
             self._asides.cancel()
             self._queue.close()  # what is in it is sent, then the writer ends
-        if not gone:
-            await self._socket.close(*why)
+        if gone:
+            return ""
+        await self._socket.close(*why)
+        return why[1]
 
     async def _read(self, first: Reply, nursery: trio.Nursery) -> tuple[int, str]:
         """Take messages; returns why no more are taken."""

@@ -132,6 +132,7 @@ class Pictures:
                 yield lease
             return
         lease = await self._current(name, begun)
+        self._visit.avatars[name] = None
         try:
             if stream:
                 self._begin(name, stream, lease)

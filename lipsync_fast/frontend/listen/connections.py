@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import time
+from typing import Any
+
 import msgspec
 import trio
 
@@ -52,13 +55,15 @@ class Connections:
         statistics = self._services.statistics
         refusal = self.refusal(socket.subject, socket.peer, not socket.is_call)
         if refusal is not None:
-            statistics.count_refused(refusal.reason)
+            self._services.note_refused(refusal, socket.peer, socket.subject)
             await socket.close(TRY_AGAIN_LATER, refusal.message)
             return
         load = statistics.load
         load.connections += 1
         load.opened += 1
         visit = self._services.accounts.open(socket.subject, socket.peer, not socket.is_call)
+        number, began = load.opened, time.monotonic()
+        self._note("begun", socket, number)
         try:
             await self._speak(socket, visit)
         except SocketClosedError:
@@ -66,10 +71,37 @@ class Connections:
         except Exception:
             log.exception("a connection has failed", peer=socket.peer)
             statistics.count_error("internal")
+            visit.why = "internal error"
             await socket.close(INTERNAL_ERROR, "internal error")
         finally:
             load.connections -= 1
             visit.close()
+            self._note(
+                "ended",
+                socket,
+                number,
+                protocol=visit.protocol,
+                avatars=[*visit.avatars],
+                seconds=round(time.monotonic() - began, 3),
+                spoken_s=round(visit.spoken_s, 3),
+                why=visit.why,
+            )
+
+    def _note(self, event: str, socket: Socket, number: int, **more: Any) -> None:
+        """Write it down; of calls, which are short, their end alone."""
+        if socket.is_call and event == "begun":
+            return
+        audit, subject = self._services.audit, socket.subject
+        audit.write(
+            "call" if socket.is_call else event,
+            session=f"{audit.process}/{number}",
+            subject=subject.name,
+            by=subject.by,
+            key=subject.key,
+            address=socket.peer,
+            port=socket.port,
+            **more,
+        )
 
     async def _speak(self, socket: Socket, visit: Visit) -> None:
         if socket.subprotocol == SUBPROTOCOL:
@@ -80,8 +112,10 @@ class Connections:
         with trio.move_on_after(limit):
             first = await self._services.admission.unless_draining(socket.receive)
         if first is None and self._services.admission.draining.is_set():
+            visit.why = "the server is going away"
             await socket.close(GOING_AWAY, "the server is going away")
         elif first is None:
+            visit.why = "nothing was heard"
             await socket.close(POLICY, f"nothing was heard for {limit:g} s")
         elif isinstance(first, str) and _starts_session(first):
             await serve_native(socket, visit, self._services, first)

@@ -159,23 +159,23 @@ async def serve_stream(
         listen = services.config.listen
         peer = peer_of(connection, request, listen, inner)
         if secret is not None and not is_gateway(secret, header):
-            return refuse(NO_GATEWAY)
+            return refuse(NO_GATEWAY, peer)
         # The gateway asks for itself without a client, and may; or for who has asked it to.
         found: Subject | Refusal = ANYONE
         counts = not inner or _is_session(request)
         if peer or not inner or header("Authorization") is not None:
             found = services.entrance.admit(header, request.path, peer, counts=counts)
         if isinstance(found, Refusal):
-            return refuse(found)
+            return refuse(found, peer)
         full = connections.refusal(found, peer, counts)
         if full is not None:
-            return refuse(full)
+            return refuse(full, peer, found)
         assert isinstance(connection, _Connection)
         connection.subject = found
         return None
 
-    def refuse(refusal: Refusal) -> Response:
-        services.statistics.count_refused(refusal.reason)
+    def refuse(refusal: Refusal, peer: str, subject: Subject = ANYONE) -> Response:
+        services.note_refused(refusal, peer, subject)
         return _refused(refusal)
 
     places = Places(

@@ -48,6 +48,7 @@ from lipsync_fast.frontend.session.text import TextSpeaker
 from lipsync_fast.logs import get_logger
 from lipsync_fast.signals import until
 from lipsync_fast_client.protocol import (
+    SUBPROTOCOL,
     ClientMessage,
     ErrorMessage,
     Ping,
@@ -76,7 +77,7 @@ async def serve_native(
     socket: Socket, visit: Visit, services: Services, first: str | bytes | None
 ) -> None:
     """Speak lipsync.v1 until the client goes; ``first`` is a message that has come already."""
-    code, reason = NORMAL, ""
+    code, reason, visit.protocol = NORMAL, "", SUBPROTOCOL
     try:
         start, lease = await begin(socket, services, first)
         try:
@@ -86,6 +87,7 @@ async def serve_native(
             lease.release()
     except ClosingError as end:
         code, reason = end.close_code, end.reason
+        visit.why = reason
     except SocketClosedError:
         return
     await socket.close(code, reason)
@@ -119,7 +121,7 @@ class NativeSession:
             else Outbox(socket, late_frames, None, self._on_room)
         )
         trace = None if services.trace is None else SessionTrace(services.trace, number)
-        self._shown = ShownAvatar(services, lease, start.video, socket.subject)
+        self._shown = ShownAvatar(services, lease, start.video, visit)
         self._playout = _playout(number, services, start, self._shown, lambda: self._media.pictures)
         self._audio = ClientAudio(start.audio, start.echo_audio)
         self._stream = StreamSender(

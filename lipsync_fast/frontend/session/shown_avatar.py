@@ -9,6 +9,7 @@ from msgspec import UNSET
 
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.errors import UnsupportedVideoError
+from lipsync_fast.frontend.access.accounts import Visit
 from lipsync_fast.frontend.avatars.leases import AvatarLease
 from lipsync_fast.frontend.engines.pool import EnginePool
 from lipsync_fast.frontend.kept_utterances import KeptUtterances
@@ -18,7 +19,6 @@ from lipsync_fast.geometry import even_size
 from lipsync_fast.ipc.messages import Coding, Content, Look, crf_of, scaled_size
 from lipsync_fast.provenance import jpeg_with_xmp, xmp_packet
 from lipsync_fast.timing import FPS
-from lipsync_fast.tokens.subject import Subject
 from lipsync_fast_client.protocol import SessionStarted, SessionUpdate, VideoFormat
 
 
@@ -49,9 +49,9 @@ class ShownAvatar:
     """
 
     def __init__(
-        self, services: Services, lease: AvatarLease, video: VideoFormat, subject: Subject
+        self, services: Services, lease: AvatarLease, video: VideoFormat, visit: Visit
     ) -> None:
-        self._subject = subject
+        self._visit = visit
         self._directory, self._pool = services.avatars, services.pool
         self._text = services.text_to_speech.enabled
         self._utterances: KeptUtterances = services.utterances
@@ -62,6 +62,7 @@ class ShownAvatar:
     def _show(self, lease: AvatarLease, video: VideoFormat) -> None:
         package = lease.package
         self.name: str = lease.name
+        self._visit.avatars[lease.name] = None
         self.package: AvatarPackage = package
         self._video = video
         m = package.manifest
@@ -105,7 +106,7 @@ class ShownAvatar:
         lease, video = self._leases[-1], message.video or self._video
         check_codec(self._pool, video)
         if message.avatar is not None:
-            new = await self._directory.lease(message.avatar, self._subject)
+            new = await self._directory.lease(message.avatar, self._visit.subject)
             if new.key == lease.key:
                 new.release()
             else:

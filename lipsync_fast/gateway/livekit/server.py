@@ -62,7 +62,7 @@ class LiveKitAdapter:
         join: Join | None = None,
     ) -> None:
         self._greeting = greeting
-        self._spec, self._visitors = spec, Visitors(spec.config)
+        self._spec, self._visitors = spec, Visitors(spec)
         self._counts = Counts(load, self.name)
         take = import_module("livekit.plugins.lipsync_fast").join if join is None else join
         self._rooms = Rooms(
@@ -95,6 +95,7 @@ class LiveKitAdapter:
     async def drain(self, seconds: float) -> None:
         """Take nobody new; have those leave that are left after so many seconds."""
         await self._rooms.drain(seconds)
+        self._visitors.close()
         if self._runner is not None:
             await self._runner.cleanup()
 
@@ -109,6 +110,8 @@ class LiveKitAdapter:
         room = await self._rooms.begin(
             asked.livekit_url, asked.livekit_token, asked.room_name, avatar, who, _shown(request)
         )
+        client, where = client_of(request), room.where
+        self._visitors.note("room", client, who, session=room.id, avatar=avatar, livekit=where)
         place = {"Location": f"{ROUTE}/{room.id}"}
         return web.json_response(room.described(), status=201, headers=place)
 

@@ -33,7 +33,9 @@ GOING = "the server is going away"
 class Peers:
     """Begins, finds and ends peers. One loop."""
 
-    def __init__(self, config: ServeConfig, fronts: Fronts, counts: Counts) -> None:
+    def __init__(
+        self, config: ServeConfig, fronts: Fronts, counts: Counts, visitors: Visitors
+    ) -> None:
         self.places = Places(config)
         self._config, self._fronts, self._counts = config, fronts, counts
         self._peers: dict[str, Peer] = {}
@@ -42,7 +44,7 @@ class Peers:
         self._draining = False
         self._proxies = config.listen.proxies
         self._use = Use()
-        self._visitors = Visitors(config)
+        self._visitors = visitors
 
     async def begin(self, call: str, sdp: str, avatar: str, client: Client) -> tuple[Peer, str]:
         """A new peer, and the answer to its offer.

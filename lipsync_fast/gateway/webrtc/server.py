@@ -14,6 +14,7 @@ from lipsync_fast.gateway.adapters import Counts
 from lipsync_fast.gateway.fronts import Fronts
 from lipsync_fast.gateway.greeting import Greeting
 from lipsync_fast.gateway.requests import Handler, check_place, let_in, listen, refused
+from lipsync_fast.gateway.visitors import Visitors
 from lipsync_fast.gateway.webrtc.livetalking import LiveTalking
 from lipsync_fast.gateway.webrtc.peers import Peers, words_of
 from lipsync_fast.gateway.webrtc.whep import Whep
@@ -43,7 +44,8 @@ class WebRtcAdapter:
     ) -> None:
         self._spec, self._listen, self._greeting = spec, spec.config.listen, greeting
         self._counts = Counts(load, self.name)
-        self._peers = Peers(spec.config, fronts, self._counts)
+        self._visitors = Visitors(spec)
+        self._peers = Peers(spec.config, fronts, self._counts, self._visitors)
         self._runner: web.AppRunner | None = None
         self._watch: asyncio.Task[None] | None = None
 
@@ -82,6 +84,7 @@ class WebRtcAdapter:
         await self._peers.drain(seconds)
         if self._watch is not None:
             self._watch.cancel()
+        self._visitors.close()
         if self._runner is not None:
             await self._runner.cleanup()
 
