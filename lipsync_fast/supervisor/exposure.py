@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+
 from lipsync_fast.canonical import is_bound_here
 from lipsync_fast.config import Access, Listen
 from lipsync_fast.errors import ConfigError
@@ -25,7 +27,7 @@ def check_exposure(listen: Listen, access: Access) -> str:
     lacks = []
     if not asks_who(listen, access):
         lacks.append("asks nobody for a token")
-    if not (listen.tls_cert or listen.proxies):
+    if not (listen.tls_cert or any(map(_is_elsewhere, listen.proxies))):
         lacks.append("encrypts nothing")
     what = " and ".join(lacks)
     if not what or listen.insecure:
@@ -41,3 +43,8 @@ def asks_who(listen: Listen, access: Access) -> bool:
     """Whether clients must show who they are before they are served."""
     known = listen.token or access.jwt_keys or access.api_keys
     return bool(known or listen.tls_client_ca)
+
+
+def _is_elsewhere(proxy: str) -> bool:
+    """Whether a proxy, or a network of them, is on other machines."""
+    return not ipaddress.ip_network(proxy, strict=False).is_loopback

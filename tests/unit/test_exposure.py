@@ -25,6 +25,7 @@ PROXY: dict[str, Any] = {"proxies": ("192.0.2.1",)}
         TOKEN | TLS,
         TLS | {"tls_client_ca": "ca.pem"},
         TOKEN | PROXY,
+        TOKEN | {"proxies": ("127.0.0.1", "10.0.0.0/8")},
         {"insecure": True},
     ],
     ids=str,
@@ -42,6 +43,7 @@ def test_these_may(listen: dict[str, Any]) -> None:
         (TOKEN, "encrypts nothing"),
         (TLS, "asks nobody for a token"),
         (PROXY, "asks nobody for a token"),
+        (TOKEN | {"proxies": ("127.0.0.1", "::1")}, "encrypts nothing"),
     ],
     ids=str,
 )
