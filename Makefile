@@ -20,6 +20,7 @@ help:
 	@echo "make guard   check that it is as many times faster than ONNX Runtime as it should be"
 	@echo "make lint    ruff, mypy --strict, clang-format"
 	@echo "make test-client  the client by itself, in an environment that has nothing of the server"
+	@echo "make test-s3, make test-ray  stores and clusters, with large packages of their own"
 	@echo "make test-pipecat, make test-livekit  plug-ins for agents, in environments of their own"
 	@echo "make test-deploy  the Helm chart, by helm, Kubernetes' schemas and promtool"
 	@echo "make wheel   build the wheels of client and server into dist/"
@@ -133,6 +134,17 @@ test-deploy: $(VENV)/.test $(HELM)/bin/helm
 	PATH="$$PATH:$(abspath $(HELM)/bin)" $(BIN)/pytest -q tests/unit/test_deploy.py
 
 # Plug-ins for agents, each in an environment of its own: what they extend has bounds of its own.
+# What needs large packages that nothing else does: moto (S3's protocol), Ray. Ray binds the machine's
+# own address, so it gets a network of its own.
+.PHONY: test-s3 test-ray
+test-s3: $(VENV)/.test
+	$(PIP) --target build/moto --upgrade moto flask flask-cors
+	PYTHONPATH=$(CURDIR)/build/moto $(BIN)/pytest -q tests/integration/test_s3.py
+test-ray: $(VENV)/.test
+	$(PIP) --target build/ray --upgrade "ray>=2.50"
+	PYTHONPATH=$(CURDIR)/build/ray unshare -rn sh -c \
+		"ip link set lo up && exec $(BIN)/pytest -q tests/integration/test_batch_ray.py"
+
 .PHONY: test-pipecat test-livekit
 test-pipecat test-livekit: test-%: build/%/.ready
 	cd integrations/$* && ../../build/$*/bin/python -m pytest -q

@@ -80,13 +80,15 @@ class Avatars(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Which avatars are served.
 
     Attributes:
-        folders: looked in first (see ``avatars.library``).
+        folders: looked in first (see ``avatars.library``); or URLs of stores (``avatars.store``).
         default: the avatar of clients that name none; loaded before the server is ready.
         only: names that may be used; all that are found where empty.
         require_signed: file of public keys (PEM): only packages that one of them has signed are
             used, the default one included; any where empty.
         watch: seconds between looks at the folders: what is new or replaced there is loaded, what
             is gone is unloaded. 0: they are not watched.
+        cache: folder for packages of stores; the user's cache where empty.
+        cache_mb: that they may take there.
     """
 
     folders: tuple[str, ...] = ()
@@ -94,6 +96,8 @@ class Avatars(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     only: tuple[str, ...] = ()
     require_signed: str = ""
     watch: Annotated[float, Meta(ge=0)] = 0.0
+    cache: str = ""
+    cache_mb: AtLeastOne = 20_000
 
 
 class Engines(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

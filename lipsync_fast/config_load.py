@@ -27,6 +27,7 @@ from lipsync_fast import canonical
 from lipsync_fast.avatars.library import VARIABLE as AVATARS_VARIABLE
 from lipsync_fast.config import ServeConfig
 from lipsync_fast.errors import ConfigError
+from lipsync_fast.objects import is_url
 
 PREFIX = "LIPSYNC_FAST_"
 OTHERS = frozenset({AVATARS_VARIABLE})
@@ -299,6 +300,9 @@ def _check_together(loaded: Loaded) -> None:
         refuse("listen.livekit_ports", "needs listen.admin_token: who shows it may call avatars")
     if not config.avatars.default:
         refuse("avatars.default", "expected the name or path of an avatar")
+    if is_url(config.avatars.default):
+        why = "expected a name; a store's URL belongs into avatars.folders (--avatars)"
+        refuse("avatars.default", why)
     engines = config.engines
     if engines.hung_s < 3 * engines.heartbeat_s:
         key = "engines.hung_s" if sources["engines.hung_s"] != DEFAULT else "engines.heartbeat_s"

@@ -140,6 +140,10 @@ class AvatarSignatureError(AvatarError):
     """A package is not signed by whom it must be, or a key cannot be used."""
 
 
+class AvatarStoreError(AvatarError):
+    """A store of avatars cannot be reached, read or written, or has no room here."""
+
+
 class AvatarImportError(AvatarError):
     """A folder to import lacks a part or holds a wrong one; the message names file and line."""
 

@@ -11,6 +11,8 @@ that is signed (``?X-Amz-Signature=…``) only what stands before the question m
 
 from __future__ import annotations
 
+import functools
+import os
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -101,10 +103,15 @@ class Objects:
             "timeout": timedelta(seconds=300 if patient else 8),
         }
         more: dict[str, Any] = {"client_options": client, "retry_config": retries}
-        if url.startswith("file:"):
-            more = {}
-        with self._told(""):
-            self._store: Any = self._api.store.from_url(url, **more)
+        self._given, self._more = url, {} if url.startswith("file:") else more
+
+    @functools.cached_property
+    def _store(self) -> Any:
+        """Made when it is first used: a folder need not be there before."""
+        parts = urlsplit(self._given)
+        if parts.scheme == "file" and not os.path.isdir(unquote(parts.path)):
+            raise FileNotFoundError(parts.path)
+        return self._api.store.from_url(self._given, **self._more)
 
     def where(self, key: str) -> str:
         """The URL of an object, for people."""

@@ -50,6 +50,18 @@ def state_folder() -> Path | None:
     return None if base is None else base / NAME
 
 
+def package_cache_folder() -> Path | None:
+    """What could be fetched again: systemd's folder, else $XDG_CACHE_HOME/lipsync-fast.
+
+    None: there is no place for it.
+    """
+    given = os.environ.get("CACHE_DIRECTORY", "").partition(":")[0]
+    if given:
+        return Path(given)
+    base = cache_folder()
+    return None if base is None else base / NAME
+
+
 def cache_folder() -> Path | None:
     """$XDG_CACHE_HOME, of all programs; None where there is none."""
     return _base("XDG_CACHE_HOME", ".cache")

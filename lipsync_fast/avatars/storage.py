@@ -8,6 +8,7 @@ before they are used, and nothing is read that is larger than the file itself.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import mmap
 import os
@@ -134,6 +135,8 @@ class Storage:
                     self._check_inside(name, file.fileno())
                 if about.st_size == 0:
                     return memoryview(b"")
+                with contextlib.suppress(OSError):  # as long as it is mapped, see cache.py
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 made = mmap.mmap(file.fileno(), about.st_size, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
             raise AvatarFormatError(

@@ -14,6 +14,7 @@ from lipsync_fast.cli.avatar_live import register as register_live
 from lipsync_fast.cli.commands import SETTINGS, Command, Group, complete_avatar
 from lipsync_fast.cli.prepare import prepare
 from lipsync_fast.cli.prerender import register as register_prerender
+from lipsync_fast.cli.publish import register as register_publish
 from lipsync_fast.cli.sign import register
 from lipsync_fast.cli.train import train
 from lipsync_fast.console import guarded, one_line, say, table_lines
@@ -32,7 +33,7 @@ app = typer.Typer(
 )
 
 Folders = Annotated[
-    list[Path] | None,
+    list[str] | None,
     typer.Option("--avatars", help="A folder to look for avatars in first (may be repeated)."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
@@ -107,6 +108,7 @@ def inspect(
 
 
 register(app)
+register_publish(app)
 app.command("import", cls=Command)(import_avatar)
 register_live(app)
 register_prerender(app)

@@ -40,7 +40,7 @@ class BatchRequest:
     manifest: Path
     out: str
     avatar: str = "demo"
-    avatars: tuple[Path, ...] = ()
+    avatars: tuple[str, ...] = ()
     start_frame: int = 0
     backend: str = "auto"
     jobs: int | None = None
@@ -170,7 +170,9 @@ def _settings(request: BatchRequest, out: str, run: str, recordings: int) -> Set
     return Settings(
         out=out,
         run=run,
-        avatars=tuple(str(folder.absolute()) for folder in request.avatars),
+        avatars=tuple(
+            folder if is_url(folder) else str(Path(folder).absolute()) for folder in request.avatars
+        ),
         backend=request.backend,
         threads=request.threads or _threads(request, recordings),
         force=request.force,
@@ -202,11 +204,12 @@ def _workers(
         LipsyncError: they cannot.
     """
     if request.ray is None:
+        from lipsync_fast.avatars.package import AvatarPackage
         from lipsync_fast.batch.processes import Processes
-        from lipsync_fast.batch.work import avatar_content
+        from lipsync_fast.cli.fetching import found_avatar
 
         for name in avatars:
-            avatar_content(name, settings.avatars)
+            AvatarPackage.open(found_avatar(name, settings.avatars, request.quiet)).close()
         return Processes(settings, _jobs(request, recordings))
     from lipsync_fast.batch.on_ray import RayWorkers
 

@@ -39,8 +39,11 @@ app.add_typer(avatar_command.app, name="avatar")
 app.add_typer(token_command.app, name="token")
 
 AvatarsOption = Annotated[
-    list[Path] | None,
-    typer.Option("--avatars", help="A folder to look for avatars in first (may be repeated)."),
+    list[str] | None,
+    typer.Option(
+        "--avatars",
+        help="A folder, or a store's URL, to look for avatars in first (may be repeated).",
+    ),
 ]
 BackendOption = Annotated[
     str,
@@ -78,7 +81,7 @@ def render(
     ],
     avatar: Annotated[
         str,
-        typer.Option(help="The avatar's name or path.", autocompletion=complete_avatar),
+        typer.Option(help="The avatar's name, path or URL.", autocompletion=complete_avatar),
     ] = "demo",
     avatars: AvatarsOption = None,
     start_frame: Annotated[
@@ -358,7 +361,7 @@ def serve(
             "grpc-port": grpc_port,
             "webrtc-port": webrtc_port,
             "livekit-port": livekit_port,
-            "avatars": [str(path) for path in avatars or ()],
+            "avatars": list(avatars or ()),
             "avatar": avatar,
             "require-signed": None if require_signed is None else str(require_signed),
             "gpus": gpus,

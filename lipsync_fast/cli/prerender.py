@@ -33,7 +33,7 @@ WAIT_S = 10.0
 
 Avatar = Annotated[str, typer.Argument(help="The avatar's name, or its package's path.")]
 Folders = Annotated[
-    list[Path] | None,
+    list[str] | None,
     typer.Option("--avatars", help="A folder to look for avatars in first (may be repeated)."),
 ]
 Config = Annotated[
@@ -184,7 +184,7 @@ def _store(config: ServeConfig) -> Store:
     return open_store(config.utterances, WAIT_S)
 
 
-def _name_of(avatar: str, avatars: list[Path] | None, config: ServeConfig) -> str:
+def _name_of(avatar: str, avatars: list[str] | None, config: ServeConfig) -> str:
     """The name in an avatar's manifest, by which it is known to the store."""
     from lipsync_fast.avatars.library import AvatarLibrary
     from lipsync_fast.avatars.package import AvatarPackage

@@ -30,7 +30,7 @@ class RenderRequest:
     audio: Path
     out: str
     avatar: str = "demo"
-    avatars: tuple[Path, ...] = ()
+    avatars: tuple[str, ...] = ()
     start_frame: int = 0
     backend: str = "auto"
     contact_sheet: Path | None = None
@@ -98,16 +98,14 @@ def render(request: RenderRequest) -> RenderSummary:
     sheet = _sheet_check(request)
 
     import lipsync_fast
+    from lipsync_fast.cli.fetching import found_avatar
     from lipsync_fast.provenance import xmp_packet
 
     frames = 0
     warnings: list[str] = []
     with ExitStack() as stack:
-        avatar = stack.enter_context(
-            lipsync_fast.open(
-                request.avatar, backend=request.backend, avatars=list(request.avatars)
-            )
-        )
+        package = found_avatar(request.avatar, request.avatars, request.quiet)
+        avatar = stack.enter_context(lipsync_fast.open(package, backend=request.backend))
         rendering = stack.enter_context(
             closing(avatar.render(request.audio, start_frame=request.start_frame))
         )

@@ -12,7 +12,7 @@ from lipsync_fast.cli.commands import Command
 from lipsync_fast.console import guarded, one_line, say
 
 Folders = Annotated[
-    list[Path] | None,
+    list[str] | None,
     typer.Option("--avatars", help="A folder to look for avatars in first (may be repeated)."),
 ]
 

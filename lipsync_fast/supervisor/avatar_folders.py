@@ -7,12 +7,14 @@ Everything here reads folders; where the server serves already, it is for a thre
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from lipsync_fast.avatars.identity import Identity, identity_of
 from lipsync_fast.avatars.library import AvatarLibrary
 from lipsync_fast.config import Avatars
 from lipsync_fast.errors import AvatarFormatError, AvatarNotFoundError
+from lipsync_fast.supervisor.avatar_mirror import AvatarMirror
 from lipsync_fast.supervisor.versions import OpenedPackage
 
 Snapshot = dict[str, tuple[Path, Identity]]
@@ -22,9 +24,20 @@ Snapshot = dict[str, tuple[Path, Identity]]
 class AvatarFolders:
     """Where avatars are looked for, and which names clients may say."""
 
-    def __init__(self, config: Avatars) -> None:
-        self._config = config
+    def __init__(self, config: Avatars, mirrors: Sequence[AvatarMirror] = ()) -> None:
+        """Look in the folders of a configuration, of which some are kept as stores are."""
+        self._config, self._mirrors = config, mirrors
         self._library = AvatarLibrary(config.folders)
+
+    def update(self) -> None:
+        """Have what stores have now."""
+        for mirror in self._mirrors:
+            mirror.update()
+
+    @property
+    def follow_stores(self) -> bool:
+        """Whether some of the folders are kept as stores are."""
+        return bool(self._mirrors)
 
     @property
     def default(self) -> str:

@@ -88,6 +88,8 @@ class AvatarRollout:
             if not granted:
                 return self._outcome(name, "late", "too many changes wait; try again later")
             try:
+                if not path:
+                    await trio.to_thread.run_sync(folders.update)
                 package = await trio.to_thread.run_sync(folders.open, name, path, anywhere)
             except AvatarNotFoundError as error:
                 return self._outcome(name, "missing", str(error))
@@ -241,6 +243,25 @@ class AvatarRollout:
             await self._news.wait()
 
     # ------------------------------------------------------------ folders
+    async def follow(self, every_s: float, serving: trio.Event) -> None:
+        """Have what is in stores once the server serves, and watch stores and folders from then on,
+        until cancelled.
+
+        Args:
+            every_s: 0: nothing is watched.
+        """
+        folders = self._catalogue.folders
+        if folders.follow_stores:
+            await serving.wait()
+            await trio.to_thread.run_sync(folders.update, abandon_on_cancel=True)
+        if not every_s:
+            return
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.watch, every_s)
+            while folders.follow_stores:
+                await trio.sleep(every_s)
+                await trio.to_thread.run_sync(folders.update, abandon_on_cancel=True)
+
     async def watch(self, every_s: float) -> None:
         """Load what is new or replaced in the folders, and unload what is gone, until cancelled.
 

@@ -27,6 +27,7 @@ from lipsync_fast.notify import Notifier
 from lipsync_fast.speech import check_engine
 from lipsync_fast.supervisor.avatar_catalogue import AvatarCatalogue
 from lipsync_fast.supervisor.avatar_folders import AvatarFolders
+from lipsync_fast.supervisor.avatar_mirror import open_mirrors
 from lipsync_fast.supervisor.children import ChildSlot, Command, own_command, why_not_started
 from lipsync_fast.supervisor.devices import DevicePlan, plan_devices
 from lipsync_fast.supervisor.exposure import check_exposure
@@ -87,7 +88,11 @@ def serve(
         notifier = Notifier()
         stack.callback(notifier.close)
         devices = plan_devices(config.engines, config.fronts, gpus)
-        catalogue = AvatarCatalogue(AvatarFolders(config.avatars))
+        avatars, mirrors = open_mirrors(config.avatars)
+        for mirror in mirrors:
+            stack.callback(mirror.close)
+        config = msgspec.structs.replace(config, avatars=avatars)
+        catalogue = AvatarCatalogue(AvatarFolders(avatars, mirrors))
         if config.log.trace:
             _check_writable("log.trace", config.log.trace)
         if config.log.audit:

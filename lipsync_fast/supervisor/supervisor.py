@@ -152,8 +152,7 @@ class Supervisor:
                 nursery.start_soon(self._control.keep_open, self._parts.folder)
                 nursery.start_soon(self._shutdown.obey_signals, self._parts.early_signals)
                 nursery.start_soon(self._keep_spoken)
-                if self._config.avatars.watch:
-                    nursery.start_soon(self._rollout.watch, self._config.avatars.watch)
+                nursery.start_soon(self._rollout.follow, self._config.avatars.watch, self._serving)
                 if self._parts.notifier.watchdog_s is not None:
                     nursery.start_soon(self._feed_watchdog, self._parts.notifier.watchdog_s / 2)
                 await self._shutdown.wanted()
