@@ -30,6 +30,14 @@ def processors(root: Path = ROOT) -> int:
     return count if quota is None else min(count, max(1, int(quota + 0.5)))
 
 
+def processor_model(root: Path = ROOT) -> str:
+    """What the processors call themselves."""
+    for line in (root / "proc/cpuinfo").read_text(errors="replace").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return "unknown"
+
+
 def are_shared() -> bool:
     """Whether CPU engines and fronts use the same processors."""
     return processors() < OWN_FROM

@@ -10,6 +10,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from lipsync_fast.avatars.manifest import Manifest
+    from lipsync_fast.geometry import Rect
 
 
 def small_manifest(size: tuple[int, int], frames: int = 1, **more: Any) -> Manifest:
@@ -26,26 +27,38 @@ def small_manifest(size: tuple[int, int], frames: int = 1, **more: Any) -> Manif
     return Manifest(**said | more)
 
 
-def write_tiny_avatar(dest: Path) -> Path:
-    """A whole avatar package, quick to run: random weights, width 2, region 224, 5 frames."""
+def write_tiny_avatar(
+    dest: Path, width: int = 2, region: int = 224, window: Rect | None = None
+) -> Path:
+    """A whole avatar package, quick to run: random weights, width 2, region 224, 5 frames.
+
+    One with a window has masks, too: of its last frame the lowest rows stay the original.
+    """
     import torch
 
+    from lipsync_fast.avatars.manifest import Window
     from lipsync_fast.avatars.writer import AvatarWriter
-    from lipsync_fast.geometry import Rect
+    from lipsync_fast.geometry import Rect as Box
     from lipsync_fast.models.audio_encoder import AudioEncoder
     from lipsync_fast.models.export import export_audio_encoder, export_unet
     from lipsync_fast.models.unet import UNet
 
     torch.manual_seed(3)
-    manifest = small_manifest((160, 192), 5, name="tiny", synthetic=True, licence="CC0-1.0")
+    made = window and Window(x=window.x, y=window.y, width=window.width, height=window.height)
+    manifest = small_manifest(
+        (160, 192), 5, name="tiny", synthetic=True, licence="CC0-1.0", width=width, region=region,
+        window=made,
+    )  # fmt: skip
+    mask = np.zeros((96, 96), bool)
+    mask[90:] = True
     rng = np.random.default_rng(3)
     with AvatarWriter(dest, manifest) as writer:
         for index in range(5):
             picture = np.full((192, 160, 3), 60 + 30 * index, np.uint8)
             picture[20:150, 20:140] = rng.integers(0, 255, (130, 120, 3), np.uint8) // 4 + 90
-            writer.add_frame(picture, Rect(32, 40, 96, 96))
+            writer.add_frame(picture, Box(32, 40, 96, 96), mask if window and index == 4 else None)
         writer.add_model("audio_encoder", export_audio_encoder(AudioEncoder().eval()))
-        image, decoder = export_unet(UNet(width=2, region=224).eval())
+        image, decoder = export_unet(UNet(width, region).eval(), window=window)
         writer.add_model("image", image)
         writer.add_model("decoder", decoder)
         return writer.finish()

@@ -52,6 +52,45 @@ class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
 
+Share = Annotated[float, msgspec.Meta(ge=0, le=1000)]
+
+
+class Student(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose student an avatar is, and how it did against its teacher.
+
+    It was tried on frames and sound that it had not learnt from, over the part of the teacher's
+    region that sound moves.
+
+    Attributes:
+        teacher: its name.
+        teacher_manifest: SHA-256 of its manifest, in hexadecimal.
+        teacher_width, teacher_region: of its networks.
+        difference: mean absolute difference of a pixel, in grey levels.
+        r: correlation of the mouths' openings, over pictures that are held still.
+        swing: how far mouths open and shut, as a part of the teacher's.
+        sharpness: variance of the Laplacian, as a part of the teacher's.
+        frames_per_s, teacher_frames_per_s: of both on one machine's processors, measured in turns.
+        machine: which that was.
+    """
+
+    teacher: Annotated[str, msgspec.Meta(max_length=64)]
+    teacher_manifest: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    teacher_width: Annotated[int, msgspec.Meta(ge=2, le=256)]
+    teacher_region: Annotated[int, msgspec.Meta(ge=32, le=1024)]
+    difference: Annotated[float, msgspec.Meta(ge=0, le=255)] = 0.0
+    r: Annotated[float, msgspec.Meta(ge=-1, le=1)] = 0.0
+    swing: Share = 0.0
+    sharpness: Share = 0.0
+    frames_per_s: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 0.0
+    teacher_frames_per_s: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 0.0
+    machine: Annotated[str, msgspec.Meta(max_length=200)] = ""
+
+    @property
+    def times(self) -> float:
+        """How many times as fast it is."""
+        return self.frames_per_s / max(1e-9, self.teacher_frames_per_s)
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """What an avatar package says of itself (``manifest.json``)."""
 
@@ -77,6 +116,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     licence: Text = ""
     provenance: Text = ""
     consent: Text = ""
+    student: Student | msgspec.UnsetType = msgspec.UNSET
+    """Of an avatar that another one taught. Not written where there is none."""
     files: Annotated[dict[str, FileEntry], msgspec.Meta(max_length=limits.MEMBERS)] = {}
 
     def __post_init__(self) -> None:
@@ -89,8 +130,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
                 f"frame_width {self.frame_width} and frame_height {self.frame_height} are more"
                 f" than {limits.FRAME_PIXELS} pixels together"
             )
-        for name in ("licence", "provenance", "consent"):
-            text: str = getattr(self, name)
+        texts = {name: str(getattr(self, name)) for name in ("licence", "provenance", "consent")}
+        if self.student is not msgspec.UNSET:
+            texts |= {"teacher": self.student.teacher, "machine": self.student.machine}
+        for name, text in texts.items():
             if bad := _UNSEEN.search(text):
                 raise ValueError(f"{name} holds the control character {bad[0]!a}")
 

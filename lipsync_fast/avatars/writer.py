@@ -193,17 +193,17 @@ class AvatarWriter:
             packed = folder.with_suffix(".zip")
             try:
                 pack(folder, packed)
-                _install(packed, self.dest, self._overwrite)
+                install(packed, self.dest, self._overwrite)
             finally:
                 packed.unlink(missing_ok=True)
             shutil.rmtree(folder)
         else:
-            _install(folder, self.dest, self._overwrite)
+            install(folder, self.dest, self._overwrite)
         self._finished = True
         return self.dest
 
 
-def _install(made: Path, dest: Path, overwrite: bool) -> None:
+def install(made: Path, dest: Path, overwrite: bool) -> None:
     """Give a finished package its name; an older one is moved aside first and then removed."""
     if not dest.exists():
         os.rename(made, dest)

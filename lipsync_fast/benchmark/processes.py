@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from lipsync_fast.ipc.status import ServerStatus
-from lipsync_fast.machine import processors
+from lipsync_fast.machine import processor_model, processors
 
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -79,14 +79,9 @@ def shm_files() -> tuple[int, float]:
 
 def machine() -> dict[str, Any]:
     """What a figure was measured on."""
-    model = "unknown"
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            model = line.partition(":")[2].strip()
-            break
     memory = Path("/proc/meminfo").read_text().splitlines()[0].split()[1]
     return {
-        "processor": model,
+        "processor": processor_model(),
         "cores": processors(),
         "memory_gb": round(int(memory) / 2**20, 1),
         "python": platform.python_version(),

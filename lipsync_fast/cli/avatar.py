@@ -12,6 +12,7 @@ import typer
 from lipsync_fast.cli.avatar_import import import_avatar
 from lipsync_fast.cli.avatar_live import register as register_live
 from lipsync_fast.cli.commands import SETTINGS, Command, Group, complete_avatar
+from lipsync_fast.cli.distill import distill, student_words
 from lipsync_fast.cli.prepare import prepare
 from lipsync_fast.cli.prerender import register as register_prerender
 from lipsync_fast.cli.publish import register as register_publish
@@ -114,6 +115,7 @@ register_live(app)
 register_prerender(app)
 app.command(cls=Command)(prepare)
 app.command(cls=Command)(train)
+app.command(cls=Command)(distill)
 
 
 def _write_json(value: object) -> None:
@@ -177,8 +179,18 @@ def _manifest_lines(m: Manifest, path: Path) -> list[str]:
         ("networks", f"{m.family}, width {m.width}, region {m.region} x {m.region}"),
         ("window", f"{w.width} x {w.height} at {w.x}, {w.y}" if (w := m.window) else "all of it"),
         ("look-ahead", f"{_lookahead_ms(m):.1f} ms"),
+        *_student_rows(m),
     ]
     return [f"{name:<12}{value}" for name, value in rows]
+
+
+def _student_rows(m: Manifest) -> list[tuple[str, str]]:
+    """Of a student: whose, and what that costs and gains."""
+    if not m.student:
+        return []
+    s = m.student
+    teacher = f"{s.teacher} (width {s.teacher_width}, region {s.teacher_region})"
+    return [("student of", teacher), ("against it", student_words(s)), ("measured on", s.machine)]
 
 
 def _write_sheet(package: AvatarPackage, target: Path, force: bool) -> None:

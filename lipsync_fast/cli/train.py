@@ -153,7 +153,7 @@ def train(
 
     It may be interrupted at any time: the same command goes on where it was.
     """
-    _need()
+    need_training()
     if smoke:
         _smoke(folder, out, steps, seed or 0, threads, resume, force, quiet, json)
         return
@@ -200,10 +200,10 @@ def train(
         say(f"trained: {one_line(result.path)} (best at step {best.step}: {best.sentence()})")
         say(f"try: lipsync-fast render SPEECH.wav -o out.mp4 --avatar {one_line(result.path)}")
     if json:
-        _write_json(result)
+        write_json(result)
 
 
-def _need() -> None:
+def need_training() -> None:
     """Say which extra is missing, before anything is imported.
 
     Raises:
@@ -248,10 +248,10 @@ def _smoke(
             f" {report.seconds:.0f} s; sound moves the mouth by {report.reaction:.2f}"
         )
     if json:
-        _write_json(report)
+        write_json(report)
 
 
-def _write_json(value: object) -> None:
+def write_json(value: object) -> None:
     from lipsync_fast.names import json_bytes
     from lipsync_fast.rounding import rounded
 

@@ -15,7 +15,6 @@ mouths of a frame.
 
 from __future__ import annotations
 
-import copy
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,17 +28,18 @@ from lipsync_fast import _native
 from lipsync_fast.arrays import F32
 from lipsync_fast.families.synctalk2d import REGION_BORDER
 from lipsync_fast.geometry import Rect
-from lipsync_fast.models.normless import decode_window, passing_network, reference_state
+from lipsync_fast.models.normless import decode_window, passing_network
 from lipsync_fast.models.unet import UNet
 from lipsync_fast.train.data import Crops
 from lipsync_fast.train.exemplars import Exemplars
 from lipsync_fast.train.hearing import Sounds
+from lipsync_fast.train.learner import Learner
 from lipsync_fast.train.look import FollowValidation
 from lipsync_fast.train.losses import PERCEPTUAL_WEIGHT, Perceptual
 from lipsync_fast.train.mouths import Mouths
 from lipsync_fast.train.options import Options
 from lipsync_fast.train.state import Best
-from lipsync_fast.train.trainer import autocast, descend, on_device
+from lipsync_fast.train.trainer import autocast, on_device
 from lipsync_fast.train.validate import Look
 
 FRAMES = 2
@@ -262,35 +262,21 @@ class FollowLesson:
         self._kinds = len(data.exemplars)
         self.net = _listening_to(passing_network(options.width, options.region), self._kinds)
         self.net.train().to(self.device)
-        self._average = {k: v.clone() for k, v in self.net.state_dict().items()}
+        self._learner = Learner(self.net, options, AVERAGE)
         self._perceptual = perceptual
         if perceptual is not None:
             perceptual.to(self.device)
-        self._optimiser = torch.optim.AdamW(
-            self.net.parameters(), options.rate, betas=(0.9, 0.98), weight_decay=1e-3
-        )
-        self._scaler = torch.amp.GradScaler(
-            options.device, enabled=options.precision == "fp16" and options.device == "cuda"
-        )
         self._edge = edge_of(data.window).to(self.device)
         self._kept: dict[str, Tensor] | None = None
 
     def restore(self, tensors: dict[str, Any]) -> None:
         """Take up what ``tensors`` gave."""
         self._kept = None
-        self.net.load_state_dict(tensors["net"])
-        self._average = {k: v.to(self.device) for k, v in tensors["average"].items()}
-        self._optimiser.load_state_dict(tensors["optimiser"])
-        self._scaler.load_state_dict(tensors["scaler"])
+        self._learner.restore(tensors)
 
     def tensors(self) -> dict[str, Any]:
         """All that a step changes."""
-        return {
-            "net": self.net.state_dict(),
-            "average": self._average,
-            "optimiser": self._optimiser.state_dict(),
-            "scaler": self._scaler.state_dict(),
-        }
+        return self._learner.tensors()
 
     def batch(self, step: int) -> FollowBatch:
         """What a step sees."""
@@ -299,17 +285,11 @@ class FollowLesson:
     def kept(self) -> dict[str, Tensor]:
         """The averaged weights, their norms measured, in the family's form."""
         if self._kept is None:  # asked for twice after a step: to be looked at, and to be kept
-            self._kept = self._measured()
+            self._kept = self._learner.measured(self._show)
         return self._kept
 
-    @torch.no_grad()
-    def _measured(self) -> dict[str, Tensor]:
-        net = copy.deepcopy(self.net)
-        net.load_state_dict(self._average)
-        norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # the mean of all that is seen
+    def _show(self, net: UNet) -> None:
+        """Run a network over batches from which norms are measured."""
         for number in range(NORM_BATCHES):
             seen = self._data.batch(NORM_STEP + number)
             image, shares, audio = (
@@ -318,8 +298,6 @@ class FollowLesson:
             )
             self._made(net, image, shares)
             net.audio_model(audio)
-        state = {k: v.cpu() for k, v in net.state_dict().items()}
-        return reference_state(state, self.options.width, self.options.region)
 
     def look(self) -> Look:
         """How it does on held-out frames."""
@@ -336,8 +314,6 @@ class FollowLesson:
         """One step; its losses."""
         self._kept = None
         rate = self.options.rate * min(1.0, (step + 1) / WARM) / (1 + step / SETTLES) ** 0.5
-        for group in self._optimiser.param_groups:
-            group["lr"] = rate
         image, target, weight, shares, audio, heard = (
             on_device(torch.from_numpy(a), self.device) for a in batch
         )
@@ -357,8 +333,7 @@ class FollowLesson:
             with autocast(self.options):
                 parts["perceptual"] = self._perceptual(made, target)
             loss = loss + PERCEPTUAL_WEIGHT * parts["perceptual"].float()
-        total = descend(loss, self.net.parameters(), self._optimiser, self._scaler)
-        self._average_in(step)
+        total = self._learner.step(step, loss, rate)
         return {"loss": total, "rate": rate, **{k: float(v.item()) for k, v in parts.items()}}
 
     def _made(self, net: UNet, image: Tensor, shares: Tensor) -> Tensor:
@@ -369,14 +344,6 @@ class FollowLesson:
         heard = torch.zeros_like(deep)
         heard[:, : self._kinds] = (LOUD * shares)[:, :, None, None].to(deep.dtype)
         return decode_window(net, levels, heard, self._data.window)
-
-    @torch.no_grad()
-    def _average_in(self, step: int) -> None:
-        """Draw the averaged weights towards the present ones, faster at the beginning."""
-        keep = min(AVERAGE, (step + 1) / (step + 20))
-        for name, value in self.net.state_dict().items():
-            if value.is_floating_point():
-                self._average[name].lerp_(value, 1 - keep)
 
 
 @torch.no_grad()

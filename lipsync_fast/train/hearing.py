@@ -14,7 +14,7 @@ of one of a vector's two channels, for the family's network looks at channels pl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -179,13 +179,21 @@ def variant(mel: F32, rng: np.random.Generator) -> F32:
 @torch.no_grad()
 def features_of(encoder: AudioEncoder, mel: F32, device: torch.device) -> F32:
     """The encoder's vectors of a sound, one for each frame and two behind: F + 2 x 512."""
+
+    def encode(windows: F32) -> F32:
+        shown = np.ascontiguousarray(windows.transpose(0, 2, 1)[:, None])
+        made: F32 = encoder(torch.from_numpy(shown).to(device)).cpu().numpy()
+        return made
+
+    return track(encode, mel)
+
+
+def track(encode: Callable[[F32], F32], mel: F32) -> F32:
+    """``features_of`` by any encoder: of mel windows N x 16 x 80 it makes N x 512."""
     padded = _padded(mel)
     rows = [int(ROWS_A_FRAME * j) for j in range(int(len(mel) / ROWS_A_FRAME) + 2)]
-    out = []
-    for first in range(0, len(rows), SEEN_BATCH):
-        windows = np.stack([_window(padded, r).T for r in rows[first : first + SEEN_BATCH]])
-        out.append(encoder(torch.from_numpy(windows[:, None]).to(device)).cpu().numpy())
-    return np.concatenate(out)
+    parts = (rows[first : first + SEEN_BATCH] for first in range(0, len(rows), SEEN_BATCH))
+    return np.concatenate([encode(np.stack([_window(padded, r) for r in part])) for part in parts])
 
 
 class Sounds:

@@ -17,7 +17,7 @@ FALL_SHARE, LAST_RATE = 0.3, 0.05
 
 Precision = Literal["fp32", "fp16", "bf16"]
 Device = Literal["cpu", "cuda"]
-Recipe = Literal["reference", "follow"]
+Recipe = Literal["reference", "follow", "distill"]
 MOST_STEPS = 100_000_000
 HEARING_STEPS = 160
 
@@ -29,8 +29,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     rate's fall begin later where it falls.
 
     Attributes:
-        recipe: SyncTalk_2D's way, or the one that follows the sound (its rate stays, so that it
-            can go on for as long as one likes).
+        recipe: SyncTalk_2D's way; the one that follows the sound; or that of a student, which
+            learns from another network (of both the rate stays, so that they can go on for as
+            long as one likes).
         steps: steps in all.
         batch: frames of a step.
         width: base channels of the network (the reference: 32).
@@ -84,7 +85,7 @@ def differing(before: Options, now: Options) -> list[str]:
     lines = []
     for name in Options.__struct_fields__:
         old, new = getattr(before, name), getattr(now, name)
-        if name == "steps" and (new >= old or now.recipe == "follow"):
+        if name == "steps" and (new >= old or now.recipe != "reference"):
             continue
         if old != new:
             lines.append(f"{name.replace('_', '-')} was {old}, now {new}")

@@ -4,18 +4,16 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
-import torch
 
-from lipsync_fast.errors import CheckpointError, OutputError, TrainingError
+from lipsync_fast.errors import CheckpointError, TrainingError
 from lipsync_fast.machine import processors
 from lipsync_fast.prepare.folder import PreparedAvatar
+from lipsync_fast.train.asked import check_former, check_out, device_of, precision_of
 from lipsync_fast.train.data import split
 from lipsync_fast.train.finish import pack, pack_following, provenance_of
 from lipsync_fast.train.lessons import Following, following, reference_lesson
@@ -25,12 +23,9 @@ from lipsync_fast.train.options import (
     EPOCHS,
     HEARING_STEPS,
     MOST_STEPS,
-    Device,
     Options,
-    Precision,
     Recipe,
     checked,
-    differing,
 )
 from lipsync_fast.train.progress import StepProgress
 from lipsync_fast.train.sound import Encoder, find_encoder
@@ -44,7 +39,7 @@ LOOK_EVERY = 100
 """Steps between two looks of a training that follows the sound."""
 MINUTES = 60.0
 """Of a run that follows the sound, unless told otherwise."""
-SAVE_EVERY: dict[Recipe, int] = {"reference": 200, "follow": 50}
+SAVE_EVERY = {"reference": 200, "follow": 50}
 
 
 class Usual(NamedTuple):
@@ -59,7 +54,7 @@ class Usual(NamedTuple):
     seed: int = 0
 
 
-DEFAULTS: dict[Recipe, Usual] = {
+DEFAULTS = {
     "reference": Usual(
         batch=8, width=32, region=320, after=8, hearing=HEARING_STEPS, rate=1e-3, seed=0
     ),
@@ -67,7 +62,7 @@ DEFAULTS: dict[Recipe, Usual] = {
         batch=12, width=16, region=256, after=2, hearing=HEARING_STEPS, rate=4e-3, seed=0
     ),
 }
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+DATA_CHANGED = "the prepared folder or the audio encoder has changed"
 _DATA = ("frames.bin", "frames.npy", "rects.npy", "landmarks.npy", "sound.wav")
 
 
@@ -144,27 +139,12 @@ def train(request: TrainRequest) -> TrainResult:
             training came to grief; an output cannot be written.
         KeyboardInterrupt, SystemExit: a signal came; the same call goes on from there.
     """
-    _check_out(request)
+    check_out(request.out, force=request.force)
     work = Work(request.work or request.folder / FOLDER)
     with PreparedAvatar.open(request.folder) as prepared, work.locked():
         if request.restart:
             work.clear()
         return _train(request, prepared, work, StepProgress(quiet=request.quiet))
-
-
-def _check_out(request: TrainRequest) -> None:
-    """Refuse before hours of work what would be refused behind them."""
-    out = request.out
-    if out.exists() and not request.force:
-        raise OutputError(f"{out}: already exists; --force replaces it")
-    name = out.name.removesuffix(".lsa")
-    if not _NAME.fullmatch(name):
-        raise OutputError(
-            f"--out: {name[:80]!r} cannot be an avatar's name (at most 64 letters, digits, . _ -)"
-        )
-    parent = next(p for p in out.absolute().parents if p.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise OutputError(f"{out}: cannot be written ({parent} is not a folder to write to)")
 
 
 def _train(
@@ -176,7 +156,7 @@ def _train(
     options = _options(request, recipe, len(learnt), former, progress)
     encoder = find_encoder(request.audio_encoder)
     key = _key(prepared, encoder)
-    _check_former(former, options, key, work)
+    check_former(former, options, work, DATA_CHANGED if former and former.data != key else "")
     perceptual = _perceptual(request, options)
     weights = None if former else request.weights
     follows: Following | None = None
@@ -226,7 +206,7 @@ def _of(options: Options) -> str:
 def _recipe(request: TrainRequest, former: State | None, prepared: PreparedAvatar) -> Recipe:
     """Which way to learn: the one that follows the sound, where the folder has what it needs."""
     match request.recipe:
-        case None if former is not None:
+        case None if former is not None and former.options.recipe != "distill":
             return former.options.recipe
         case None if request.sync_loss or request.weights is not None:
             return "reference"
@@ -251,7 +231,7 @@ def _options(
     progress: StepProgress,
 ) -> Options:
     """What decides the result, all of it chosen."""
-    device = _device(request.device)
+    device = device_of(request.device)
     usual = DEFAULTS[recipe]
     if former is not None and former.options.recipe == recipe:
         usual = Usual(*(getattr(former.options, name) for name in Usual._fields))
@@ -285,7 +265,7 @@ def _options(
             sync_loss=request.sync_loss,
             perceptual=_perceptual_hash(request, former, progress),
             start=_start_hash(request, former),
-            precision=_precision(request.precision, device),
+            precision=precision_of(request.precision, device),
             device=device,
             validate_every=validate_every,
             threads=threads,
@@ -299,26 +279,6 @@ def _start_hash(request: TrainRequest, former: State | None) -> str:
     if request.weights is None:
         return "" if former is None else former.options.start
     return file_hash(Path(request.weights))
-
-
-def _device(wanted: str) -> Device:
-    if wanted not in ("auto", "cpu", "cuda"):
-        raise TrainingError(f"--device {wanted}: expected auto, cpu or cuda")
-    there = wanted != "cpu" and torch.cuda.is_available()
-    if wanted == "cuda" and not there:
-        raise TrainingError("--device cuda: torch finds no GPU here (or is a build without CUDA)")
-    return "cuda" if there else "cpu"
-
-
-def _precision(wanted: str, device: Device) -> Precision:
-    match wanted:
-        case "auto" if device == "cpu":
-            return "fp32"
-        case "auto":
-            return "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "fp16"
-        case "fp32" | "fp16" | "bf16":
-            return wanted
-    raise TrainingError(f"--precision {wanted}: expected auto, fp32, fp16 or bf16")
 
 
 def _perceptual_file(request: TrainRequest) -> Path | None:
@@ -356,17 +316,3 @@ def _key(prepared: PreparedAvatar, encoder: Encoder) -> str:
         if name in prepared.manifest.files:
             digest.update(prepared.manifest.files[name].sha256.encode())
     return digest.hexdigest()
-
-
-def _check_former(former: State | None, options: Options, key: str, work: Work) -> None:
-    """Whether a former training can go on so."""
-    if former is None:
-        return
-    reasons = differing(former.options, options)
-    if former.data != key:
-        reasons.append("the prepared folder or the audio encoder has changed")
-    if reasons:
-        raise TrainingError(
-            f"{work.folder}: a training of {former.step} steps lies here that cannot go on so:"
-            f" {'; '.join(reasons)}; give the former options, or --restart to forget it"
-        )

@@ -91,8 +91,8 @@ class AudioFeatures:
         return out.reshape(AUDIO_SHAPE)
 
 
-def mel_of(pcm: NDArray[np.int16]) -> F32:
-    """Mel rows of a whole sound, T x 80."""
+def mel_of(pcm: NDArray[np.generic]) -> F32:
+    """Mel rows of a whole sound (16 kHz mono, int16 or float), T x 80."""
     stream = MelStream()
     return np.concatenate([stream.push(to_float(pcm)), stream.finish()])
 

@@ -57,6 +57,14 @@ class Follows(msgspec.Struct, frozen=True):
     seam: float
 
 
+class Alike(msgspec.Struct, frozen=True):
+    """How a student's mouth is like its teacher's; see ``avatars.manifest.Student``."""
+
+    r: float
+    swing: float
+    sharpness: float
+
+
 class Best(msgspec.Struct, frozen=True):
     """The best look at held-out frames so far.
 
@@ -70,9 +78,17 @@ class Best(msgspec.Struct, frozen=True):
     loss: float
     mouth: float
     follows: Follows | None = None
+    alike: Alike | None = None
 
     def sentence(self) -> str:
         """What is said of it."""
+        if self.alike is not None:
+            a = self.alike
+            return (
+                f"the mouth differs from the teacher's by {self.mouth:.2f} grey levels, opens and"
+                f" shuts with r {a.r:.3f} and {100 * a.swing:.0f}% of its swing, and has"
+                f" {100 * a.sharpness:.0f}% of its sharpness"
+            )
         if self.follows is None:
             return (
                 f"held-out frames differ by {self.loss:.2f} grey levels, {self.mouth:.2f} at the"

@@ -17,7 +17,7 @@ from lipsync_fast.models.unet import UNet
 from lipsync_fast.provenance import jpeg_with_xmp, xmp_packet
 from lipsync_fast.train.data import Data, looked_at
 from lipsync_fast.train.losses import mouth
-from lipsync_fast.train.state import Best, Follows
+from lipsync_fast.train.state import Alike, Best, Follows
 
 TILES, COLUMNS = 12, 4
 _GREY = 255
@@ -32,21 +32,25 @@ class Look:
         mouth: the same over the mouth.
         sheet: up to 12 of the frames as a JPEG, target left, output right.
         follows: how far the mouth follows the sound, where that is measured.
+        alike: how a student's mouth is like its teacher's.
     """
 
     loss: float
     mouth: float
     sheet: bytes
     follows: Follows | None = None
+    alike: Alike | None = None
 
     def best(self, step: int) -> Best:
         """As it is kept with the weights."""
-        return Best(step, self.loss, self.mouth, self.follows)
+        return Best(step, self.loss, self.mouth, self.follows, self.alike)
 
     def numbers(self) -> dict[str, float]:
         """A line of validation.jsonl, but for the step."""
-        seen = {} if self.follows is None else msgspec.structs.asdict(self.follows)
-        return {"loss": self.loss, "mouth": self.mouth, **seen}
+        seen = {"loss": self.loss, "mouth": self.mouth}
+        for more in (self.follows, self.alike):
+            seen |= {} if more is None else msgspec.structs.asdict(more)
+        return seen
 
 
 class Validation:
