@@ -256,11 +256,14 @@ class FrontError(LipsyncError):
 
     Attributes:
         status: of HTTP, where it has refused the connection; else 0.
+        reason: the word for why it has; retry_s: when to try again, where it says so.
     """
 
-    def __init__(self, message: str, status: int = 0) -> None:
+    def __init__(
+        self, message: str, status: int = 0, reason: str = "", retry_s: float = 2.0
+    ) -> None:
         super().__init__(message)
-        self.status = status
+        self.status, self.reason, self.retry_s = status, reason, retry_s
 
 
 class PeerError(LipsyncError):
@@ -269,11 +272,14 @@ class PeerError(LipsyncError):
     Attributes:
         status: of HTTP, that says as much.
         reason: a word that does not change, where there is one.
+        retry_s: when to try again, for statuses that say so.
     """
 
-    def __init__(self, message: str, status: int = 400, reason: str = "") -> None:
+    def __init__(
+        self, message: str, status: int = 400, reason: str = "", retry_s: float = 2.0
+    ) -> None:
         super().__init__(message)
-        self.status, self.reason = status, reason
+        self.status, self.reason, self.retry_s = status, reason, retry_s
 
 
 class NotCheckedError(LipsyncError):

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 
 from lipsync_fast.config import Access, Limits, Listen, ServeConfig
-from lipsync_fast.frontend.access.accounts import Accounts
 from lipsync_fast.frontend.access.entrance import Entrance
+from lipsync_fast.tokens.accounts import Accounts
 from lipsync_fast.tokens.guesses import Guesses
 from lipsync_fast.tokens.identities import Identities
 from lipsync_fast.tokens.refusals import Refusal

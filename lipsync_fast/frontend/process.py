@@ -53,8 +53,6 @@ log = get_logger("lipsync.front")
 PLAIN = Security(None, lambda: None)
 LATENCIES_S = 1.0
 """How often the percentiles of how long frames take are made."""
-USES_AT_ONCE = 4_000
-"""Accounts in a message, which has a bound."""
 _encoder = msgspec.msgpack.Encoder()
 
 
@@ -143,9 +141,8 @@ class Front:
     def _send_load(self) -> None:
         load = _encoder.encode(self.services.load_now())
         self.send(FrontHeartbeat(load=msgspec.Raw(load)))
-        changes = list(self.services.accounts.changes().items())
-        for start in range(0, len(changes), USES_AT_ONCE):
-            self.send(Uses(of=dict(changes[start : start + USES_AT_ONCE])))
+        for part in Uses.parts(self.services.accounts.changes()):
+            self.send(part)
 
     async def _leave_when_empty(self) -> None:
         await until(lambda: not self.services.statistics.load.connections)

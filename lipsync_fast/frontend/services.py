@@ -9,7 +9,6 @@ from functools import partial
 
 from lipsync_fast.audit import Audit
 from lipsync_fast.config import ServeConfig
-from lipsync_fast.frontend.access.accounts import Accounts
 from lipsync_fast.frontend.access.admission import Admission
 from lipsync_fast.frontend.access.entrance import Entrance
 from lipsync_fast.frontend.avatars.changes import AvatarChanges
@@ -27,6 +26,7 @@ from lipsync_fast.frontend.text_to_speech import TextToSpeech
 from lipsync_fast.ipc.control import AnyMessage, Engines
 from lipsync_fast.ipc.status import FrontLoad
 from lipsync_fast.machine import are_shared
+from lipsync_fast.tokens.accounts import Accounts
 from lipsync_fast.tokens.guesses import Guesses
 from lipsync_fast.tokens.identities import Identities
 from lipsync_fast.tokens.refusals import Refusal

@@ -20,6 +20,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from lipsync_fast.errors import FrontError, SessionError
+from lipsync_fast.tokens.refusals import CODE, RETRY_S
 from lipsync_fast_client.connecting import Connecting
 from lipsync_fast_client.dialing import Dialer
 from lipsync_fast_client.protocol import SessionStart
@@ -172,8 +173,7 @@ class Fronts:
             connection = await connect(self._url, **options)
         except InvalidStatus as error:
             words = bytes(error.response.body or b"").decode(errors="replace").strip()
-            status = error.response.status_code
-            raise FrontError(words or f"refused with HTTP status {status}", status) from None
+            raise _refused(words, error) from None
         except (OSError, TimeoutError, WebSocketException, EOFError) as error:
             raise FrontError("the server does not answer; try again later") from error
         self.links += 1
@@ -334,11 +334,23 @@ async def answer(future: asyncio.Future[Reply]) -> Reply:
         raise FrontError(f"the server has not answered within {ANSWER_S:g} s") from None
 
 
+def _refused(words: str, error: InvalidStatus) -> FrontError:
+    """That a front has not taken a connection."""
+    status, headers = error.response.status_code, error.response.headers
+    retry = headers.get("Retry-After", "")
+    return FrontError(
+        words or f"refused with HTTP status {status}",
+        status,
+        headers.get(CODE, ""),
+        float(retry) if retry.isdigit() else RETRY_S,
+    )
+
+
 def _as_front_error(error: SessionError) -> FrontError:
     """Why a session was refused, with the HTTP status that says as much."""
     cause = error.__cause__
     if isinstance(cause, InvalidStatus):
-        return FrontError(str(error), cause.response.status_code)
+        return _refused(str(error), cause)
     if error.code == "connection":
         return FrontError("the server does not answer; try again later")
     return FrontError(str(error), _STATUSES.get(error.code, 400))

@@ -24,6 +24,7 @@ from lipsync_fast.errors import LipsyncError, spent
 from lipsync_fast.gateway.adapters import Adapter
 from lipsync_fast.gateway.fronts import Fronts
 from lipsync_fast.gateway.greeting import Greeting
+from lipsync_fast.gateway.visitors import Visitors
 from lipsync_fast.ipc.children import GatewaySpec, read_spec
 from lipsync_fast.ipc.control import (
     Bye,
@@ -33,6 +34,7 @@ from lipsync_fast.ipc.control import (
     NewCertificate,
     Ready,
     Stop,
+    Uses,
 )
 from lipsync_fast.ipc.control_socket import Link
 from lipsync_fast.ipc.status import GatewayLoad
@@ -42,7 +44,11 @@ log = get_logger("lipsync.gateway")
 
 
 def adapters(
-    spec: GatewaySpec, fronts: Fronts, load: GatewayLoad, greeting: Greeting | None
+    spec: GatewaySpec,
+    fronts: Fronts,
+    load: GatewayLoad,
+    greeting: Greeting | None,
+    visitors: Visitors,
 ) -> list[Adapter]:
     """The protocols that are wanted; what they need is imported here."""
     made: list[Adapter] = []
@@ -53,11 +59,11 @@ def adapters(
     if spec.webrtc_ports:
         from lipsync_fast.gateway.webrtc.server import WebRtcAdapter
 
-        made.append(WebRtcAdapter(spec, fronts, load, greeting))
+        made.append(WebRtcAdapter(spec, fronts, load, greeting, visitors))
     if spec.livekit_ports:
         from lipsync_fast.gateway.livekit.server import LiveKitAdapter
 
-        made.append(LiveKitAdapter(spec, fronts, load, greeting))
+        made.append(LiveKitAdapter(spec, fronts, load, greeting, visitors))
     return made
 
 
@@ -69,7 +75,8 @@ class Gateway:
         self._fronts = Fronts(spec.url, spec.secret)
         certificate = spec.certificate
         self._greeting = None if certificate is None else Greeting(certificate)
-        self._adapters = adapters(spec, self._fronts, self._load, self._greeting)
+        self._visitors = Visitors(spec)
+        self._adapters = adapters(spec, self._fronts, self._load, self._greeting, self._visitors)
         self._draining, self._stop = asyncio.Event(), asyncio.Event()
 
     async def run(self) -> None:
@@ -95,6 +102,7 @@ class Gateway:
                 async with asyncio.timeout(1.0):
                     await asyncio.gather(*(adapter.drain(0) for adapter in self._adapters))
             await self._fronts.close()
+            self._visitors.close()
 
     async def _drain(self) -> None:
         seconds = self._spec.config.drain_seconds
@@ -113,6 +121,8 @@ class Gateway:
                 self._draining.set()
             elif isinstance(message, NewCertificate) and self._greeting is not None:
                 self._greeting.renew(message.certificate)
+            elif isinstance(message, Uses):
+                self._visitors.accounts.apply_update(message.of)
             elif isinstance(message, Stop):
                 self._stop.set()
 
@@ -121,6 +131,8 @@ class Gateway:
         while True:
             self._load.links = self._fronts.links
             self._link.send(GatewayHeartbeat(load=msgspec.Raw(encoder.encode(self._load))))
+            for part in Uses.parts(self._visitors.accounts.changes()):
+                self._link.send(part)
             self._obey()  # sending may have swallowed the news
             await asyncio.sleep(self._spec.config.engines.heartbeat_s)
 

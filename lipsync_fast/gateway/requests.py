@@ -13,12 +13,10 @@ from lipsync_fast.errors import LipsyncError, PeerError
 from lipsync_fast.gateway.fronts import Client, passed_on
 from lipsync_fast.gateway.greeting import Greeting
 from lipsync_fast.origins import host_allowed, origin_allowed
-from lipsync_fast.tokens.refusals import CODE
+from lipsync_fast.tokens.refusals import CODE, retry_after
 
 BODY_S = 30.0
 """How long a client may take to send what it asks."""
-RETRY_S = 2
-"""How long a client that was refused is asked to wait."""
 MOST_FIELD = 4_096
 """Bytes of a form's field that is no file."""
 ASKED_WITH = "Authorization, Content-Type, If-Match, X-Lipsync-Fast-Avatar"
@@ -82,7 +80,7 @@ def refused(error: PeerError) -> web.Response:
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     elif error.status in (429, 503):
-        headers["Retry-After"] = str(RETRY_S)
+        headers["Retry-After"] = retry_after(error.retry_s)
     return web.Response(status=error.status, text=f"{error}\n", headers=headers)
 
 

@@ -11,6 +11,7 @@ from lipsync_fast.errors import PeerError, TokenError
 from lipsync_fast.gateway.fronts import Client
 from lipsync_fast.ipc.children import GatewaySpec
 from lipsync_fast.origins import client_address
+from lipsync_fast.tokens.accounts import Accounts
 from lipsync_fast.tokens.guesses import Guesses
 from lipsync_fast.tokens.identities import Identities, Shown, bearer
 from lipsync_fast.tokens.refusals import Refusal
@@ -32,14 +33,18 @@ class Visitors:
         self._listen = spec.config.listen
         self._identities, self._guesses = Identities(spec.config), Guesses()
         self._audit = Audit(spec.config.log.audit, spec.name)
+        self.accounts = Accounts(spec.config.limits)
 
-    def who(self, client: Client) -> Subject:
+    def who(self, client: Client, counts: bool = True) -> Subject:
         """Whose request it is.
+
+        Args:
+            counts: as a connect; not where a front counts it.
 
         Raises:
             PeerError: nobody who may.
         """
-        return self._judged(client, self._identities.asked, self._subject)
+        return self._judged(client, self._identities.asked, self._subject, counts)
 
     def admin(self, client: Client) -> Subject:
         """The same, where only admins may ask."""
@@ -58,7 +63,7 @@ class Visitors:
                 return NOT_ADMIN if found.name else NO_ADMIN
             return found
 
-        return self._judged(client, True, decide)
+        return self._judged(client, True, decide, counts=True)
 
     def note(self, event: str, client: Client, who: Subject, **more: Any) -> None:
         """Write down what somebody has asked for."""
@@ -71,14 +76,20 @@ class Visitors:
         self._audit.close()
 
     def _judged(
-        self, client: Client, counts: bool, decide: Callable[[Shown], Subject | Refusal]
+        self,
+        client: Client,
+        asked: bool,
+        decide: Callable[[Shown], Subject | Refusal],
+        counts: bool,
     ) -> Subject:
         shown = Shown(bearer(client.authorization or None))
         address = client_address(self._listen, client.address, client.forwarded or None)
-        found = self._guesses.judge(address, counts and bool(shown), lambda: decide(shown))
+        found = self._guesses.judge(address, asked and bool(shown), lambda: decide(shown))
+        if counts and isinstance(found, Subject):
+            found = self.accounts.connect(found, address) or found
         if isinstance(found, Refusal):
             self._audit.refused(found.reason, found.status, address)
-            raise PeerError(found.message, found.status, found.reason)
+            raise PeerError(found.message, found.status, found.reason, found.retry_s)
         return found
 
     def _subject(self, shown: Shown) -> Subject | Refusal:

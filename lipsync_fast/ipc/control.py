@@ -8,11 +8,11 @@ with (``ipc.offers``). The two ends are ``ipc.control_socket``'s.
 
     child ─► supervisor    Hello, Ready, Heartbeat, Bye
     front ─► supervisor    FrontHeartbeat, WantAvatar, Uses
-    gateway ─► supervisor  GatewayHeartbeat
+    gateway ─► supervisor  GatewayHeartbeat, Uses
     engine ─► supervisor   AvatarState
     supervisor ─► child    LoadAvatar, UnloadAvatar, PeerGone, Drain, Stop
-    supervisor ─► front, gateway  NewCertificate
-    supervisor ─► front    Engines, StatusReply (every second), Uses
+    supervisor ─► front, gateway  NewCertificate, Uses
+    supervisor ─► front    Engines, StatusReply (every second)
     status ─► supervisor   StatusRequest; answered by StatusReply
     doctor ─► supervisor   SettingsRequest; answered by SettingsReply
     anyone ─► supervisor   ChangeAvatar; answered by AvatarChanged
@@ -30,12 +30,14 @@ import msgspec
 from msgspec import Meta
 
 from lipsync_fast.certificates import Certificate
-from lipsync_fast.ipc.usage import Use
+from lipsync_fast.tokens.usage import Use
 
 VERSION = 2
 MOST_QUEUED = 1000
 """Messages to a peer that does not read; more are dropped."""
 LONGEST = 1 << 20
+MOST_USES = 4_000
+"""Accounts in a message."""
 
 Name = Annotated[str, Meta(min_length=1, max_length=1000)]
 Amount = Annotated[int, Meta(ge=0)]
@@ -241,10 +243,17 @@ class PeerGone(Message):
 
 
 class Uses(Message):
-    """What accounts use, of those where that has changed: from a front, there; to a front, in all
-    others, those that have gone included."""
+    """What accounts use, of those where that has changed: from a front or gateway, there; to one,
+    in all others, those that have gone included."""
 
     of: dict[str, Use]
+
+    @classmethod
+    def parts(cls, uses: dict[str, Use]) -> list[Uses]:
+        """As many messages as it takes: each has a bound."""
+        items = list(uses.items())
+        starts = range(0, len(items), MOST_USES)
+        return [cls(of=dict(items[start : start + MOST_USES])) for start in starts]
 
 
 class Drain(Message):

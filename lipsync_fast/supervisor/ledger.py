@@ -16,8 +16,8 @@ from pathlib import Path
 import msgspec
 
 from lipsync_fast.errors import words_of
-from lipsync_fast.ipc.usage import DAY_S, Use
 from lipsync_fast.logs import get_logger
+from lipsync_fast.tokens.usage import DAY_S, Use
 
 log = get_logger("lipsync.supervisor")
 MOST_BYTES = 32 << 20

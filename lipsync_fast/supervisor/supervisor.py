@@ -70,8 +70,6 @@ ENGINE_FAILURES, FRONT_FAILURES = 3, 5
 """Young deaths in a row in a slot that end the server: of engines, only until it has served."""
 REPORT_S = 1.0
 KEEP_SPOKEN_S = 60.0
-USES_AT_ONCE = 4_000
-"""Accounts in a message, which has a bound."""
 
 log = get_logger("lipsync.supervisor")
 
@@ -225,6 +223,7 @@ class Supervisor:
         elif child.role == "front":
             for engine in self._roster.engines:
                 self._control.send(engine, gone)
+        if child.role != "engine":
             self._tell_uses(child, self._ledger.forget(child.name))
         self._rings.forget(child)
         child.release()
@@ -282,15 +281,14 @@ class Supervisor:
                     child.kill(f"hung, silent for {now - child.last_heard_at:.1f} s")
 
     def _tell_uses(self, source: Child, accounts: Collection[str]) -> None:
-        """Tell all other fronts what accounts use, since that has changed with one."""
-        for front in self._roster.fronts:
-            if front is not source:
-                self._send_uses(front, accounts)
+        """Tell all others what accounts use, since that has changed with one of them."""
+        for child in (*self._roster.gateways, *self._roster.fronts):
+            if child is not source:
+                self._send_uses(child, accounts)
 
-    def _send_uses(self, front: Child, accounts: Collection[str] | None) -> None:
-        uses = list(self._ledger.others(front.name, accounts).items())
-        for start in range(0, len(uses), USES_AT_ONCE):
-            self._control.send(front, Uses(of=dict(uses[start : start + USES_AT_ONCE])))
+    def _send_uses(self, child: Child, accounts: Collection[str] | None) -> None:
+        for part in Uses.parts(self._ledger.others(child.name, accounts)):
+            self._control.send(child, part)
 
     async def _keep_spoken(self) -> None:
         while True:
@@ -368,10 +366,10 @@ class Supervisor:
         if child.role == "front":
             self._control.publish_engines()
             self._control.publish_status()
-            self._send_uses(child, None)
         elif child.role == "engine":
             self._loader.load_missing(child)
         if child.role != "engine":
+            self._send_uses(child, None)
             self._send_certificate(child)  # it may have been read again since this one was born
             if self._roster.state == "draining":
                 self._control.send(child, Drain())

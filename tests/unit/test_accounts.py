@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lipsync_fast.config import Limits, Listen
-from lipsync_fast.frontend.access.accounts import Accounts, Visit
-from lipsync_fast.ipc.usage import DAY_S, Use
 from lipsync_fast.supervisor.ledger import Ledger, keep
+from lipsync_fast.tokens.accounts import Accounts, Visit
 from lipsync_fast.tokens.refusals import Refusal
 from lipsync_fast.tokens.subject import ANYONE, Allowance, Subject
+from lipsync_fast.tokens.usage import DAY_S, Use
 
 NOON = 20_000 * DAY_S + DAY_S / 2
 HOME, AWAY = "192.0.2.1", "192.0.2.2"

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from lipsync_fast.config import Listen, ServeConfig
 from lipsync_fast.errors import LipsyncError, TokenError
-from lipsync_fast.frontend.access.accounts import Accounts
 from lipsync_fast.frontend.access.entrance import Entrance
 from lipsync_fast.tokens import tickets as module
+from lipsync_fast.tokens.accounts import Accounts
 from lipsync_fast.tokens.guesses import Guesses
 from lipsync_fast.tokens.identities import Identities
 from lipsync_fast.tokens.subject import Allowance, Subject

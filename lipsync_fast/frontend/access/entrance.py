@@ -11,10 +11,10 @@ from dataclasses import replace
 
 from lipsync_fast.config import Listen
 from lipsync_fast.errors import TokenError
-from lipsync_fast.frontend.access.accounts import Accounts
 from lipsync_fast.frontend.access.admin import NO_ADMIN, operators_refusal
 from lipsync_fast.frontend.access.clients import Header, shown
 from lipsync_fast.origins import host_allowed, origin_allowed
+from lipsync_fast.tokens.accounts import Accounts
 from lipsync_fast.tokens.guesses import Guesses
 from lipsync_fast.tokens.identities import Identities, Shown
 from lipsync_fast.tokens.refusals import Refusal
@@ -35,12 +35,7 @@ class Entrance:
         self._accounts = accounts
 
     def admit(
-        self,
-        header: Header,
-        path: str,
-        address: str,
-        upgrade: bool = True,
-        counts: bool = True,
+        self, header: Header, path: str, address: str, upgrade: bool = True
     ) -> Subject | Refusal:
         """Whose request it is, or why it may not go on.
 
@@ -49,7 +44,6 @@ class Entrance:
             path: of the request, with its query.
             address: the client's.
             upgrade: to a WebSocket.
-            counts: as a connect.
         """
         if not host_allowed(self._listen, header("Host")):
             return NOT_ITS_NAME
@@ -57,7 +51,7 @@ class Entrance:
             return FOREIGN
         given = shown(header, path, upgrade)
         found = self._judged(address, given, lambda: self._subject(given))
-        return self._counted(found, address) if counts else found
+        return self._counted(found, address)
 
     def admit_change(self, header: Header, path: str, address: str, peer: str) -> Subject | Refusal:
         """Who wants to change what is served, or why that may not be.

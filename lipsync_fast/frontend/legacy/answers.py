@@ -17,7 +17,6 @@ import msgspec
 import trio
 
 from lipsync_fast.errors import LegacyRequestError, LipsyncError
-from lipsync_fast.frontend.access.accounts import Visit
 from lipsync_fast.frontend.access.socket import Socket
 from lipsync_fast.frontend.legacy import json_messages as said
 from lipsync_fast.frontend.legacy import wire
@@ -26,6 +25,7 @@ from lipsync_fast.frontend.legacy.json_messages import Asked
 from lipsync_fast.frontend.legacy.pictures import VIDEO_TYPES, Pictures, Region, region_bounds
 from lipsync_fast.frontend.legacy.stitch import SoundWindow, Stitcher
 from lipsync_fast.frontend.services import Services
+from lipsync_fast.tokens.accounts import Visit
 
 Reply = str | bytes
 BATCH_PORT, LIVE_PORT, MODELS_PORT, HTTP_PORT = 8082, 8084, 8085, 8086

@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 import trio
 
 from lipsync_fast.errors import LipsyncError, SocketClosedError
-from lipsync_fast.frontend.access.accounts import Visit
 from lipsync_fast.frontend.access.socket import Socket
 from lipsync_fast.frontend.legacy.answers import Answers, Reply, Work, tells_stats
 from lipsync_fast.frontend.legacy.counts import LegacyCounts
 from lipsync_fast.frontend.services import Services
 from lipsync_fast.logs import get_logger
+from lipsync_fast.tokens.accounts import Visit
 
 log = get_logger("lipsync.old_clients")
 STATS_S = 5.0

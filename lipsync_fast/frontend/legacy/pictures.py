@@ -24,7 +24,6 @@ from lipsync_fast.errors import (
     OverloadedError,
     OverQuotaError,
 )
-from lipsync_fast.frontend.access.accounts import Visit
 from lipsync_fast.frontend.avatars.leases import AvatarLease
 from lipsync_fast.frontend.legacy.stitch import NOTHING, SOUNDS, SoundWindow
 from lipsync_fast.frontend.services import Services
@@ -32,6 +31,7 @@ from lipsync_fast.ipc.messages import Content, Look
 from lipsync_fast.logs import get_logger
 from lipsync_fast.provenance import jpeg_with_xmp, xmp_packet
 from lipsync_fast.timing import FPS
+from lipsync_fast.tokens.accounts import Visit
 from lipsync_fast.tokens.refusals import retry_after
 
 log = get_logger("lipsync.old_clients")

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from lipsync_fast.frontend.access.accounts import Visit
 from lipsync_fast.frontend.access.socket import Socket
 from lipsync_fast.frontend.legacy.answers import Reply
 from lipsync_fast.frontend.legacy.connection import serve_legacy
@@ -11,6 +10,7 @@ from lipsync_fast.frontend.legacy.counts import LegacyCounts
 from lipsync_fast.frontend.legacy.pictures import DEFAULT_NAMES
 from lipsync_fast.frontend.legacy.video import AvatarVideos
 from lipsync_fast.frontend.services import Services
+from lipsync_fast.tokens.accounts import Visit
 from lipsync_fast.tokens.subject import Subject
 
 

@@ -10,12 +10,12 @@ import msgspec
 import trio
 
 from lipsync_fast.errors import SocketClosedError
-from lipsync_fast.frontend.access.accounts import Visit
 from lipsync_fast.frontend.access.socket import Socket
 from lipsync_fast.frontend.legacy.service import LegacyService
 from lipsync_fast.frontend.services import Services
 from lipsync_fast.frontend.session.session import serve_native
 from lipsync_fast.logs import get_logger
+from lipsync_fast.tokens.accounts import Visit
 from lipsync_fast.tokens.refusals import Refusal
 from lipsync_fast.tokens.subject import ANYONE, Subject
 from lipsync_fast_client.protocol import SUBPROTOCOL

@@ -164,7 +164,7 @@ async def serve_stream(
         found: Subject | Refusal = ANYONE
         counts = not inner or _is_session(request)
         if peer or not inner or header("Authorization") is not None:
-            found = services.entrance.admit(header, request.path, peer, counts=counts)
+            found = services.entrance.admit(header, request.path, peer)
         if isinstance(found, Refusal):
             return refuse(found, peer)
         full = connections.refusal(found, peer, counts)

@@ -12,13 +12,13 @@ from msgspec import UNSET
 
 from lipsync_fast.arrays import F32
 from lipsync_fast.errors import ProtocolError, UnknownUtteranceError
-from lipsync_fast.frontend.access.accounts import Visit
 from lipsync_fast.frontend.playout.playout import Playout
 from lipsync_fast.frontend.playout.quiet import QuietTime
 from lipsync_fast.frontend.services import Services
 from lipsync_fast.frontend.session.client_audio import ClientAudio
 from lipsync_fast.frontend.session.shown_avatar import ShownAvatar
 from lipsync_fast.timing import NS_PER_S, SAMPLE_RATE
+from lipsync_fast.tokens.accounts import Visit
 from lipsync_fast.tokens.refusals import Refusal
 from lipsync_fast_client.protocol import ServerMessage, SessionOverloaded
 

@@ -19,7 +19,6 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from lipsync_fast.errors import AvatarError, ClosingError, ProtocolError, SocketClosedError
-from lipsync_fast.frontend.access.accounts import Visit
 from lipsync_fast.frontend.access.socket import Socket
 from lipsync_fast.frontend.avatars.leases import AvatarLease
 from lipsync_fast.frontend.engines.trace import SessionTrace
@@ -47,6 +46,7 @@ from lipsync_fast.frontend.session.stream import StreamSender
 from lipsync_fast.frontend.session.text import TextSpeaker
 from lipsync_fast.logs import get_logger
 from lipsync_fast.signals import until
+from lipsync_fast.tokens.accounts import Visit
 from lipsync_fast_client.protocol import (
     SUBPROTOCOL,
     ClientMessage,

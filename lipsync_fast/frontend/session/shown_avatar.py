@@ -9,7 +9,6 @@ from msgspec import UNSET
 
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.errors import UnsupportedVideoError
-from lipsync_fast.frontend.access.accounts import Visit
 from lipsync_fast.frontend.avatars.leases import AvatarLease
 from lipsync_fast.frontend.engines.pool import EnginePool
 from lipsync_fast.frontend.kept_utterances import KeptUtterances
@@ -19,6 +18,7 @@ from lipsync_fast.geometry import even_size
 from lipsync_fast.ipc.messages import Coding, Content, Look, crf_of, scaled_size
 from lipsync_fast.provenance import jpeg_with_xmp, xmp_packet
 from lipsync_fast.timing import FPS
+from lipsync_fast.tokens.accounts import Visit
 from lipsync_fast_client.protocol import SessionStarted, SessionUpdate, VideoFormat
 
 

@@ -59,10 +59,11 @@ class LiveKitAdapter:
         fronts: Fronts,
         load: GatewayLoad,
         greeting: Greeting | None = None,
+        visitors: Visitors | None = None,
         join: Join | None = None,
     ) -> None:
         self._greeting = greeting
-        self._spec, self._visitors = spec, Visitors(spec)
+        self._spec, self._visitors = spec, visitors or Visitors(spec)
         self._counts = Counts(load, self.name)
         take = import_module("livekit.plugins.lipsync_fast").join if join is None else join
         self._rooms = Rooms(
@@ -95,7 +96,6 @@ class LiveKitAdapter:
     async def drain(self, seconds: float) -> None:
         """Take nobody new; have those leave that are left after so many seconds."""
         await self._rooms.drain(seconds)
-        self._visitors.close()
         if self._runner is not None:
             await self._runner.cleanup()
 

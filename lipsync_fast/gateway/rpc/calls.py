@@ -86,3 +86,8 @@ def status_of(error: LipsyncError) -> grpc.StatusCode:
     """The status of a call that has no message to say it in."""
     refused = error.status if isinstance(error, FrontError) else 0
     return STATUSES.get(refused, grpc.StatusCode.UNAVAILABLE)
+
+
+def reason_of(error: LipsyncError) -> str:
+    """The word that goes with it, where a front has given one."""
+    return error.reason if isinstance(error, FrontError) else ""

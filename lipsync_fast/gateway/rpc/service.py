@@ -40,9 +40,11 @@ from lipsync_fast.gateway.rpc.calls import (
     Stalled,
     client_of,
     is_refused,
+    reason_of,
     status_of,
 )
 from lipsync_fast.logs import get_logger
+from lipsync_fast.tokens.refusals import CODE
 
 log = get_logger("lipsync.gateway")
 TOO_MANY = "too many calls are open from this address"
@@ -345,7 +347,7 @@ class Service:
                 try:
                     return await method(request, client, context)
                 except LipsyncError as error:
-                    await self._end(context, status_of(error), str(error))
+                    await self._end(context, status_of(error), str(error), reason_of(error))
 
         return call
 
@@ -360,7 +362,7 @@ class Service:
                 try:
                     await method(requests, client, context)
                 except LipsyncError as error:
-                    await self._end(context, status_of(error), str(error))
+                    await self._end(context, status_of(error), str(error), reason_of(error))
                 except Stalled:
                     stalled = True
             if stalled:  # the status waits behind what is not read; all else is let go of now
@@ -370,11 +372,13 @@ class Service:
 
         return call
 
-    async def _end(self, context: Context, status: grpc.StatusCode, why: str) -> None:
-        """End a call by a status."""
+    async def _end(
+        self, context: Context, status: grpc.StatusCode, why: str, reason: str = ""
+    ) -> None:
+        """End a call by a status, with the word for why where there is one."""
         self._counts.failed()
         try:
-            await context.abort(status, why)
+            await context.abort(status, why, ((CODE.lower(), reason),) if reason else ())
         except grpc.aio.InternalError:  # the client has gone meanwhile
             raise asyncio.CancelledError from None
 

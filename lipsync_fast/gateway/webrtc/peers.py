@@ -89,7 +89,7 @@ class Peers:
         Raises:
             PeerError: nobody who may.
         """
-        return self._visitors.who(client)
+        return self._visitors.who(client, counts=False)
 
     def _check_room(self, client: Client) -> None:
         """See that there is room for one more.
@@ -131,7 +131,7 @@ class Peers:
         Raises:
             PeerError: there is none, or it is somebody else's.
         """
-        who = self.who(client)
+        who = self._visitors.who(client)
         peer = self._peers.get(id)
         if peer is None or peer.end:
             why = self._ends.get(id) if peer is None else peer.end

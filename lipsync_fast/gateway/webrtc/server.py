@@ -41,10 +41,11 @@ class WebRtcAdapter:
         fronts: Fronts,
         load: GatewayLoad,
         greeting: Greeting | None = None,
+        visitors: Visitors | None = None,
     ) -> None:
         self._spec, self._listen, self._greeting = spec, spec.config.listen, greeting
         self._counts = Counts(load, self.name)
-        self._visitors = Visitors(spec)
+        self._visitors = visitors or Visitors(spec)
         self._peers = Peers(spec.config, fronts, self._counts, self._visitors)
         self._runner: web.AppRunner | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -84,7 +85,6 @@ class WebRtcAdapter:
         await self._peers.drain(seconds)
         if self._watch is not None:
             self._watch.cancel()
-        self._visitors.close()
         if self._runner is not None:
             await self._runner.cleanup()
 
@@ -112,7 +112,7 @@ class WebRtcAdapter:
         except PeerError as error:
             answer = self._refused(error)
         except FrontError as error:
-            answer = self._refused(PeerError(words_of(error), error.status or 503))
+            answer = self._refused(self._of_front(error))
         except (SessionError, ValueError) as error:
             answer = self._refused(PeerError(words_of(error), 503))
         except ConnectionError:  # of the client, that has gone
@@ -123,6 +123,9 @@ class WebRtcAdapter:
         if not answer.prepared:
             let_in(self._listen, request, answer)
         return answer
+
+    def _of_front(self, error: FrontError) -> PeerError:
+        return PeerError(words_of(error), error.status or 503, error.reason, error.retry_s)
 
     def _refused(self, error: PeerError) -> web.Response:
         self._counts.refused()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an account uses, as fronts and the supervisor tell it each other (``control.Uses``)."""
+"""What an account uses, as processes tell it each other (``ipc.control.Uses``)."""
 
 from __future__ import annotations
 

@@ -2,9 +2,9 @@
 """How much each subject and each client network uses, of what it may.
 
 An account is a subject's (``Subject.account``) or a client network's ("at:…"). What it uses in this
-front is counted here at once, and told to the supervisor with each heartbeat; what it uses in
-others comes back from there, a quarter of a second old or so. Of one front, limits hold exactly; of
-several, what comes to two of them within that time may be one too many.
+front, or gateway, is counted here at once, and told to the supervisor with each heartbeat; what it
+uses in others comes back from there, a quarter of a second old or so. Of one front, limits hold
+exactly; of several, what comes to two of them within that time may be one too many.
 
 Seconds are of a day of UTC, and connects of a minute of the clock: both begin anew for all at once.
 """
@@ -16,9 +16,9 @@ from collections.abc import Callable
 
 from lipsync_fast import canonical
 from lipsync_fast.config import Limits
-from lipsync_fast.ipc.usage import DAY_S, MINUTE_S, Use
 from lipsync_fast.tokens.refusals import Refusal
 from lipsync_fast.tokens.subject import Subject
+from lipsync_fast.tokens.usage import DAY_S, MINUTE_S, Use
 
 MOST_ACCOUNTS = 65_536
 """Of more, those that do nothing now are forgotten, with what they have used."""
@@ -28,7 +28,7 @@ Limited = tuple[tuple[str, float], ...]
 
 
 class Accounts:
-    """The accounts of one front. One thread.
+    """The accounts of one process. One thread.
 
     Args:
         clock: seconds since 1970.
