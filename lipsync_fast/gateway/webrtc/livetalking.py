@@ -134,7 +134,8 @@ class LiveTalking:
             file = self._find(request, request.match_info["id"]).recorded()
         except PeerError as error:
             self._counts.refused()
-            return _json({"code": -1, "msg": str(error)})
+            reason = {"reason": error.reason} if error.reason else {}
+            return _json({"code": -1, "msg": str(error), **reason})
         return web.Response(body=file, content_type="video/mp4")
 
     def _without(self, why: str) -> Callable[[web.Request], Awaitable[None]]:
@@ -174,7 +175,9 @@ class LiveTalking:
                 result = await handler(request)
             except (LipsyncError, ValueError) as error:
                 self._counts.refused()
-                return _json({"code": -1, "msg": words_of(error)})
+                reason = getattr(error, "reason", "")
+                told = {"code": -1, "msg": words_of(error)} | ({"reason": reason} if reason else {})
+                return _json(told)
             if flat:
                 return _json(result)
             return _json({"code": 0, "msg": "ok"} | ({} if result is None else {"data": result}))
