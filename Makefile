@@ -133,7 +133,6 @@ $(HELM)/bin/helm: $(BIN)/python tools/get_helm.py
 test-deploy: $(VENV)/.test $(HELM)/bin/helm
 	PATH="$$PATH:$(abspath $(HELM)/bin)" $(BIN)/pytest -q tests/unit/test_deploy.py
 
-# Plug-ins for agents, each in an environment of its own: what they extend has bounds of its own.
 # What needs large packages that nothing else does: moto (S3's protocol), Ray. Ray binds the machine's
 # own address, so it gets a network of its own.
 .PHONY: test-s3 test-ray
@@ -145,6 +144,7 @@ test-ray: $(VENV)/.test
 	PYTHONPATH=$(CURDIR)/build/ray unshare -rn sh -c \
 		"ip link set lo up && exec $(BIN)/pytest -q tests/integration/test_batch_ray.py"
 
+# Plug-ins for agents, each in an environment of its own: what they extend has bounds of its own.
 .PHONY: test-pipecat test-livekit
 test-pipecat test-livekit: test-%: build/%/.ready
 	cd integrations/$* && ../../build/$*/bin/python -m pytest -q
