@@ -223,7 +223,11 @@ def parts() -> list[str]:
             lines.append(f"| {way} | {statistics.median(values):.1f} |")
     found = micro("tls")
     if found is not None:
-        lines += ["", "## TLS", "", f"`{found['command']}`", ""]
+        about = found["machine"]
+        lines += ["", "## TLS", "", f"`{found['command']}`, at a load of"]
+        lines[-1] += f" {about['load_average'][0]:.0f} on {about['cores']} processors: the rows are"
+        lines[-1] += " to be compared with each other, and not with those of other tables."
+        lines += [""]
         lines += ["| what a front does | µs, median |", "|---|---|"]
         for way, values in found["us_per_frame"].items():
             size = f"{found['size'] // 1000} kB"

@@ -13,6 +13,7 @@ by the program openssl.
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import ssl
@@ -63,9 +64,14 @@ def dialed(port: int, secure: bool) -> socket.socket:
     plain = socket.create_connection(("127.0.0.1", port))
     if not secure:
         return plain
-    context = ssl.create_default_context()
+    return _client().wrap_socket(plain)
+
+
+@functools.cache
+def _client() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    return context.wrap_socket(plain)
+    return context
 
 
 def reader(port: int, secure: bool) -> int:
