@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from typing import Any
 
 from lipsync_fast.batch.run import Lost
 from lipsync_fast.batch.tasks import Checked, Outcome, Recording, Settings
-from lipsync_fast.errors import ServerError
+from lipsync_fast.errors import ServerError, words_of
 from lipsync_fast.extras import how_to_get
 from lipsync_fast.names import json_bytes, json_value
 from lipsync_fast.version import __version__
@@ -29,6 +30,7 @@ LOOK_EVERY_S = 2.0
 NOBODY_S = 120.0
 """How long it is waited for a node, where there is none that could work."""
 CHECK_S = 120.0
+KNOCK_S = 5.0
 
 
 class Actor:
@@ -71,7 +73,7 @@ class RayWorkers:
         """Connect to a cluster.
 
         Args:
-            address: of its head, HOST:PORT; "auto", or ray://HOST:PORT.
+            address: of its head, HOST:PORT; or "auto", on one of its nodes.
             most: actors at a time; as many as the nodes have processors for, where None.
 
         Raises:
@@ -82,6 +84,7 @@ class RayWorkers:
         self._places: dict[int, _Place] = {}
         self._number, self._looked_at = 0, 0.0
         self._seen_at = time.monotonic()
+        self._knock(address)
         try:
             self._ray.init(
                 address=address,
@@ -98,6 +101,26 @@ class RayWorkers:
             max_task_retries=0,
             scheduling_strategy="SPREAD",
         )(Actor)
+
+    def _knock(self, address: str) -> None:
+        """See that somebody listens at an address: Ray itself tries for minutes.
+
+        Raises:
+            ServerError: nobody does.
+        """
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdigit():  # auto, or what Ray is to understand
+            return
+        hosts = [host.strip("[]")]
+        if hosts[0] in ("localhost", "127.0.0.1"):  # as Ray has it: what this machine is called
+            hosts.append(self._ray.util.get_node_ip_address())
+        for each in hosts:
+            try:
+                socket.create_connection((each, int(port)), KNOCK_S).close()
+                return
+            except (OSError, OverflowError) as error:
+                reason = words_of(error)
+        raise ServerError(f"--ray {address}: cannot be reached ({reason})")
 
     def check(self, avatars: list[str]) -> None:
         """See that each node can do the work.

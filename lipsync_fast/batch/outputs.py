@@ -210,6 +210,7 @@ def claimed(out: str) -> Iterator[str]:
             )
         if os.path.lexists(folder) and not folder.is_dir():
             raise OutputError(f"cannot write to {folder}: it is no folder")
+        is_new = not folder.exists()
         hidden = folder / HIDDEN
         hidden.mkdir(parents=True, exist_ok=True)
         lock = _locked(hidden / "lock", folder)
@@ -227,6 +228,9 @@ def claimed(out: str) -> Iterator[str]:
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
         os.close(lock)
+        if is_new:
+            with contextlib.suppress(OSError):  # something is in it
+                folder.rmdir()
 
 
 def _locked(path: Path, folder: Path) -> int:

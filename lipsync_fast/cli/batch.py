@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,7 +89,8 @@ def batch_command(request: BatchRequest) -> None:
         LipsyncError: nothing can be begun, or go on; what is made stays made.
         typer.Exit: some have failed.
     """
-    summary = batch(request)
+    with _own_stdout():
+        summary = batch(request)
     if not request.quiet or summary.failed:
         say(one_line(summary.line()))
     if request.json:
@@ -154,6 +157,21 @@ def batch(request: BatchRequest) -> BatchSummary:
         retries=retries,
         summary=f"{shown_url(out).rstrip('/')}/{SUMMARY}",
     )
+
+
+@contextmanager
+def _own_stdout() -> Iterator[None]:
+    """Standard output for the result alone: what libraries print (Ray, of nodes that die) goes to
+    standard error."""
+    sys.stdout.flush()
+    own = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(own, 1)
+        os.close(own)
 
 
 def _out(out: str) -> str:
