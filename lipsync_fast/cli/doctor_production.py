@@ -20,6 +20,7 @@ from lipsync_fast.production.facts import look
 from lipsync_fast.production.outside import place_of, probe
 
 TOKEN = "LIPSYNC_FAST_TOKEN"
+EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
 MARKS = {"ok": " ", "warning": "?", "wrong": "!"}
 
 
@@ -77,7 +78,8 @@ def probe_own(listen: Listen, status: ServerStatus, token: str) -> list[Item]:
         advice = "ask from where clients are, at an address that lets you in"
         return [warning("health", "not asked: it wants certificates of clients", advice)]
     scheme = "https" if listen.tls_cert else "http"
-    place = place_of(f"{scheme}://{url_host(status.host)}:{status.http_port}", token)
+    host = EVERYWHERE.get(status.host) or url_host(status.host)  # containers may know no localhost
+    place = place_of(f"{scheme}://{host}:{status.http_port}", token)
     return probe(replace(place, trusted=listen.tls_cert))
 
 

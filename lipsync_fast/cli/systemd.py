@@ -42,7 +42,7 @@ After=network.target
 [Service]
 Type=notify
 ExecStart={start}
-ExecReload=/bin/kill -HUP $MAINPID
+ExecReload=/bin/sh -c 'kill -HUP ${{MAINPID}}'
 Environment=LIPSYNC_FAST_FOLDER=/run/lipsync-fast{asked}
 EnvironmentFile=-/etc/lipsync-fast.env
 {user}

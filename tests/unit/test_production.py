@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from lipsync_fast.cli.doctor_production import ProductionRequest, examine
 from lipsync_fast.config import (
     Access,
     Avatars,
@@ -28,7 +29,7 @@ from lipsync_fast.config import (
     WebRtc,
 )
 from lipsync_fast.config_load import SECRET, keys, without_secrets
-from lipsync_fast.errors import ConfigError
+from lipsync_fast.errors import ConfigError, ServerError
 from lipsync_fast.ipc.control import Load
 from lipsync_fast.ipc.status import AvatarStatus, EngineStatus, FrontLoad, FrontStatus, ServerStatus
 from lipsync_fast.production import checks, facts, outside
@@ -415,3 +416,19 @@ def test_a_certificate_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (stranger.result, "not trusted" in stranger.found) == ("wrong", True), stranger
     assert (soon.result, soon.found) == ("warning", "ends in 1 days")
     assert {item.result for item in later} == {"ok"}
+
+
+def test_a_server_elsewhere_is_asked_at_its_address_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lipsync_fast.supervisor.run_folder._own_tmp", lambda: tmp_path)
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    with answering(GOOD) as (url, _):
+        items = examine(ProductionRequest(url, None, None, None), "")
+        assert [item.name for item in items] == [
+            "health", "certificate", "strangers", "metrics", "WebSocket",
+        ]  # fmt: skip
+        with pytest.raises(ServerError, match="no server runs in"):
+            examine(ProductionRequest(url, tmp_path / "none", None, None), "")
+    with pytest.raises(ServerError, match="no server of this user runs"):
+        examine(ProductionRequest("", None, None, None), "")
