@@ -156,7 +156,6 @@ sbom: $(IMAGES)/.ready
 test-images: $(VENV)/.test $(IMAGES)/.ready
 	PATH="$$PATH:$(abspath $(IMAGES)/bin)" $(BIN)/pytest -q tests/unit/test_images.py
 
-# Plug-ins for agents, each in an environment of its own: what they extend has bounds of its own.
 # What needs large packages that nothing else does: moto (S3's protocol), Ray. Ray binds the machine's
 # own address, so it gets a network of its own.
 .PHONY: test-s3 test-ray
