@@ -223,6 +223,20 @@ def test_users_are_numbers() -> None:
         bare_root.as_user("lipsync")
 
 
+def test_the_size_that_is_told_is_the_one_that_was_measured() -> None:
+    found = json.loads((ROOT / "bench" / "results" / "image.json").read_text())
+    assert round(sum(layer["mb"] for layer in found["layers"])) == round(found["mb"])
+    assert found["mb"] <= 400
+    text = (DEPLOY / "README.md").read_text()
+    last = found["layers"][-1]["mb"]
+    assert f"{found['mb']:.0f} MB, of which {last:.0f} the server and its packages" in text
+    assert found["container"]["old_client_pictures"] == 50
+    assert found["container"]["compose"]["frames_through_tls"] == [25, 25]
+    assert found["unit"]["restarted_by_watchdog"]
+    (cpu,) = [layer["step"] for layer in found["layers"][:1]]
+    assert cpu == f"FROM {read('Dockerfile').stages[-1].base}"
+
+
 # ---------------------------------------------------------------- locks
 def locked(name: str) -> dict[str, tuple[str, int]]:
     """Version and number of hashes of each package in a lock."""
