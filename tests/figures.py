@@ -30,7 +30,7 @@ def _fields(kind: type[msgspec.Struct], inside: str) -> Iterator[tuple[str, Any]
             for part in (declared, *typing.get_args(declared))
             if isinstance(part, type) and issubclass(part, msgspec.Struct)
         ]
-        if within:
+        if within and typing.get_origin(declared) is not dict:
             yield from _fields(within[0], f"{path}.")
         else:
             yield path, declared

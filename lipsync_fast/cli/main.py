@@ -415,6 +415,9 @@ def status(
     folder: Annotated[Path | None, typer.Option(help="The server's private folder.")] = None,
     port: Annotated[int | None, typer.Option(help="The server's first stream port.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", "-v", help="Show all figures, in tables.")
+    ] = False,
     watch: Annotated[
         bool, typer.Option("--watch", help="Show it anew each second, until Ctrl-C.")
     ] = False,
@@ -426,7 +429,7 @@ def status(
     """Show what a running server is doing."""
     from lipsync_fast.cli.status import status_command
 
-    status_command(folder, port, as_json=json, watch=watch, ready=ready)
+    status_command(folder, port, as_json=json, full=full, watch=watch, ready=ready)
 
 
 @app.command(cls=Command)

@@ -8,12 +8,13 @@ import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 import typer
 import zmq
 
+from lipsync_fast.cli.status_screen import as_screen
 from lipsync_fast.config import ServeConfig
 from lipsync_fast.errors import ServerError
 from lipsync_fast.ipc.control import (
@@ -31,6 +32,9 @@ from lipsync_fast.names import json_bytes
 from lipsync_fast.rounding import rounded
 from lipsync_fast.supervisor.run_folder import default_run_folder, is_running, run_folders
 
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
 ANSWER_S = 3.0
 CHANGE_S = 75.0
 """How long a change may take; the server gives it up before."""
@@ -38,7 +42,7 @@ WATCH_S = 1.0
 
 
 def status_command(
-    folder: Path | None, port: int | None, *, as_json: bool, watch: bool, ready: bool
+    folder: Path | None, port: int | None, *, as_json: bool, full: bool, watch: bool, ready: bool
 ) -> None:
     """Print the status, once or every second until Ctrl-C; or whether the server is ready.
 
@@ -50,13 +54,13 @@ def status_command(
         if ready:
             typer.echo(ready_line(client.status()))
         elif not watch:
-            _print(client.status(), as_json)
+            _print(client.status(), as_json, full)
         elif as_json:
             while True:
-                _print(client.status(), as_json)
+                _print(client.status(), as_json, full)
                 time.sleep(WATCH_S)
         else:
-            _show(client.status)
+            _show(client.status, full)
 
 
 def running_folder(folder: Path | None, port: int | None) -> Path:
@@ -170,9 +174,12 @@ def ready_line(status: ServerStatus) -> str:
     return f"ready: {', '.join(working)}"
 
 
-def _print(status: ServerStatus, as_json: bool) -> None:
+def _print(status: ServerStatus, as_json: bool, full: bool) -> None:
     if as_json:
         typer.echo(json_bytes(rounded(status)).decode())
+        return
+    if not full:
+        typer.echo(as_screen(status))
         return
     from rich.console import Console
 
@@ -181,13 +188,17 @@ def _print(status: ServerStatus, as_json: bool) -> None:
     Console().print(as_tables(status))
 
 
-def _show(ask: Callable[[], ServerStatus]) -> None:
-    """The tables, drawn anew each second until Ctrl-C, which is passed on."""
+def _show(ask: Callable[[], ServerStatus], full: bool) -> None:
+    """The screen, or the tables, drawn anew each second until Ctrl-C, which is passed on."""
     from rich.live import Live
+    from rich.text import Text
 
     from lipsync_fast.cli.status_tables import as_tables
 
-    with Live(as_tables(ask()), auto_refresh=False) as live:
+    def drawn() -> RenderableType:
+        return as_tables(ask()) if full else Text(as_screen(ask()))
+
+    with Live(drawn(), auto_refresh=False) as live:
         while True:
             time.sleep(WATCH_S)
-            live.update(as_tables(ask()), refresh=True)
+            live.update(drawn(), refresh=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``lipsync-fast status`` for people: tables, or lines where a terminal is too narrow."""
+"""``lipsync-fast status --full``: tables, or lines where a terminal is too narrow."""
 
 from __future__ import annotations
 

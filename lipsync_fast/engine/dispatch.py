@@ -23,6 +23,7 @@ from lipsync_fast.engine.frame_time import FrameTime
 from lipsync_fast.engine.job_queue import JobQueue, QueuedJob
 from lipsync_fast.engine.picture_jobs import Made, Pictures, SpokenPicture
 from lipsync_fast.errors import DeviceLostError, LipsyncError
+from lipsync_fast.histograms import SHORT, Histogram
 from lipsync_fast.ipc.control import Load
 from lipsync_fast.ipc.messages import StoreMode
 from lipsync_fast.logs import get_logger
@@ -64,7 +65,8 @@ class Dispatcher:
         self.spoken, self.own = JobQueue(), JobQueue()
         self.making = self.fetching = 0
         """Jobs begun and not answered: by the backend; by the fetching thread and the cache's."""
-        self.frame_time = FrameTime()
+        self.frame_time, self.queue_time = FrameTime(), Histogram(SHORT)
+        """Of spoken frames that were begun: how long they took, and how long they had waited."""
         self._finished: deque[Finished] = deque()
         self._fetchers = ThreadPoolExecutor(1, "lipsync-own")
 
@@ -92,6 +94,7 @@ class Dispatcher:
         any_begun = False
         while self._due(self.spoken, self.making + len(batch) < self._backend.depth):
             entry = self.spoken.pop()
+            self.queue_time.add((time.monotonic_ns() - entry.taken_ns) / 1e9)
             any_begun = True
             try:
                 batch.append(self._prepared(entry))

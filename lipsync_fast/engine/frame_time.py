@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from collections import deque
 
+from lipsync_fast.histograms import SHORT, Histogram
+
 SPREAD, ON_THE_WAY_NS = 1.5, 2_000_000
 """A job is skipped when frames that take this many times their usual deviation longer than usual,
 and so long to their front, would be late."""
@@ -15,11 +17,15 @@ class FrameTime:
     """From frames' beginnings to their ends: the mean lately, and how far single ones are from it.
 
     ``took`` may be called in any thread, all else in one.
+
+    Attributes:
+        ever: all that there ever were.
     """
 
     def __init__(self) -> None:
         self._took: deque[int] = deque()
         self._mean_ns = self._spread_ns = 0.0
+        self.ever = Histogram(SHORT)
 
     def took(self, ns: int) -> None:
         """A frame has ended, so long after it began."""
@@ -28,7 +34,9 @@ class FrameTime:
     def update(self) -> None:
         """Take in the frames that have ended."""
         while self._took:
-            off = min(self._took.popleft(), MOST_TAKES_NS) - self._mean_ns
+            ns = self._took.popleft()
+            self.ever.add(ns / 1e9)
+            off = min(ns, MOST_TAKES_NS) - self._mean_ns
             self._mean_ns += off / 8
             self._spread_ns += (abs(off) - self._spread_ns) / 8
 

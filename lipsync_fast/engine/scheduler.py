@@ -129,6 +129,9 @@ class Scheduler:
             | self.encoder.cache_bytes
             | self.streams.pictures.cache_bytes,
             spent_s=self.backend.cpu_time.seconds,
+            queue_time=self.dispatcher.queue_time.durations,
+            frame_time=self.dispatcher.frame_time.ever.durations,
+            stages=self.backend.cpu_time.stages,
             device_memory_used=used,
             device_memory_total=total,
             avatar_bytes=avatar_bytes,

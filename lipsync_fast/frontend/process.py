@@ -133,7 +133,10 @@ class Front:
             if now >= next_percentiles:  # they cost more than all else that is sent
                 load, latencies = statistics.load, statistics.latencies
                 load.latency_ms = latencies.percentiles()
-                load.latency_counts, load.latency_sum_ms = latencies.counts(), latencies.sum_ms
+                load.latency_counts = latencies.ever.counts
+                load.latency_sum_ms = latencies.ever.sum_s * 1e3
+                load.first_picture = statistics.first_picture.durations
+                load.session_time = statistics.session_time.durations
                 next_percentiles = now + LATENCIES_S
             self._send_load()
             await trio.sleep(self.spec.config.engines.heartbeat_s)

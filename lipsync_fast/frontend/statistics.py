@@ -5,7 +5,12 @@ from __future__ import annotations
 
 from lipsync_fast.frontend.engines.latencies import Latencies
 from lipsync_fast.frontend.playout.playout import Playout
+from lipsync_fast.histograms import Histogram
 from lipsync_fast.ipc.status import FrontLoad, ServerStatus
+
+FIRST_PICTURE = "0.05", "0.1", "0.15", "0.2", "0.3", "0.45", "0.6", "0.8", "1", "2", "5", "+Inf"
+SESSION = "1", "5", "15", "60", "300", "900", "3600", "14400", "86400", "+Inf"
+"""Ends of buckets, in seconds."""
 
 
 class FrontStatistics:
@@ -14,6 +19,7 @@ class FrontStatistics:
     Attributes:
         load: what this front does, for the supervisor; its parts add to it as things happen.
         latencies: of spoken frames, over the last minute.
+        first_picture, session_time: see ``FrontLoad``.
         playouts: of all sessions, by their numbers: they know how much sound waits.
         server: all that the supervisor knows, a second old at most; None before it said so.
     """
@@ -21,6 +27,7 @@ class FrontStatistics:
     def __init__(self) -> None:
         self.load = FrontLoad()
         self.latencies = Latencies()
+        self.first_picture, self.session_time = Histogram(FIRST_PICTURE), Histogram(SESSION)
         self.playouts: dict[int, Playout] = {}
         self.server: ServerStatus | None = None
 

@@ -30,6 +30,7 @@ import msgspec
 from msgspec import Meta
 
 from lipsync_fast.certificates import Certificate
+from lipsync_fast.histograms import Durations
 from lipsync_fast.tokens.usage import Use
 
 VERSION = 2
@@ -72,6 +73,9 @@ class Load(msgspec.Struct, kw_only=True):
         store: counts of frames that are kept (``utterances.write_behind``); store_bytes: of all
             that is kept, by whomever.
         spent_s: processor time of the host, by what it was spent on; only grows.
+        queue_time: how long spoken frames that were begun had waited in the engine; frame_time:
+            how long they took from there to their pictures; stages: how long each part of that
+            took by the clock, of a frame or of a batch.
         device_memory_used, device_memory_total: bytes of its GPU, whoever uses them; 0 on a CPU.
         avatar_bytes: what caches hold of avatars, by the versions' keys; the largest alone where
             there are very many. avatar_shared: the same of memory that engines share.
@@ -93,6 +97,9 @@ class Load(msgspec.Struct, kw_only=True):
     oldest_ms: float = 0.0
     cache_bytes: dict[str, int] = msgspec.field(default_factory=dict)
     spent_s: dict[str, float] = msgspec.field(default_factory=dict)
+    queue_time: Durations = msgspec.field(default_factory=Durations)
+    frame_time: Durations = msgspec.field(default_factory=Durations)
+    stages: dict[str, Durations] = msgspec.field(default_factory=dict)
     device_memory_used: Amount = 0
     device_memory_total: Amount = 0
     avatar_bytes: dict[str, int] = msgspec.field(default_factory=dict)

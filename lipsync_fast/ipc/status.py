@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from lipsync_fast.histograms import Durations
 from lipsync_fast.ipc.control import Load
 
 EngineState = Literal["starting", "ready", "spare", "draining", "gone"]
@@ -59,6 +60,8 @@ class FrontLoad(msgspec.Struct, kw_only=True):
             last minute or the last 20,000 frames: p50, p95, p99, most.
         latency_counts: how many of all spoken frames took how long: by the upper end in seconds,
             those up to the next lower one not included; latency_sum_ms: of all of them.
+        first_picture: of utterances at their own pace, from their first sound to their first
+            picture on the socket; session_time: how long sessions that have ended lasted.
         queued_s: sound of all sessions that has come and has no slot yet.
         redispatched: jobs of lost engines that were given to another.
         rest_stride: sessions that rest are shown one slot in so many; speech_stride: those that
@@ -88,6 +91,8 @@ class FrontLoad(msgspec.Struct, kw_only=True):
     latency_ms: dict[str, float] = msgspec.field(default_factory=dict)
     latency_counts: dict[str, int] = msgspec.field(default_factory=dict)
     latency_sum_ms: float = 0.0
+    first_picture: Durations = msgspec.field(default_factory=Durations)
+    session_time: Durations = msgspec.field(default_factory=Durations)
     queued_s: float = 0.0
     redispatched: int = 0
     rest_stride: int = 1

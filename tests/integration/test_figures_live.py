@@ -58,7 +58,11 @@ SAID = {
     *LATENCIES, "fronts.load.latency_counts", "fronts.load.latency_sum_ms",
     "fronts.load.utterances.misses", "engines.load.store.missed",
     "engines.load.store.kept", "engines.load.store.kept_bytes", "engines.load.store_bytes",
+    "fronts.load.first_picture.counts", "fronts.load.first_picture.sum_s",
+    "engines.load.queue_time.counts", "engines.load.queue_time.sum_s",
+    "engines.load.frame_time.counts", "engines.load.frame_time.sum_s",
 }  # fmt: skip
+ENDED = {"fronts.load.session_time.counts", "fronts.load.session_time.sum_s"}
 AGAIN = {"engines.load.store.found", "fronts.load.utterances.hits"}
 REFUSED = {"fronts.load.refused", "fronts.load.errors"}
 STALLED = {
@@ -90,6 +94,7 @@ ELSEWHERE = {
     "engines.load.waiting": "unit/test_scheduler.py::test_load_as_told_to_the_supervisor",
     "engines.load.in_flight": "unit/test_scheduler.py::test_load_as_told_to_the_supervisor",
     "engines.load.oldest_ms": "unit/test_scheduler.py::test_load_as_told_to_the_supervisor",
+    "engines.load.stages": "unit/test_speed.py::test_work_is_counted_by_the_clock_and_once",
     "engines.load.failed": "unit/test_scheduler.py::test_jobs_that_cannot_be_done_say_why",
     "engines.load.dropped": "unit/test_scheduler.py::"
     "test_a_front_that_does_not_read_costs_the_others_little",
@@ -134,7 +139,7 @@ ELSEWHERE = {
 
 
 def test_all_figures_have_a_test() -> None:
-    here = TRUE | RESTING | SPEAKING | SAID | AGAIN | REFUSED | STALLED | OLD | ANOTHER
+    here = TRUE | RESTING | SPEAKING | SAID | ENDED | AGAIN | REFUSED | STALLED | OLD | ANOTHER
     here |= KILLED | FRONT_KILLED | DRAINING
     assert set(FIGURES) == here | set(ELSEWHERE)
     assert not here & set(ELSEWHERE)
@@ -274,7 +279,7 @@ async def test_sessions_move_them(server: LocalServer) -> None:
             async for event in other:
                 if isinstance(event, SessionOverloaded):
                     break
-        await watch.moved(REFUSED)
+        await watch.moved(REFUSED | ENDED)
         await speaker.end_utterance()
         await watch.moved(SAID)
 

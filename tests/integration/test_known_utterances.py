@@ -301,6 +301,11 @@ async def test_metrics_tell(server: LocalServer) -> None:
     assert made
     for engine in made:
         assert f'lipsync_fast_engine_inferences_total{{engine="{engine.name}"}}' in figures
+        for stage in ("queue", "frame"):
+            name = f"lipsync_fast_engine_{stage}_seconds_count"
+            assert float(figures[f'{name}{{engine="{engine.name}"}}']) >= engine.load.inferences
+        assert f'_stage_seconds_count{{engine="{engine.name}",stage="decoder"}}' in text
+    assert 'lipsync_fast_session_duration_seconds_count{front="front-1"} 0.0' not in text
     results = {name.partition("{")[0] for name in figures}
     assert {
         "lipsync_fast_utterances_total",

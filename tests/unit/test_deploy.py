@@ -23,6 +23,7 @@ from lipsync_fast.config_load import load
 from lipsync_fast.frontend.http.app import routes
 from lipsync_fast.frontend.http.metrics import metrics_text
 from lipsync_fast.frontend.http.openapi import document
+from lipsync_fast.histograms import Durations
 from lipsync_fast.ipc.control import Load
 from lipsync_fast.ipc.status import (
     AvatarStatus,
@@ -71,6 +72,7 @@ def everything() -> dict[str, set[str]]:
         device_memory_total=2,
         spent_s={"decoder": 1.0},
         store={"found": 1},
+        stages={"decoder": Durations({"+Inf": 1}, 0.01)},
     )
     engine = EngineStatus(
         name="engine-1", slot=1, pid=1, device="cuda:0", state="ready", uptime_s=1.0, restarts=0,

@@ -15,9 +15,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
 from lipsync_fast.cli.status import ready_line
+from lipsync_fast.cli.status_screen import LINES, WIDTH, as_screen
 from lipsync_fast.cli.status_tables import as_tables
 from lipsync_fast.errors import ServerError
 from lipsync_fast.frontend.http.metrics import metrics_text
+from lipsync_fast.histograms import Durations
 from lipsync_fast.ipc.control import Load
 from lipsync_fast.ipc.status import (
     AvatarStatus,
@@ -37,7 +39,8 @@ LOAD = Load(
     store=dict.fromkeys(COUNTED["engines.load.store"], 9), store_bytes=10**6, frames_per_s=10.0,
     oldest_ms=11.0, cache_bytes={"image halves": 12 * 10**6}, spent_s={"encode": 13.0},
     device_memory_used=14 * 10**9, device_memory_total=15 * 10**9, avatar_bytes={"a": 16},
-    avatar_shared={"a": 17},
+    avatar_shared={"a": 17}, queue_time=Durations({"0.1": 1}, 0.05),
+    frame_time=Durations({"0.1": 1}, 0.06), stages={"decoder": Durations({"0.1": 1}, 0.04)},
 )  # fmt: skip
 FRONT = FrontLoad(
     connections=1, sessions=2, speaking=3, encoding=0.5, opened=4, refused={"utterance": 5},
@@ -45,6 +48,7 @@ FRONT = FrontLoad(
     request_errors=7, frames=8, idle_frames=9, late=10, skipped=11, bytes=12,
     errors={"internal": 13}, latency_ms=dict.fromkeys(COUNTED["fronts.load.latency_ms"], 14.0),
     latency_counts={"0.07": 20, "+Inf": 21}, latency_sum_ms=22.0,
+    first_picture=Durations({"0.1": 1}, 0.09), session_time=Durations({"60": 1}, 50.0),
     queued_s=15.0, redispatched=16, rest_stride=1, avatars={"a": 17}, catalogue=18,
     speech_stride=1, left_out=20, utterances=dict.fromkeys(COUNTED["fronts.load.utterances"], 19),
 )  # fmt: skip
@@ -113,7 +117,11 @@ NOT_TABLES = {
     "fronts.load.queued_s", "fronts.load.rest_stride",
     "fronts.load.speech_stride", "fronts.load.left_out",
     "fronts.load.avatars", "fronts.load.catalogue", "fronts.load.utterances.at_once",
-    "fronts.load.utterances.named",
+    "fronts.load.utterances.named", "fronts.load.first_picture.counts",
+    "fronts.load.first_picture.sum_s", "fronts.load.session_time.counts",
+    "fronts.load.session_time.sum_s", "engines.load.queue_time.counts",
+    "engines.load.queue_time.sum_s", "engines.load.frame_time.counts",
+    "engines.load.frame_time.sum_s", "engines.load.stages",
 }  # fmt: skip
 """Figures that the tables for people leave out: ``--json`` has all."""
 
@@ -166,3 +174,81 @@ def test_ready_is_a_server_that_serves_by_an_engine_that_works() -> None:
     for status in (STATUS, replace(working, state="draining"), replace(working, engines=[])):
         with pytest.raises(ServerError, match="not ready"):
             ready_line(status)
+
+
+# ---------------------------------------------------------------- the screen
+USUAL = replace(
+    STATUS,
+    uptime_s=7384.0, host="127.0.0.1", ports=[8084], http_port=8086, capacity=250.0, speakers=8,
+    frames_per_s=149.7, ignored=0, gateways=[],
+    engines=[
+        EngineStatus(
+            name=f"engine-{n}", slot=n, pid=n, device="cpu", state=state, uptime_s=7380.0,
+            restarts=0, avatars=["demo"], capacity=250.0, silent_s=0.1,
+            load=Load(frames_per_s=frames, waiting=2 * n),
+        )
+        for n, state, frames in ((2, "spare", 0.0), (1, "ready", 150.2))
+    ],
+    fronts=[
+        FrontStatus(
+            name="front-1", pid=3, state="ready", uptime_s=7380.0, restarts=0, frames_per_s=149.7,
+            load=FrontLoad(
+                connections=9, sessions=8, speaking=6, late=12,
+                latency_ms={"p50": 61.7, "p95": 72.4, "p99": 88.1, "most": 140.0},
+                refused={"wrong_token": 2, "utterance": 5},
+            ),
+        )
+    ],
+    avatars=[
+        AvatarStatus(name="anna", version=2, state="leaving", uses=3),
+        AvatarStatus(name="demo", version=1, state="current", uses=5),
+        AvatarStatus(name="bert", version=0, state="unloaded"),
+    ],
+)  # fmt: skip
+SHOWN = """\
+lipsync-fast 1.2: serving for 2:03:04 on 127.0.0.1, streams 8084, HTTP 8086
+speaking  6 of 8, 8 sessions, 9 connections
+pictures  150/s sent, 250/s can be made, from sound to picture p50 62, p95 72, p99 88 ms
+          12 late, 0 skipped, 0 left out, 0 sent again
+avatars   demo 1 (5), anna 2 leaving (3)
+engine-1  ready on cpu, 150 of 250/s, 2 wait
+engine-2  spare on cpu, 4 wait
+front-1   ready, 8 sessions, 150/s sent
+refused   utterance 5, wrong_token 2"""
+
+
+def test_the_screen_of_a_usual_server() -> None:
+    assert as_screen(USUAL) == SHOWN
+    assert SHOWN in OPERATIONS.read_text()
+
+
+def test_a_screen_is_a_screen_however_large_the_server_is() -> None:
+    [engine], [front], [gateway] = STATUS.engines, STATUS.fronts, STATUS.gateways
+    lost = replace(engine, name="engine-77", reason="exit status 1: " + "no memory " * 30)
+    well = replace(engine, state="ready", reason="")
+    load = replace(
+        front.load,
+        refused={f"reason_{n}": n for n in range(40)},
+        errors={f"code_{n}": n for n in range(40)},
+    )
+    large = replace(
+        STATUS,
+        host="::" * 70,
+        engines=[*[replace(well, name=f"engine-{n}") for n in range(20)], lost],
+        fronts=[replace(front, load=load, name=f"front-{n}") for n in range(30)],
+        gateways=[gateway],
+        avatars=[replace(STATUS.avatars[0], name=f"avatar-{n}") for n in range(200)],
+    )
+    lines = as_screen(large).splitlines()
+    assert len(lines) <= LINES
+    assert max(map(len, lines)) <= WIDTH
+    shown = "\n".join(lines)
+    assert "engine-77 lost (exit status 1: no memory" in shown, "trouble comes first"
+    assert "and 14 more engines; --full shows all" in shown
+    assert "reason_39 1170" in shown
+
+
+def test_the_screen_of_a_server_that_starts() -> None:
+    lines = as_screen(replace(STATUS, engines=[], fronts=[], avatars=[], gateways=[])).splitlines()
+    assert lines[1] == "speaking  0 of 6, 0 sessions, 0 connections"
+    assert lines[2] == "pictures  7/s sent, 5/s can be made"

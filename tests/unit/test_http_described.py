@@ -19,6 +19,7 @@ from lipsync_fast.frontend.http import app as http_app
 from lipsync_fast.frontend.http.guard import is_open
 from lipsync_fast.frontend.http.metrics import metrics_text
 from lipsync_fast.frontend.http.openapi import document
+from lipsync_fast.histograms import Durations
 from lipsync_fast.ipc.control import Load
 from lipsync_fast.ipc.status import EngineStatus, FrontLoad, FrontStatus, ServerStatus
 
@@ -43,7 +44,13 @@ STATUS = ServerStatus(
             avatars=["demo"],
             capacity=100.0,
             silent_s=0.1,
-            load=Load(made=5 * n, failed=1, cache_bytes={"faces": 7}),
+            load=Load(
+                made=5 * n,
+                failed=1,
+                cache_bytes={"faces": 7},
+                queue_time=Durations({"0.001": 4, "+Inf": 1}, 0.25),
+                stages={"decoder": Durations({"0.016": 5, "+Inf": 0}, 0.06)},
+            ),
         )
         for n, state in ((1, "ready"), (2, "spare"))
     ],
@@ -60,6 +67,7 @@ STATUS = ServerStatus(
                 refused={'a "reason"\n': 2},
                 latency_counts={"0.06": 3, "0.07": 40, "+Inf": 2},
                 latency_sum_ms=2_900.0,
+                session_time=Durations({"60": 2, "+Inf": 1}, 400.0),
             ),
         )
         for n in (1, 2)
@@ -142,6 +150,14 @@ def test_numbers_of_all_processes() -> None:
     assert of("latency_seconds_bucket", front="front-1", le="+Inf") == 45
     assert of("latency_seconds_count", front="front-1") == 45
     assert of("latency_seconds_sum", front="front-1") == pytest.approx(2.9)
+    assert of("session_duration_seconds_bucket", front="front-2", le="60") == 2
+    assert of("session_duration_seconds_count", front="front-2") == 3
+    assert of("session_duration_seconds_sum", front="front-2") == 400
+    assert of("first_picture_seconds_count", front="front-2") == 0
+    assert of("engine_queue_seconds_bucket", engine="engine-1", le="0.001") == 4
+    assert of("engine_queue_seconds_count", engine="engine-1") == 5
+    assert of("engine_frame_seconds_count", engine="engine-1") == 0
+    assert of("engine_stage_seconds_count", engine="engine-2", stage="decoder") == 5
 
 
 def test_numbers_without_a_status() -> None:

@@ -118,6 +118,11 @@ def test_work_is_counted_by_the_clock_and_once() -> None:
     in_threads(2, frame)
     assert cpu_time.work_s >= 0.1
     assert cpu_time.seconds["decoder"] < 0.02
+    decoder, compose = cpu_time.stages["decoder"], cpu_time.stages["compose"]
+    assert sum(decoder.counts.values()) == sum(compose.counts.values()) == 2
+    assert decoder.sum_s >= 0.04, "a part that is asleep takes its time, too"
+    assert compose.sum_s >= 0.06
+    assert decoder.sum_s + compose.sum_s == pytest.approx(cpu_time.work_s, rel=0.1)
 
     def other() -> None:
         for what in ("jobs in", "image half", "avatar's frame"):  # not of every frame
@@ -126,6 +131,7 @@ def test_work_is_counted_by_the_clock_and_once() -> None:
 
     before = cpu_time.work_s
     in_threads(1, other)
+    assert set(cpu_time.stages) == {"decoder", "compose"}
     assert cpu_time.work_s == before
 
     def outer() -> None:

@@ -4,42 +4,33 @@
 from __future__ import annotations
 
 import time
-from bisect import bisect_left
 from collections import deque
 
 import numpy as np
+
+from lipsync_fast.histograms import Histogram
 
 KEPT_S = 60
 MOST = 20_000
 BOUNDS = ("0.02", "0.04", "0.06", "0.07", "0.08", "0.1", "0.15", "0.2", "0.3", "0.45", "1", "+Inf")
 """Upper ends of the histogram's buckets, in seconds; around a margin of 66 ms they lie close."""
-_BOUNDS_MS = [1000 * float(bound) for bound in BOUNDS]
 
 
 class Latencies:
     """Durations: those of the last minute (at most the last 20,000), and how many there ever were.
 
     Attributes:
-        sum_ms: of all that ever were.
+        ever: all that there ever were.
     """
 
     def __init__(self) -> None:
         self._kept: deque[tuple[float, float]] = deque(maxlen=MOST)
-        self._counts = [0] * len(BOUNDS)
-        self.sum_ms = 0.0
+        self.ever = Histogram(BOUNDS)
 
     def add(self, milliseconds: float) -> None:
         """Note one that was seen now."""
         self._kept.append((time.monotonic(), milliseconds))
-        self._counts[bisect_left(_BOUNDS_MS, milliseconds)] += 1
-        self.sum_ms += max(0.0, milliseconds)
-
-    def counts(self) -> dict[str, int]:
-        """How many there ever were in each bucket of ``BOUNDS``, not those below it; {} for none.
-
-        A bucket's own upper end belongs to it.
-        """
-        return dict(zip(BOUNDS, self._counts, strict=True)) if any(self._counts) else {}
+        self.ever.add(milliseconds / 1e3)
 
     def percentiles(self) -> dict[str, float]:
         """p50, p95, p99 and most, in milliseconds; nothing where there were none."""

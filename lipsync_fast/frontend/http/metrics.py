@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
@@ -21,6 +22,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
+from lipsync_fast.histograms import Durations
 from lipsync_fast.ipc.status import (
     AvatarStatus,
     EngineStatus,
@@ -80,6 +82,17 @@ def _gauge(name: str, about: str, value: float) -> GaugeMetricFamily:
 
 def _counter(name: str, about: str, value: float) -> CounterMetricFamily:
     return CounterMetricFamily(P + name, about, value=value)
+
+
+def _histogram(name: str, about: str, *labels: str) -> HistogramMetricFamily:
+    return HistogramMetricFamily(P + name, about, labels=labels)
+
+
+def _add(family: HistogramMetricFamily, labels: Sequence[str], durations: Durations) -> None:
+    """A process's part of a histogram; where nothing was counted yet, that there was none."""
+    counts = durations.counts or {"+Inf": 0}
+    buckets: list[Any] = list(zip(counts, accumulate(counts.values()), strict=True))
+    family.add_metric(labels, buckets, durations.sum_s)
 
 
 def _avatars(avatars: Sequence[AvatarStatus]) -> Iterator[Metric]:
@@ -148,6 +161,15 @@ def _engines(engines: Sequence[EngineStatus]) -> Iterator[Metric]:
     spent = CounterMetricFamily(
         P + "engine_cpu_seconds", "Processor time, by what for.", labels=["engine", "part"]
     )
+    queued = _histogram(
+        "engine_queue_seconds", "That spoken frames waited before they were begun.", "engine"
+    )
+    took = _histogram(
+        "engine_frame_seconds", "From a spoken frame's beginning to its picture.", "engine"
+    )
+    stages = _histogram(
+        "engine_stage_seconds", "What that is spent on, of a frame or a batch.", "engine", "stage"
+    )
     plain = {
         "engine_capacity_fps": "Frames a second, measured.",
         "engine_frames_per_second": "Frames being made a second.",
@@ -177,12 +199,16 @@ def _engines(engines: Sequence[EngineStatus]) -> Iterator[Metric]:
             memory.add_metric([e.name, e.device, "total"], load.device_memory_total)
         for part, seconds in load.spent_s.items():
             spent.add_metric([e.name, part], seconds)
+        _add(queued, [e.name], load.queue_time)
+        _add(took, [e.name], load.frame_time)
+        for stage, durations in load.stages.items():
+            _add(stages, [e.name, stage], durations)
         oldest_s, encodes = load.oldest_ms / 1e3, load.encodes_per_s
         values = (e.capacity, load.frames_per_s, load.waiting, oldest_s, e.silent_s, encodes)
         for gauge, value in zip(gauges.values(), values, strict=True):
             gauge.add_metric([e.name], value)
     yield from (state, restarts, frames, inferences, encoded, kept, kept_bytes)
-    yield from (cache_bytes, memory, spent)
+    yield from (cache_bytes, memory, spent, queued, took, stages)
     yield from gauges.values()
     yield _gauge(
         "utterance_store_bytes",
@@ -226,9 +252,13 @@ def _fronts(fronts: Sequence[FrontStatus]) -> Iterator[Metric]:
         "Utterances: whose beginning was kept (hits) or not (misses), begun at once, said by name.",
         labels=["front", "result"],
     )
-    latency = HistogramMetricFamily(
-        P + "latency_seconds", "From a spoken frame's last sample to the socket.", labels=["front"]
+    latency = _histogram(
+        "latency_seconds", "From a spoken frame's last sample to the socket.", "front"
     )
+    first = _histogram(
+        "first_picture_seconds", "From an utterance's first sound to its first picture.", "front"
+    )
+    lasted = _histogram("session_duration_seconds", "Of sessions that have ended.", "front")
     for f in fronts:
         load = f.load
         values: tuple[float, ...] = (
@@ -262,12 +292,11 @@ def _fronts(fronts: Sequence[FrontStatus]) -> Iterator[Metric]:
             errors.add_metric([f.name, code], count)
         for result in UTTERANCES:
             utterances.add_metric([f.name, result], load.utterances.get(result, 0))
-        buckets = list(
-            zip(load.latency_counts, accumulate(load.latency_counts.values()), strict=True)
-        )
-        none = [("+Inf", 0.0)]
-        latency.add_metric([f.name], buckets or none, load.latency_sum_ms / 1e3)
-    yield from (*counters.values(), *gauges.values(), refused, errors, utterances, latency)
+        _add(latency, [f.name], Durations(load.latency_counts, load.latency_sum_ms / 1e3))
+        _add(first, [f.name], load.first_picture)
+        _add(lasted, [f.name], load.session_time)
+    yield from (*counters.values(), *gauges.values(), refused, errors, utterances)
+    yield from (latency, first, lasted)
 
 
 def _gateways(gateways: Sequence[GatewayStatus]) -> Iterator[Metric]:

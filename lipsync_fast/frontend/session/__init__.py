@@ -9,6 +9,7 @@ intake         its utterances, as many as may be spoken
 driver         ticks the playout; jobs out, answers in
 shown_avatar   which avatar, and how its pictures look
 media          pictures behind their headers
+spoken         how each of its utterances goes
 statistics     how it goes
 outbox         what waits to be sent
 """

@@ -40,6 +40,7 @@ class UtteranceIntake:
         visit: the connection's, which counts what is spoken.
         audio: makes samples of what the client sends.
         post: sends a message to the client.
+        begun: called when an utterance has begun: its number, and when its first sound was here.
         ended: called when an utterance was ended for its quiet.
     """
 
@@ -52,12 +53,13 @@ class UtteranceIntake:
         *,
         visit: Visit,
         post: Callable[[ServerMessage], None],
+        begun: Callable[[int, int], None],
         ended: Callable[[], None],
     ) -> None:
         self._admission, self._statistics = services.admission, services.statistics
         self._utterances = services.utterances
         self._playout, self._shown, self._audio, self._post = playout, shown, audio, post
-        self._visit, self._ended = visit, ended
+        self._visit, self._begun, self._ended = visit, begun, ended
         self._quiet_ns = int(services.config.live.quiet_s * NS_PER_S)
         self._quiet = QuietTime(self._quiet_ns)
         self._alarm = services.timer.alarm(self._look_for_quiet)
@@ -77,10 +79,14 @@ class UtteranceIntake:
         """
         now_ns = time.monotonic_ns()
         pcm = self._audio.push(data)
-        if not self._playout.open and not self._admit(pcm, now_ns):
+        begins = not self._playout.open
+        if begins and not self._admit(pcm, now_ns):
             return False
         self.set_speaking(True)
-        self._audio.keep(self._playout.push_audio(pcm, now_ns))
+        number = self._playout.push_audio(pcm, now_ns)
+        if begins:
+            self._begun(number, now_ns)
+        self._audio.keep(number)
         if self._visit.spend(len(pcm) / SAMPLE_RATE) is not None:
             self.end_utterance(quiet=True)  # what comes then is refused, as any utterance
             self._ended()
@@ -179,7 +185,10 @@ class UtteranceIntake:
             echo = await trio.to_thread.run_sync(self._audio.for_echo, pcm)
         self.set_speaking(True)
         self._utterances.counts["named"] += 1
-        self._audio.keep_whole(self._playout.speak(pcm, time.monotonic_ns()), echo)
+        now_ns = time.monotonic_ns()
+        number = self._playout.speak(pcm, now_ns)
+        self._begun(number, now_ns)
+        self._audio.keep_whole(number, echo)
         self._visit.spend(len(pcm) / SAMPLE_RATE)
 
     def interrupt(self) -> None:

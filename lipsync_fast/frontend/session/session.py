@@ -41,6 +41,7 @@ from lipsync_fast.frontend.session.media import MediaSender
 from lipsync_fast.frontend.session.outbox import Outbox
 from lipsync_fast.frontend.session.receiver import Receiver
 from lipsync_fast.frontend.session.shown_avatar import ShownAvatar
+from lipsync_fast.frontend.session.spoken import SpokenUtterances
 from lipsync_fast.frontend.session.statistics import SessionStatistics
 from lipsync_fast.frontend.session.stream import StreamSender
 from lipsync_fast.frontend.session.text import TextSpeaker
@@ -114,7 +115,8 @@ class NativeSession:
         self._number = number = services.numbers.session()
         late_frames, paced = services.config.limits.late_frames, start.pace != "burst"
         self._paced, self._idle, self._told_stride = paced, paced and start.idle, 1
-        self._statistics = SessionStatistics(services.statistics, paced)
+        self._spoken = SpokenUtterances(services.statistics, number, paced)
+        self._statistics = SessionStatistics(services.statistics, paced, self._spoken)
         self._outbox = (
             Outbox(socket, late_frames, self._on_left_out)
             if paced
@@ -143,6 +145,7 @@ class NativeSession:
             self._audio,
             visit=visit,
             post=post,
+            begun=lambda number, at_ns: self._spoken.begin(number, self._shown.name, at_ns),
             ended=lambda: self._driver.tick(),
         )
         self._driver = PlayoutDriver(
@@ -177,6 +180,7 @@ class NativeSession:
             SocketClosedError, ClosingError: how it ended.
         """
         front = self._services.statistics
+        began = time.monotonic()
         front.load.sessions += 1
         front.playouts[self._number] = self._playout
         ended: list[ClosingError | SocketClosedError] = []
@@ -207,6 +211,8 @@ class NativeSession:
                     nursery.start_soon(until_end, task)
         finally:
             front.load.sessions -= 1
+            front.session_time.add(time.monotonic() - began)
+            self._spoken.break_off("the session has ended")
             del front.playouts[self._number]
             self._intake.close()
             self._driver.close()
@@ -241,6 +247,7 @@ class NativeSession:
     def _interrupt(self) -> None:
         self._text.interrupt()
         self._driver.interrupt()
+        self._spoken.break_off("interrupted")
         self._outbox.drop_media()
         self._stream.begin_anew()
         self._intake.interrupt()
@@ -272,6 +279,7 @@ class NativeSession:
             self._show_end(event)
 
     def _show_end(self, event: Ended) -> None:
+        self._spoken.end(event)
         self._audio.forget_echo(event.utterance)
         if event.dropped == event.frames and self._services.pool.capacity == 0:
             self._services.statistics.count_error("engine_lost")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 
 from lipsync_fast.frontend.playout.playout import Flag, Picture, Playout
+from lipsync_fast.frontend.session.spoken import SpokenUtterances
 from lipsync_fast.frontend.statistics import FrontStatistics
 from lipsync_fast.timing import FPS
 from lipsync_fast_client.protocol import Stats
@@ -17,10 +18,12 @@ class SessionStatistics:
     Args:
         front: figures of all sessions of the front.
         paced: frames have moments, so how late they come counts for the front's latencies.
+        spoken: the session's utterances.
     """
 
-    def __init__(self, front: FrontStatistics, paced: bool) -> None:
+    def __init__(self, front: FrontStatistics, paced: bool, spoken: SpokenUtterances) -> None:
         self._front, self._load, self._paced = front, front.load, paced
+        self._spoken = spoken
         self.frames = 0
         """Pictures that the transport has taken."""
         self._skipped = self._not_made = 0
@@ -29,6 +32,7 @@ class SessionStatistics:
     def on_shown(self, picture: Picture) -> None:
         """A picture's turn has come; it is on its way to the client."""
         self._load.late += picture.frame is not None and bool(picture.flags & Flag.REPEATED)
+        self._spoken.on_shown(picture)
 
     def on_sent(self, picture: Picture, size: int) -> None:
         """The transport has taken a picture of so many bytes."""
@@ -41,11 +45,13 @@ class SessionStatistics:
             self._latency_ms = (time.monotonic_ns() - picture.ready_ns) / 1e6
             if self._paced:
                 self._front.latencies.add(self._latency_ms)
+            self._spoken.on_sent(picture, self._latency_ms)
 
     def on_left_out(self, frames: int) -> None:
         """The client reads too slowly: pictures were left out."""
         self._skipped += frames
         self._load.skipped += frames
+        self._spoken.on_left_out(frames)
 
     def follow(self, playout: Playout) -> None:
         """Add what the playout has left out on purpose to the front's figures."""
