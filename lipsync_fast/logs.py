@@ -10,17 +10,23 @@ which libraries write as well: structlog says it alike, and takes more than half
 as all that a supervisor or an engine needs before it starts.
 
 Processes write to one standard error, each line at once. What comes from outside cannot begin a
-line of its own: control characters are escaped.
+line of its own: control characters are escaped. What Python would print by itself, warnings and
+exceptions that nobody has handled, in any thread, is written as lines, too.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
+import threading
 import time
+from types import TracebackType
 
 from lipsync_fast.config import Log
 from lipsync_fast.names import json_bytes, shown
+
+_FIXED = frozenset(("time", "level", "process", "message", "trace"))
+"""Keys of a line of JSON that say the same in every one; a field of that name gets a `_` behind."""
 
 
 class EventLogger:
@@ -73,7 +79,7 @@ def get_logger(name: str) -> EventLogger:
 
 
 def setup_logs(log: Log, process: str) -> None:
-    """Have all that this process logs written as lines.
+    """Have all that this process logs written as lines, and what Python says by itself.
 
     Args:
         log: level and format.
@@ -84,6 +90,31 @@ def setup_logs(log: Log, process: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(log.level.upper())
+    logging.captureWarnings(True)
+    sys.excepthook = _on_uncaught
+    threading.excepthook = _on_thread_uncaught
+    sys.unraisablehook = _on_unraisable
+
+
+_uncaught = get_logger("lipsync.python")
+
+
+def _on_uncaught(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    _uncaught.error("the process fails", exc_info=error)
+
+
+def _on_thread_uncaught(said: threading.ExceptHookArgs) -> None:
+    if said.exc_type is SystemExit:
+        return
+    thread = said.thread.name if said.thread is not None else ""
+    _uncaught.error("a thread has failed", thread=thread, exc_info=said.exc_value)
+
+
+def _on_unraisable(said: sys.UnraisableHookArgs) -> None:
+    what = said.err_msg or "Exception ignored in"
+    _uncaught.error("a part has failed", what=f"{what} {said.object!r}", exc_info=said.exc_value)
 
 
 class _Event:
@@ -108,7 +139,7 @@ class _Lines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         event = record.msg
         if not isinstance(event, _Event):  # a library's
-            event = _Event(record.getMessage(), {})
+            event = _Event(_message(record), {})
         trace = self.formatException(record.exc_info) if record.exc_info else ""
         level = record.levelname.lower()
         at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
@@ -126,11 +157,21 @@ class _Lines(logging.Formatter):
             "message": event.name,
         }
         line |= {
-            k: v if isinstance(v, (int, float, bool)) else str(v) for k, v in event.fields.items()
+            f"{k}_" if k in _FIXED else k: v if isinstance(v, (int, float, bool)) else str(v)
+            for k, v in event.fields.items()
         }
         if trace:
             line["trace"] = trace
         return json_bytes(line).decode()
+
+
+def _message(record: logging.LogRecord) -> str:
+    """What a library says; where it has given its words other values than they have room for,
+    both."""
+    try:
+        return record.getMessage()
+    except Exception:
+        return f"{record.msg!s} {record.args!r}"
 
 
 def _plain(value: object) -> str:

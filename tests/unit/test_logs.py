@@ -7,6 +7,7 @@ import json
 import logging
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -19,7 +20,10 @@ from lipsync_fast.logs import get_logger, setup_logs
 def untouched() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
+    hooks = sys.excepthook, threading.excepthook, sys.unraisablehook
     yield
+    sys.excepthook, threading.excepthook, sys.unraisablehook = hooks
+    logging.captureWarnings(False)
     root.handlers[:] = handlers
     root.setLevel(level)
 
@@ -98,3 +102,51 @@ def test_no_service_imports_structlog() -> None:
         "assert 'structlog' not in sys.modules"
     )
     subprocess.run([sys.executable, "-P", "-c", code], check=True)
+
+
+LOUD = """
+import logging, sys, threading, warnings
+from lipsync_fast.config import Log
+from lipsync_fast.logs import get_logger, setup_logs
+
+setup_logs(Log(format="json"), "engine-1")
+get_logger("lipsync.test").info("event", session=7, level="mine", time=3, ratio=float("nan"))
+warnings.warn("old\\nand gone")
+logging.getLogger("library").error("%s of %d", "one")
+try:
+    raise ValueError("here")
+except ValueError:
+    logging.getLogger("library").exception("it says")
+
+class Falls:
+    def __del__(self):
+        raise RuntimeError("in the end")
+
+Falls()
+thread = threading.Thread(target=lambda: 1 / 0, name="worker")
+thread.start()
+thread.join()
+raise KeyError("nobody's")
+"""
+
+
+def test_whatever_a_process_says_is_json() -> None:
+    """Warnings, libraries' mistakes, and exceptions that nobody has handled, in any thread."""
+    done = subprocess.run([sys.executable, "-P", "-c", LOUD], capture_output=True, text=True)
+    assert done.returncode == 1
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    for line in lines:
+        assert list(line)[:4] == ["time", "level", "process", "message"]
+        assert line["process"] == "engine-1"
+    own, warned, mistaken, traced, fallen, thread, last = lines
+    assert own.items() >= {"level": "info", "level_": "mine", "time_": 3, "session": 7}.items()
+    assert own["ratio"] is None
+    assert warned["level"] == "warning"
+    assert "old\nand gone" in warned["message"]
+    assert mistaken["message"] == "%s of %d ('one',)"
+    assert traced["message"] == "it says"
+    assert "ValueError: here" in traced["trace"]
+    assert "in the end" in fallen["trace"]
+    assert thread["thread"] == "worker"
+    assert "ZeroDivisionError" in thread["trace"]
+    assert "KeyError" in last["trace"]
