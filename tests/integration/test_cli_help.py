@@ -183,7 +183,7 @@ def on_terminal(args: list[str], columns: int, until: bytes, sent: int) -> tuple
 
 @pytest.mark.parametrize("columns", [40, 200])
 def test_status_is_readable_and_ends_by_ctrl_c(server: LocalServer, columns: int) -> None:
-    command = [*COMMAND, "status", "--watch", "--folder", str(server.folder)]
+    command = [*COMMAND, "status", "--watch", "-v", "--folder", str(server.folder)]
     shown, code = on_terminal(command, columns, b"front-1", signal.SIGINT)
     assert code == 130, "as README says of Ctrl-C"
     assert b"Traceback" not in shown

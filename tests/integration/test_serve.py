@@ -282,7 +282,11 @@ def test_status_for_people_and_programs() -> None:
         done = run("status", "--folder", folder, "--json")
         status = msgspec.json.decode(done.stdout, type=ServerStatus)
         assert status.pid == running.process.pid
-        done = run("status", "--folder", folder)
+        screen = run("status", "--folder", folder)
+        assert screen.returncode == 0
+        assert re.match(r"lipsync-fast \S+: serving for .*\nspeaking +0 of ", screen.stdout)
+        assert re.search(r"^engine-1 +ready on cpu, ", screen.stdout, re.MULTILINE)
+        done = run("status", "--folder", folder, "--full")
         assert done.returncode == 0
         ready = run("status", "--folder", folder, "--ready")
         assert (ready.returncode, ready.stdout) == (0, "ready: engine-1\n")
