@@ -6,9 +6,9 @@
 and its plots, docs/images/performance.png.
 
 Reads bench/results/run/run.json (``lipsync-fast bench --out``), parts of it that were measured
-again (run/again-*.json), run/prepared-avatars.json, streams.json, page.json, webrtc.json, and
-bench/results/micro/*.json. ``--check`` writes nothing, and fails where the document is not what
-would be written.
+again (run/again-*.json), run/prepared-avatars.json, streams.json, page.json, webrtc.json,
+distill.json, and bench/results/micro/*.json. ``--check`` writes nothing, and fails where the
+document is not what would be written.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from performance_gpu import chapter
 from performance_page import the_page
+from performance_students import students
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, DOCUMENT = ROOT / "bench" / "results", ROOT / "docs" / "performance.md"
@@ -456,6 +457,7 @@ def document(report: Report, remarks: list[str]) -> str:
         body[1].rstrip("\n"),
         *preparing(),
         *from_videos(),
+        *students(),
         *viewers(),
         *the_page(),
         *browsers(),

@@ -16,6 +16,7 @@ from lipsync_fast.untrusted import limits
 FORMAT = "lipsync-avatar"
 FORMAT_VERSION = 1
 
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z"
 _UNSEEN = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """What moves a terminal's cursor or turns a line's direction; line breaks and tabs may be."""
 
@@ -73,7 +74,7 @@ class Student(msgspec.Struct, frozen=True, kw_only=True):
         machine: which that was.
     """
 
-    teacher: Annotated[str, msgspec.Meta(max_length=64)]
+    teacher: Annotated[str, msgspec.Meta(pattern=NAME)]
     teacher_manifest: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
     teacher_width: Annotated[int, msgspec.Meta(ge=2, le=256)]
     teacher_region: Annotated[int, msgspec.Meta(ge=32, le=1024)]
@@ -96,7 +97,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     format: Literal["lipsync-avatar"] = "lipsync-avatar"
     format_version: int = FORMAT_VERSION
-    name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
+    name: Annotated[str, msgspec.Meta(pattern=NAME)]
     family: FamilyName = "synctalk2d"
     width: Annotated[int, msgspec.Meta(ge=2, le=256)]
     """Base width of the networks (SyncTalk_2D's: 32, wav2lip's: 16)."""
@@ -132,7 +133,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
             )
         texts = {name: str(getattr(self, name)) for name in ("licence", "provenance", "consent")}
         if self.student is not msgspec.UNSET:
-            texts |= {"teacher": self.student.teacher, "machine": self.student.machine}
+            texts["machine"] = self.student.machine
         for name, text in texts.items():
             if bad := _UNSEEN.search(text):
                 raise ValueError(f"{name} holds the control character {bad[0]!a}")
