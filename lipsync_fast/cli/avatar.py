@@ -190,7 +190,11 @@ def _student_rows(m: Manifest) -> list[tuple[str, str]]:
         return []
     s = m.student
     teacher = f"{s.teacher} (width {s.teacher_width}, region {s.teacher_region})"
-    return [("student of", teacher), ("against it", student_words(s)), ("measured on", one_line(s.machine))]
+    return [
+        ("student of", teacher),
+        ("against it", student_words(s)),
+        ("measured on", one_line(s.machine)),
+    ]
 
 
 def _write_sheet(package: AvatarPackage, target: Path, force: bool) -> None:
