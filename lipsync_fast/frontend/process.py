@@ -161,6 +161,8 @@ class Front:
         nursery.start_soon(self.take_rings)
         nursery.start_soon(self.beat)
         nursery.start_soon(self.services.timer.run)
+        if self.spec.config.access.api_keys:
+            nursery.start_soon(self.connections.end_revoked)
         nursery.start_soon(self.services.idle_rate.run)
         if self.spec.config.live.half_rate:
             nursery.start_soon(self.services.speech_rate.run)

@@ -114,6 +114,13 @@ class Identities:
                 errors.append(error)
         raise min(errors, key=lambda e: _ORDER.index(e.reason), default=_wrong())
 
+    def is_revoked(self, subject: Subject) -> bool:
+        """Whether somebody's API key has been taken away since it was shown."""
+        if subject.by != "key" or self._keys is None:
+            return False
+        keys = self._keys.get()
+        return keys is not None and not keys.has(subject.key)
+
     def _named(self, word: bytes) -> Subject:
         if len(word) > MOST_BYTES or not word.isascii():
             raise _wrong()

@@ -24,7 +24,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from lipsync_fast.ipc.status import ServerStatus
-from lipsync_fast.tokens.api_keys import add_key
+from lipsync_fast.tokens.api_keys import add_key, remove_key
 from lipsync_fast.tokens.subject import Allowance
 
 SHARED = "the word that all share"
@@ -57,6 +57,7 @@ class World:
 
     def __init__(self, running: Server, status: ServerStatus, key: str, audit: Path) -> None:
         self.running, self.status, self.key, self.audit = running, status, key, audit
+        self.keys = audit.with_name("keys.json")
         self.shown: list[str] = [SHARED, key]
         """What must be in no log."""
 
@@ -265,3 +266,19 @@ def test_it_is_written_down_who_was_there(world: World) -> None:
     assert world.audited(event="ticket", subject="kiosk")
     refused = world.audited(event="refused", reason="used_ticket")
     assert refused[0]["times"] == 1
+
+
+def test_a_key_that_is_revoked_ends_what_was_begun_with_it(world: World) -> None:
+    key = add_key(world.keys, "guest", Allowance())
+    world.shown.append(key)
+    until(lambda: world.enter(key) == "")
+    with session(world, key) as one, session(world, world.key) as other:
+        remove_key(world.keys, "guest")
+        with pytest.raises(ConnectionClosed) as closed:
+            heard(one, "nothing more")
+        assert closed.value.rcvd is not None
+        assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1008, "the key was revoked")
+        assert until(lambda: world.enter(key)) == "wrong_token"
+        other.send('{"type": "ping"}')
+        assert heard(other, "pong")
+    assert until(lambda: world.audited(event="ended", subject="guest", why="the key was revoked"))

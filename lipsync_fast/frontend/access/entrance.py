@@ -53,6 +53,10 @@ class Entrance:
         found = self._judged(address, given, lambda: self._subject(given))
         return self._counted(found, address)
 
+    def is_revoked(self, subject: Subject) -> bool:
+        """Whether somebody's API key has been taken away since it was shown."""
+        return self._identities.is_revoked(subject)
+
     def admit_change(self, header: Header, path: str, address: str, peer: str) -> Subject | Refusal:
         """Who wants to change what is served, or why that may not be.
 

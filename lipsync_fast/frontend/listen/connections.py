@@ -21,6 +21,9 @@ from lipsync_fast.tokens.subject import ANYONE, Subject
 from lipsync_fast_client.protocol import SUBPROTOCOL
 
 log = get_logger("lipsync.front")
+LOOK_S = 1.0
+"""How often it is looked whether keys were revoked."""
+REVOKED = "the key was revoked"
 GOING_AWAY, POLICY, INTERNAL_ERROR, TRY_AGAIN_LATER = 1001, 1008, 1011, 1013
 
 
@@ -36,6 +39,8 @@ class Connections:
 
     def __init__(self, services: Services, legacy: LegacyService) -> None:
         self._services, self._legacy = services, legacy
+        self._by_key: dict[Visit, Socket] = {}
+        """Those whose client has shown an API key."""
 
     def refusal(self, subject: Subject, peer: str, counts: bool = True) -> Refusal | None:
         """Why somebody from that address cannot be served now; None where that can be.
@@ -63,6 +68,8 @@ class Connections:
         load.opened += 1
         visit = self._services.accounts.open(socket.subject, socket.peer, not socket.is_call)
         number, began = load.opened, time.monotonic()
+        if socket.subject.by == "key":
+            self._by_key[visit] = socket
         self._note("begun", socket, number)
         try:
             await self._speak(socket, visit)
@@ -76,6 +83,7 @@ class Connections:
         finally:
             load.connections -= 1
             visit.close()
+            self._by_key.pop(visit, None)
             self._note(
                 "ended",
                 socket,
@@ -86,6 +94,17 @@ class Connections:
                 spoken_s=round(visit.spoken_s, 3),
                 why=visit.why,
             )
+
+    async def end_revoked(self) -> None:
+        """End the connections of those whose keys are revoked, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                await trio.sleep(LOOK_S)
+                for visit, socket in list(self._by_key.items()):
+                    if self._services.entrance.is_revoked(visit.subject):
+                        del self._by_key[visit]
+                        visit.why = REVOKED
+                        nursery.start_soon(socket.close, POLICY, REVOKED)
 
     def _note(self, event: str, socket: Socket, number: int, **more: Any) -> None:
         """Write it down; of calls, which are short, their end alone."""
