@@ -25,6 +25,7 @@ help:
 	@echo "make test-deploy  the Helm chart, by helm, Kubernetes' schemas and promtool"
 	@echo "make test-images  Dockerfiles, locks and compose.yaml, by hadolint, HAProxy and promtool"
 	@echo "make locks   the newest versions for images, with their hashes; make sbom lists them"
+	@echo "make test-aarch64  the native code on 64-bit Arm, under qemu"
 	@echo "make wheel   build the wheels of client and server into dist/"
 
 $(BIN)/python:
@@ -133,7 +134,13 @@ $(HELM)/bin/helm: $(BIN)/python tools/get_helm.py
 
 .PHONY: test-deploy
 test-deploy: $(VENV)/.test $(HELM)/bin/helm
-	PATH="$$PATH:$(abspath $(HELM)/bin)" $(BIN)/pytest -q tests/unit/test_deploy.py
+	PATH="$$PATH:$(abspath $(HELM)/bin)" $(BIN)/pytest -q tests/unit/test_deploy.py \
+		tests/integration/test_documents_run.py -k "test_deploy or kubernetes"
+
+# The native code on 64-bit Arm, by Debian's compiler and emulator.
+.PHONY: test-aarch64
+test-aarch64:
+	tools/test_aarch64.sh
 
 # What looks after images: uv resolves their locks, hadolint reads their Dockerfiles, CycloneDX lists
 # what they are made of.

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from documents import ROOT, Block, blocks
+from documents import NOT_RUN, ROOT, RUNNABLE, Block, anchors, blocks, links
 from typer.main import get_command
 
 from lipsync_fast.audio.windows import AudioWindow
@@ -25,13 +25,30 @@ from lipsync_fast.config_load import load
 from lipsync_fast.frontend.http.openapi import document
 from lipsync_fast_client.protocol import decode_client, decode_server
 
-RUN = {"python", "nginx", "haproxy", "caddyfile", "yaml"}
+RUN = {RUNNABLE, "python", "nginx", "haproxy", "caddyfile", "yaml"}
 """Kinds that are run: integration/test_documents_run.py, test_proxies.py."""
 READ = {"sh", "toml", "json", "jsonl", "ini"}
 DRAWN = {"", "text"}
 """What is printed, drawn or talked: nothing to run."""
-SIMPLE = {".", "export"}
-"""The shell's own."""
+SIMPLE = {
+    ".",
+    "export",
+    "cd",
+    "cp",
+    "mkdir",
+    "echo",
+    "head",
+    "kill",
+    "wait",
+    "sleep",
+    "for",
+    "done",
+}
+"""The shell's own, and its like."""
+BEFORE = {"until", "do", "sudo"}
+"""What a command may follow."""
+FOREIGN = {"apt-get", "aws", "az", "bash", "docker", "gcloud", "kubectl", "nvidia-smi", "systemctl"}
+"""Programs of others, in blocks that are not run."""
 RESULTS = ROOT / "bench" / "results"
 
 
@@ -44,22 +61,45 @@ def test_no_block_is_of_a_kind_that_nobody_checks() -> None:
         assert block.kind in RUN | READ | DRAWN, block
 
 
+def test_what_a_page_does_not_run_it_says() -> None:
+    pages = ROOT / "docs" / "scenarios"
+    found = [block for block in blocks("sh", RUNNABLE) if block.path.parent == pages]
+    assert len({block.path for block in found}) >= 10
+    for block in found:
+        said = NOT_RUN.search(block.above) is not None
+        assert said != (block.kind == RUNNABLE), f"{block}: it is run, or says 'not run here'"
+
+
+def test_the_documents_lead_to_what_is_there() -> None:
+    found = list(links())
+    assert len(found) > 100
+    wrong = []
+    for path, link in found:
+        name, _, heading = link.partition("#")
+        to = (path.parent / name).resolve() if name else path
+        if not to.exists() or (heading and heading not in anchors(to)):
+            wrong.append(f"{path.relative_to(ROOT)}: {link}")
+    assert not wrong
+
+
 def ids(found: list[Block]) -> Any:
     return pytest.mark.parametrize("block", found, ids=str)
 
 
 # ---------------------------------------------------------------- commands
-@ids(blocks("sh"))
+@ids(blocks("sh", RUNNABLE))
 def test_commands_are_such(block: Block) -> None:
     done = subprocess.run(["bash", "-n", "-c", block.text], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     commands = list(block.commands())
     assert commands
     for words in commands:
-        check_command(words)
+        check_command(words, foreign=block.kind == "sh")
 
 
-def check_command(words: list[str]) -> None:
+def check_command(words: list[str], *, foreign: bool) -> None:
+    while words[0] in BEFORE or re.match(r"[A-Z_]+=", words[0]):
+        words = words[1:]
     name = Path(words[0]).name or words[0]
     if name == "lipsync-fast":
         parsed(words[1:])
@@ -80,6 +120,11 @@ def check_command(words: list[str]) -> None:
         assert (ROOT / words[4] / words[-1]).is_file(), words
     elif name == "ffplay":
         assert words[1:] == ["-f", "mjpeg", "-"], words
+    elif name == "helm":
+        assert (ROOT / "deploy/helm/lipsync-fast/Chart.yaml").is_file()
+        assert "deploy/helm/lipsync-fast" in words
+    elif name in FOREIGN:
+        assert foreign, f"{words}: no test can run it"
     else:
         assert name in SIMPLE, f"{words}: no test knows this command"
 
