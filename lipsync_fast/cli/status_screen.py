@@ -77,7 +77,7 @@ def _engines(engines: list[EngineStatus]) -> Iterator[str]:
     lines = []
     for e in sorted(engines, key=lambda e: (not e.reason, e.state == "spare")):
         load = e.load
-        state = e.state
+        state: str = e.state
         if e.state == "gone":
             state = f"lost ({e.reason}), again in {e.retry_s:.1f} s"
         elif e.reason:
