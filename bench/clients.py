@@ -161,8 +161,8 @@ async def burst(place: Place, rng: random.Random) -> None:
 
 
 async def watcher(place: Place, rng: random.Random) -> None:
-    """Looks at the idle avatar for a while."""
-    left = rng.randint(50, 400)
+    """Looks at the idle avatar for a while; it gets every fourth picture at least."""
+    left = rng.randint(50, 300)
     async with lipsync_fast.connect(place.url) as session:
         async for event in session:
             left -= isinstance(event, VideoFrame)

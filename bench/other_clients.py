@@ -15,7 +15,8 @@ from typing import Any
 
 import trio
 
-from lipsync_fast.timing import SAMPLE_RATE
+from lipsync_fast.frontend.playout.idle_rate import MOST_STRIDE
+from lipsync_fast.timing import FPS, SAMPLE_RATE
 
 CALL_S = 30.0
 CHUNK = 1_280
@@ -23,7 +24,9 @@ CHUNK = 1_280
 AHEAD = 15
 """Chunks of sound that a batch needs beside one for each of its frames."""
 FRAMES_S = 15.0
-"""How long a peer waits for its pictures."""
+"""How long a peer waits for its pictures, beside the time that they take."""
+RESTS_AT = FPS / MOST_STRIDE
+"""Pictures a second that a session gets at least which rests, where others speak."""
 
 
 async def old_rpc(place: Any, rng: random.Random) -> None:
@@ -109,7 +112,7 @@ async def _watch(place: Any, rng: random.Random, pcm: bytes) -> None:
             if rng.random() < 0.6:
                 await http.post(f"{at}/audio", data=_recording(pcm))
             try:
-                async with asyncio.timeout(FRAMES_S + wanted / 25):
+                async with asyncio.timeout(FRAMES_S + wanted / RESTS_AT):
                     await came.wait()
             except TimeoutError:
                 place.counts.note_wrong(f"a peer got fewer than {wanted} pictures")

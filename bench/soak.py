@@ -48,8 +48,8 @@ MAY_GROW = {
     "dev_shm_mb": (10.0, 0.05),
 }
 """What counts as flat: growth up to so much, or up to this share of what is there."""
-SETTLED_S = 60.0
-"""After a kill: by then a new spare is there and prepared."""
+SETTLED_S = 300.0
+"""After a kill: by then a new spare is prepared, and the caches of who works now are full."""
 FEWEST = 9
 """Rows that make a life."""
 
@@ -229,7 +229,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--people", type=int, default=6, help="visitors at the same time")
     parser.add_argument("--speakers", type=int, default=2, help="admitted at the same time")
     parser.add_argument(
-        "--kill-every", type=float, default=8.0, help="minutes between two kills; 0 for none"
+        "--kill-every", type=float, default=15.0, help="minutes between two kills; 0 for none"
     )
     parser.add_argument("--out", type=Path, help="folder for the report")
     parser.add_argument("--again", type=Path, help="judge an earlier soak.json anew, and draw it")
