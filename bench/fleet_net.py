@@ -102,6 +102,7 @@ class Machine:
                 "proxies": [GATE],
             },
             "avatars": {"folders": [str(avatars)], "default": f"machine-{name}"},
+            "utterances": {"disk_mb": 64, "folder": str(avatars / f"said-{name}")},
         }
         self.server: LocalServer | None = None
 

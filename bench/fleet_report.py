@@ -6,13 +6,15 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 COLUMNS = (
     "what",
     "sessions lost",
     "noticed after, s: median, most",
-    "from there to a picture, s",
+    "from there to a session, s: median, most",
+    "to a picture, s",
     "utterances cut off",
     "elsewhere: frames, lost, late",
     "sessions lost elsewhere",
@@ -50,20 +52,18 @@ def name_of(run: dict[str, Any]) -> str:
     )
 
 
-def markdown(result: dict[str, Any]) -> str:
+def markdown(results: list[dict[str, Any]]) -> str:
     """The whole report of fleet.py."""
-    about = result["machine"]
-    lines = [
-        "# Three servers behind a balancer",
-        "",
-        f"`{result['command']}`, lipsync-fast {result['version']}, on {about['cores']} cores of"
-        f" {about['processor']}; servers, balancer and clients share them (load average at the end"
-        f" {about['load_average'][0]}).",
-    ]
-    for run in result["runs"]:
+    lines = ["# Three servers behind a balancer"]
+    for result, run in [(each, run) for each in results for run in each["runs"]]:
+        about = result["machine"]
         lines += [
             "",
             f"## {name_of(run)}",
+            "",
+            f"`{result['command']}`, lipsync-fast {result['version']}, on {about['cores']} cores of"
+            f" {about['processor']}; servers, balancer and clients share them, and so do others:"
+            f" load average at the end {about['load_average'][0]}.",
             "",
             f"{run['balancer']}. {run['sessions']} sessions, keepalive {run['keepalive_s']:g} s;"
             f" at first {', '.join(str(n) for n in run['spread'].values())} on each server."
@@ -78,7 +78,8 @@ def markdown(result: dict[str, Any]) -> str:
             came = ", ".join(f"{n} {name[-1]}" for name, n in step.get("newcomers", {}).items())
             lines.append(
                 f"| {step['what']}: {step['hit'][-1]} | {step['outages']} |"
-                f" {seconds(step['noticed_ms'])} | {seconds(step['lost_to_picture_ms'])} |"
+                f" {seconds(step['noticed_ms'])} |"
+                f" {seconds(step['lost_to_session_ms'])} | {seconds(step['lost_to_picture_ms'])} |"
                 f" {step['utterances_cut_off']} |"
                 f" {there['frames']}, {there['lost']}, {there['late']} |"
                 f" {step['outages_elsewhere']} | {came or '-'} |"
@@ -87,9 +88,9 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def measured(result: dict[str, Any]) -> Iterator[str]:
+def measured(results: list[dict[str, Any]]) -> Iterator[str]:
     """Rows of a table: what was done behind which balancer; restarts together."""
-    for run in result["runs"]:
+    for run in [run for result in results for run in result["runs"]]:
         for what in dict.fromkeys(step["what"] for step in run["steps"]):
             steps = [step for step in run["steps"] if step["what"] == what]
 
@@ -106,7 +107,8 @@ def measured(result: dict[str, Any]) -> Iterator[str]:
             noticed = "as they end" if what == "restart" else seconds(all_of("noticed_ms"))
             yield (
                 f"| {name_of(run)} | {what}{f', {len(steps)} times' * (len(steps) > 1)} |"
-                f" {total('outages')} | {noticed} | {seconds(all_of('lost_to_picture_ms'))} |"
+                f" {total('outages')} | {noticed} | {seconds(all_of('lost_to_session_ms'))} |"
+                f" {seconds(all_of('lost_to_picture_ms'))} |"
                 f" {total('utterances_cut_off')} | {total('outages_elsewhere')} |"
                 f" {frames:,}, {lost}, {late:,} |"
             )
@@ -116,7 +118,7 @@ def simulated(found: dict[str, Any], policies: dict[str, str]) -> Iterator[str]:
     """Rows of a table: how much of all places can be wanted, by policy and nodes."""
     unequal = {row["policy"]: row["load"] for row in found["unequal"]}
     by_nodes: dict[str, dict[int, float]] = {}
-    for row in found["by_nodes"]:
+    for row in found["nodes"]:
         by_nodes.setdefault(row["policy"], {})[row["nodes"]] = row["load"]
     for policy, words in policies.items():
         loads = by_nodes.get(policy, {})
@@ -127,16 +129,61 @@ def simulated(found: dict[str, Any], policies: dict[str, str]) -> Iterator[str]:
 
 def sizes(found: dict[str, Any]) -> Iterator[str]:
     """Rows of a table: the same by the size of nodes."""
-    for policy, words in (("least", "least connections"), ("moves", "who is refused moves")):
-        rows = [row for row in found["by_places"] if row["policy"] == policy]
-        yield f"| {words} | {' | '.join(format(row['load'], '.0%') for row in rows)} |"
+    rows = [row for row in found["sizes"] if row["policy"] == "least"]
+    yield f"| least connections | {' | '.join(format(row['load'], '.0%') for row in rows)} |"
 
 
 def a_day(found: dict[str, Any]) -> Iterator[str]:
-    """Rows of a table: what happened in a day."""
+    """Rows of a table: what happened in an evening, or a day."""
     for name, day in found["days"].items():
         worst = max(row["refused"] for row in day["rows"][6:])
         yield (
             f"| {name} | {day['taken']:.0%} | {day['refused']:.3%} | {worst:.2%} |"
-            f" {day['cut_off']:,} of {day['utterances'] / 1e6:.0f} M | {day['moved']:,} |"
+            f" {day['cut_off']:,} of {day['utterances'] / 1e6:.1f} M | {day['moved']:,} |"
         )
+
+
+# ---------------------------------------------------------------- pictures
+def draw(found: dict[str, Any], policies: dict[str, str], path: Path) -> None:
+    """What can be taken, by nodes, places and policy; and the day."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(2, 2, figsize=(13, 9))
+    by_nodes, by_places, day, refused = axes.flat
+    for policy in dict.fromkeys(row["policy"] for row in found["nodes"]):
+        rows = [row for row in found["nodes"] if row["policy"] == policy]
+        by_nodes.plot(
+            [r["nodes"] for r in rows], [r["load"] for r in rows], "o-", label=policies[policy]
+        )
+    by_nodes.set(xscale="log", xlabel="nodes of 100 places", ylim=(0, 1))
+    by_nodes.legend(fontsize=8)
+    for policy in dict.fromkeys(row["policy"] for row in found["sizes"]):
+        rows = [row for row in found["sizes"] if row["policy"] == policy]
+        by_places.plot(
+            [r["places"] for r in rows], [r["load"] for r in rows], "o-", label=policies[policy]
+        )
+    by_places.set(xscale="log", xlabel="places of a node, 100 nodes", ylim=(0, 1))
+    by_places.legend(fontsize=8)
+    for axis in (by_nodes, by_places):
+        axis.set_ylabel("of all places, until one\nutterance in 1,000 is refused")
+        axis.xaxis.set_major_formatter("{x:g}")
+    for name, result in found["days"].items():
+        hours = [row["h"] for row in result["rows"]]
+        day.plot(hours, [row["taken"] for row in result["rows"]], lw=1.2, label=name)
+        refused.plot(hours, [100 * row["refused"] for row in result["rows"]], lw=1.2, label=name)
+    day.set(
+        xlabel="hours from the beginning",
+        ylabel="of the places that there are, taken",
+        ylim=(0, 1.05),
+    )
+    refused.set(xlabel="hours from the beginning", ylabel="utterances refused, %")
+    refused.legend(fontsize=8)
+    for axis in axes.flat:
+        axis.grid(alpha=0.25)
+    figure.suptitle("Simulation, not a measurement: sessions that speak a third of the time")
+    figure.tight_layout()
+    figure.savefig(path, dpi=90)
+    plt.close(figure)

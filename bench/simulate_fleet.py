@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Simulate 1 to 500 servers with up to 100,000 sessions. A simulation, not a measurement.
 
-    python bench/simulate_fleet.py [--out FOLDER] [--quick] [--draw]
+    python bench/simulate_fleet.py [--parts nodes sizes unequal days] [--out FOLDER] [--quick]
+    python bench/simulate_fleet.py --draw
+
+What has been simulated of other parts before is kept, so they may be run one by one.
 
 simulate.py says what one server with its GPUs can serve; here a server is a node with so many
 *places*: sessions that may speak at once. Sessions come, speak 5 s and listen 10 s in turns (both
 exponential), and go after ten minutes. An utterance for which its node has no place is refused; it
 is tried again, every 2 s, on the same node, since a session cannot move (or, "moves", its client
-begins anew where somebody knows of free places). Time goes in steps of a second, and sessions of a
-node are alike, so a node is two numbers: how many it has, and how many of them speak.
+begins anew where fewest speak, as of a second ago). Time goes in steps of a second, and sessions of
+a node are alike, so a node is two numbers: how many it has, and how many of them speak.
 
     arrivals, those who come back ─► balancers: place each, by what they know ─► node
     node: begins to speak (or is refused) ─► ends ─► session ends
@@ -59,7 +62,7 @@ POLICIES = {
     "speakers": f"fewest speakers, as known {SCRAPED_S} s ago",
     "two-speakers": f"two at random, the one with fewer speakers {SCRAPED_S} s ago",
     "weighted": "least connections for each place",
-    "moves": "least connections; who is refused begins anew where places are free",
+    "moves": "least connections; who is refused begins anew where fewest speak",
 }
 
 
@@ -135,7 +138,7 @@ class Fleet:
         self._go()
         self._speak(serves)
         self._drain(now)
-        open_ = serves & ~self.draining
+        open_ = (self.back_at <= now) & ~self.draining  # a node may have left just now
         arrivals = self.coming + random.poisson(max(0.0, plan.sessions(now)) / SESSION_S)
         eager, self.coming, self.eager = self.eager, 0, 0
         if open_.any():
@@ -373,114 +376,96 @@ def of_a_day(most: float) -> Callable[[float], float]:
     return sessions
 
 
-def days(nodes: int, quick: bool) -> dict[str, Any]:
-    """A day of a fleet at two thirds of its places in the evening, and what may happen in it."""
-    most = nodes * PLACES * 2 / 3 / SPEAKING
-    curve, length = of_a_day(most), 4 * HOUR if quick else DAY
-    places = equal(nodes, PLACES)
-    month = 30.0 * DAY
-    events: dict[str, dict[str, Any]] = {
-        "nothing happens": {},
-        "each node fails once a month": {"fails_every_s": month},
-        "upgrade at night, a hundredth at once": {
-            "upgrade_at": 3.0 * HOUR,
-            "at_once": max(1, nodes // 100),
-        },
-        "upgrade in the evening, a hundredth at once": {
-            "upgrade_at": 19.0 * HOUR,
-            "at_once": max(1, nodes // 100),
-        },
-        "upgrade in the evening, a tenth at once": {
-            "upgrade_at": 19.0 * HOUR,
-            "at_once": max(1, nodes // 10),
-        },
-        "as many nodes as are needed, 2 minutes to start": {"scaled": True, "start_s": 120.0},
-        "as many nodes as are needed, 10 minutes to start": {"scaled": True, "start_s": 600.0},
+def by_nodes(quick: bool) -> list[dict[str, Any]]:
+    """What can be taken of nodes that are alike."""
+    return [
+        {"nodes": n, "policy": p, "load": most_load(equal(n, PLACES), p, quick)}
+        for p, n in itertools.product(POLICIES, (1, 10) if quick else NODES)
+        if p != "weighted"
+    ]
+
+
+def by_places(quick: bool) -> list[dict[str, Any]]:
+    """What can be taken of a hundred nodes, by their size."""
+    return [
+        {"places": size, "policy": p, "load": most_load(equal(100, size), p, quick)}
+        for p, size in itertools.product(("least",), (3, 10, 30, 100, 300, 1000))
+    ]
+
+
+def by_policy(quick: bool) -> list[dict[str, Any]]:
+    """What can be taken of nodes that are not alike."""
+    return [
+        {"policy": p, "load": most_load(unequal(99), p, quick)}
+        for p in ("random", "least", "weighted", "moves")
+    ]
+
+
+def days(quick: bool) -> dict[str, Any]:
+    """Fleets at two thirds of their places in the evening, and what may happen to them.
+
+    Each node fails once a month in all of them. Upgrades: 500 nodes, from six in the evening to
+    ten; as many nodes as are needed: up to 50, a whole day.
+    """
+    month, places = 30.0 * DAY, equal(10 if quick else NODES[-1], PLACES)
+    curve = of_a_day(float(places.sum()) * 2 / 3 / SPEAKING)
+    evening: dict[str, dict[str, Any]] = {
+        "nothing else": {},
+        "an upgrade, a hundredth at once": {"at_once": max(1, len(places) // 100)},
+        "an upgrade, a tenth at once": {"at_once": max(1, len(places) // 10)},
     }
-    return {
-        name: run(Plan(places, curve, **options), length, warm=1800, every=300)
-        for name, options in events.items()
-    }
-
-
-# ---------------------------------------------------------------- pictures
-def draw(found: dict[str, Any], path: Path) -> None:
-    """What can be taken, by nodes, places and policy; and the day."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(2, 2, figsize=(13, 9))
-    by_nodes, by_places, day, refused = axes.flat
-    for policy in dict.fromkeys(row["policy"] for row in found["by_nodes"]):
-        rows = [row for row in found["by_nodes"] if row["policy"] == policy]
-        by_nodes.plot(
-            [r["nodes"] for r in rows], [r["load"] for r in rows], "o-", label=POLICIES[policy]
+    found = {}
+    for name, options in evening.items():
+        at = 1.0 * HOUR if options else None
+        # Those who are there already come at once.
+        begun = Plan(
+            places,
+            lambda now: curve(now + 18 * HOUR) * (SESSION_S if now == 0 else 1.0),
+            fails_every_s=month,
+            upgrade_at=at,
+            **options,
         )
-    by_nodes.set(xscale="log", xlabel=f"nodes of {PLACES} places", ylim=(0, 1))
-    by_nodes.legend(fontsize=8)
-    for policy in dict.fromkeys(row["policy"] for row in found["by_places"]):
-        rows = [row for row in found["by_places"] if row["policy"] == policy]
-        by_places.plot(
-            [r["places"] for r in rows], [r["load"] for r in rows], "o-", label=POLICIES[policy]
-        )
-    by_places.set(xscale="log", xlabel="places of a node, 100 nodes", ylim=(0, 1))
-    by_places.legend(fontsize=8)
-    for axis in (by_nodes, by_places):
-        axis.set_ylabel("of all places, until one\nutterance in 1,000 is refused")
-        axis.xaxis.set_major_formatter("{x:g}")
-    for name, result in found["days"].items():
-        hours = [row["h"] for row in result["rows"]]
-        day.plot(hours, [row["taken"] for row in result["rows"]], lw=1.2, label=name)
-        refused.plot(hours, [100 * row["refused"] for row in result["rows"]], lw=1.2, label=name)
-    day.set(xlabel="hour of the day", ylabel="of the places that there are, taken", ylim=(0, 1.05))
-    refused.set(xlabel="hour of the day", ylabel="utterances refused, %")
-    refused.legend(fontsize=8)
-    for axis in axes.flat:
-        axis.grid(alpha=0.25)
-    figure.suptitle("Simulation, not a measurement: sessions that speak a third of the time")
-    figure.tight_layout()
-    figure.savefig(path, dpi=90)
-    plt.close(figure)
+        found[f"{len(places)} nodes, {name}"] = run(begun, 4 * HOUR, warm=1800, every=300)
+    few = equal(10 if quick else 50, PLACES)
+    whole = of_a_day(float(few.sum()) * 2 / 3 / SPEAKING)
+    for minutes in (2, 10):
+        scaled = Plan(few, whole, fails_every_s=month, scaled=True, start_s=60.0 * minutes)
+        name = f"as many of {len(few)} as are needed, {minutes} minutes to start"
+        found[name] = run(scaled, DAY, warm=1800, every=300)
+    return found
 
 
 def main() -> None:
     """Run, draw, write."""
-    args = program.options(__doc__, out=HERE, quick=False, draw=False)
+    from fleet_report import draw
+
+    args = program.options(
+        __doc__, parts=["nodes", "sizes", "unequal", "days"], out=HERE, quick=False, draw=False
+    )
     written, picture = args.out / "fleet.json", args.out / "fleet.png"
     if args.draw:
-        draw(json.loads(written.read_text()), picture)
+        draw(json.loads(written.read_text()), POLICIES, picture)
         return
-    quick = args.quick
-    nodes = (1, 10) if quick else NODES
-    found: dict[str, Any] = {
+    found = json.loads(written.read_text()) if written.exists() else {}
+    found |= {
         "what": "a simulation, not a measurement",
         "assumed": {
             "speak_s": SPEAK_S, "listen_s": LISTEN_S, "session_s": SESSION_S,
             "retry_s": RETRY_S, "places": PLACES, "refused": GOAL, "known_s": SCRAPED_S,
         },
     }  # fmt: skip
-    equal_ones = [name for name in POLICIES if name != "weighted"]
-    found["by_nodes"] = [
-        {"nodes": n, "policy": p, "load": most_load(equal(n, PLACES), p, quick)}
-        for p, n in itertools.product(equal_ones, nodes)
-    ]
-    print(json.dumps(found["by_nodes"]), flush=True)
-    found["by_places"] = [
-        {"places": size, "policy": p, "load": most_load(equal(100, size), p, quick)}
-        for p, size in itertools.product(("least", "moves"), (3, 10, 30, 100, 300, 1000))
-    ]
-    found["unequal"] = [
-        {"policy": p, "load": most_load(unequal(99), p, quick)}
-        for p in ("random", "two", "least", "weighted", "two-speakers", "moves")
-    ]
-    print(json.dumps(found["by_places"] + found["unequal"]), flush=True)
-    found["days"] = days(10 if quick else NODES[-1], quick)
-    for name, result in found["days"].items():
-        print(name, {k: v for k, v in result.items() if k != "rows"}, flush=True)
-    program.keep(written, **found)
-    draw(found, picture)
+    parts: dict[str, Callable[[bool], Any]] = {
+        "nodes": by_nodes,
+        "sizes": by_places,
+        "unequal": by_policy,
+        "days": days,
+    }
+    for part in args.parts:
+        found[part] = parts[part](args.quick)
+        program.write(written, found | program.about_this_run())
+        print(part, flush=True)
+    if found.keys() >= parts.keys():
+        draw(found, POLICIES, picture)
 
 
 if __name__ == "__main__":
