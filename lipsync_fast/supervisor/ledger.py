@@ -30,6 +30,9 @@ class _Spoken(msgspec.Struct):
     spoken_s: dict[str, float]
 
 
+_spoken = msgspec.json.Decoder(_Spoken)
+
+
 class Ledger:
     """The accounts of a server. One thread.
 
@@ -88,7 +91,7 @@ class Ledger:
         """Take over what was spoken today before this run, as ``keep`` has written it."""
         try:
             with open(path, "rb") as file:
-                kept = msgspec.json.decode(file.read(MOST_BYTES), type=_Spoken)
+                kept = _spoken.decode(file.read(MOST_BYTES))
         except FileNotFoundError:
             return
         except (OSError, msgspec.MsgspecError, UnicodeError, RecursionError) as error:
