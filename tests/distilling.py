@@ -15,7 +15,7 @@ from typing import Any
 from tiny import write_tiny_avatar
 
 from lipsync_fast.geometry import Rect
-from lipsync_fast.train import exam, pace, speech, taught
+from lipsync_fast.train import exam, learner, pace, speech, taught
 from lipsync_fast.train.distill import DistillRequest, distill
 
 WINDOW = Rect(40, 60, 160, 140)
@@ -24,7 +24,7 @@ LITTLE: list[tuple[Any, str, float]] = [
     (exam, "SOUNDS", 4),
     (taught, "SEEN_FRAMES", 1),
     (taught, "SEEN_SOUNDS", 2),
-    (taught, "NORM_BATCHES", 1),
+    (learner, "NORM_BATCHES", 1),
     (speech, "ENOUGH_S", 1.0),
     (speech, "QUIET_S", 1.0),
     (pace, "ROUNDS", 1),

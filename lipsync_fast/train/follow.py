@@ -35,7 +35,7 @@ from lipsync_fast.train.exemplars import Exemplars
 from lipsync_fast.train.hearing import Sounds
 from lipsync_fast.train.learner import Learner
 from lipsync_fast.train.look import FollowValidation
-from lipsync_fast.train.losses import PERCEPTUAL_WEIGHT, Perceptual
+from lipsync_fast.train.losses import PERCEPTUAL_WEIGHT, Perceptual, weighted_loss
 from lipsync_fast.train.mouths import Mouths
 from lipsync_fast.train.options import Options
 from lipsync_fast.train.state import Best
@@ -62,12 +62,9 @@ HEARD_STEPS = 600
 """Steps in which sounds are learnt from; the pictures go on."""
 AVERAGE = 0.998
 """Weights are averaged over the last steps: those are packed."""
-WARM = 20
 SETTLES = 400
 """Steps after which the rate has fallen to 0.7 of what it was; it goes on so, for as long as one
 likes."""
-NORM_BATCHES, NORM_STEP = 10, 1 << 40
-"""Batches from which the norms of weights that are kept are measured, and their first number."""
 
 
 class FollowBatch(NamedTuple):
@@ -226,13 +223,7 @@ def picture_loss(
 
     All B x 3 x H x W in 0..1, but ``weight``, B x 1 x H x W, and ``edge``, H x W.
     """
-    error = made - target
-    loss = (error.abs() * weight).mean()
-    for dim in (2, 3):
-        slope = torch.diff(error, dim=dim).abs()
-        loss = (
-            loss + SLOPE_WEIGHT * (slope * weight[:, :, : slope.shape[2], : slope.shape[3]]).mean()
-        )
+    loss = weighted_loss(made - target, weight, SLOPE_WEIGHT)
     return loss + EDGE_WEIGHT * ((made - before).abs() * edge).mean()
 
 
@@ -262,16 +253,14 @@ class FollowLesson:
         self._kinds = len(data.exemplars)
         self.net = _listening_to(passing_network(options.width, options.region), self._kinds)
         self.net.train().to(self.device)
-        self._learner = Learner(self.net, options, AVERAGE)
+        self._learner = Learner(self.net, options, AVERAGE, self._show)
         self._perceptual = perceptual
         if perceptual is not None:
             perceptual.to(self.device)
         self._edge = edge_of(data.window).to(self.device)
-        self._kept: dict[str, Tensor] | None = None
 
     def restore(self, tensors: dict[str, Any]) -> None:
         """Take up what ``tensors`` gave."""
-        self._kept = None
         self._learner.restore(tensors)
 
     def tensors(self) -> dict[str, Any]:
@@ -284,20 +273,17 @@ class FollowLesson:
 
     def kept(self) -> dict[str, Tensor]:
         """The averaged weights, their norms measured, in the family's form."""
-        if self._kept is None:  # asked for twice after a step: to be looked at, and to be kept
-            self._kept = self._learner.measured(self._show)
-        return self._kept
+        return self._learner.kept()
 
-    def _show(self, net: UNet) -> None:
-        """Run a network over batches from which norms are measured."""
-        for number in range(NORM_BATCHES):
-            seen = self._data.batch(NORM_STEP + number)
-            image, shares, audio = (
-                on_device(torch.from_numpy(a), self.device)
-                for a in (seen.image, seen.shares, seen.audio)
-            )
-            self._made(net, image, shares)
-            net.audio_model(audio)
+    def _show(self, net: UNet, number: int) -> None:
+        """Run a network over a batch from which norms are measured."""
+        seen = self._data.batch(number)
+        image, shares, audio = (
+            on_device(torch.from_numpy(a), self.device)
+            for a in (seen.image, seen.shares, seen.audio)
+        )
+        self._made(net, image, shares)
+        net.audio_model(audio)
 
     def look(self) -> Look:
         """How it does on held-out frames."""
@@ -312,8 +298,7 @@ class FollowLesson:
 
     def learn(self, step: int, batch: FollowBatch) -> dict[str, float]:
         """One step; its losses."""
-        self._kept = None
-        rate = self.options.rate * min(1.0, (step + 1) / WARM) / (1 + step / SETTLES) ** 0.5
+        rate = self._learner.rate(step, SETTLES)
         image, target, weight, shares, audio, heard = (
             on_device(torch.from_numpy(a), self.device) for a in batch
         )

@@ -46,6 +46,21 @@ def pixel_loss(made: Tensor, target: Tensor) -> Tensor:
     return functional.l1_loss(made, target)
 
 
+def weighted_loss(error: Tensor, weight: Tensor, slopes: float) -> Tensor:
+    """Mean of an error and, ``slopes`` times, of its differences between neighbours.
+
+    Args:
+        error: B x 3 x H x W.
+        weight: B x 1 x H x W, of an error there.
+    """
+    loss = (error.abs() * weight).mean()
+    for dim in (2, 3):
+        slope = torch.diff(error, dim=dim).abs()
+        part = weight[:, :, : slope.shape[2], : slope.shape[3]]
+        loss = loss + slopes * (slope * part).mean()
+    return loss
+
+
 class Perceptual(nn.Module):
     """Mean squared difference of VGG19's features of two pictures, B x 3 x H x W in 0..1."""
 

@@ -21,8 +21,10 @@ from lipsync_fast.arrays import F32, U8
 from lipsync_fast.models.normless import decode_window, passing_network
 from lipsync_fast.models.unet import UNet
 from lipsync_fast.train.exam import Exam, motion
+from lipsync_fast.train.follow import AVERAGE, SETTLES, SLOPE_WEIGHT
 from lipsync_fast.train.hearing import Sounds
 from lipsync_fast.train.learner import Learner
+from lipsync_fast.train.losses import weighted_loss
 from lipsync_fast.train.options import Options
 from lipsync_fast.train.state import Best
 from lipsync_fast.train.teacher import Seat, Teacher
@@ -33,14 +35,10 @@ EACH = 3
 """Sounds of a frame in a step."""
 MARGIN = 3
 """Pixels around the window that are made and not looked at: what is there lacks context."""
-STILL_WEIGHT, MOVING_WEIGHT, SLOPE_WEIGHT = 0.5, 4.0, 0.7
-"""What errors weigh everywhere, where sound moves the picture more, and those of differences
-between neighbours."""
+STILL_WEIGHT, MOVING_WEIGHT = 0.5, 4.0
+"""What errors weigh everywhere, and where sound moves the picture more."""
 SEEN_FRAMES, SEEN_SOUNDS = 6, 24
 """From which it is known what sound moves."""
-AVERAGE, WARM, SETTLES = 0.998, 20, 400
-"""As in ``follow``."""
-NORM_BATCHES, NORM_STEP = 10, 1 << 40
 
 
 class Questions(NamedTuple):
@@ -150,15 +148,13 @@ class TaughtLesson:
         self.device = torch.device(options.device)
         torch.manual_seed(options.seed)
         self.net = passing_network(options.width, options.region).train().to(self.device)
-        self._learner = Learner(self.net, options, AVERAGE)
+        self._learner = Learner(self.net, options, AVERAGE, self._show)
         self._window = data.seat.window
         self._grown = self._window.grown(MARGIN, options.region)
-        self._kept: dict[str, Tensor] | None = None
         self._like = UNet(options.width, options.region).eval()
 
     def restore(self, tensors: dict[str, Any]) -> None:
         """Take up what ``tensors`` gave."""
-        self._kept = None
         self._learner.restore(tensors)
 
     def tensors(self) -> dict[str, Any]:
@@ -171,26 +167,18 @@ class TaughtLesson:
 
     def learn(self, step: int, batch: TaughtBatch) -> dict[str, float]:
         """One step; its losses."""
-        self._kept = None
-        rate = self.options.rate * min(1.0, (step + 1) / WARM) / (1 + step / SETTLES) ** 0.5
+        rate = self._learner.rate(step, SETTLES)
         image, audio, target, weight = (on_device(torch.from_numpy(a), self.device) for a in batch)
         with autocast(self.options):
             made = self._made(self.net, image, audio)
         error = made - target
-        pixel = (error.abs() * weight).mean()
-        loss = pixel
-        for dim in (2, 3):
-            slope = torch.diff(error, dim=dim).abs()
-            part = weight[:, :, : slope.shape[2], : slope.shape[3]]
-            loss = loss + SLOPE_WEIGHT * (slope * part).mean()
+        loss = weighted_loss(error, weight, SLOPE_WEIGHT)
         total = self._learner.step(step, loss, rate)
         return {"loss": total, "rate": rate, "pixel": float(error.abs().mean().item())}
 
     def kept(self) -> dict[str, Tensor]:
         """The averaged weights, their norms measured, in the family's form."""
-        if self._kept is None:  # asked for twice after a step: to be looked at, and to be kept
-            self._kept = self._learner.measured(self._show)
-        return self._kept
+        return self._learner.kept()
 
     def look(self) -> Look:
         """How like its teacher it is on held-out frames and sound."""
@@ -210,14 +198,13 @@ class TaughtLesson:
         inner = self._window.seen_from(self._grown)
         return made[(slice(None), slice(None), *inner.slices)]
 
-    def _show(self, net: UNet) -> None:
+    def _show(self, net: UNet, number: int) -> None:
         """Run a network over questions from which norms are measured."""
-        for number in range(NORM_BATCHES):
-            asked = self._data.questions(NORM_STEP + number)
-            image, audio = (
-                on_device(torch.from_numpy(a), self.device) for a in (asked.image, asked.audio)
-            )
-            self._made(net, image, audio)
+        asked = self._data.questions(number)
+        image, audio = (
+            on_device(torch.from_numpy(a), self.device) for a in (asked.image, asked.audio)
+        )
+        self._made(net, image, audio)
 
 
 @torch.no_grad()

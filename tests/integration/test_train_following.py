@@ -17,7 +17,7 @@ import lipsync_fast
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.errors import TrainingError
 from lipsync_fast.prepare.folder import PreparedAvatar
-from lipsync_fast.train import follow, hearing, look
+from lipsync_fast.train import hearing, learner, look
 from lipsync_fast.train.run import TrainRequest, train
 from lipsync_fast.train.staged import write_prepared
 from lipsync_fast.train.state import HEARING, LOG, STATE, VALIDATION
@@ -33,7 +33,7 @@ def few_sounds() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(hearing, "VARIANTS", 0)
         patched.setattr(look, "LOOKED_AT", 6)
-        patched.setattr(follow, "NORM_BATCHES", 1)
+        patched.setattr(learner, "NORM_BATCHES", 1)
         yield
 
 
