@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lipsync_fast.audit import Audit
-from lipsync_fast.errors import PeerError, TokenError
+from lipsync_fast.errors import PeerError
 from lipsync_fast.gateway.fronts import Client
 from lipsync_fast.ipc.children import GatewaySpec
 from lipsync_fast.origins import client_address
@@ -17,7 +17,6 @@ from lipsync_fast.tokens.identities import Identities, Shown, bearer
 from lipsync_fast.tokens.refusals import Refusal
 from lipsync_fast.tokens.subject import ANYONE, Subject
 
-NO_TOKEN = Refusal(401, "unauthorized", "a token is needed: send Authorization: Bearer TOKEN")
 NO_ADMIN = Refusal(
     401,
     "unauthorized",
@@ -44,7 +43,7 @@ class Visitors:
         Raises:
             PeerError: nobody who may.
         """
-        return self._judged(client, self._identities.asked, self._subject, counts)
+        return self._judged(client, self._identities.asked, self._identities.judge, counts)
 
     def admin(self, client: Client) -> Subject:
         """The same, where only admins may ask."""
@@ -56,7 +55,7 @@ class Visitors:
                 return NO_ADMIN
             if not self._identities.asked:
                 return Refusal(401, "wrong_token", NO_ADMIN.message)
-            found = self._subject(shown)
+            found = self._identities.judge(shown)
             if isinstance(found, Subject):
                 if found.allowed.admin:
                     return found
@@ -67,9 +66,8 @@ class Visitors:
 
     def note(self, event: str, client: Client, who: Subject, **more: Any) -> None:
         """Write down what somebody has asked for."""
-        address = client_address(self._listen, client.address, client.forwarded or None)
-        about = {"subject": who.name, "by": who.by, "key": who.key, "address": address}
-        self._audit.write(event, **about, **more)
+        about = {"subject": who.name, "by": who.by, "key": who.key}
+        self._audit.write(event, **about, address=self._address(client), **more)
 
     def close(self) -> None:
         """Write down what is left of it."""
@@ -83,7 +81,7 @@ class Visitors:
         counts: bool,
     ) -> Subject:
         shown = Shown(bearer(client.authorization or None))
-        address = client_address(self._listen, client.address, client.forwarded or None)
+        address = self._address(client)
         found = self._guesses.judge(address, asked and bool(shown), lambda: decide(shown))
         if counts and isinstance(found, Subject):
             found = self.accounts.connect(found, address) or found
@@ -92,8 +90,5 @@ class Visitors:
             raise PeerError(found.message, found.status, found.reason, found.retry_s)
         return found
 
-    def _subject(self, shown: Shown) -> Subject | Refusal:
-        try:
-            return self._identities.of(shown) or NO_TOKEN
-        except TokenError as error:
-            return Refusal(401, error.reason, str(error))
+    def _address(self, client: Client) -> str:
+        return client_address(self._listen, client.address, client.forwarded or None)

@@ -17,7 +17,7 @@ import msgspec
 
 from lipsync_fast.errors import words_of
 from lipsync_fast.logs import get_logger
-from lipsync_fast.tokens.usage import DAY_S, Use
+from lipsync_fast.tokens.usage import DAY_S, Use, forget_over
 
 log = get_logger("lipsync.supervisor")
 MOST_BYTES = 32 << 20
@@ -105,8 +105,7 @@ class Ledger:
         """Forget what counts no more."""
         now = self._clock()
         for uses in (self._gone, *self._of.values()):
-            for account in [a for a, use in uses.items() if use.is_over(now)]:
-                del uses[account]
+            forget_over(uses, now)
 
 
 def keep(path: Path, data: bytes) -> None:

@@ -18,7 +18,7 @@ from lipsync_fast import canonical
 from lipsync_fast.config import Limits
 from lipsync_fast.tokens.refusals import Refusal
 from lipsync_fast.tokens.subject import Subject
-from lipsync_fast.tokens.usage import DAY_S, MINUTE_S, Use
+from lipsync_fast.tokens.usage import DAY_S, MINUTE_S, Use, forget_over
 
 MOST_ACCOUNTS = 65_536
 """Of more, those that do nothing now are forgotten, with what they have used."""
@@ -147,8 +147,7 @@ class Accounts:
         """Forget who does nothing, and has nothing that counts on."""
         now = self._clock()
         for uses in (self._own, self._others):
-            for account in [a for a, use in uses.items() if use.is_over(now)]:
-                del uses[account]
+            forget_over(uses, now)
             for account in [a for a, use in uses.items() if not use.sessions]:
                 if len(uses) <= MOST_ACCOUNTS:
                     break

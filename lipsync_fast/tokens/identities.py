@@ -13,6 +13,7 @@ from lipsync_fast.errors import ConfigError, TokenError
 from lipsync_fast.tokens import api_keys, jwts
 from lipsync_fast.tokens.api_keys import ApiKeys
 from lipsync_fast.tokens.jwts import JwtKeys
+from lipsync_fast.tokens.refusals import NO_TOKEN, Refusal
 from lipsync_fast.tokens.subject import ANYONE, Subject
 from lipsync_fast.tokens.tickets import Tickets
 from lipsync_fast.tokens.watched import Watched
@@ -113,6 +114,13 @@ class Identities:
             except TokenError as error:
                 errors.append(error)
         raise min(errors, key=lambda e: _ORDER.index(e.reason), default=_wrong())
+
+    def judge(self, shown: Shown) -> Subject | Refusal:
+        """Who shows that, or why that one may not go on."""
+        try:
+            return self.of(shown) or NO_TOKEN
+        except TokenError as error:
+            return Refusal(401, error.reason, str(error))
 
     def is_revoked(self, subject: Subject) -> bool:
         """Whether somebody's API key has been taken away since it was shown."""

@@ -38,6 +38,9 @@ class Refusal:
         return headers
 
 
+NO_TOKEN = Refusal(401, "unauthorized", "a token is needed: send Authorization: Bearer TOKEN")
+
+
 def retry_after(seconds: float) -> str:
     """The value of a Retry-After header."""
     return str(max(1, math.ceil(seconds)))

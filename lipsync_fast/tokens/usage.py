@@ -45,3 +45,9 @@ class Use(msgspec.Struct, array_like=True):
         today = self.spoken_s and self.day == int(now // DAY_S)
         lately = self.connects and self.minute == int(now // MINUTE_S)
         return not (self.sessions or self.speaking or today or lately)
+
+
+def forget_over(uses: dict[str, Use], now: float) -> None:
+    """Remove the accounts of which nothing counts any more."""
+    for account in [a for a, use in uses.items() if use.is_over(now)]:
+        del uses[account]

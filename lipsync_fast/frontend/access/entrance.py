@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from lipsync_fast.config import Listen
-from lipsync_fast.errors import TokenError
 from lipsync_fast.frontend.access.admin import NO_ADMIN, operators_refusal
 from lipsync_fast.frontend.access.clients import Header, shown
 from lipsync_fast.origins import host_allowed, origin_allowed
@@ -22,7 +21,6 @@ from lipsync_fast.tokens.subject import ANYONE, Subject
 
 NOT_ITS_NAME = Refusal(403, "host", "the server is not known by this name; see listen.origins")
 FOREIGN = Refusal(403, "origin", "pages of this origin may not connect; see listen.origins")
-NO_TOKEN = Refusal(401, "unauthorized", "a token is needed: send Authorization: Bearer TOKEN")
 
 
 class Entrance:
@@ -50,7 +48,7 @@ class Entrance:
         if not origin_allowed(self._listen, header("Origin"), header("Host")):
             return FOREIGN
         given = shown(header, path, upgrade)
-        found = self._judged(address, given, lambda: self._subject(given))
+        found = self._judged(address, given, lambda: self._identities.judge(given))
         return self._counted(found, address)
 
     def is_revoked(self, subject: Subject) -> bool:
@@ -70,7 +68,7 @@ class Entrance:
         def decide() -> Subject | Refusal:
             if self._identities.is_admin_token(given):
                 return ANYONE
-            found = self._subject(given)
+            found = self._identities.judge(given)
             if isinstance(found, Subject) and found.allowed.admin:
                 return found
             refusal = operators_refusal(header, peer)
@@ -104,9 +102,3 @@ class Entrance:
         else:
             guessed = bool(given) and not self._identities.asked
         return replace(refusal, reason="wrong_token") if guessed else refusal
-
-    def _subject(self, given: Shown) -> Subject | Refusal:
-        try:
-            return self._identities.of(given) or NO_TOKEN
-        except TokenError as error:
-            return Refusal(401, error.reason, str(error))
