@@ -18,7 +18,7 @@ from lipsync_fast.avatars.manifest import FileEntry, Manifest
 from lipsync_fast.avatars.members import file_entry
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.avatars.storage import MANIFEST, PIECE, copied, write_array
-from lipsync_fast.avatars.writer import install, pack
+from lipsync_fast.avatars.writer import put_in_place
 from lipsync_fast.errors import AvatarFormatError, OutputError
 
 REGIONS = "regions.npy"
@@ -93,15 +93,7 @@ class DerivedPackage:
         """
         self._describe(manifest)
         AvatarPackage.open(self.folder).close()
-        if self.dest.suffix != ".lsa":
-            install(self.folder, self.dest, self._overwrite)
-            return self.dest
-        packed = self.folder.with_suffix(".zip")
-        try:
-            pack(self.folder, packed)
-            install(packed, self.dest, self._overwrite)
-        finally:
-            packed.unlink(missing_ok=True)
+        put_in_place(self.folder, self.dest, self._overwrite)
         return self.dest
 
     def _give_up(self, error: BaseException | None) -> None:

@@ -23,6 +23,7 @@ from lipsync_fast.avatars.store import (
     Index,
     is_name,
     read_index,
+    store_errors,
 )
 from lipsync_fast.avatars.writer import pack
 from lipsync_fast.errors import (
@@ -77,7 +78,7 @@ def publish(package: Path, url: str, name: str) -> Published:
                 size += len(piece)
         sha256 = digest.hexdigest()
         entry = Entry(file=f"{PACKAGES}/{name}-{sha256[:16]}.lsa", size=size, sha256=sha256)
-        with _told():
+        with store_errors():
             if not _is_there(objects, entry):
                 objects.put(entry.file, file)
 
@@ -110,7 +111,7 @@ def unpublish(name: str, url: str) -> None:
 
 # ---------------------------------------------------------------- parts
 def _writable(url: str) -> Objects:
-    with _told():
+    with store_errors():
         parts = urlsplit(checked_url(url))
         if parts.scheme.lower() in ("http", "https"):
             raise ObjectError(
@@ -137,7 +138,7 @@ def _changed(
     objects: Objects, url: str, change: Callable[[dict[str, Entry]], Entry | None]
 ) -> Entry | None:
     """Change an index, however many do at the same time; gives what ``change`` does."""
-    with _told(), _folder_locked(url) as is_folder:
+    with store_errors(), _folder_locked(url) as is_folder:
         for _ in range(MOST_TRIES):
             version, avatars = "", dict[str, Entry]()
             with contextlib.suppress(ObjectMissingError):
@@ -192,11 +193,3 @@ def _as_file(package: Path) -> Iterator[Path]:
     except OSError as error:
         where = tempfile.gettempdir()
         raise OutputError(f"{where}: no room to pack {package} ({words_of(error)})") from None
-
-
-@contextlib.contextmanager
-def _told() -> Iterator[None]:
-    try:
-        yield
-    except ObjectError as error:
-        raise AvatarStoreError(str(error)) from error

@@ -118,7 +118,7 @@ class AvatarStore:
         self.cache = cache or PackageCache()
         self.warnings: list[str] = []
         """What was gone on without; who shows them takes them."""
-        with _told():
+        with store_errors():
             checked_url(url)
             if "?" in url:
                 raise ObjectError(f"{self.url}?…: a signed URL is good for one object, no store")
@@ -156,7 +156,7 @@ class AvatarStore:
         """
         where = self._quick.where(INDEX)
         try:
-            with _told():
+            with store_errors():
                 read = self._quick.read(INDEX, MOST_INDEX_BYTES, self._version)
         except AvatarStoreError as error:
             if isinstance(error.__cause__, ObjectMissingError):
@@ -204,7 +204,7 @@ class AvatarStore:
         Raises:
             AvatarStoreError: it cannot be had.
         """
-        with _told():
+        with store_errors():
             return self.cache.fetch(self._objects, entry.file, entry.sha256, entry.size, advance)
 
     def _kept_index(self) -> Index | None:
@@ -254,7 +254,7 @@ def found_at(
         AvatarNotFoundError: there is none.
         AvatarStoreError: it cannot be had.
     """
-    with _told():
+    with store_errors():
         checked_url(url)
     before, _, name = url.rstrip("/").rpartition("/")
     if "?" in url or not name or before.endswith(("/", ":")):
@@ -263,7 +263,7 @@ def found_at(
         from urllib.parse import unquote
 
         return AvatarStore(before, cache, patient=True).find(unquote(name), advance)
-    with _told():
+    with store_errors():
         objects = Objects(before)
         try:
             read = objects.read(f"{name}.sha256", 4096)
@@ -283,7 +283,8 @@ def found_at(
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
+def store_errors() -> Iterator[None]:
+    """What goes wrong with objects goes wrong with the store."""
     try:
         yield
     except ObjectError as error:

@@ -189,18 +189,29 @@ class AvatarWriter:
         if not self._rects:
             raise AvatarFormatError(f"{self.dest}: an avatar needs at least one frame")
         AvatarPackage.open(folder).close()  # what we write, we can read
-        if self.dest.suffix == ".lsa":
-            packed = folder.with_suffix(".zip")
-            try:
-                pack(folder, packed)
-                install(packed, self.dest, self._overwrite)
-            finally:
-                packed.unlink(missing_ok=True)
+        put_in_place(folder, self.dest, self._overwrite)
+        if folder.exists():
             shutil.rmtree(folder)
-        else:
-            install(folder, self.dest, self._overwrite)
         self._finished = True
         return self.dest
+
+
+def put_in_place(folder: Path, dest: Path, overwrite: bool) -> None:
+    """Give a finished folder its name, or pack it into a file of that name (``.lsa``); the folder
+    is left then.
+
+    Raises:
+        OutputError: something is there, without ``overwrite``.
+    """
+    if dest.suffix != ".lsa":
+        install(folder, dest, overwrite)
+        return
+    packed = folder.with_suffix(".zip")
+    try:
+        pack(folder, packed)
+        install(packed, dest, overwrite)
+    finally:
+        packed.unlink(missing_ok=True)
 
 
 def install(made: Path, dest: Path, overwrite: bool) -> None:

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lipsync_fast.cli.commands import choice, complete_avatar
-from lipsync_fast.cli.train import need_training, write_json
+from lipsync_fast.cli.train import (
+    PrecisionOption,
+    ResumeOption,
+    SeedOption,
+    ThreadsOption,
+    need_training,
+    write_json,
+)
 from lipsync_fast.console import guarded, one_line, say, warn
 
 if TYPE_CHECKING:
@@ -60,21 +67,13 @@ def distill(
         typer.Option("--avatars", help="A folder to look for avatars in first (may be repeated)."),
     ] = None,
     device: Annotated[str, choice(among=("auto", "cpu", "cuda"), help="What learns.")] = "auto",
-    precision: Annotated[
-        str,
-        choice(
-            among=("auto", "fp32", "fp16", "bf16"),
-            help="auto is bf16 or fp16 on a GPU, fp32 on the CPU.",
-        ),
-    ] = "auto",
+    precision: PrecisionOption = "auto",
     batch: Annotated[
         int | None, typer.Option(min=3, max=1024, help="Pictures in a step (default: 12).")
     ] = None,
     rate: Annotated[float | None, typer.Option(help="The learning rate (default: 0.004).")] = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, help="The seed of everything random (default: 0).")
-    ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of the processor.")] = None,
+    seed: SeedOption = None,
+    threads: ThreadsOption = None,
     validate_every: Annotated[
         int | None,
         typer.Option(min=1, help="Steps between looks at held-out frames (default: 200)."),
@@ -83,10 +82,7 @@ def distill(
         Path | None,
         typer.Option(help="The folder for checkpoints and logs (default: hidden, beside --out)."),
     ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume/--restart", help="Go on from the last checkpoint, or begin anew."),
-    ] = True,
+    resume: ResumeOption = True,
     force: Annotated[
         bool, typer.Option("--force", help="Replace the student if it is there already.")
     ] = False,

@@ -110,9 +110,7 @@ class ControlClient:
         try:
             return read_status(reply.status)
         except (msgspec.MsgspecError, UnicodeError) as error:
-            raise ServerError(
-                f"the server in {self._folder} is of another version: {error}"
-            ) from None
+            raise self._of_another_version(error) from None
 
     def settings(self) -> ServeConfig:
         """What the server was configured with; its secrets are covered.
@@ -125,9 +123,10 @@ class ControlClient:
         try:
             return msgspec.msgpack.decode(reply.settings, type=ServeConfig)
         except (msgspec.MsgspecError, UnicodeError) as error:
-            raise ServerError(
-                f"the server in {self._folder} is of another version: {error}"
-            ) from None
+            raise self._of_another_version(error) from None
+
+    def _of_another_version(self, error: Exception) -> ServerError:
+        return ServerError(f"the server in {self._folder} is of another version: {error}")
 
     def change(self, action: Literal["load", "unload"], name: str, path: str = "") -> AvatarChanged:
         """Have an avatar loaded, replaced or unloaded; see ``supervisor.avatar_rollout``.

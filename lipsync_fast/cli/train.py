@@ -21,6 +21,22 @@ from lipsync_fast.extras import how_to_get
 
 _NEEDED = ("torch", "onnx")
 
+PrecisionOption = Annotated[
+    str,
+    choice(
+        among=("auto", "fp32", "fp16", "bf16"),
+        help="auto is bf16 or fp16 on a GPU, fp32 on the CPU.",
+    ),
+]
+SeedOption = Annotated[
+    int | None, typer.Option(min=0, help="The seed of everything random (default: 0).")
+]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Threads of the processor.")]
+ResumeOption = Annotated[
+    bool,
+    typer.Option("--resume/--restart", help="Go on from the last checkpoint, or begin anew."),
+]
+
 
 @guarded
 def train(
@@ -64,13 +80,7 @@ def train(
         typer.Option(min=2, max=1024, help="Frames in a step (default: 8; follow: 12)."),
     ] = None,
     device: Annotated[str, choice(among=("auto", "cpu", "cuda"), help="What trains.")] = "auto",
-    precision: Annotated[
-        str,
-        choice(
-            among=("auto", "fp32", "fp16", "bf16"),
-            help="auto is bf16 or fp16 on a GPU, fp32 on the CPU.",
-        ),
-    ] = "auto",
+    precision: PrecisionOption = "auto",
     sync_loss: Annotated[
         float, typer.Option(min=0.0, help="The weight of the sync loss; 0: none.")
     ] = 0.0,
@@ -116,10 +126,8 @@ def train(
             help="A network to begin with, a checkpoint of the same width and region (reference)."
         ),
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, help="The seed of everything random (default: 0).")
-    ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of the processor.")] = None,
+    seed: SeedOption = None,
+    threads: ThreadsOption = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Threads that read frames.")] = None,
     save_every: Annotated[
         int | None,
@@ -136,10 +144,7 @@ def train(
         Path | None,
         typer.Option(help="The folder for checkpoints and logs (default: DIR/training)."),
     ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume/--restart", help="Go on from the last checkpoint, or begin anew."),
-    ] = True,
+    resume: ResumeOption = True,
     smoke: Annotated[
         bool, typer.Option("--smoke", help="Train a tiny network on the demo avatar, as a test.")
     ] = False,

@@ -74,9 +74,9 @@ class SpokenUtterances:
 
     def on_left_out(self, pictures: int) -> None:
         """The client reads too slowly: so many were left out, of what is said now."""
-        for spoken in self._spoken.values():
+        spoken = next(iter(self._spoken.values()), None)
+        if spoken is not None:
             spoken.skipped += pictures
-            return
 
     def end(self, event: Ended) -> None:
         """The last picture's turn has come."""
