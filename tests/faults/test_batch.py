@@ -12,12 +12,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import av
 import pytest
+from commands import Done
 from sounds import tone, write_wav
 
 from lipsync_fast.batch.made import read_made
@@ -26,18 +25,8 @@ from lipsync_fast.cli.main import app
 DEADLINE_S = 120
 
 
-@dataclass
-class Done:
-    """How a command ended, and what it said."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.out)
-        return found
+class DoneBatch(Done):
+    """And what became of the recordings."""
 
     @property
     def counts(self) -> tuple[int, int, int]:
@@ -46,7 +35,7 @@ class Done:
         return found["made"], found["kept"], found["failed"]
 
 
-Cli = Callable[..., Done]
+Cli = Callable[..., DoneBatch]
 
 
 @pytest.fixture
@@ -59,13 +48,13 @@ def batch(
     """``lipsync-fast batch list.jsonl`` with the tiny avatar."""
     monkeypatch.chdir(tmp_path)
 
-    def call(*more: str) -> Done:
+    def call(*more: str) -> DoneBatch:
         arguments = command(tiny_avatar, "--jobs", "1", *more)[3:]
         with pytest.raises(SystemExit) as ended:
             app(arguments, prog_name="lipsync-fast")
         captured = capfd.readouterr()
         assert isinstance(ended.value.code, int)
-        return Done(ended.value.code, captured.out, captured.err)
+        return DoneBatch(ended.value.code, captured.out, captured.err)
 
     return call
 
@@ -264,7 +253,7 @@ def test_a_worker_is_killed(tiny_avatar: Path, tmp_path: Path) -> None:
         os.kill(children(process.pid)[0], signal.SIGKILL)
         out, said = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 0, said
-    done = Done(0, out.decode(), said.decode())
+    done = DoneBatch(0, out.decode(), said.decode())
     assert sum(done.counts[:2]) == 8, "one may have been whole before its worker could tell"
     assert done.summary["retries"] <= 1
     assert {frames(tmp_path / "videos" / f"{n}.mp4") for n in range(8)} == {50}

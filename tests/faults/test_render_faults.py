@@ -3,19 +3,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import resource
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from commands import Done
 from sounds import render_command, tone, write_media, write_wav
 
 from lipsync_fast.avatars.writer import pack
@@ -25,20 +24,6 @@ from lipsync_fast.timing import SAMPLE_RATE
 DEADLINE_S = 60
 PROGRESS = re.compile(r"\d+/\d+ frames \(\d+%\), [\d.]+ frames/s, [\d:]+ left")
 """What is said every five seconds, where a busy machine takes that long."""
-
-
-@dataclass
-class Done:
-    """How a command ended, and what it said."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def summary(self) -> dict[str, object]:
-        found: dict[str, object] = json.loads(self.out)
-        return found
 
 
 Cli = Callable[..., Done]

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import pytest
 import trio
 from certificates import Authority
+from raw_websocket import all_of
 from serving import until
 from talking import ALONE
 from websockets.trio.client import connect
@@ -86,15 +87,6 @@ def ask(server: LocalServer, path: str, context: ssl.SSLContext) -> tuple[int, b
 
 def refused(server: LocalServer, reason: str) -> int:
     return sum(front.load.refused.get(reason, 0) for front in server.status().fronts)
-
-
-def all_of(connection: socket.socket) -> bytes:
-    """What comes until the server hangs up; times out where it does not."""
-    found = b""
-    with contextlib.suppress(ConnectionError):
-        while piece := connection.recv(1 << 16):
-            found += piece
-    return found
 
 
 @pytest.mark.parametrize("kind", PORTS)

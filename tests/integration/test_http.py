@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from raw_websocket import all_of
 from talking import ALONE, GUARDED, Serve
 
 from lipsync_fast.client.local import LocalServer
@@ -110,15 +111,6 @@ def message(connection: socket.socket) -> tuple[int, bytes]:
         data = exactly(size)
         if head[0] & 15 != 9:
             return head[0] & 15, data
-
-
-def rest(connection: socket.socket) -> bytes:
-    """All that still comes, until the server hangs up."""
-    found = b""
-    with contextlib.suppress(ConnectionError):
-        while piece := connection.recv(1 << 16):
-            found += piece
-    return found
 
 
 # ---------------------------------------------------------------- what it tells
@@ -361,7 +353,7 @@ def test_a_message_that_is_too_large_ends_the_connection(server: LocalServer) ->
                 sent += 1
         assert sent < 200
         connection.settimeout(PATIENCE_S)
-        rest(connection)
+        all_of(connection)
     assert get(server, "/health").status == 200
 
 
@@ -382,7 +374,7 @@ def test_what_breaks_the_protocol_is_told_so(server: LocalServer, broken: bytes,
         connection.sendall(broken)
         opcode, data = message(connection)
         assert (opcode, struct.unpack("!H", data[:2])[0]) == (8, code)
-        rest(connection)
+        all_of(connection)
     assert get(server, "/health").status == 200
 
 
@@ -396,7 +388,7 @@ def test_closing_is_answered(server: LocalServer) -> None:
             opcode, data = message(connection)
         assert struct.unpack("!H", data[:2])[0] == 1000
         connection.sendall(frame(8, struct.pack("!H", 1000)))
-        assert rest(connection) == b""
+        assert all_of(connection) == b""
 
 
 # ---------------------------------------------------------------- bounds and refusals
@@ -480,7 +472,7 @@ def test_places_are_free_again_at_once(strict: LocalServer) -> None:
             if head.startswith("http/1.1 503 "):
                 continue  # the one before is on its way out
             connection.sendall(frame(8, struct.pack("!H", 1000)))
-            rest(connection)
+            all_of(connection)
     assert get(strict, "/health").status == 200
 
 
