@@ -64,7 +64,7 @@ def begins_soon(url: str, seconds: float = 60) -> bool:
 @pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
 @pytest.mark.parametrize("host", ["::", "[::1]"])
 def test_ipv6(host: str) -> None:
-    with server(f'{PATIENCE}[listen]\nhost = "{host}"\n') as running:
+    with server(f'{PATIENCE}[listen]\nhost = "{host}"\ninsecure = true\n') as running:
         stream, http = ports(running)
         asked = ["[::1]", "127.0.0.1"] if host == "::" else ["[::1]"]
         for name in asked:

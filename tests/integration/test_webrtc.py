@@ -201,13 +201,30 @@ def test_an_avatar_that_is_not_there(server: LocalServer) -> None:
 
 
 def test_what_was_done_is_told(server: LocalServer) -> None:
-    load = until(
-        lambda: (now := server.status().gateways[0].load).begun.get("webrtc/offer") and now
-    )
-    assert load.begun["webrtc/whep"] >= 4
-    assert load.pictures["webrtc"] > 50
-    assert load.bytes["webrtc"] > 10_000
-    assert load.refused["webrtc"] >= 3
+    async def body(viewer: Viewer) -> None:
+        await viewer.watch()
+        await when(lambda: len(viewer.pictures) > 50)
+        headers = {"Content-Type": "application/sdp"}
+        async with viewer.http.post(
+            "/whep", data="", headers=headers | {"Authorization": "Bearer wrong"}
+        ) as answer:
+            assert answer.status == 401
+        async with viewer.http.post("/offer", json={"sdp": ""}) as answer:
+            assert (await answer.json())["code"] == -1
+
+        def told() -> bool:
+            load = server.status().gateways[0].load
+            return (
+                load.begun.get("webrtc/whep", 0) >= 1
+                and load.begun.get("webrtc/offer", 0) >= 1
+                and load.pictures.get("webrtc", 0) > 50
+                and load.bytes.get("webrtc", 0) > 10_000
+                and load.refused.get("webrtc", 0) >= 2
+            )
+
+        await when(told)
+
+    viewing(server, body)
     asked = urllib.request.Request(f"{server.http_url}/metrics", headers=SHOWN)
     with urllib.request.urlopen(asked, timeout=60) as answer:
         text = answer.read().decode()
