@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,21 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     os.chdir(tmp_path_factory.mktemp("elsewhere"))
     yield
     os.chdir(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_warnings() -> Iterator[None]:
+    """No server of a test's writes a warning of Python's into its log (our own are errors here)."""
+    close = LocalServer.close
+
+    def closed(server: LocalServer) -> None:
+        warned = re.findall(r"^.*\.py:\d+: \w*Warning: .*$", server.log(), re.MULTILINE)
+        close(server)
+        assert not warned, warned
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LocalServer, "close", closed)
+        yield
 
 
 @pytest.fixture(scope="session")

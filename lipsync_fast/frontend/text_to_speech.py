@@ -52,21 +52,30 @@ class TextToSpeech:
         if speech is None:
             raise SpeechError(NOT_SET_UP)
         give, take = trio.open_memory_channel[bytes](0)
+        failed: Exception | None = None  # raised at the end: a nursery would wrap it
 
         async def make() -> None:
+            nonlocal failed
             with give:
-                await trio.to_thread.run_sync(
-                    lambda: _speak(speech, text, voice, form, give),
-                    abandon_on_cancel=True,
-                    limiter=self._threads,
-                )
+                try:
+                    await trio.to_thread.run_sync(
+                        lambda: _speak(speech, text, voice, form, give),
+                        abandon_on_cancel=True,
+                        limiter=self._threads,
+                    )
+                except SpeechError as error:
+                    failed = error
 
-        # Not strict: what goes wrong in it is one thing.
-        async with trio.open_nursery(strict_exception_groups=False) as nursery:
+        async with trio.open_nursery() as nursery:
             with take:
                 nursery.start_soon(make)
-                yield take
+                try:
+                    yield take
+                except Exception as error:
+                    failed = error
             nursery.cancel_scope.cancel()
+        if failed is not None:
+            raise failed
 
 
 def _speak(
