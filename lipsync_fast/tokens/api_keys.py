@@ -79,9 +79,9 @@ class ApiKeys:
             raise ConfigError(f"{setting}: {path} is of a newer version ({found.version})")
         return cls(found.keys)
 
-    def has(self, id_: str) -> bool:
-        """Whether a key of that id is there, not revoked."""
-        return id_ in self._by_id
+    def believes(self, subject: Subject) -> bool:
+        """Whether somebody's key is there, not revoked."""
+        return subject.key in self._by_id
 
     def subject(self, key: str) -> Subject:
         """Whose key it is.

@@ -123,11 +123,13 @@ class Identities:
             return Refusal(401, error.reason, str(error))
 
     def is_revoked(self, subject: Subject) -> bool:
-        """Whether somebody's API key has been taken away since it was shown."""
-        if subject.by != "key" or self._keys is None:
-            return False
-        keys = self._keys.get()
-        return keys is not None and not keys.has(subject.key)
+        """Whether somebody's API key, or the key that has signed the JWT, has been taken away since
+        that was shown."""
+        files: dict[str, Watched[ApiKeys] | Watched[JwtKeys] | None]
+        files = {"key": self._keys, "jwt": self._jwts}
+        file = files.get(subject.by)
+        known = file.get() if file is not None else None
+        return known is not None and not known.believes(subject)
 
     def _named(self, word: bytes) -> Subject:
         if len(word) > MOST_BYTES or not word.isascii():

@@ -9,6 +9,8 @@ were a secret.
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,11 +37,36 @@ _BEGIN, _END = b"-----BEGIN", b"-----END"
 
 @dataclass(frozen=True, slots=True)
 class JwtKey:
-    """A key; ``id`` is the ``kid`` of a JWKS, else empty."""
+    """A key.
+
+    Attributes:
+        algorithm: of its signatures.
+        mark: tells it from others, and may be shown as a signature may.
+        id: the ``kid`` of a JWKS, else empty.
+    """
 
     value: Any
     algorithm: str
+    mark: str
     id: str = ""
+
+    @classmethod
+    def of(cls, value: Any, id_: str = "") -> JwtKey:
+        """A secret, as bytes, or a public key.
+
+        Raises:
+            LipsyncError: it is too weak, or of no kind that is used here.
+        """
+        if isinstance(value, bytes):
+            if len(value) < LEAST_SECRET:
+                got = f"{len(value)} bytes"
+                raise LipsyncError(f"is a secret of {got}, expected {LEAST_SECRET} or more")
+            return cls(value, "HS256", hmac.digest(value, b"lipsync-fast", "sha256").hex(), id_)
+        from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+        algorithm = _algorithm(value)
+        der = value.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        return cls(value, algorithm, hashlib.sha256(der).hexdigest(), id_)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +91,16 @@ class JwtKeys:
             elif data.lstrip()[:1] == b"{":
                 keys = list(_of_jwks(data))
             else:
-                keys = [_secret(data.strip())]
+                keys = [JwtKey.of(data.strip())]
         except LipsyncError as error:
             raise ConfigError(f"{SETTING}: {path}: {error}") from None
         if not 1 <= len(keys) <= MOST_KEYS:
             raise ConfigError(f"{SETTING}: {path}: {len(keys)} keys, expected 1 to {MOST_KEYS}")
         return cls(tuple(keys), access)
+
+    def believes(self, subject: Subject) -> bool:
+        """Whether the key that has signed somebody's token is still among them."""
+        return any(key.mark == subject.signer for key in self.keys)
 
     def subject(self, token: str) -> Subject:
         """Whose token it is.
@@ -105,7 +136,7 @@ class JwtKeys:
                 continue
             except (jwt.PyJWTError, ValueError, RecursionError, OverflowError) as error:
                 raise _told(jwt, error) from None
-            return _subject(claims)
+            return _subject(claims, key)
         raise wrong
 
 
@@ -127,7 +158,7 @@ def _told(jwt: Any, error: Exception) -> TokenError:
     return TokenError("wrong_token", "the token cannot be believed")
 
 
-def _subject(claims: dict[str, Any]) -> Subject:
+def _subject(claims: dict[str, Any], key: JwtKey) -> Subject:
     name = claims.get("sub")
     if not isinstance(name, str) or not 1 <= len(name) <= MOST_NAME or not name.isprintable():
         raise TokenError("wrong_token", f"the token's sub: expected 1 to {MOST_NAME} characters")
@@ -135,7 +166,7 @@ def _subject(claims: dict[str, Any]) -> Subject:
         allowed = msgspec.convert(claims.get(CLAIM, {}), Allowance)
     except msgspec.ValidationError as error:
         raise TokenError("wrong_token", f"the token's claim {CLAIM}: {error}") from None
-    return Subject(name=name, by="jwt", allowed=allowed)
+    return Subject(name=name, by="jwt", signer=key.mark, allowed=allowed)
 
 
 # ---------------------------------------------------------------- keys
@@ -155,7 +186,7 @@ def _of_pem(data: bytes) -> Iterator[JwtKey]:
             key = load_pem_public_key(pem + b"\n")
         except ValueError:
             raise LipsyncError("a key in it is not PEM of a public key") from None
-        yield JwtKey(key, _algorithm(key))
+        yield JwtKey.of(key)
 
 
 def _of_jwks(data: bytes) -> Iterator[JwtKey]:
@@ -186,19 +217,12 @@ def _of_jwks(data: bytes) -> Iterator[JwtKey]:
                 "holds a private key: it is the issuer's, the server needs the public"
             )
         try:
-            value = kinds[kind].from_jwk(each)
-            made = _secret(value, id_) if kind == "oct" else JwtKey(value, _algorithm(value), id_)
+            made = JwtKey.of(kinds[kind].from_jwk(each), id_)
         except (jwt.PyJWTError, ValueError, TypeError, LipsyncError) as error:
             log.warning("a key is passed over", kid=id_, reason=str(error))
             continue
         if each.get("alg", made.algorithm) == made.algorithm:
             yield made
-
-
-def _secret(value: bytes, id_: str = "") -> JwtKey:
-    if len(value) < LEAST_SECRET:
-        raise LipsyncError(f"is a secret of {len(value)} bytes, expected {LEAST_SECRET} or more")
-    return JwtKey(value, "HS256", id_)
 
 
 def _algorithm(key: object) -> str:

@@ -50,12 +50,13 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         name: the JWT's ``sub``, or the API key's name; empty for whoever shows the shared token,
             or none where none is asked for.
         by: how that is known; a JWT's "anna" is not the key's.
-        key: id of the API key.
+        key: id of the API key; signer: ``mark`` of the key that has signed the JWT.
     """
 
     name: str = ""
     by: Literal["", "jwt", "key"] = ""
     key: str = ""
+    signer: str = ""
     allowed: Allowance = Allowance()
 
     @property

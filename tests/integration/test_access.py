@@ -19,7 +19,7 @@ import pytest
 pytest.importorskip("jwt", reason="the extra tokens is not installed")
 
 from serving import Server, server, until
-from signed import Issuer, put
+from signed import Issuer, jwks, put
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
@@ -174,11 +174,11 @@ def test_a_token_sees_its_avatars_alone(world: World) -> None:
 
 # ---------------------------------------------------------------- limits
 @contextmanager
-def session(world: World, token: str) -> Iterator[ClientConnection]:
+def session(world: World, token: str = "", query: str = "") -> Iterator[ClientConnection]:
     """A session that waits for sound, and shows as fast as it can."""
     with connect(
-        f"ws://127.0.0.1:{world.status.ports[0]}/",
-        additional_headers={"Authorization": f"Bearer {token}"},
+        f"ws://127.0.0.1:{world.status.ports[0]}/{query}",
+        additional_headers={"Authorization": f"Bearer {token}"} if token else {},
         subprotocols=["lipsync.v1"],  # type: ignore[list-item]
         compression=None,
         open_timeout=60,
@@ -282,3 +282,29 @@ def test_a_key_that_is_revoked_ends_what_was_begun_with_it(world: World) -> None
         other.send('{"type": "ping"}')
         assert heard(other, "pong")
     assert until(lambda: world.audited(event="ended", subject="guest", why="the key was revoked"))
+
+
+def test_a_key_that_signs_no_more_ends_what_its_tokens_have_begun(world: World) -> None:
+    file, other = world.keys.with_name("secret"), Issuer("HS256", "other")
+    put(file, jwks(ISSUER, other))
+    token = other.token("eve", aud="faces")
+    world.shown.append(token)
+    until(lambda: world.enter(token) == "")
+    query = f"?ticket={world.ticket(token)}"
+    with (
+        session(world, token) as one,
+        session(world, query=query) as two,
+        session(world, world.token()) as stays,
+    ):
+        put(file, ISSUER.public)
+        for socket in (one, two):
+            with pytest.raises(ConnectionClosed) as closed:
+                heard(socket, "nothing more")
+            said = closed.value.rcvd
+            assert said is not None
+            assert (said.code, said.reason) == (1008, "the key was revoked")
+        assert until(lambda: world.enter(token)) == "wrong_token"
+        stays.send('{"type": "ping"}')
+        assert heard(stays, "pong")
+    ended = {"event": "ended", "subject": "eve", "why": "the key was revoked"}
+    assert until(lambda: len(world.audited(**ended)) == 2)

@@ -71,9 +71,10 @@ def test_a_token_says_who_it_is_and_what_may_be_done(kind: str, tmp_path: Path) 
     assert isinstance(found, Subject)
     assert (found.account, found.allowed.avatars) == ("jwt:anna", ("demo",))
     assert found.allowed == Allowance(**claim | {"avatars": ("demo",)})  # type: ignore[arg-type]
-    assert who(known, issuer.token()) == Subject(name="anna", by="jwt")
+    assert isinstance(again := who(known, issuer.token()), Subject)
+    assert again == Subject(name="anna", by="jwt", signer=found.signer)
     assert who(known, issuer.token(seconds=-60)) == "expired"
-    assert who(known, issuer.token(seconds=-5)) == Subject(name="anna", by="jwt"), "clocks differ"
+    assert who(known, issuer.token(seconds=-5)) == again, "clocks differ"
     assert who(known, Issuer(kind, kid="another").token()) == "wrong_token"
     assert who(known, issuer.token()[:-4]) == "wrong_token"
 
@@ -159,6 +160,27 @@ def test_keys_change_while_tokens_are_shown(tmp_path: Path, capsys: Any) -> None
     put(tmp_path / "keys", ISSUERS["EdDSA"].public + ISSUERS["RS256"].public)
     assert isinstance(who(known, ISSUERS["RS256"].token()), Subject)
     assert isinstance(who(known, ISSUERS["EdDSA"].token()), Subject)
+
+
+@pytest.mark.parametrize("kind", ISSUERS)
+def test_who_came_by_a_key_that_is_taken_away_is_known(kind: str, tmp_path: Path) -> None:
+    old, new = Issuer(kind, "2025"), Issuer(kind, "2026")
+    known = identities(tmp_path, jwks(old))
+    anna = who(known, old.token())
+    assert isinstance(anna, Subject)
+    put(tmp_path / "keys", jwks(new, old))
+    assert not known.is_revoked(anna)
+    put(tmp_path / "keys", old.public)
+    assert not known.is_revoked(anna), "the same key in another form"
+    for gone in ("", '{"keys": []}'):
+        put(tmp_path / "keys", gone)
+        assert not known.is_revoked(anna), "what cannot be read changes nothing"
+    new.kid = "2025"
+    put(tmp_path / "keys", jwks(new))
+    assert known.is_revoked(anna), "a name is no key"
+    assert not known.is_revoked(ANYONE)
+    put(tmp_path / "keys", jwks(new, old))
+    assert not known.is_revoked(anna)
 
 
 def _private() -> bytes:

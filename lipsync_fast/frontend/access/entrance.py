@@ -52,7 +52,7 @@ class Entrance:
         return self._counted(found, address)
 
     def is_revoked(self, subject: Subject) -> bool:
-        """Whether somebody's API key has been taken away since it was shown."""
+        """Whether the key by which somebody came in has been taken away since."""
         return self._identities.is_revoked(subject)
 
     def admit_change(self, header: Header, path: str, address: str, peer: str) -> Subject | Refusal:

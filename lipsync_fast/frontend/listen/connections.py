@@ -40,7 +40,7 @@ class Connections:
     def __init__(self, services: Services, legacy: LegacyService) -> None:
         self._services, self._legacy = services, legacy
         self._by_key: dict[Visit, Socket] = {}
-        """Those whose client has shown an API key."""
+        """Those whose client has shown an API key, or a JWT that a key has signed."""
 
     def refusal(self, subject: Subject, peer: str, counts: bool = True) -> Refusal | None:
         """Why somebody from that address cannot be served now; None where that can be.
@@ -68,7 +68,7 @@ class Connections:
         load.opened += 1
         visit = self._services.accounts.open(socket.subject, socket.peer, not socket.is_call)
         number, began = load.opened, time.monotonic()
-        if socket.subject.by == "key":
+        if socket.subject.by:
             self._by_key[visit] = socket
         self._note("begun", socket, number)
         try:
