@@ -35,6 +35,9 @@ LATE = 0.01
 ENDING_S = 3.0
 """Behind utterances' end: children that do not stop are killed after 2 s."""
 RESTARTS_AN_HOUR = 1.0
+COSTS = "speakers", "seconds_per_day", "connects_per_minute"
+"""That limits.…_per_subject and limits.…_per_address bound, where they are set."""
+PRIVATE = "programs of this machine alone"
 
 
 class Item(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,9 +76,15 @@ def clients(facts: Facts) -> Item:
     if not canonical.is_bound_here(listen.host):
         advice = "set listen.token, access.jwt_keys or access.api_keys (docs/operations.md)"
         return wrong(name, f"whoever reaches {listen.host} may connect: no token is asked", advice)
-    if listen.origins or listen.proxies:
+    if not is_private(facts):
         return warning(name, "whoever reaches the proxy may connect", "set listen.token")
-    return ok(name, "programs of this machine alone")
+    return ok(name, PRIVATE)
+
+
+def is_private(facts: Facts) -> bool:
+    """Whether nobody comes from elsewhere, not through a proxy either."""
+    listen = facts.settings.listen
+    return canonical.is_bound_here(listen.host) and not (listen.origins or listen.proxies)
 
 
 def what_is_asked(facts: Facts) -> str:
@@ -148,6 +157,32 @@ def proxies(facts: Facts) -> Item:
         advice = "set limits.sessions_per_address below limits.sessions"
         return warning(name, "one address may take all connections", advice)
     return ok(name, f"{limits.sessions_per_address} connections of one address at most")
+
+
+def quotas(facts: Facts) -> Item:
+    """Whether one client may use up what is there for all."""
+    name, access, limits = "quotas", facts.settings.access, facts.settings.limits
+    if is_private(facts) and not what_is_asked(facts):
+        return ok(name, PRIVATE)
+    names = [f"{cost}_per_address" for cost in COSTS]
+    advice = "set limits.seconds_per_day_per_address, or its like"
+    if access.jwt_keys or access.api_keys:
+        names += [f"{cost}_per_subject" for cost in ("sessions", *COSTS)]
+        advice += ", …_per_subject, unless each token has its own"
+    given = [f"{each} {getattr(limits, each):g}" for each in names if getattr(limits, each)]
+    if not given:
+        return warning(name, "one client may speak without end, and take all places", advice)
+    return ok(name, ", ".join(given))
+
+
+def audit(facts: Facts) -> Item:
+    """Whether it can be told afterwards who was there."""
+    if file := facts.settings.log.audit:
+        return ok("audit log", file)
+    if is_private(facts):
+        return ok("audit log", f"none; {PRIVATE}")
+    advice = "set log.audit (docs/operations.md)"
+    return warning("audit log", "nobody writes down who was there, and who was refused", advice)
 
 
 def avatars(facts: Facts) -> Item:
@@ -399,7 +434,7 @@ def span(seconds: float) -> str:
 
 
 CHECKS: tuple[Callable[[Facts], Item], ...] = (
-    clients, secrets, pages, encryption, proxies, avatars, privileges,
+    clients, secrets, pages, encryption, proxies, quotas, audit, avatars, privileges,
     open_files, memory, swap, processors, spares, disk, clock,
     engines, errors, lateness, restarts, logs,
     stopping, supervision, version,

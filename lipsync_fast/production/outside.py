@@ -9,6 +9,7 @@ import os
 import socket
 import ssl
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -83,7 +84,8 @@ def probe(place: Place) -> list[Item]:
     if health.problem:
         return items
     items.append(certificate(place))
-    items.append(strangers(place, ask(place, "/stats", stranger=True)))
+    paths = "/stats", "/metrics"
+    items.append(strangers(place, {path: ask(place, path, stranger=True) for path in paths}))
     items.append(metrics(place, ask(place, "/metrics")))
     items.append(upgrade(ask(place, "/ws", upgrade=True)))
     return items
@@ -120,18 +122,20 @@ def certificate(place: Place) -> Item:
     return ok(name, f"good for {days:.0f} days")
 
 
-def strangers(place: Place, answer: Answer) -> Item:
-    """Whether who shows nothing is sent away."""
-    name = "strangers"
-    if answer.status in (401, 403):
-        return ok(name, f"/stats answers {answer.status} to who shows no token")
-    if answer.status == 200 and place.is_here:
-        return ok(name, "/stats answers programs of this machine")
-    if answer.status == 200:
-        advice = "set listen.token, or keep the path inside"
-        return wrong(name, f"/stats tells everybody at {place.host} how the server does", advice)
-    said = answer.problem or f"/stats answers {answer.status}"
-    return warning(name, said, "expected 401: is it this server that answers?")
+def strangers(place: Place, answers: Mapping[str, Answer]) -> Item:
+    """Whether who shows nothing is sent away, by what each path answers."""
+    name, told = "strangers", [path for path, answer in answers.items() if answer.status == 200]
+    if told and not place.is_here:
+        advice = "set listen.token, or keep these paths inside"
+        found = f"{' and '.join(told)} tell everybody at {place.host} how the server does"
+        return wrong(name, found, advice)
+    for path, answer in answers.items():
+        if answer.status not in (200, 401, 403):
+            said = answer.problem or f"{path} answers {answer.status}"
+            return warning(name, said, "expected 401: is it this server that answers?")
+    if told:
+        return ok(name, f"{' and '.join(told)} answer programs of this machine")
+    return ok(name, f"{' and '.join(answers)} are not for who shows no token")
 
 
 def metrics(place: Place, answer: Answer) -> Item:

@@ -61,7 +61,7 @@ STATUS = ServerStatus(
     avatars=[AvatarStatus(name="demo", version=1, state="current")],
 )  # fmt: skip
 FACTS = Facts(
-    settings=ServeConfig(listen=Listen(token=TOKEN)),
+    settings=ServeConfig(listen=Listen(token=TOKEN), limits=Limits(speakers_per_address=2)),
     status=STATUS,
     process=Process(open_files=65536, unit="lipsync-fast.service", store=Path("/var/lib/x")),
     machine=Machine(
@@ -114,6 +114,19 @@ OTHERWISE: list[tuple[Facts, str, str, str]] = [
         "proxies", "warning", "all connections",
     ),
     (settings(listen=replace(PUBLIC, proxies=("10.0.0.1",))), "proxies", "ok", "10.0.0.1"),
+    (settings(limits=Limits()), "quotas", "warning", "without end"),
+    (
+        settings(limits=Limits(sessions_per_subject=2)), "quotas", "warning", "without end",
+    ),  # of whom a token names: the shared one names nobody
+    (
+        settings(limits=Limits(sessions_per_subject=2), access=Access(jwt_keys="/k")),
+        "quotas", "ok", "sessions_per_subject 2",
+    ),
+    (settings(limits=Limits(seconds_per_day_per_address=90.5)), "quotas", "ok", "90.5"),
+    (settings(limits=Limits(), listen=Listen()), "quotas", "ok", "this machine"),
+    (settings(listen=PUBLIC), "audit log", "warning", "nobody writes"),
+    (settings(listen=Listen(origins=("https://a.org",))), "audit log", "warning", "nobody"),
+    (settings(listen=PUBLIC, log=Log(audit="/a.jsonl")), "audit log", "ok", "/a.jsonl"),
     (settings(avatars=Avatars(require_signed="/no/such")), "avatars", "wrong", "No such file"),
     (process(root=True), "privileges", "wrong", "root"),
     (process(capabilities=True), "privileges", "wrong", "capabilities"),
@@ -385,7 +398,12 @@ def test_where_nobody_answers_that_is_all_that_is_said() -> None:
 
 def test_strangers_are_told_nothing_on_the_internet() -> None:
     there = outside.Place(True, "lip.example.org", 443, "", "")
-    assert outside.strangers(there, outside.Answer(200, b"{}")).result == "wrong"
+    no, yes = outside.Answer(401), outside.Answer(200, b"{}")
+    assert outside.strangers(there, {"/stats": no, "/metrics": no}).result == "ok"
+    for answers in ({"/stats": yes, "/metrics": no}, {"/stats": no, "/metrics": yes}):
+        found = outside.strangers(there, answers)
+        assert found.result == "wrong"
+        assert ("/stats" in found.found) == (answers["/stats"] is yes)
     assert outside.certificate(dataclasses.replace(there, tls=False)).result == "wrong"
 
 
