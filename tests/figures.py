@@ -16,6 +16,7 @@ COUNTED = {
         "found", "missed", "kept", "kept_bytes", "refused", "evicted", "mended",
     ),
     "fronts.load.utterances": ("hits", "misses", "at_once", "named"),
+    "fronts.load.texts": ("said", "failed", "cut"),
     "fronts.load.latency_ms": ("p50", "p95", "p99", "most"),
 }  # fmt: skip
 """Figures that stand by name in a mapping, and which they are."""

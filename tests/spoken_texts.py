@@ -31,6 +31,9 @@ class Recording:
             raise SpeechError("the service answers 401: no key")
         if text == "silent":
             return
+        if text == "halting":
+            yield speech(0.2).tobytes()
+            time.sleep(60)
         data = speech(len(text) / 10, float(voice or 0.5)).tobytes()
         for start in range(0, len(data), PIECE):
             yield data[start : start + PIECE]

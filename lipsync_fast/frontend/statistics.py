@@ -35,6 +35,11 @@ class FrontStatistics:
         """Something was refused; ``reason`` is a word to count it by."""
         self.load.refused[reason] = self.load.refused.get(reason, 0) + 1
 
+    def count_text(self, result: str, characters: int) -> None:
+        """A text is not spoken any more; ``result`` as in ``FrontLoad.texts``."""
+        self.load.texts[result] = self.load.texts.get(result, 0) + 1
+        self.load.text_characters += characters
+
     def count_error(self, code: str) -> None:
         """A client was told of an error, or a defect has shown."""
         self.load.errors[code] = self.load.errors.get(code, 0) + 1

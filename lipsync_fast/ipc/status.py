@@ -72,6 +72,8 @@ class FrontLoad(msgspec.Struct, kw_only=True):
         catalogue: number of the newest one that this front has heard of.
         utterances: by whether they were kept: ``hits``, ``misses``; begun ``at_once``; ``named``:
             said by name.
+        texts: that were begun: ``said`` to their end, ``failed``, or ``cut``: interrupted, refused
+            as sound is, or their session has ended; text_characters: of all of them.
     """
 
     connections: int = 0
@@ -101,6 +103,8 @@ class FrontLoad(msgspec.Struct, kw_only=True):
     avatars: dict[str, int] = msgspec.field(default_factory=dict)
     catalogue: int = 0
     utterances: dict[str, int] = msgspec.field(default_factory=dict)
+    texts: dict[str, int] = msgspec.field(default_factory=dict)
+    text_characters: int = 0
 
 
 class AvatarStatus(msgspec.Struct, kw_only=True):

@@ -110,6 +110,10 @@ ELSEWHERE = {
     "test_pre_rendered_it_is_said_by_name_without_a_network",
     "fronts.load.utterances.named": "integration/test_known_utterances.py::"
     "test_pre_rendered_it_is_said_by_name_without_a_network",
+    **{
+        f"fronts.load.{figure}": "integration/test_text.py::test_texts_are_counted"
+        for figure in ("texts.said", "texts.failed", "texts.cut", "text_characters")
+    },
     "engines.load.encoded": "integration/test_h264_live.py::test_a_burst_gives_every_frame",
     "engines.load.encodes_per_s": "integration/test_h264_live.py::test_a_burst_gives_every_frame",
     "fronts.load.encoding": "unit/test_encoding_cost.py::"

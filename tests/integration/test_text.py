@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from spoken_texts import speaks_texts
-from talking import BUSY_MACHINE, in_trio, say, speech, spoken, until, utterance
+from talking import BUSY_MACHINE, in_trio, say, speech, spoken, until, utterance, wait_for
 
 import lipsync_fast
 from lipsync_fast.client import (
@@ -98,6 +98,26 @@ async def test_an_interruption_ends_all_texts(server: LocalServer) -> None:
         assert not any(isinstance(e, UtteranceEnded) for e in before)
         ended, _ = await utterance(session, started.utterance)
         assert ended.frames == 5, "of the last one, and of no other"
+
+
+@in_trio
+async def test_texts_are_counted(server: LocalServer) -> None:
+    async with (
+        lipsync_fast.connect(server.url, pace="burst"),
+        lipsync_fast.connect(server.url, pace="burst") as session,
+    ):
+        before = wait_for(server, lambda load: load.sessions == 2, "both are there")
+        for text in ("refused", "silent", "1234"):
+            await session.say_text(text)
+        await utterance(session, 1)
+        await session.say_text("halting")
+        await until(session, UtteranceStarted)
+        await session.interrupt()
+        await until(session, SessionInterrupted)
+    load = wait_for(server, lambda load: load.sessions == 0, "both have gone")
+    texts = {name: count - before.texts.get(name, 0) for name, count in load.texts.items()}
+    assert texts == {"failed": 2, "said": 1, "cut": 1}
+    assert load.text_characters - before.text_characters == len("refused silent 1234 halting") - 3
 
 
 @in_trio

@@ -51,6 +51,7 @@ FRONT = FrontLoad(
     first_picture=Durations({"0.1": 1}, 0.09), session_time=Durations({"60": 1}, 50.0),
     queued_s=15.0, redispatched=16, rest_stride=1, avatars={"a": 17}, catalogue=18,
     speech_stride=1, left_out=20, utterances=dict.fromkeys(COUNTED["fronts.load.utterances"], 19),
+    texts=dict.fromkeys(COUNTED["fronts.load.texts"], 23), text_characters=24,
 )  # fmt: skip
 GATEWAY = GatewayLoad(
     calls={"grpc": 1}, begun={"grpc/GetStats": 2}, failed={"grpc": 3},
@@ -117,6 +118,8 @@ NOT_TABLES = {
     "fronts.load.queued_s", "fronts.load.rest_stride",
     "fronts.load.speech_stride", "fronts.load.left_out",
     "fronts.load.avatars", "fronts.load.catalogue", "fronts.load.utterances.at_once",
+    *(f"fronts.load.texts.{result}" for result in COUNTED["fronts.load.texts"]),
+    "fronts.load.text_characters",
     "fronts.load.utterances.named", "fronts.load.first_picture.counts",
     "fronts.load.first_picture.sum_s", "fronts.load.session_time.counts",
     "fronts.load.session_time.sum_s", "engines.load.queue_time.counts",

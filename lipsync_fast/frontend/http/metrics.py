@@ -34,6 +34,7 @@ from lipsync_fast.ipc.status import (
 P = "lipsync_fast_"
 KEPT = ("found", "missed", "kept", "refused", "evicted")
 UTTERANCES = ("hits", "misses", "at_once", "named")
+TEXTS = ("said", "failed", "cut")
 STATES = ("starting", "ready", "spare", "draining", "gone")
 
 
@@ -228,6 +229,7 @@ def _fronts(fronts: Sequence[FrontStatus]) -> Iterator[Metric]:
         "frames_skipped": "Frames not sent to clients that read slowly.",
         "frames_left_out": "Frames of speech not made, on purpose.",
         "sent_bytes": "Of pictures.",
+        "text_characters": "Of texts that were given to the speech synthesis.",
         "jobs_redispatched": "Jobs given to another engine when theirs had died.",
     }
     now = {
@@ -252,6 +254,9 @@ def _fronts(fronts: Sequence[FrontStatus]) -> Iterator[Metric]:
         "Utterances: whose beginning was kept (hits) or not (misses), begun at once, said by name.",
         labels=["front", "result"],
     )
+    texts = CounterMetricFamily(
+        P + "texts", "Texts spoken: said to their end, failed, cut.", labels=["front", "result"]
+    )
     latency = _histogram(
         "latency_seconds", "From a spoken frame's last sample to the socket.", "front"
     )
@@ -271,6 +276,7 @@ def _fronts(fronts: Sequence[FrontStatus]) -> Iterator[Metric]:
             load.skipped,
             load.left_out,
             load.bytes,
+            load.text_characters,
             load.redispatched,
         )
         for counter, value in zip(counters.values(), values, strict=True):
@@ -292,10 +298,12 @@ def _fronts(fronts: Sequence[FrontStatus]) -> Iterator[Metric]:
             errors.add_metric([f.name, code], count)
         for result in UTTERANCES:
             utterances.add_metric([f.name, result], load.utterances.get(result, 0))
+        for result in TEXTS:
+            texts.add_metric([f.name, result], load.texts.get(result, 0))
         _add(latency, [f.name], Durations(load.latency_counts, load.latency_sum_ms / 1e3))
         _add(first, [f.name], load.first_picture)
         _add(lasted, [f.name], load.session_time)
-    yield from (*counters.values(), *gauges.values(), refused, errors, utterances)
+    yield from (*counters.values(), *gauges.values(), refused, errors, utterances, texts)
     yield from (latency, first, lasted)
 
 

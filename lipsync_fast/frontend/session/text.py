@@ -94,7 +94,7 @@ class TextSpeaker:
             self._scope = None
 
     async def _speak(self, text: str, voice: str, scope: trio.CancelScope) -> None:
-        begun = False
+        begun, result = False, "cut"
         try:
             async with self._speech.spoken(text, voice, self._form) as pieces:
                 async for piece in pieces:
@@ -106,9 +106,13 @@ class TextSpeaker:
                     self._driver.tick_if_due()
                     while self._playout.queued_s > self._most_s:
                         await self._driver.progress.wait()
+            result = "said"
         except SpeechError as error:
+            result = "failed"
             self._statistics.count_error(error.code)
             self._post(ErrorMessage(code=error.code, message=str(error), fatal=False))
+        finally:
+            self._statistics.count_text(result, len(text))
         if begun:
             self._intake.end_utterance()
             self._driver.tick()
