@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from aiohttp import BodyPartReader, web
 
@@ -12,9 +13,12 @@ from lipsync_fast.config import Listen
 from lipsync_fast.errors import LipsyncError, PeerError
 from lipsync_fast.gateway.fronts import Client, passed_on
 from lipsync_fast.gateway.greeting import Greeting
+from lipsync_fast.ipc.children import GatewaySpec
 from lipsync_fast.origins import host_allowed, origin_allowed
 from lipsync_fast.tokens.refusals import CODE, retry_after
 
+KEPT_S = 15.0
+"""How long a connection may be open on which nothing is asked."""
 BODY_S = 30.0
 """How long a client may take to send what it asks."""
 MOST_FIELD = 4_096
@@ -85,20 +89,36 @@ def refused(error: PeerError) -> web.Response:
 
 
 async def listen(
-    runner: web.AppRunner, host: str, ports: list[int], what: str, greeting: Greeting | None
+    runner: web.AppRunner, spec: GatewaySpec, ports: list[int], what: str, greeting: Greeting | None
 ) -> None:
     """Have an application answer on ports that are kept for it, by TLS where there is a greeting.
 
     Raises:
         LipsyncError: a port cannot be had.
     """
+    servers: list[asyncio.Server] = []
+
+    async def close(_: web.Application) -> None:
+        for server in servers:
+            server.close()
+
+    runner.app.on_shutdown.append(close)
     await runner.setup()
-    context = greeting.context if greeting is not None else None
+    assert runner.server is not None
+    # Not aiohttp's TCPSite, which gives everybody a minute for the handshake.
+    tls: dict[str, Any] = {}
+    if greeting is not None:
+        seconds = spec.config.limits.handshake_s
+        tls = {"ssl": greeting.context, "ssl_handshake_timeout": seconds}
     for port in ports:
         try:
-            await web.TCPSite(runner, host, port, ssl_context=context, reuse_port=True).start()
+            servers.append(
+                await asyncio.get_running_loop().create_server(
+                    runner.server, spec.host, port, reuse_port=True, **tls
+                )
+            )
         except OSError as error:
-            where = f"{host} port {port}"
+            where = f"{spec.host} port {port}"
             raise LipsyncError(f"{what} cannot listen on {where}: {error.strerror}") from None
 
 

@@ -69,8 +69,12 @@ def nothing_has_failed(server: LocalServer) -> Iterator[None]:
     assert "Traceback" not in server.log()
 
 
-def dial(server: LocalServer, kind: str, data: bytes = b"") -> socket.socket:
-    parts = urlsplit(server.url if kind == "stream" else server.http_url)
+def of(server: LocalServer, kind: str) -> str:
+    return server.url if kind == "stream" else server.http_url
+
+
+def dial(url: str, data: bytes = b"") -> socket.socket:
+    parts = urlsplit(url)
     connection = socket.create_connection((parts.hostname, parts.port), PATIENCE_S)
     connection.sendall(data)
     return connection
@@ -150,7 +154,7 @@ def test_the_client(
 
 @pytest.mark.parametrize("kind", PORTS)
 def test_who_speaks_http_is_told(server: LocalServer, kind: str) -> None:
-    with dial(server, kind, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n") as connection:
+    with dial(of(server, kind), b"GET / HTTP/1.1\r\nHost: x\r\n\r\n") as connection:
         answer = all_of(connection)
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert answer.endswith(b"this port speaks TLS: ask https:// or wss://\n")
@@ -176,14 +180,14 @@ def test_who_does_not_finish_the_handshake_waits(
     hello = b"\x16\x03\x01\x02\x00\x01"  # and no more
     with contextlib.ExitStack() as held:
         waiting = [
-            held.enter_context(dial(server, kind, hello)) for _ in range(2 * (SHARE + 16) + 8)
+            held.enter_context(dial(of(server, kind), hello)) for _ in range(2 * (SHARE + 16) + 8)
         ]
         until(lambda: any(map(_has_ended, waiting)), "for one that loses its place")
         if kind == "http":
             assert ask(server, "/health", trusted)[0] == 200
         else:
             with (
-                dial(server, kind) as raw,
+                dial(of(server, kind)) as raw,
                 trusted.wrap_socket(raw, server_hostname="localhost") as connection,
             ):
                 connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -246,7 +250,7 @@ def test_a_new_certificate_in_every_front_and_a_bad_one_in_none(
         found = set()
         for _ in range(24):
             with (
-                dial(server, "http") as raw,
+                dial(server.http_url) as raw,
                 trusted.wrap_socket(raw, server_hostname="localhost") as inside,
             ):
                 found.add(str(inside.getpeercert()["serialNumber"]))
@@ -257,7 +261,7 @@ def test_a_new_certificate_in_every_front_and_a_bad_one_in_none(
 
     first = serials()
     assert len(first) == 1
-    with dial(server, "http") as raw, trusted.wrap_socket(raw, server_hostname="localhost") as old:
+    with dial(server.http_url) as raw, trusted.wrap_socket(raw, server_hostname="localhost") as old:
         own = authority.issue("server")
         before = said("the certificate was read again")
         server.process.send_signal(signal.SIGHUP)
@@ -277,15 +281,19 @@ def test_no_time_for_the_handshake(authority: Authority) -> None:
     """And a front that is replaced while the files are no good has the certificate that was."""
     both = authority.issue("alone").with_suffix(".both")
     config = {
-        "listen": {"tls_cert": str(both)},
+        "listen": {"tls_cert": str(both)} | GATEWAY,
         "limits": {"handshake_s": 0.5},
         "engines": ALONE,
     }
     with LocalServer(config) as hasty:
         (front,) = hasty.status().fronts
-        for kind in PORTS:
+        urls = [hasty.url, hasty.http_url]
+        for gateway in hasty.status().gateways:
+            urls += [f"//127.0.0.1:{port}" for ports in gateway.ports.values() for port in ports]
+        assert len(urls) == (4 if _IS_THERE else 2)
+        for url in urls:
             for data in (b"", b"\x16\x03\x01"):
-                with dial(hasty, kind, data) as connection:
+                with dial(url, data) as connection:
                     assert all_of(connection) == b""
         both.write_text("nothing\n")
         os.kill(front.pid, signal.SIGKILL)

@@ -15,7 +15,7 @@ from lipsync_fast.gateway.adapters import Counts
 from lipsync_fast.gateway.fronts import Fronts
 from lipsync_fast.gateway.greeting import Greeting
 from lipsync_fast.gateway.livekit.rooms import Join, Rooms
-from lipsync_fast.gateway.requests import Handler, body, client_of, form, listen, refused
+from lipsync_fast.gateway.requests import KEPT_S, Handler, body, client_of, form, listen, refused
 from lipsync_fast.gateway.visitors import Visitors
 from lipsync_fast.ipc.children import GatewaySpec
 from lipsync_fast.ipc.status import GatewayLoad
@@ -88,10 +88,11 @@ class LiveKitAdapter:
         app.router.add_post(ROUTE, self._begin)
         app.router.add_get(ROUTE, self._list)
         app.router.add_delete(ROUTE + "/{id}", self._end)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
-        await listen(
-            self._runner, self._spec.host, self._spec.livekit_ports, "LiveKit", self._greeting
+        spec = self._spec
+        self._runner = web.AppRunner(
+            app, access_log=None, keepalive_timeout=KEPT_S, shutdown_timeout=1.0
         )
+        await listen(self._runner, spec, spec.livekit_ports, "LiveKit", self._greeting)
 
     async def drain(self, seconds: float) -> None:
         """Take nobody new; have those leave that are left after so many seconds."""

@@ -74,7 +74,9 @@ class GrpcAdapter:
         Raises:
             LipsyncError: a port cannot be had.
         """
-        server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=MOST_CALLS)
+        handshake = int(self._spec.config.limits.handshake_s * 1e3)
+        options = [*OPTIONS, ("grpc.server_handshake_timeout_ms", handshake)]
+        server = grpc.aio.server(options=options, maximum_concurrent_rpcs=MOST_CALLS)
         server.add_generic_rpc_handlers((self._service.handler(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         known = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)

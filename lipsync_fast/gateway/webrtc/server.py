@@ -13,7 +13,7 @@ from lipsync_fast.errors import FrontError, PeerError, SessionError
 from lipsync_fast.gateway.adapters import Counts
 from lipsync_fast.gateway.fronts import Fronts
 from lipsync_fast.gateway.greeting import Greeting
-from lipsync_fast.gateway.requests import Handler, check_place, let_in, listen, refused
+from lipsync_fast.gateway.requests import KEPT_S, Handler, check_place, let_in, listen, refused
 from lipsync_fast.gateway.visitors import Visitors
 from lipsync_fast.gateway.webrtc.livetalking import LiveTalking
 from lipsync_fast.gateway.webrtc.peers import Peers, words_of
@@ -23,8 +23,6 @@ from lipsync_fast.ipc.status import GatewayLoad
 from lipsync_fast.logs import get_logger
 
 log = get_logger("lipsync.gateway")
-KEPT_S = 15.0
-"""How long a connection may be open on which nothing is asked."""
 HELLO = "WebRTC of lipsync-fast: offers are posted to /whep; see docs/integrations.md\n"
 CHATTY = "aiohttp", "aioice", "aiortc"
 """Loggers of others: what strangers do to a port is no news."""
@@ -76,9 +74,8 @@ class WebRtcAdapter:
             shutdown_timeout=1.0,
         )
         self._watch = asyncio.create_task(self._peers.watch())
-        await listen(
-            self._runner, self._spec.host, self._spec.webrtc_ports, "WebRTC", self._greeting
-        )
+        spec = self._spec
+        await listen(self._runner, spec, spec.webrtc_ports, "WebRTC", self._greeting)
 
     async def drain(self, seconds: float) -> None:
         """Take nobody new; end those that are left after so many seconds."""
