@@ -94,7 +94,7 @@ OLDEST_TESTS ?= tests/unit/test_dependencies.py tests/unit/test_client.py tests/
 	tests/unit/test_pcm.py tests/unit/test_prepare_video.py tests/unit/test_environment.py \
 	tests/unit/test_media_claims.py tests/unit/test_media_colours.py \
 	tests/unit/test_grpc_wire.py tests/unit/test_gateway_grpc.py tests/unit/test_gateway_webrtc.py \
-	tests/unit/test_speech.py \
+	tests/unit/test_speech.py tests/unit/test_tracing.py \
 	tests/integration/test_cli_render.py tests/integration/test_http.py
 OLDEST_QUICK ?= not clock and not slow
 $(OLDEST)/.ready: constraints-oldest.txt $(VENV)/.core
@@ -102,7 +102,7 @@ $(OLDEST)/.ready: constraints-oldest.txt $(VENV)/.core
 	@rm -rf $(OLDEST)
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip --disable-pip-version-check install --quiet \
-		--constraint constraints-oldest.txt $(CLIENT) "$(WHEEL)[sign,grpc,webrtc,speech,store]" onnx safetensors matplotlib pytest \
+		--constraint constraints-oldest.txt $(CLIENT) "$(WHEEL)[sign,grpc,webrtc,speech,store,tracing]" onnx safetensors matplotlib pytest \
 		pytest-timeout pytest-xdist hypothesis opencv-python-headless pyexiv2 $(WITH)
 	@touch $@
 

@@ -257,6 +257,28 @@ def ice_server(text: str) -> str:
     return text
 
 
+def collector(text: str) -> str:
+    """Where a collector takes traces by OTLP/HTTP, at the usual path where none is named; or
+    nothing.
+
+    Raises:
+        ValueError: it is no URL, or holds what should be in none.
+    """
+    text = text.strip()
+    if not text:
+        return text
+    try:
+        parts = urlsplit(text)
+        usable = parts.port != 0 and parts.scheme in ("http", "https") and parts.hostname
+    except ValueError:
+        usable = False
+    if not usable or not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError("is no URL of a collector, such as http://127.0.0.1:4318")
+    if "@" in parts.netloc or "?" in text or "#" in text:
+        raise ValueError("has more than host and path: secrets go into OTEL_EXPORTER_OTLP_HEADERS")
+    return text if parts.path.strip("/") else f"{text.rstrip('/')}/v1/traces"
+
+
 def avatar_name(text: str) -> str:
     """A name of an avatar, as clients may say it.
 

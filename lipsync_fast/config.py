@@ -297,6 +297,19 @@ class Log(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     trace: str = ""
 
 
+class Tracing(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Traces of utterances, by OpenTelemetry; off unless a collector is named.
+
+    Attributes:
+        endpoint: URL of a collector that takes OTLP by HTTP, such as http://127.0.0.1:4318.
+        sample: share of the utterances that are traced, of clients that do not say it themselves
+            (traceparent).
+    """
+
+    endpoint: str = ""
+    sample: Annotated[float, Meta(ge=0, le=1)] = 1.0
+
+
 class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """All that ``lipsync-fast serve`` can be told.
 
@@ -317,6 +330,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     webrtc: WebRtc = WebRtc()
     livekit: LiveKit = LiveKit()
     log: Log = Log()
+    tracing: Tracing = Tracing()
     fronts: AtLeastOne = 1
     folder: str = ""
     drain_seconds: Annotated[float, Meta(ge=0)] = 10.0

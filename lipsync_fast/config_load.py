@@ -48,6 +48,7 @@ COMPARED: Mapping[str, Callable[[str], str]] = {
     "webrtc.udp_ports": canonical.port_range,
     "webrtc.ice_servers": canonical.ice_server,
     "livekit.hosts": canonical.host_and_port,
+    "tracing.endpoint": canonical.collector,
 }
 MOST_BYTES = 1 << 20
 DEFAULT = "default"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 
 import msgspec
@@ -12,6 +13,20 @@ SHORT = (
     "0.512", "+Inf",
 )  # fmt: skip
 """Ends of buckets for what happens to a frame within an engine."""
+
+
+class Exemplar(msgspec.Struct):
+    """One that was counted, and can be looked at.
+
+    Attributes:
+        trace_id: of the trace that it is in.
+        seconds: how long it took.
+        at_s: when that was, since 1970.
+    """
+
+    trace_id: str
+    seconds: float
+    at_s: float
 
 
 class Durations(msgspec.Struct):
@@ -33,20 +48,32 @@ class Histogram:
 
     Args:
         ends: of the buckets, see ``Durations``; the last one is "+Inf".
+
+    Attributes:
+        sum_s: of all of them.
+        exemplars: by bucket, the last one that is traced.
     """
 
-    __slots__ = ("_counts", "_ends", "_ends_s", "sum_s")
+    __slots__ = ("_counts", "_ends", "_ends_s", "exemplars", "sum_s")
 
     def __init__(self, ends: tuple[str, ...]) -> None:
         self._ends, self._ends_s = ends, [float(end) for end in ends]
         self._counts = [0] * len(ends)
         self.sum_s = 0.0
+        self.exemplars: dict[str, Exemplar] = {}
 
-    def add(self, seconds: float) -> None:
-        """Something took so long; less than nothing, as clocks may say, is nothing."""
+    def add(self, seconds: float, trace_id: str = "") -> None:
+        """Something took so long; less than nothing, as clocks may say, is nothing.
+
+        Args:
+            trace_id: of the trace that it is in; nothing where it is in none.
+        """
         seconds = max(0.0, seconds)
-        self._counts[bisect_left(self._ends_s, seconds)] += 1
+        bucket = bisect_left(self._ends_s, seconds)
+        self._counts[bucket] += 1
         self.sum_s += seconds
+        if trace_id:
+            self.exemplars[self._ends[bucket]] = Exemplar(trace_id, seconds, time.time())
 
     @property
     def counts(self) -> dict[str, int]:

@@ -48,6 +48,7 @@ from lipsync_fast.ipc.status import read_status
 from lipsync_fast.logs import get_logger, setup_logs
 from lipsync_fast.signals import until
 from lipsync_fast.tokens.tickets import Tickets
+from lipsync_fast.tracing import Tracing, open_tracing
 
 log = get_logger("lipsync.front")
 PLAIN = Security(None, lambda: None)
@@ -60,12 +61,19 @@ class Front:
     """The process's parts and what the supervisor says to them."""
 
     def __init__(
-        self, spec: FrontSpec, link: Link, rings: RingSocket, nursery: trio.Nursery
+        self,
+        spec: FrontSpec,
+        link: Link,
+        rings: RingSocket,
+        tracing: Tracing | None,
+        nursery: trio.Nursery,
     ) -> None:
         self.spec, self.link, self.rings, self._nursery = spec, link, rings, nursery
         self.pool = EnginePool(nursery)
         audit = Audit(spec.config.log.audit, spec.name)
-        self.services = Services.of(spec.config, self.pool, self.send, _tickets(spec), audit)
+        self.services = Services.of(
+            spec.config, self.pool, self.send, _tickets(spec), audit, tracing
+        )
         self.legacy = LegacyService(self.services)
         self.connections = Connections(self.services, self.legacy)
         statistics = self.services.statistics
@@ -137,6 +145,10 @@ class Front:
                 load.latency_sum_ms = latencies.ever.sum_s * 1e3
                 load.first_picture = statistics.first_picture.durations
                 load.session_time = statistics.session_time.durations
+                load.exemplars = {
+                    "latency": latencies.ever.exemplars,
+                    "first_picture": statistics.first_picture.exemplars,
+                }
                 next_percentiles = now + LATENCIES_S
             self._send_load()
             await trio.sleep(self.spec.config.engines.heartbeat_s)
@@ -202,9 +214,9 @@ def _tickets(spec: FrontSpec) -> Tickets | None:
     return Tickets(bytes.fromhex(spec.tickets_secret), spec.tickets_fd)
 
 
-async def _run(spec: FrontSpec, link: Link, rings: RingSocket) -> None:
+async def _run(spec: FrontSpec, link: Link, rings: RingSocket, tracing: Tracing | None) -> None:
     async with trio.open_nursery() as nursery:
-        front = Front(spec, link, rings, nursery)
+        front = Front(spec, link, rings, tracing, nursery)
         try:
             await front.run()
         finally:
@@ -223,8 +235,10 @@ def main() -> None:
     from pathlib import Path
 
     link = Link.connect(context, Path(spec.folder), spec.name)
+    tracing: Tracing | None = None
     try:
-        trio.run(_run, spec, link, RingSocket(socket))
+        tracing = open_tracing(spec.config.tracing, spec.name)
+        trio.run(_run, spec, link, RingSocket(socket), tracing)
     except Exception as error:
         reason = spent(error)
         if reason is None:
@@ -233,6 +247,8 @@ def main() -> None:
         link.send(Bye(reason=reason))
         sys.exit(1)
     finally:
+        if tracing is not None:
+            tracing.close()  # all sessions have ended
         link.close()
         context.term()
     sys.exit(0)

@@ -32,6 +32,7 @@ from lipsync_fast.tokens.identities import Identities
 from lipsync_fast.tokens.refusals import Refusal
 from lipsync_fast.tokens.subject import ANYONE, Subject
 from lipsync_fast.tokens.tickets import Tickets
+from lipsync_fast.tracing import Tracing
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ class Services:
         utterances: what is kept of those that were said before.
         margin_ns: from the moment that a frame's sound is there to its slot: what engines take now.
         trace: where the hops of frames are written; None where they are not.
+        tracing: spans of utterances; None where there are none.
     """
 
     config: ServeConfig
@@ -64,6 +66,7 @@ class Services:
     text_to_speech: TextToSpeech
     margin_ns: Callable[[], int]
     trace: Trace | None
+    tracing: Tracing | None
 
     @classmethod
     def of(
@@ -73,6 +76,7 @@ class Services:
         send: Callable[[AnyMessage], None],
         tickets: Tickets | None = None,
         audit: Audit | None = None,
+        tracing: Tracing | None = None,
     ) -> Services:
         """The parts of a front.
 
@@ -81,6 +85,7 @@ class Services:
             send: to the supervisor.
             tickets: that all fronts of the server share; this one's alone where None.
             audit: where it is written who was there; nowhere where None.
+            tracing: spans of utterances, which the caller closes; none where None.
 
         Raises:
             OSError: the trace cannot be written.
@@ -117,6 +122,7 @@ class Services:
             utterances=KeptUtterances(config.utterances, lambda: pool.maker),
             margin_ns=partial(pool.latency.margin_ns, live.margin_ms, live.margin_most_ms),
             trace=Trace(config.log.trace) if config.log.trace else None,
+            tracing=tracing,
         )
 
     def apply_update(self, update: Engines) -> None:

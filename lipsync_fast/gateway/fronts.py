@@ -49,17 +49,24 @@ class Client:
         forwarded: what came with the request as X-Forwarded-For; counts where ``address`` is one of
             ``listen.proxies``.
         authorization: what the client shows.
+        traceparent, tracestate: whose part of a trace its sessions are.
     """
 
     address: str
     forwarded: str = ""
     authorization: str = ""
+    traceparent: str = ""
+    tracestate: str = ""
 
     def headers(self) -> dict[str, str]:
         """What a front is told of it."""
         seen = ", ".join(part for part in (self.forwarded, self.address) if part)
-        shown = {"Authorization": self.authorization} if self.authorization else {}
-        return {"X-Forwarded-For": seen, **shown}
+        shown = {
+            "Authorization": self.authorization,
+            "traceparent": self.traceparent,
+            "tracestate": self.tracestate,
+        }
+        return {"X-Forwarded-For": seen, **{name: text for name, text in shown.items() if text}}
 
 
 MOST_HEADER = 4096

@@ -23,7 +23,7 @@ BODY_S = 30.0
 """How long a client may take to send what it asks."""
 MOST_FIELD = 4_096
 """Bytes of a form's field that is no file."""
-ASKED_WITH = "Authorization, Content-Type, If-Match, X-Lipsync-Fast-Avatar"
+ASKED_WITH = "Authorization, Content-Type, If-Match, X-Lipsync-Fast-Avatar, traceparent, tracestate"
 SHOWN = f"Link, Location, Retry-After, {CODE}"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -34,6 +34,8 @@ def client_of(request: web.Request) -> Client:
         address=request.remote or "",
         forwarded=passed_on(request.headers.getall("X-Forwarded-For", [])),
         authorization=passed_on(request.headers.getall("Authorization", [])[:1]),
+        traceparent=passed_on(request.headers.getall("traceparent", [])),
+        tracestate=passed_on(request.headers.getall("tracestate", [])),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from lipsync_fast.histograms import Durations
+from lipsync_fast.histograms import Durations, Exemplar
 from lipsync_fast.ipc.control import Load
 
 EngineState = Literal["starting", "ready", "spare", "draining", "gone"]
@@ -62,6 +62,7 @@ class FrontLoad(msgspec.Struct, kw_only=True):
             those up to the next lower one not included; latency_sum_ms: of all of them.
         first_picture: of utterances at their own pace, from their first sound to their first
             picture on the socket; session_time: how long sessions that have ended lasted.
+        exemplars: of ``latency`` and ``first_picture``, by bucket, the last one that is traced.
         queued_s: sound of all sessions that has come and has no slot yet.
         redispatched: jobs of lost engines that were given to another.
         rest_stride: sessions that rest are shown one slot in so many; speech_stride: those that
@@ -95,6 +96,7 @@ class FrontLoad(msgspec.Struct, kw_only=True):
     latency_sum_ms: float = 0.0
     first_picture: Durations = msgspec.field(default_factory=Durations)
     session_time: Durations = msgspec.field(default_factory=Durations)
+    exemplars: dict[str, dict[str, Exemplar]] = msgspec.field(default_factory=dict)
     queued_s: float = 0.0
     redispatched: int = 0
     rest_stride: int = 1

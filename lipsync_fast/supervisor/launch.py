@@ -45,6 +45,7 @@ from lipsync_fast.supervisor.spawner import Spawner, child_slots
 from lipsync_fast.tls import read_certificate
 from lipsync_fast.tokens.identities import check as check_identities
 from lipsync_fast.tokens.tickets import new_memory as tickets_memory
+from lipsync_fast.tracing import check_tracing
 
 log = get_logger("lipsync.supervisor")
 SIGNALS = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
@@ -83,6 +84,7 @@ def serve(
     config = _kept_somewhere(config)
     check_engine(config.speech)
     check_identities(config)
+    check_tracing(config.tracing)
     with contextlib.ExitStack() as stack:
         early_signals = stack.enter_context(_signals_kept())
         notifier = Notifier()

@@ -116,6 +116,8 @@ ELSEWHERE = {
     },
     "engines.load.encoded": "integration/test_h264_live.py::test_a_burst_gives_every_frame",
     "engines.load.encodes_per_s": "integration/test_h264_live.py::test_a_burst_gives_every_frame",
+    "fronts.load.exemplars": "integration/test_traces_live.py::"
+    "test_an_utterance_is_a_span_of_its_caller",
     "fronts.load.encoding": "unit/test_encoding_cost.py::"
     "test_fewer_may_speak_where_their_pictures_are_encoded",
     **{

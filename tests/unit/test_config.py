@@ -70,6 +70,8 @@ def test_every_key_can_come_from_the_environment() -> None:
         "engines.heartbeat_s": "0.5",
         "engines.kernels": "portable",
         "engines.precision": "bf16",
+        "tracing.endpoint": "http://127.0.0.1:4318",
+        "tracing.sample": "0.5",
         "listen.origins": "https://a.example,http://b.example:81",
     }
     environ = {

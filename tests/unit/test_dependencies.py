@@ -18,7 +18,7 @@ import lipsync_fast_client
 CHECKOUT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
 CLIENT = tomllib.loads((CHECKOUT / "client" / "pyproject.toml").read_text())["project"]
-EXTRAS = "train", "sign", "tokens", "grpc", "webrtc", "speech", "store", "bench", "test"
+EXTRAS = "train", "sign", "tokens", "grpc", "webrtc", "speech", "store", "tracing", "bench", "test"
 """Those that the tests of the oldest versions use."""
 TOO_LARGE = "torch", "nvidia-dali-cuda120"
 """Gigabytes: not installed for these tests."""

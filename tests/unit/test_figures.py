@@ -103,6 +103,7 @@ NOT_METRICS = {
        for name in COUNTED["fronts.load.latency_ms"]},
     "fronts.load.avatars": "avatar_uses says it",
     "fronts.load.catalogue": "for the supervisor alone",
+    "fronts.load.exemplars": "of OpenMetrics alone",
     "gateways.pid": "names a process", "gateways.ports": "where it listens",
     "gateways.uptime_s": "a name is never used again", "gateways.reason": "words",
 }  # fmt: skip
@@ -117,7 +118,8 @@ NOT_TABLES = {
     "fronts.load.bytes", "fronts.load.latency_counts", "fronts.load.latency_sum_ms",
     "fronts.load.queued_s", "fronts.load.rest_stride",
     "fronts.load.speech_stride", "fronts.load.left_out",
-    "fronts.load.avatars", "fronts.load.catalogue", "fronts.load.utterances.at_once",
+    "fronts.load.avatars", "fronts.load.catalogue", "fronts.load.exemplars",
+    "fronts.load.utterances.at_once",
     *(f"fronts.load.texts.{result}" for result in COUNTED["fronts.load.texts"]),
     "fronts.load.text_characters",
     "fronts.load.utterances.named", "fronts.load.first_picture.counts",

@@ -150,7 +150,7 @@ def test_numbers_of_all_processes() -> None:
     assert of("latency_seconds_bucket", front="front-1", le="+Inf") == 45
     assert of("latency_seconds_count", front="front-1") == 45
     assert of("latency_seconds_sum", front="front-1") == pytest.approx(2.9)
-    assert of("session_duration_seconds_bucket", front="front-2", le="60") == 2
+    assert of("session_duration_seconds_bucket", front="front-2", le="60.0") == 2
     assert of("session_duration_seconds_count", front="front-2") == 3
     assert of("session_duration_seconds_sum", front="front-2") == 400
     assert of("first_picture_seconds_count", front="front-2") == 0

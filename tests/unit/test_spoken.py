@@ -29,9 +29,9 @@ def test_the_first_picture_counts_once_and_each_utterance_is_told(
     caplog.set_level("DEBUG", "lipsync.front")
     front = FrontStatistics()
     spoken = SpokenUtterances(front, session=7, paced=True)
-    spoken.begin(1, "anna", time.monotonic_ns() - 250_000_000)
+    spoken.on_heard(1, "anna", 320, time.monotonic_ns() - 250_000_000)
     spoken.on_sent(picture(1), 40.0)
-    spoken.begin(2, "anna", time.monotonic_ns())  # while the first is still shown
+    spoken.on_heard(2, "anna", 320, time.monotonic_ns())  # while the first is still shown
     spoken.on_sent(picture(1), 70.0)
     spoken.on_shown(picture(1, flags=Flag.REPEATED))
     spoken.on_left_out(3)
@@ -52,7 +52,7 @@ def test_the_first_picture_counts_once_and_each_utterance_is_told(
 def test_what_has_no_moments_is_no_latency() -> None:
     front = FrontStatistics()
     spoken = SpokenUtterances(front, session=7, paced=False)
-    spoken.begin(1, "anna", time.monotonic_ns())
+    spoken.on_heard(1, "anna", 320, time.monotonic_ns())
     spoken.on_sent(picture(1), 40.0)
     spoken.end(Ended(5, frames=0, dropped=0))  # of one that it knows nothing of
     assert not sum(front.first_picture.counts.values())

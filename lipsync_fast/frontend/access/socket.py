@@ -41,6 +41,10 @@ class Socket(Protocol):
         """The subprotocol that was agreed on."""
         ...
 
+    def header(self, name: str) -> str | None:
+        """A header of its upgrade; of several of a name, all of them, with commas between."""
+        ...
+
     async def receive(self) -> str | bytes:
         """The next message.
 

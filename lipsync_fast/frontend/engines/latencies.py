@@ -27,10 +27,10 @@ class Latencies:
         self._kept: deque[tuple[float, float]] = deque(maxlen=MOST)
         self.ever = Histogram(BOUNDS)
 
-    def add(self, milliseconds: float) -> None:
-        """Note one that was seen now."""
+    def add(self, milliseconds: float, trace_id: str = "") -> None:
+        """Note one that was seen now; in a trace, where it is in one."""
         self._kept.append((time.monotonic(), milliseconds))
-        self.ever.add(milliseconds / 1e3)
+        self.ever.add(milliseconds / 1e3, trace_id)
 
     def percentiles(self) -> dict[str, float]:
         """p50, p95, p99 and most, in milliseconds; nothing where there were none."""

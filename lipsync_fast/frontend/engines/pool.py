@@ -155,13 +155,18 @@ class EnginePool:
         """Wait for the next ``update``."""
         await self._changed.wait()
 
-    def submit(self, pending: Pending) -> None:
-        """Have a job done. Where no engine can, it waits for one."""
+    def submit(self, pending: Pending) -> str:
+        """Have a job done. Where no engine can, it waits for one.
+
+        Returns:
+            The engine that gets it; nothing where none does yet.
+        """
         engine = self._choose(pending.job)
         if engine is None:
             self._again(pending)
-        else:
-            engine.send(pending)
+            return ""
+        engine.send(pending)
+        return engine.name
 
     def cancel(self, session: int, epoch: int) -> None:
         """Take back a session's jobs of epochs before ``epoch``: they get no answer."""

@@ -127,8 +127,10 @@ class Routes:
         """The same as numbers for Prometheus."""
         if _of(request).allowed.avatars is not None:
             return refused(ALL_AVATARS)
-        text, kind = metrics_text(self._services.statistics.server)
-        return Response(text, headers={"Content-Type": kind, "Cache-Control": "no-store"})
+        accept = ",".join(request.headers.getlist("Accept"))
+        text, kind = metrics_text(self._services.statistics.server, accept)
+        headers = {"Content-Type": kind, "Cache-Control": "no-store", "Vary": "Accept"}
+        return Response(text, headers=headers)
 
     async def openapi(self, request: Request) -> Response:
         """The description of these routes."""

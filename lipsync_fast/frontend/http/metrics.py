@@ -8,11 +8,11 @@ name processes, and a name is never used again, so that no counter ever falls.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, samples
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -20,9 +20,10 @@ from prometheus_client.core import (
     Metric,
 )
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
-from lipsync_fast.histograms import Durations
+from lipsync_fast.histograms import Durations, Exemplar
 from lipsync_fast.ipc.status import (
     AvatarStatus,
     EngineStatus,
@@ -36,12 +37,21 @@ KEPT = ("found", "missed", "kept", "refused", "evicted")
 UTTERANCES = ("hits", "misses", "at_once", "named")
 TEXTS = ("said", "failed", "cut")
 STATES = ("starting", "ready", "spare", "draining", "gone")
+OPEN_METRICS = "application/openmetrics-text"
 
 
-def metrics_text(status: ServerStatus | None) -> tuple[bytes, str]:
-    """The text, and its Content-Type; without a status, that there is none."""
+def metrics_text(status: ServerStatus | None, accept: str = "") -> tuple[bytes, str]:
+    """The text, and its Content-Type; without a status, that there is none.
+
+    Args:
+        accept: what is asked for, as in a request's Accept: OpenMetrics, which has exemplars, where
+            that is named; else Prometheus's own text.
+    """
     registry = CollectorRegistry()
     registry.register(StatusCollector(status))
+    if any(each.partition(";")[0].strip() == OPEN_METRICS for each in accept.lower().split(",")):
+        written: bytes = openmetrics.generate_latest(registry)  # type: ignore[no-untyped-call]
+        return written, openmetrics.CONTENT_TYPE_LATEST
     return generate_latest(registry), CONTENT_TYPE_PLAIN_0_0_4
 
 
@@ -89,10 +99,23 @@ def _histogram(name: str, about: str, *labels: str) -> HistogramMetricFamily:
     return HistogramMetricFamily(P + name, about, labels=labels)
 
 
-def _add(family: HistogramMetricFamily, labels: Sequence[str], durations: Durations) -> None:
+def _add(
+    family: HistogramMetricFamily,
+    labels: Sequence[str],
+    durations: Durations,
+    exemplars: Mapping[str, Exemplar] | None = None,
+) -> None:
     """A process's part of a histogram; where nothing was counted yet, that there was none."""
     counts = durations.counts or {"+Inf": 0}
-    buckets: list[Any] = list(zip(counts, accumulate(counts.values()), strict=True))
+    shown = {
+        end: samples.Exemplar({"trace_id": e.trace_id}, e.seconds, e.at_s)
+        for end, e in (exemplars or {}).items()
+    }
+    buckets: list[Any] = [
+        # OpenMetrics has whole numbers in this form alone.
+        (end if end == "+Inf" else str(float(end)), count, shown.get(end))
+        for end, count in zip(counts, accumulate(counts.values()), strict=True)
+    ]
     family.add_metric(labels, buckets, durations.sum_s)
 
 
@@ -300,8 +323,9 @@ def _fronts(fronts: Sequence[FrontStatus]) -> Iterator[Metric]:
             utterances.add_metric([f.name, result], load.utterances.get(result, 0))
         for result in TEXTS:
             texts.add_metric([f.name, result], load.texts.get(result, 0))
-        _add(latency, [f.name], Durations(load.latency_counts, load.latency_sum_ms / 1e3))
-        _add(first, [f.name], load.first_picture)
+        took, traced = load.latency_sum_ms / 1e3, load.exemplars
+        _add(latency, [f.name], Durations(load.latency_counts, took), traced.get("latency"))
+        _add(first, [f.name], load.first_picture, traced.get("first_picture"))
         _add(lasted, [f.name], load.session_time)
     yield from (*counters.values(), *gauges.values(), refused, errors, utterances, texts)
     yield from (latency, first, lasted)

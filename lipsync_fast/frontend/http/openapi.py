@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from lipsync_fast.frontend.http.metrics import OPEN_METRICS
 from lipsync_fast.ipc.status import ServerStatus
 from lipsync_fast.version import __version__
 from lipsync_fast_client.protocol import SUBPROTOCOL
@@ -84,6 +85,7 @@ def _paths() -> dict[str, Any]:
     missing = {"404": _answer("There is none.", _schema("Problem"))}
     html: Answers = {"text/html": {}}
     text: Answers = {"text/plain": {"schema": {"type": "string"}}}
+    open_metrics: Answers = {OPEN_METRICS: {"schema": {"type": "string"}}}
     return {
         "/": _get("The page.", html, ranged, private=False),
         "/assets/{name}": _get(
@@ -114,7 +116,7 @@ def _paths() -> dict[str, Any]:
             _schema("ServerStatus"),
             {"503": _answer("Not known yet; see Retry-After.", _schema("Problem"))},
         ),
-        "/metrics": _get("The same as numbers for Prometheus.", text, {}),
+        "/metrics": _get("The same as numbers for Prometheus.", text | open_metrics, {}),
         "/v1/avatars": _get("The avatars that can be used.", _schema("Avatars"), {}),
         "/v1/avatars/{name}": _get("One of them.", _schema("AvatarFacts"), missing, [name])
         | {

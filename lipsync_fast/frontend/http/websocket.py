@@ -29,6 +29,10 @@ class HttpSocket:
         server = websocket.scope.get("server")
         self.port = int(server[1] or 0) if server is not None else 0
 
+    def header(self, name: str) -> str | None:
+        """A header of its upgrade."""
+        return ", ".join(self._websocket.headers.getlist(name)) or None
+
     async def receive(self) -> str | bytes:
         """The next message."""
         try:

@@ -72,6 +72,11 @@ class StreamSocket:
         self.subject = subject
         self.subprotocol: str | None = connection.subprotocol
 
+    def header(self, name: str) -> str | None:
+        """A header of its upgrade."""
+        request = self._connection.request
+        return None if request is None else _header(request, name)
+
     async def receive(self) -> str | bytes:
         """The next message."""
         try:
@@ -153,8 +158,7 @@ async def serve_stream(
 
     def admit(connection: ServerConnection, request: Request) -> Response | None:
         def header(name: str) -> str | None:
-            values = request.headers.get_all(name)  # one that came twice is one of no peer of ours
-            return ", ".join(values) if values else None
+            return _header(request, name)
 
         listen = services.config.listen
         peer = peer_of(connection, request, listen, inner)
@@ -225,6 +229,11 @@ async def serve_stream(
         create_connection=cast(Any, connect),
         task_status=task_status,
     )
+
+
+def _header(request: Request, name: str) -> str | None:
+    values = request.headers.get_all(name)  # one that came twice is one of no peer of ours
+    return ", ".join(values) if values else None
 
 
 def _is_session(request: Request) -> bool:

@@ -18,6 +18,7 @@ from lipsync_fast.frontend.engines.trace import SessionTrace
 from lipsync_fast.frontend.playout.plan import GRACE_NS
 from lipsync_fast.frontend.playout.playout import Event, Playout
 from lipsync_fast.frontend.services import Services
+from lipsync_fast.frontend.session.spoken import SpokenUtterances
 from lipsync_fast.ipc.messages import Answer, Job
 from lipsync_fast.signals import WakeUp
 from lipsync_fast.timing import SLOT_NS
@@ -35,6 +36,7 @@ class PlayoutDriver:
         number: of the session in its front.
         paced: frames have moments; else the client takes them as fast as it can.
         trace: follows spoken frames; None where nobody does.
+        spoken: the session's utterances, which are told of engines.
         has_room: whether something may be shown; where not, who makes room calls ``tick``. None:
             always.
         show: sends what a moment has brought.
@@ -49,12 +51,14 @@ class PlayoutDriver:
         *,
         paced: bool,
         trace: SessionTrace | None,
+        spoken: SpokenUtterances,
         has_room: Callable[[], bool] | None,
         show: Callable[[Event], None],
         ticked: Callable[[], None],
     ) -> None:
         self._number, self._playout, self._paced, self._trace = number, playout, paced, trace
         self._pool, self._margin_ns = services.pool, services.margin_ns
+        self._spoken = spoken
         self._has_room, self._show, self._ticked = has_room, show, ticked
         self._alarm = services.timer.alarm(self.tick)
         self._broken = trio.Event()
@@ -106,7 +110,9 @@ class PlayoutDriver:
             pending = Pending(job, pcm, self._answered, self._lost, urgent)
             if self._trace is not None:
                 self._trace.asked(pending)
-            self._pool.submit(pending)
+            engine = self._pool.submit(pending)
+            if engine:
+                self._spoken.on_asked(engine)
 
     def interrupt(self) -> None:
         """Drop all that is to be said, here and at the engines."""
@@ -122,6 +128,7 @@ class PlayoutDriver:
 
     def _lost(self, job: Job) -> Job | None:
         now = time.monotonic_ns()
+        self._spoken.on_lost()
         again = self._playout.lost(job, now)
         self._alarm.set(now)
         return again

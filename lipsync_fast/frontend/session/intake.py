@@ -40,7 +40,7 @@ class UtteranceIntake:
         visit: the connection's, which counts what is spoken.
         audio: makes samples of what the client sends.
         post: sends a message to the client.
-        begun: called when an utterance has begun: its number, and when its first sound was here.
+        heard: called when sound of an utterance has come: its number, how many samples, and when.
         ended: called when an utterance was ended for its quiet.
     """
 
@@ -53,13 +53,13 @@ class UtteranceIntake:
         *,
         visit: Visit,
         post: Callable[[ServerMessage], None],
-        begun: Callable[[int, int], None],
+        heard: Callable[[int, int, int], None],
         ended: Callable[[], None],
     ) -> None:
         self._admission, self._statistics = services.admission, services.statistics
         self._utterances = services.utterances
         self._playout, self._shown, self._audio, self._post = playout, shown, audio, post
-        self._visit, self._begun, self._ended = visit, begun, ended
+        self._visit, self._heard, self._ended = visit, heard, ended
         self._quiet_ns = int(services.config.live.quiet_s * NS_PER_S)
         self._quiet = QuietTime(self._quiet_ns)
         self._alarm = services.timer.alarm(self._look_for_quiet)
@@ -84,8 +84,7 @@ class UtteranceIntake:
             return False
         self.set_speaking(True)
         number = self._playout.push_audio(pcm, now_ns)
-        if begins:
-            self._begun(number, now_ns)
+        self._heard(number, len(pcm), now_ns)
         self._audio.keep(number)
         if self._visit.spend(len(pcm) / SAMPLE_RATE) is not None:
             self.end_utterance(quiet=True)  # what comes then is refused, as any utterance
@@ -154,7 +153,7 @@ class UtteranceIntake:
         if self._playout.open:
             last = self._audio.finish()
             if len(last):
-                self._playout.push_audio(last, now_ns)
+                self._heard(self._playout.push_audio(last, now_ns), len(last), now_ns)
             self._playout.end_utterance(now_ns, quiet)
         else:
             self._audio.reset()
@@ -187,7 +186,7 @@ class UtteranceIntake:
         self._utterances.counts["named"] += 1
         now_ns = time.monotonic_ns()
         number = self._playout.speak(pcm, now_ns)
-        self._begun(number, now_ns)
+        self._heard(number, len(pcm), now_ns)
         self._audio.keep_whole(number, echo)
         self._visit.spend(len(pcm) / SAMPLE_RATE)
 

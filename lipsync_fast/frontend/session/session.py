@@ -13,8 +13,10 @@ silent for too long. All that is its own ends with it.
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 import trio
 
@@ -115,7 +117,13 @@ class NativeSession:
         self._number = number = services.numbers.session()
         late_frames, paced = services.config.limits.late_frames, start.pace != "burst"
         self._paced, self._idle, self._told_stride = paced, paced and start.idle, 1
-        self._spoken = SpokenUtterances(services.statistics, number, paced)
+        tracing = services.tracing
+        self._spoken = SpokenUtterances(
+            services.statistics,
+            number,
+            paced,
+            None if tracing is None else partial(tracing.begin, tracing.caller(socket.header)),
+        )
         self._statistics = SessionStatistics(services.statistics, paced, self._spoken)
         self._outbox = (
             Outbox(socket, late_frames, self._on_left_out)
@@ -145,7 +153,9 @@ class NativeSession:
             self._audio,
             visit=visit,
             post=post,
-            begun=lambda number, at_ns: self._spoken.begin(number, self._shown.name, at_ns),
+            heard=lambda number, samples, now_ns: self._spoken.on_heard(
+                number, self._shown.name, samples, now_ns
+            ),
             ended=lambda: self._driver.tick(),
         )
         self._driver = PlayoutDriver(
@@ -154,6 +164,7 @@ class NativeSession:
             services,
             paced=paced,
             trace=trace,
+            spoken=self._spoken,
             has_room=None if paced else lambda: self._outbox.has_room,
             show=self._show,
             ticked=self._on_tick,
@@ -212,7 +223,7 @@ class NativeSession:
         finally:
             front.load.sessions -= 1
             front.session_time.add(time.monotonic() - began)
-            self._spoken.break_off("the session has ended")
+            self._spoken.break_off("the session has ended", _failure(ended))
             del front.playouts[self._number]
             self._intake.close()
             self._driver.close()
@@ -350,6 +361,14 @@ class NativeSession:
         await until(lambda: not self._playout.speaking)
         self._outbox.close()
         await trio.sleep_forever()
+
+
+def _failure(ended: Sequence[ClosingError | SocketClosedError]) -> str:
+    """Why a session that has ended failed; nothing where it did not."""
+    if isinstance(sys.exception(), Exception):
+        return "a defect of the server; its log has it"
+    by = ended[0] if ended else None
+    return by.reason if isinstance(by, ClosingError) and by.close_code == INTERNAL_ERROR else ""
 
 
 def _playout(

@@ -44,7 +44,7 @@ class SessionStatistics:
         if picture.frame is not None and not picture.flags & Flag.REPEATED:
             self._latency_ms = (time.monotonic_ns() - picture.ready_ns) / 1e6
             if self._paced:
-                self._front.latencies.add(self._latency_ms)
+                self._front.latencies.add(self._latency_ms, self._spoken.trace_of(picture))
             self._spoken.on_sent(picture, self._latency_ms)
 
     def on_left_out(self, frames: int) -> None:
