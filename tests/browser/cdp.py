@@ -20,6 +20,8 @@ from typing import Any
 
 from websockets.sync.client import ClientConnection, connect
 
+from lipsync_fast.client.local import Tether
+
 NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 FLAGS = (
     "--headless",
@@ -63,6 +65,7 @@ class Browser:
             env=os.environ | {"HOME": str(folder)},
             start_new_session=True,
         )
+        self._tether = Tether(self._process.pid, data)  # tests that are killed leave none
         try:
             port = int(_wait_for_file(data / "DevToolsActivePort", self._process).split()[0])
             self.page = Page(self._left.enter_context(_page_of(port)))
@@ -85,6 +88,7 @@ class Browser:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        self._tether.close()
         self._log.close()
 
 
