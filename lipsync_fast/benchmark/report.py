@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import io
-import os
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from PIL import Image
 
 from lipsync_fast.benchmark.rows import Report, Row, Spread, by_name, ratios
 from lipsync_fast.errors import OutputError
+from lipsync_fast.whole_files import write_whole
 
 
 def write(report: Report, folder: Path) -> list[Path]:
@@ -30,9 +30,7 @@ def write(report: Report, folder: Path) -> list[Path]:
             ("run.json", msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n"),
             ("run.md", markdown(report).encode()),
         ):
-            partial = folder / f".{name}.part"
-            partial.write_bytes(data)
-            os.replace(partial, folder / name)
+            write_whole(folder / name, data)
             done.append(folder / name)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written ({error.strerror})") from None

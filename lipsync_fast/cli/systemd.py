@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import pwd
 import re
 import shutil
@@ -21,6 +20,7 @@ from lipsync_fast.config import ServeConfig
 from lipsync_fast.config_load import DEFAULT, Loaded, load
 from lipsync_fast.console import say
 from lipsync_fast.errors import ConfigError
+from lipsync_fast.whole_files import write_whole
 
 NAME = "lipsync-fast"
 FOLDER = Path("/etc/systemd/system")
@@ -218,13 +218,9 @@ def put(unit: str, folder: Path) -> Path:
     Raises:
         ConfigError: it cannot be written there.
     """
-    file, partial = folder / f"{NAME}.service", folder / f".{NAME}.service.partial"
+    file = folder / f"{NAME}.service"
     try:
-        partial.write_text(unit)
-        partial.chmod(0o644)
-        os.replace(partial, file)
+        write_whole(file, unit.encode(), 0o644)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
         raise ConfigError(f"{file}: {error.strerror}; --install is for root") from None
     return file

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from lipsync_fast.errors import OutputError
 from lipsync_fast.provenance import CREATOR_MARK
+from lipsync_fast.whole_files import sync_all
 
 PNG_NAME = re.compile(r"\d{6,}\.png")
 _HEAD_BYTES = 4096
@@ -198,7 +199,7 @@ def publish_file(partial: Path, target: Path, force: bool) -> None:
         OutputError: the name is taken, or cannot be given.
     """
     try:
-        _sync(partial)
+        sync_all([partial])
         if not force:
             try:
                 os.link(partial, target)
@@ -280,12 +281,3 @@ def _remove_owned(folder: Path) -> None:
         raise OutputError(
             f"the new pictures are in place, but the old ones remain in {folder}: {error.strerror}"
         ) from None
-
-
-def _sync(path: Path) -> None:
-    """Wait until the file is on the device; a late "no space" comes to light here."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

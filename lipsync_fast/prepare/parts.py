@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipsync_fast.errors import PrepareError
+from lipsync_fast.whole_files import sync_all, write_whole
 
 PART_FRAMES = 50
 _ENDING, _LAST, _STATE = ".part", ".last", "state.json"
@@ -183,25 +184,6 @@ def _locked(fd: int) -> bool:
     return True
 
 
-def write_whole(file: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all, whatever happens."""
-    partial = file.with_name(f".{file.name}.new")
-    try:
-        with open(partial, "wb") as out:
-            out.write(data)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(partial, file)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
-
-
 def sync_folder(folder: Path) -> None:
-    """Wait until all files of a folder are on the disc."""
-    for path in [*(p for p in folder.rglob("*") if p.is_file()), folder]:
-        fd = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+    """Wait until all files of a folder are on the disk."""
+    sync_all([*(p for p in folder.rglob("*") if p.is_file()), folder])

@@ -33,6 +33,7 @@ from lipsync_fast.errors import CheckpointError, OutputError, TrainingError
 from lipsync_fast.train.options import Options
 from lipsync_fast.untrusted import limits
 from lipsync_fast.untrusted.pickles import check_checkpoint
+from lipsync_fast.whole_files import sync_all, write_whole
 
 FORMAT = 1
 STATE, LOCK = "state.pt", "lock"
@@ -202,8 +203,8 @@ class Work:
         for name in (LOG, VALIDATION):
             path = self.folder / name
             if path.exists():
-                with writing(path), path.open("rb") as file:
-                    os.fsync(file.fileno())
+                with writing(path):
+                    sync_all([path])
         fields = {f: getattr(state, f) for f in state.__struct_fields__ if f != "tensors"}
         plain: dict[str, Any] = msgspec.to_builtins(fields)
         self.save_tensors(STATE, plain | {"format": FORMAT, "tensors": state.tensors})
@@ -219,18 +220,8 @@ class Work:
     def save_bytes(self, name: str, data: bytes | memoryview) -> None:
         """Write a file, whole or not at all."""
         path = self.folder / name
-        partial = path.with_name(f".{name}.part")
-        try:
-            with writing(path), partial.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            with writing(path):
-                os.replace(partial, path)
-                _sync_folder(self.folder)
-        finally:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
+        with writing(path):
+            write_whole(path, data)
 
     def best(self, best: Best) -> dict[str, torch.Tensor]:
         """The best weights.
@@ -338,11 +329,3 @@ def writing(path: Path) -> Iterator[None]:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         reason = "no space left" if full else error.strerror or str(error)
         raise OutputError(f"{path}: cannot be written ({reason})") from error
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

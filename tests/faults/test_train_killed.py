@@ -163,7 +163,7 @@ def test_a_full_disk_at_a_checkpoint(folder: Path, encoder: Path, tmp_path: Path
     ):
         train(more)
     assert (work / STATE).read_bytes() == before
-    assert not list(work.glob(".*.part"))
+    assert not list(work.glob(".*.new"))
     assert train(more).steps == 8
     assert [line["step"] for line in lines(work / LOG)] == list(range(1, 9))
 
