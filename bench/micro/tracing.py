@@ -6,7 +6,7 @@
 Each utterance is heard, has its frames asked for and sent, and ends, as a session does it, without
 a trace, in one that nobody samples, and in one that is sent. Counted is the loop's processor time;
 of what is sent, the rest of the process's as well, which is the thread's, with a collector on
-loopback that takes all (a process of its own).
+loopback that takes all (a process of its own). Memory is what the library takes once it is loaded.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import socket
 import time
 from functools import partial
+from pathlib import Path
 
 from lipsync_fast.benchmark import program
 from lipsync_fast.config import Tracing as Config
@@ -58,7 +59,7 @@ def said(
     for _ in range(utterances):
         spoken.on_heard(1, "demo", 48_000, time.monotonic_ns())
         for _ in range(frames):
-            spoken.on_asked("engine-1")
+            spoken.on_asked("engine-1", bool)
             front.latencies.add(65.0, spoken.trace_of(PICTURE))
             spoken.on_sent(PICTURE, 65.0)
         spoken.end(Ended(1, frames=frames, dropped=0))
@@ -68,11 +69,20 @@ def said(
     return own, time.process_time() - whole
 
 
+def resident_mb() -> float:
+    """Memory of this process."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
 def main() -> None:
     """Measure, in rounds in which each way has its turn."""
     asked = program.options(__doc__, utterances=2000, frames=75, rounds=5, out=None)
     os.environ |= {"OTEL_BSP_MAX_QUEUE_SIZE": str(asked.utterances)}
     pid, url = collector()
+    before = resident_mb()
+    Tracing(Config(endpoint=url), "front-1").close()
+    memory_mb = resident_mb() - before
     rounds = []
     for _ in range(asked.rounds):
         found: dict[str, dict[str, float]] = {}
@@ -93,7 +103,8 @@ def main() -> None:
             f"{way:12} {row['loop_us']:7.1f} us an utterance of {asked.frames} frames in the"
             f" loop ({more:+.1f}), {row['thread_us']:6.1f} us beside it"
         )
-    program.keep(asked.out, ways=ways)
+    print(f"library      {memory_mb:7.1f} MB of memory")
+    program.keep(asked.out, ways=ways, memory_mb=memory_mb)
 
 
 if __name__ == "__main__":

@@ -103,6 +103,10 @@ class EnginePool:
             self._again(pending)
 
     # ------------------------------------------------------------ what sessions ask
+    def has(self, name: str) -> bool:
+        """Whether an engine can be asked, or could be once it is active."""
+        return name in self._engines
+
     @property
     def engines(self) -> list[EngineInfo]:
         """All engines of the server, as the supervisor has said last."""

@@ -112,7 +112,7 @@ class PlayoutDriver:
                 self._trace.asked(pending)
             engine = self._pool.submit(pending)
             if engine:
-                self._spoken.on_asked(engine)
+                self._spoken.on_asked(engine, self._pool.has)
 
     def interrupt(self) -> None:
         """Drop all that is to be said, here and at the engines."""

@@ -31,8 +31,8 @@ class Spoken:
             the client reads slowly.
         first_ms: from its first sound to its first picture on the socket; slowest_ms: from a
             frame's last sound to its picture on the socket, the longest.
-        engines: that were asked for its frames, in this order; without: the one that was asked
-            last has gone, and no other has been asked yet.
+        engines: that were asked for its frames, in this order; engine: that was asked last,
+            nothing where that has gone.
     """
 
     number: int
@@ -47,7 +47,7 @@ class Spoken:
     first_ms: float | None = None
     slowest_ms: float = 0.0
     engines: dict[str, None] = field(default_factory=dict)
-    without: bool = False
+    engine: str = ""
 
 
 class SpokenUtterances:
@@ -89,18 +89,23 @@ class SpokenUtterances:
         }
         return self._begin_span(spoken.begun_ns, known)
 
-    def on_asked(self, engine: str) -> None:
-        """An engine was asked for a frame."""
+    def on_asked(self, engine: str, lives: Callable[[str], bool]) -> None:
+        """An engine was asked for a frame; ``lives``: of the one before, which may owe nothing."""
         for spoken in self._spoken.values():
-            spoken.engines[engine], spoken.without = None, False
+            if spoken.engine != engine:
+                if not lives(spoken.engine):
+                    self._lose(spoken)
+                spoken.engines[engine], spoken.engine = None, engine
 
     def on_lost(self) -> None:
         """The engine that was asked for a frame has gone, or there is none to ask."""
         for spoken in self._spoken.values():
-            if spoken.engines and not spoken.without:
-                spoken.without = True
-                if spoken.span is not None:
-                    spoken.span.happened("engine lost")
+            self._lose(spoken)
+
+    def _lose(self, spoken: Spoken) -> None:
+        if spoken.engine and spoken.span is not None:
+            spoken.span.happened("engine lost")
+        spoken.engine = ""
 
     def trace_of(self, picture: Picture) -> str:
         """The trace of what a picture shows; nothing where it is in none."""
