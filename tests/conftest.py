@@ -7,7 +7,6 @@ import contextlib
 import fcntl
 import json
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before numpy and torch are loaded: th
 
 import pytest
 from hypothesis import HealthCheck, settings
+from serving import warnings_in
 from talking import BUSY_MACHINE, SLOW_MACHINE, Serve
 from tiny import write_tiny_avatar
 
@@ -49,7 +49,7 @@ def no_warnings() -> Iterator[None]:
     close = LocalServer.close
 
     def closed(server: LocalServer) -> None:
-        warned = re.findall(r"^.*\.py:\d+: \w*Warning: .*$", server.log(), re.MULTILINE)
+        warned = warnings_in(server.log())
         close(server)
         assert not warned, warned
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -95,7 +96,7 @@ class Server:
     @property
     def log(self) -> str:
         """What the server and its children have written."""
-        return (self.base / "log").read_text()
+        return (self.base / "log").read_text(errors="replace")
 
     def status(self) -> ServerStatus:
         """The status now; raises ServerError where there is no server."""
@@ -183,7 +184,14 @@ class Server:
                 os.kill(pid, signal.SIGKILL)
         self.process.wait()
         self._tether.close()
+        warned = warnings_in(self.log)
         shutil.rmtree(self.base)
+        assert not warned, warned
+
+
+def warnings_in(log: str) -> list[str]:
+    """Lines in which Python has warned of something."""
+    return re.findall(r"^.*\.py:\d+: \w*Warning: .*$", log, re.MULTILINE)
 
 
 def lives(pid: int) -> bool:

@@ -292,15 +292,18 @@ def heights(jpegs: list[bytes]) -> set[int]:
 
 @in_trio
 async def test_metrics_tell(server: LocalServer) -> None:
-    text = urlopen(server.http_url + "/metrics").read().decode()
-    figures = dict(
-        line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#")
-    )
-    status = settled(server)
-    made = [e for e in status.engines if e.load.inferences]
+    made = {e.name: e for e in settled(server).engines if e.load.inferences}
     assert made
-    for engine in made:
-        assert f'lipsync_fast_engine_inferences_total{{engine="{engine.name}"}}' in figures
+    told: dict[str, float] = {}
+    while told != {name: engine.load.inferences for name, engine in made.items()}:
+        await trio.sleep(0.05)  # a front is told once a second
+        text = urlopen(server.http_url + "/metrics").read().decode()
+        figures = dict(
+            line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#")
+        )
+        total = 'lipsync_fast_engine_inferences_total{{engine="{}"}}'
+        told = {name: float(figures.get(total.format(name), "0")) for name in made}
+    for engine in made.values():
         for stage in ("queue", "frame"):
             name = f"lipsync_fast_engine_{stage}_seconds_count"
             assert float(figures[f'{name}{{engine="{engine.name}"}}']) >= engine.load.inferences
