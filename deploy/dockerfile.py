@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 from dataclasses import dataclass, field
@@ -161,11 +162,27 @@ def context(folder: Path) -> list[Path]:
                 keep = rule.startswith("!")
         return keep
 
-    return sorted(
-        path.relative_to(folder)
-        for path in folder.rglob("*")
-        if (path.is_file() or path.is_symlink()) and kept(path.relative_to(folder))
-    )
+    def leads_on(path: Path) -> bool:
+        """Whether something in a folder may be kept: environments and builds are not walked."""
+        exceptions = (rule[1:].split("/") for rule in rules if rule.startswith("!"))
+        return kept(path) or any(_leads(path.parts, tuple(parts)) for parts in exceptions)
+
+    found = []
+    for place, folders, files in os.walk(folder):
+        below = Path(place).relative_to(folder)
+        links = [name for name in folders if Path(place, name).is_symlink()]
+        found += [below / name for name in files + links if kept(below / name)]
+        folders[:] = [name for name in folders if leads_on(below / name)]
+    return sorted(found)
+
+
+def _leads(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
+    """Whether a pattern may fit what lies in a folder."""
+    if not parts or not pattern:
+        return not parts
+    if pattern[0] == "**":
+        return True
+    return fnmatchcase(parts[0], pattern[0]) and _leads(parts[1:], pattern[1:])
 
 
 def _fits(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
