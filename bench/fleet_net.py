@@ -222,7 +222,8 @@ class Balancer:
         """As it names itself."""
         flag = "-v" if self._kind == "haproxy" else "--version"
         said = subprocess.run([self._program, flag], capture_output=True, text=True).stdout
-        return next(line.strip() for line in said.splitlines() if "ersion" in line)
+        line = next(line.strip() for line in said.splitlines() if "ersion" in line)
+        return line.replace(self._program, "Envoy").replace("  ", " ")
 
     def close(self) -> None:
         """End it."""

@@ -36,3 +36,15 @@ def test_what_was_simulated_is_told() -> None:
     assert len(rows) >= 14
     for row in rows:
         assert row in TEXT
+
+
+def test_what_was_measured_is_told() -> None:
+    folder = RESULTS / "fleet"
+    found = [json.loads((folder / f"{name}.json").read_text()) for name in ("haproxy", "envoy")]
+    rows = list(program("fleet_report").measured(found))
+    assert len(rows) == 8
+    for row in rows:
+        assert row in TEXT
+    steps = [step for each in found for run in each["runs"] for step in run["steps"]]
+    assert not any(step["elsewhere"]["lost"] or step["outages_elsewhere"] for step in steps)
+    assert all(step["not_back"] == 0 for step in steps)
