@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lipsync_fast.config import Tracing as TracingConfig
-from lipsync_fast.errors import ConfigError
+from lipsync_fast.errors import ConfigError, words_of
 from lipsync_fast.extras import how_to_get
 from lipsync_fast.logs import get_logger
 from lipsync_fast.version import __version__
@@ -103,7 +103,9 @@ class Tracing:
             exporter = OTLPSpanExporter(endpoint=config.endpoint, session=_session())
             self._provider.add_span_processor(BatchSpanProcessor(exporter))
         except (ValueError, TypeError, OSError) as error:
-            raise ConfigError(f"tracing: an OTEL_ variable cannot be used: {error}") from None
+            raise ConfigError(
+                f"tracing: an OTEL_ variable cannot be used: {words_of(error)}"
+            ) from None
         self._tracer = self._provider.get_tracer("lipsync-fast", __version__)
         self._nobody, self._kind = Context(), SpanKind.SERVER
         self._extract = tracecontext.TraceContextTextMapPropagator().extract
