@@ -263,7 +263,7 @@ def test_a_decoder_that_keeps_pictures_until_others_come_is_fed_more(
     sync = metrics(page)["sync"]
     assert abs(sync["median"]) < IN_STEP_MS / 2, sync
     assert page.value("lipsync.codec") == "h264"
-    assert page.value("asked('video.keyframe')") == 0
+    assert page.value("asked('video.keyframe')") <= 1, "not taken for one that is broken"
     assert page.problems == []
 
 
