@@ -26,6 +26,7 @@ help:
 	@echo "make test-images  Dockerfiles, locks and compose.yaml, by hadolint, HAProxy and promtool"
 	@echo "make locks   the newest versions for images, with their hashes; make sbom lists them"
 	@echo "make test-aarch64  the native code on 64-bit Arm, under qemu"
+	@echo "make wheel-aarch64  the wheel for 64-bit Arm, and its self-test under qemu"
 	@echo "make wheel   build the wheels of client and server into dist/"
 
 $(BIN)/python:
@@ -138,9 +139,12 @@ test-deploy: $(VENV)/.test $(HELM)/bin/helm
 		tests/integration/test_documents_run.py -k "test_deploy or kubernetes"
 
 # The native code on 64-bit Arm, by Debian's compiler and emulator.
-.PHONY: test-aarch64
+.PHONY: test-aarch64 wheel-aarch64
 test-aarch64:
 	tools/test_aarch64.sh
+
+wheel-aarch64: $(VENV)/.core
+	tools/wheel_aarch64.sh --try
 
 # What looks after images: uv resolves their locks, hadolint reads their Dockerfiles, CycloneDX lists
 # what they are made of.
