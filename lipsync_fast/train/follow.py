@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Learning that follows the sound: pictures of a shut mouth, and what sound makes of them.
+"""Learning that follows the sound: what a sound makes of any picture.
 
-    a frame, mostly one of the avatar's loop        -> input, whole and masked
+    a frame, whatever its mouth does                -> input, whole and masked
     a film's few mouths (exemplars.py), laid over it -> what shall come out, in a window
     which of them it is                              -> given in the place of the sound
     sounds, and which mouths are heard in them       -> what gives that from the sound (hearing.py)
 
 So the input never tells the mouth that shall come out: neither by the picture, which is the same
-for all mouths, nor by what a mask leaves over. And it is what the network gets in an avatar, whose
-loop has frames of a shut mouth. The picture's half learns from which mouth it is to make, exactly,
-and the sound's half to say that: neither waits for the other. The image half runs once for all
-mouths of a frame.
+for all mouths, nor by what a mask leaves over. The picture's half learns from which mouth it is to
+make, exactly, and the sound's half to say that: neither waits for the other. The image half runs
+once for all mouths of a frame.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from lipsync_fast.train.exemplars import Exemplars
 from lipsync_fast.train.hearing import Sounds
 from lipsync_fast.train.learner import Learner
 from lipsync_fast.train.look import FollowValidation
-from lipsync_fast.train.losses import PERCEPTUAL_WEIGHT, Perceptual, weighted_loss
+from lipsync_fast.train.losses import PERCEPTUAL_WEIGHT, Perceptual, texture_loss, weighted_loss
 from lipsync_fast.train.mouths import Mouths
 from lipsync_fast.train.options import Options
 from lipsync_fast.train.state import Best
@@ -44,16 +43,16 @@ from lipsync_fast.train.validate import Look
 
 FRAMES = 2
 """Pictures of a step; its batch are mouths, spread over them."""
-SHOWN_SHARE, SHUT_SHARE = 0.6, 0.25
-"""How often the picture is one of the avatar's loop, and one of a shut mouth; else it is any."""
-LIPS_WEIGHT, FACE_WEIGHT, SLOPE_WEIGHT = 4.0, 0.5, 0.7
-"""What errors weigh at the lips more than elsewhere, everywhere, and those of differences between
-neighbours."""
+LIPS_WEIGHT, FACE_WEIGHT = 4.0, 0.5
+"""What errors weigh at the lips more than elsewhere, and everywhere."""
+TEXTURE_WEIGHT, SLOPE_WEIGHT = 0.4, 0.0
+"""What errors of the strength of fine detail weigh, and those of differences between neighbours:
+these make mouths soft, for a picture without detail is never wrong about a place."""
 LIPS_ROOM, SOFT = 0.12, 5
 """Around the lips, in widths of the window; over how many pixels outlines are soft."""
 FADE = 12
 """Pixels over which the window becomes the picture's own."""
-EDGE, EDGE_WEIGHT = 4, 2.0
+EDGE, EDGE_WEIGHT = 4, 8.0
 LOUD = 4.0
 """What a mouth's whole share is in the bottleneck."""
 HEARD = 24
@@ -96,7 +95,6 @@ class FollowData:
         exemplars: the mouths to learn.
         sounds: to choose from.
         heard: N x K, which mouths are heard in them.
-        shown: numbers of the frames in the avatar's loop.
         window: in the region.
         batch: mouths of a step.
         seed: of what is random.
@@ -109,7 +107,6 @@ class FollowData:
         exemplars: Exemplars,
         sounds: Sounds,
         heard: F32,
-        shown: range,
         window: Rect,
         batch: int,
         seed: int,
@@ -118,8 +115,6 @@ class FollowData:
         self.window = window
         self._heard, self._each, self._seed = heard, max(1, batch // FRAMES), seed
         self._soft = faded(window)
-        usable = set(mouths.usable.tolist())
-        self._shown = np.array([i for i in shown if i in usable], np.int64)
         self._pictures = {int(i): _inside(crops.crop(int(i))) for i in exemplars.frames}
 
     def batch(self, step: int) -> FollowBatch:
@@ -128,14 +123,14 @@ class FollowData:
         kinds = len(self.exemplars)
         images, targets, weights, chosen = [], [], [], []
         for _ in range(FRAMES):
-            frame = self._frame(rng)
+            frame = int(rng.choice(self.mouths.usable))
             image = _native.region_input(self.crops.crop(frame), REGION_BORDER)
             own = torch.from_numpy(image[:3][(slice(None), *self.window.slices)].copy())
             images.append(image)
             for mouth in rng.choice(kinds, self._each, replace=kinds < self._each):
                 other = int(self.exemplars.frames[mouth])
                 lips, face = self.parts(other, frame)
-                mixed = self._soft * face
+                mixed = self._soft * torch.maximum(face, lips)
                 targets.append(self.laid_over(other, frame) * mixed + own * (1 - mixed))
                 weights.append(FACE_WEIGHT + LIPS_WEIGHT * lips[None])
                 chosen.append(int(mouth))
@@ -148,15 +143,6 @@ class FollowData:
             np.stack([self.sounds.block(int(i)) for i in some]),
             self._heard[some],
         )
-
-    def _frame(self, rng: np.random.Generator) -> int:
-        """Of the picture under a step's mouths."""
-        kind = rng.random()
-        if kind < SHOWN_SHARE and len(self._shown):
-            return int(rng.choice(self._shown))
-        if kind < SHOWN_SHARE + SHUT_SHARE and len(self.mouths.shut):
-            return int(rng.choice(self.mouths.shut))
-        return int(rng.choice(self.mouths.usable))
 
     def parts(self, what: int, onto: int) -> tuple[Tensor, Tensor]:
         """Where in the window lips are, and the face, of a frame laid over another: H x W, 0..1.
@@ -219,11 +205,12 @@ def edge_of(window: Rect) -> Tensor:
 def picture_loss(
     made: Tensor, target: Tensor, before: Tensor, weight: Tensor, edge: Tensor
 ) -> Tensor:
-    """Error of a window and of its slopes, and of its edge against the picture before.
+    """Error of a window, of its slopes and its detail, and of its edge against the picture before.
 
     All B x 3 x H x W in 0..1, but ``weight``, B x 1 x H x W, and ``edge``, H x W.
     """
     loss = weighted_loss(made - target, weight, SLOPE_WEIGHT)
+    loss = loss + TEXTURE_WEIGHT * texture_loss(made, target, weight)
     return loss + EDGE_WEIGHT * ((made - before).abs() * edge).mean()
 
 

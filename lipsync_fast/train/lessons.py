@@ -133,14 +133,12 @@ def following(
     crops = Crops(prepared, options.region)
     window = mouths.window(options.region)
     exemplars = Exemplars(crops, mouths, hearing.hearable, options.seed)
-    loop = prepared.manifest.loop
     data = FollowData(
         crops,
         mouths,
         exemplars,
         pool,
         exemplars.shares(heard),
-        range(loop.first, loop.first + loop.count),
         window,
         options.batch,
         options.seed,

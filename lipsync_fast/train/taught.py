@@ -21,7 +21,7 @@ from lipsync_fast.arrays import F32, U8
 from lipsync_fast.models.normless import decode_window, passing_network
 from lipsync_fast.models.unet import UNet
 from lipsync_fast.train.exam import Exam, motion
-from lipsync_fast.train.follow import AVERAGE, SETTLES, SLOPE_WEIGHT
+from lipsync_fast.train.follow import AVERAGE, SETTLES
 from lipsync_fast.train.hearing import Sounds
 from lipsync_fast.train.learner import Learner
 from lipsync_fast.train.losses import weighted_loss
@@ -35,8 +35,9 @@ EACH = 3
 """Sounds of a frame in a step."""
 MARGIN = 3
 """Pixels around the window that are made and not looked at: what is there lacks context."""
-STILL_WEIGHT, MOVING_WEIGHT = 0.5, 4.0
-"""What errors weigh everywhere, and where sound moves the picture more."""
+STILL_WEIGHT, MOVING_WEIGHT, SLOPE_WEIGHT = 0.5, 4.0, 0.7
+"""What errors weigh everywhere, where sound moves the picture more, and those of differences
+between neighbours."""
 SEEN_FRAMES, SEEN_SOUNDS = 6, 24
 """From which it is known what sound moves."""
 
