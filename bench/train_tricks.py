@@ -31,7 +31,6 @@ CHANGES: dict[str, tuple[dict[str, float], list[str]]] = {
     "without the error of detail": ({"TEXTURE_WEIGHT": 0.0}, []),
     "detail weighs 0.3": ({"TEXTURE_WEIGHT": 0.3}, []),
     "detail weighs 1": ({"TEXTURE_WEIGHT": 1.0}, []),
-    "with an error of slopes": ({"SLOPE_WEIGHT": 0.7}, []),
     "without the window's edge": ({"EDGE_WEIGHT": 0.0}, []),
     "the edge weighs a quarter": ({"EDGE_WEIGHT": 2.0}, []),
     "a rate that stays": ({"SETTLES": 1e12}, []),

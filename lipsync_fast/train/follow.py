@@ -34,7 +34,7 @@ from lipsync_fast.train.exemplars import Exemplars
 from lipsync_fast.train.hearing import Sounds
 from lipsync_fast.train.learner import Learner
 from lipsync_fast.train.look import FollowValidation
-from lipsync_fast.train.losses import PERCEPTUAL_WEIGHT, Perceptual, texture_loss, weighted_loss
+from lipsync_fast.train.losses import PERCEPTUAL_WEIGHT, Perceptual, texture_loss
 from lipsync_fast.train.mouths import Mouths
 from lipsync_fast.train.options import Options
 from lipsync_fast.train.state import Best
@@ -45,9 +45,9 @@ FRAMES = 2
 """Pictures of a step; its batch are mouths, spread over them."""
 LIPS_WEIGHT, FACE_WEIGHT = 4.0, 0.5
 """What errors weigh at the lips more than elsewhere, and everywhere."""
-TEXTURE_WEIGHT, SLOPE_WEIGHT = 0.4, 0.0
-"""What errors of the strength of fine detail weigh, and those of differences between neighbours:
-these make mouths soft, for a picture without detail is never wrong about a place."""
+TEXTURE_WEIGHT = 0.4
+"""What errors of the strength of fine detail weigh. Those of differences between neighbours count
+not at all: they make mouths soft, for a picture without detail is never wrong about a place."""
 LIPS_ROOM, SOFT = 0.12, 5
 """Around the lips, in widths of the window; over how many pixels outlines are soft."""
 FADE = 12
@@ -205,11 +205,11 @@ def edge_of(window: Rect) -> Tensor:
 def picture_loss(
     made: Tensor, target: Tensor, before: Tensor, weight: Tensor, edge: Tensor
 ) -> Tensor:
-    """Error of a window, of its slopes and its detail, and of its edge against the picture before.
+    """Error of a window, of its detail, and of its edge against the picture before.
 
     All B x 3 x H x W in 0..1, but ``weight``, B x 1 x H x W, and ``edge``, H x W.
     """
-    loss = weighted_loss(made - target, weight, SLOPE_WEIGHT)
+    loss = ((made - target).abs() * weight).mean()
     loss = loss + TEXTURE_WEIGHT * texture_loss(made, target, weight)
     return loss + EDGE_WEIGHT * ((made - before).abs() * edge).mean()
 

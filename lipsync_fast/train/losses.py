@@ -56,8 +56,6 @@ def weighted_loss(error: Tensor, weight: Tensor, slopes: float) -> Tensor:
         weight: B x 1 x H x W, of an error there.
     """
     loss = (error.abs() * weight).mean()
-    if not slopes:
-        return loss
     for dim in (2, 3):
         slope = torch.diff(error, dim=dim).abs()
         part = weight[:, :, : slope.shape[2], : slope.shape[3]]

@@ -91,6 +91,8 @@ class SpokenUtterances:
 
     def on_asked(self, engine: str, lives: Callable[[str], bool]) -> None:
         """An engine was asked for a frame; ``lives``: of the one before, which may owe nothing."""
+        if self._begin_span is None:  # spans alone tell of engines
+            return
         for spoken in self._spoken.values():
             if spoken.engine != engine:
                 if not lives(spoken.engine):
