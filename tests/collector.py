@@ -6,14 +6,13 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from serving import until
 
-PATIENCE_S = 60.0
 QUICK = {"OTEL_BSP_SCHEDULE_DELAY": "50", "OTEL_EXPORTER_OTLP_TIMEOUT": "5"}
 """The environment in which spans go out soon."""
 
@@ -74,10 +73,7 @@ class Collector:
 
     def wait(self, spans: int) -> list[Any]:
         """Wait for so many spans; all that have come."""
-        end = time.monotonic() + PATIENCE_S
-        while len(self.spans) < spans:
-            assert time.monotonic() < end, f"{len(self.spans)} spans have come, not {spans}"
-            time.sleep(0.01)
+        until(lambda: len(self.spans) >= spans, f"for {spans} spans")
         return self.spans
 
 

@@ -460,11 +460,11 @@ def test_another_microphone_can_be_picked(page: Page, served: LocalServer) -> No
 
 # ---------------------------------------------------------------- unseen
 def frames_at_rest(served: LocalServer) -> int:
-    """How many the front has sent, once it has told so twice."""
+    """How many the front has sent, once that is all: heartbeats come four times a second."""
     before = -1
     while (now := front_load(served).frames) != before:
         before = now
-        time.sleep(1.2)  # it tells once a second
+        time.sleep(0.6)
     return now
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from cdp import Page
 from pages import (
+    ATTEMPTS,
     CODECS,
     CONFIG,
     IDLES,
@@ -256,14 +257,17 @@ def test_a_decoder_that_keeps_pictures_until_others_come_is_fed_more(
     """As those of some devices do; what it shows is in step all the same."""
     page = tab
     holds = "(image, give, kept) => { kept.push(image); if (kept.length > 6) give(kept.shift()) }"
-    with before_the_page(page, WORDS + OTHERWISE.replace("PASS", holds)):
-        open_page(page, served.http_url)
-    begin_sample(page, 60)
-    stopped(page)
+    for _ in range(ATTEMPTS):  # a machine that stalls for two seconds looks like a broken decoder
+        with before_the_page(page, WORDS + OTHERWISE.replace("PASS", holds)):
+            open_page(page, served.http_url)
+        begin_sample(page, 60)
+        stopped(page)
+        if page.value("asked('video.keyframe')") == 0:
+            break
     sync = metrics(page)["sync"]
     assert abs(sync["median"]) < IN_STEP_MS / 2, sync
     assert page.value("lipsync.codec") == "h264"
-    assert page.value("asked('video.keyframe')") <= 1, "not taken for one that is broken"
+    assert page.value("asked('video.keyframe')") == 0
     assert page.problems == []
 
 
