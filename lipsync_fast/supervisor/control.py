@@ -32,6 +32,7 @@ from lipsync_fast.supervisor.run_folder import RunFolder
 from lipsync_fast.supervisor.status import (
     FrameRates,
     ServerFacts,
+    Usable,
     avatar_statuses,
     engine_infos,
     most_speakers,
@@ -67,7 +68,7 @@ class ControlServer:
     ) -> None:
         self._hub, self._roster, self._catalogue, self._facts = hub, roster, catalogue, facts
         self._on_message, self._on_change_avatar = on_message, on_change_avatar
-        self.rates = FrameRates()
+        self.rates, self._usable = FrameRates(), Usable()
         self.unreadable_loads = 0
         """Loads of fronts that could not be read."""
 
@@ -85,7 +86,7 @@ class ControlServer:
         for count, (name, message) in enumerate(self._hub.received(), 1):
             child = self._roster.by_name(name)
             if isinstance(message, StatusRequest):
-                self._hub.send(name, self._status_reply())
+                self._hub.send(name, _reply(self.status()))
             elif isinstance(message, SettingsRequest):
                 covered = msgspec.msgpack.encode(without_secrets(self._facts.config))
                 self._hub.send(name, SettingsReply(settings=msgspec.Raw(covered)))
@@ -128,25 +129,24 @@ class ControlServer:
         """The server as it is now."""
         ignored = self._hub.ignored + self.unreadable_loads
         status = server_status(
-            self._facts, self._roster.state, self._roster.last, self.rates, ignored
+            self._facts, self._roster.state, self._roster.last, self.rates, ignored, self._usable
         )
         status.avatars = avatar_statuses(self._catalogue, self._roster.engines, self._roster.fronts)
         return status
 
-    def _status_reply(self) -> StatusReply:
-        return StatusReply(status=msgspec.Raw(msgspec.msgpack.encode(self.status())))
-
-    def publish_status(self) -> None:
-        """Tell fronts how the server does."""
-        reply = self._status_reply()
+    def publish_status(self) -> ServerStatus:
+        """Tell fronts how the server does; what they were told."""
+        status = self.status()
+        reply = _reply(status)
         for front in self._roster.fronts:
             self.send(front, reply)
+        return status
 
     def publish_engines(self) -> None:
         """Tell fronts which engines and avatars there are, and how many may speak."""
         engines, fronts, catalogue = self._roster.engines, self._roster.fronts, self._catalogue
         infos = engine_infos(engines, catalogue)
-        speakers = most_speakers(self._facts.config, engines)
+        speakers = most_speakers(self._facts.config, engines, self._usable)
         speaking = sum(front.front_load.speaking for front in fronts)
         encoding = sum(front.front_load.encoding for front in fronts)
         avatars, unloaded = catalogue.for_fronts(), sorted(catalogue.unloaded)
@@ -162,3 +162,7 @@ class ControlServer:
                 catalogue=catalogue.number,
             )
             self.send(front, message)
+
+
+def _reply(status: ServerStatus) -> StatusReply:
+    return StatusReply(status=msgspec.Raw(msgspec.msgpack.encode(status)))

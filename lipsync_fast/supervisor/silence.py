@@ -10,6 +10,8 @@ that speaks for a process may itself wait for another, for the sound's features 
 from __future__ import annotations
 
 import contextlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 PROC = Path("/proc")
@@ -20,12 +22,27 @@ MOST = 5.0
 def waited_s(pid: int, proc: Path = PROC) -> float:
     """How long threads of a process have waited for processors, all together; 0 where nobody
     counts. Those that have ended count no more."""
+    # By descriptors alone, which costs a third of what paths cost: this is read again and again for
+    # each thread of each child, and most of what a server at rest does.
     waited_ns = 0
-    with contextlib.suppress(OSError):
-        for task in (proc / str(pid) / "task").iterdir():
-            with contextlib.suppress(OSError, IndexError, ValueError):
-                waited_ns += int((task / "schedstat").read_text().split()[1])
+    with contextlib.suppress(OSError), _opened(f"{proc}/{pid}/task", os.O_DIRECTORY) as tasks:
+        for task in os.listdir(tasks):
+            with (
+                contextlib.suppress(OSError, IndexError, ValueError),
+                _opened(f"{task}/schedstat", 0, tasks) as file,
+            ):
+                waited_ns += int(os.read(file, 100).split()[1])
     return waited_ns / 1e9
+
+
+@contextlib.contextmanager
+def _opened(path: str, flags: int, folder: int | None = None) -> Iterator[int]:
+    """A descriptor for reading."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags, dir_fd=folder)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 class Silence:

@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -19,7 +20,7 @@ from lipsync_fast.ipc.status import (
     GatewayStatus,
     ServerStatus,
 )
-from lipsync_fast.machine import are_shared, processors
+from lipsync_fast.machine import OWN_FROM, processors
 from lipsync_fast.supervisor.avatar_catalogue import AvatarCatalogue
 from lipsync_fast.supervisor.children import Child
 from lipsync_fast.supervisor.roster import ServerState
@@ -31,15 +32,46 @@ FRONT_S = 0.001
 """Processor time that a front needs for a frame of one of few sessions (bench/micro/front.py)."""
 RATE_S = 3.0
 """Frames a second are counted over so long."""
+USABLE_S = 0.9
+"""What the machine leaves the server is looked at once for each report: they are a second apart."""
 
 
-def most_speakers(config: ServeConfig, engines: list[Child]) -> int:
+class Usable:
+    """How many processors the server may use, as of the last second.
+
+    Control groups' limits may change while it runs. To read them takes a dozen files, and all that
+    is published asks.
+
+    Args:
+        count: as ``machine.processors``.
+        clock: seconds.
+    """
+
+    def __init__(
+        self,
+        count: Callable[[], int] = processors,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._count, self._clock = count, clock
+        self._known, self._until = 0, -math.inf
+
+    @property
+    def processors(self) -> int:
+        """So many."""
+        now = self._clock()
+        if now >= self._until:
+            self._known, self._until = self._count(), now + USABLE_S
+        return self._known
+
+
+def most_speakers(config: ServeConfig, engines: list[Child], usable: Usable) -> int:
     """How many sessions may speak at once: configured, or what the working engines can make."""
     ready = [engine for engine in engines if engine.state == "ready"]
-    shared = are_shared() and all(engine.device == "cpu" for engine in ready)
-    return speakers_for(
-        config.live, sum(engine.capacity_now for engine in ready), processors() if shared else None
-    )
+    capacity = sum(engine.capacity_now for engine in ready)
+    if config.live.speakers or any(engine.device != "cpu" for engine in ready):
+        return speakers_for(config.live, capacity, None)
+    shared = usable.processors if usable.processors < OWN_FROM else None
+    return speakers_for(config.live, capacity, shared)
 
 
 def speakers_for(config: Live, capacity: float, shared: int | None) -> int:
@@ -130,12 +162,14 @@ def server_status(
     children: list[Child],
     rates: FrameRates,
     ignored: int,
+    usable: Usable,
 ) -> ServerStatus:
     """The server as it is now.
 
     Args:
         children: of each slot, who fills it, or has filled it last.
         ignored: control messages that could not be read.
+        usable: what the machine leaves it.
     """
     now = time.monotonic()
     engines = [c for c in children if c.role == "engine"]
@@ -153,7 +187,7 @@ def server_status(
         engines=[_engine(e, now) for e in sorted(engines, key=lambda e: e.slot.number)],
         fronts=[_front(f, now, rates) for f in sorted(fronts, key=lambda f: f.slot.number)],
         capacity=sum(e.capacity_now for e in engines if e.state == "ready"),
-        speakers=most_speakers(facts.config, engines),
+        speakers=most_speakers(facts.config, engines, usable),
         frames_per_s=sum(rates.of(f) for f in fronts),
         ignored=ignored,
         gateways=[_gateway(g, now, facts) for g in gateways],

@@ -447,8 +447,7 @@ class Supervisor:
             self._loader.load_where_needed()
             self._ledger.sweep()
             self._control.publish_engines()
-            self._control.publish_status()
-            status = self._control.status()
+            status = self._control.publish_status()
             working = sum(engine.state == "ready" for engine in status.engines)
             sessions = sum(front.load.sessions for front in status.fronts)
             self._parts.notifier.status(

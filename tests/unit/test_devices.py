@@ -25,7 +25,7 @@ from lipsync_fast.supervisor.devices import plan_devices
 from lipsync_fast.supervisor.gpus import DetectedGpus, Gpu, detect_gpus, processors_near
 from lipsync_fast.supervisor.mps import CONTROL, LOGS, PIPES, Mps
 from lipsync_fast.supervisor.replicas import initial_holders, next_holder
-from lipsync_fast.supervisor.status import FrameRates, ServerFacts, server_status
+from lipsync_fast.supervisor.status import FrameRates, ServerFacts, Usable, server_status
 
 TWO = DetectedGpus([Gpu(0, "0"), Gpu(1, "1", (4, 5))])
 BROKEN = DetectedGpus(
@@ -287,6 +287,7 @@ def test_a_gpus_memory_is_a_metric_and_a_cpu_has_none() -> None:
         [known("g", 60, 100), known("c", 0, 0)],
         FrameRates(),
         0,
+        Usable(),
     )
     lines = metrics_text(status)[0].decode().splitlines()
     told = [line for line in lines if line.startswith("lipsync_fast_engine_device_memory_bytes{")]

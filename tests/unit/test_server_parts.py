@@ -22,7 +22,7 @@ from lipsync_fast.supervisor.children import ChildSlot, spawn, why_not_started
 from lipsync_fast.supervisor.devices import cpu_threads
 from lipsync_fast.supervisor.ports import BoundPort, bind_ports
 from lipsync_fast.supervisor.ring_broker import answer_ring
-from lipsync_fast.supervisor.status import speakers_for
+from lipsync_fast.supervisor.status import Usable, speakers_for
 
 
 # ---------------------------------------------------------------- folder
@@ -283,3 +283,11 @@ def test_as_many_may_speak_as_engines_and_front_can_serve(
 ) -> None:
     assert speakers_for(Live(), capacity, shared) == expected
     assert speakers_for(Live(speakers=7), capacity, shared) == 7
+
+
+def test_a_limit_of_processors_that_changes_is_known_a_second_later() -> None:
+    limits, now = iter((2, 1)), [100.0]
+    usable = Usable(lambda: next(limits), lambda: now[0])
+    assert [usable.processors for _ in range(6)] == [2] * 6, "and read once for a report"
+    now[0] += 1.0
+    assert usable.processors == 1
