@@ -37,6 +37,16 @@ from lipsync_fast.geometry import Rect
 _CHUNK = 1 << 20
 
 
+def check_new(dest: Path, overwrite: bool) -> None:
+    """Whether a package may be written at ``dest``; ask before long work begins.
+
+    Raises:
+        OutputError: something is there, and is not to be replaced.
+    """
+    if os.path.exists(dest) and not overwrite:  # whatever its name is: other checks judge that
+        raise OutputError(f"{dest}: already exists")
+
+
 class AvatarWriter:
     """Builds a package from frames and models; leave the ``with`` block after ``finish``.
 
@@ -61,8 +71,7 @@ class AvatarWriter:
         overwrite: bool = False,
     ) -> None:
         self.dest, self._manifest, self._overwrite = dest, manifest, overwrite
-        if dest.exists() and not overwrite:
-            raise OutputError(f"{dest}: already exists")
+        check_new(dest, overwrite)
         self._keep_regions = keep_regions
         self._temporary = dest.parent / f".{dest.name}.{secrets.token_hex(4)}.part"
         self._finished = False

@@ -58,6 +58,12 @@ def test_the_perceptual_loss_is_of_conv3_3(vgg: Path) -> None:
     value.backward()
     assert made.grad is not None
     assert made.grad.abs().sum() > 0
+    made.grad = None
+    with torch.autocast("cpu", torch.bfloat16):
+        half = loss(made, target)
+    assert half.item() == pytest.approx(value.item(), rel=0.05)
+    half.backward()
+    assert made.grad.abs().sum() > 0
     assert all(p.grad is None for p in loss.parameters())
 
 

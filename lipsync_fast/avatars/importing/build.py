@@ -14,7 +14,7 @@ from lipsync_fast.avatars.importing.parts import Source
 from lipsync_fast.avatars.importing.recognise import FORMS, recognise
 from lipsync_fast.avatars.importing.weights import load_models, need_extra
 from lipsync_fast.avatars.manifest import Manifest
-from lipsync_fast.avatars.writer import AvatarWriter
+from lipsync_fast.avatars.writer import AvatarWriter, check_new
 from lipsync_fast.errors import AvatarFormatError, AvatarImportError
 from lipsync_fast.families import Models
 
@@ -124,7 +124,7 @@ def import_synctalk(
 
 def _manifest(source: Source, statements: Statements, models: Models) -> Manifest:
     draft = {
-        "name": statements.name or source.path.name,
+        "name": _name(source, statements),
         "family": source.family.name,
         "width": models.width,
         "region": models.region,
@@ -144,6 +144,10 @@ def _manifest(source: Source, statements: Statements, models: Models) -> Manifes
         raise AvatarImportError(f"{source.path}: cannot become an avatar: {error}") from None
 
 
+def _name(source: Source, statements: Statements) -> str:
+    return statements.name or source.path.name
+
+
 def _article(form: str) -> str:
     return f"a {form} data set" if form == FORMS[0].title else f"a {form} package"
 
@@ -155,6 +159,7 @@ def _write(
     overwrite: bool,
     progress: Progress | None,
 ) -> Path:
+    check_new(avatars / _name(source, statements), overwrite)
     models = load_models(source.networks, source.family)
     manifest = _manifest(source, statements, models)
     rects, crop = source.track.rects, manifest.crop

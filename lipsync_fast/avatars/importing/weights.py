@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from lipsync_fast.avatars.importing.parts import Networks, Problems
@@ -124,15 +125,14 @@ def load_models(where: Networks, family: Family) -> Models:
 def need_extra() -> None:
     """Before anything is looked at: importing needs what reads checkpoints.
 
+    They are not loaded yet, which takes seconds: what is wrong with a folder is said before.
+
     Raises:
         BackendError: torch or onnx is not installed.
     """
-    try:
-        import onnx
-        import torch
-    except ImportError as error:
-        raise missing_extra(error) from None
-    del onnx, torch
+    for name in ("onnx", "torch"):
+        if find_spec(name) is None:
+            raise missing_extra(ImportError(name=name))
 
 
 def missing_extra(error: ImportError) -> BackendError:
