@@ -21,6 +21,7 @@ from lipsync_fast.cli.commands import (
     Group,
     choice,
     complete_avatar,
+    leave_only,
 )
 from lipsync_fast.console import EXIT_INTERRUPT, guarded
 from lipsync_fast.errors import ConfigError
@@ -521,6 +522,7 @@ def run() -> None:
     _in_utf8()
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files are bytes, not all of them UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
+    leave_only(app, sys.argv[1:])
     try:
         app(prog_name="lipsync-fast")
     except KeyboardInterrupt:  # before a command began

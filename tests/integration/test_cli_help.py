@@ -20,13 +20,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from typer.main import get_command
 
+from lipsync_fast.cli.commands import leave_only
 from lipsync_fast.cli.main import app
 from lipsync_fast.client.local import LocalServer
 from lipsync_fast.rounding import rounded
 
 COMMAND = [sys.executable, "-P", "-m", "lipsync_fast"]
+LINE = get_command(app)
+"""The command line, in this process."""
 PATIENCE_S = 300.0
 
 
@@ -49,19 +53,19 @@ def run(*args: str, **environ: str) -> Done:
             contextlib.redirect_stderr(err),
             pytest.raises(SystemExit) as left,
         ):
-            app(list(args), prog_name="lipsync-fast")
+            LINE(list(args), prog_name="lipsync-fast")
     finally:
         os.environ.clear()
         os.environ.update(before)
     return Done(int(left.value.code or 0), out.getvalue(), err.getvalue())
 
 
-def every_command() -> list[tuple[str, ...]]:
+def every_command(line: Any = LINE) -> list[tuple[str, ...]]:
     def below(command: Any, path: tuple[str, ...]) -> list[tuple[str, ...]]:
         inner = getattr(command, "commands", {})
         return [path, *(p for name, c in inner.items() for p in below(c, (*path, name)))]
 
-    return below(get_command(app), ())
+    return below(line, ())
 
 
 # ---------------------------------------------------------------- help
@@ -91,6 +95,36 @@ def test_choices_are_shown() -> None:
         assert words in shown
     assert "[auto|cpu|cuda|cuda:N]" in run("render", "-h", COLUMNS="200").stdout
     assert "[synctalk|sanders|default_model|livetalking]" in run("avatar", "import", "-h").stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "left"),
+    [
+        (["render", "avatar"], {("render",)}),
+        (["two-words"], {("two-words",)}),
+        (["avatar", "list", "x"], {("avatar", "list")}),
+        (["avatar", "lst"], {("avatar", "list"), ("avatar", "inspect")}),
+        (
+            ["-h", "render"],
+            {("render",), ("two-words",), ("avatar", "list"), ("avatar", "inspect")},
+        ),
+        ([], {("render",), ("two-words",), ("avatar", "list"), ("avatar", "inspect")}),
+    ],
+)
+def test_only_what_is_asked_for_is_read(args: list[str], left: set[tuple[str, ...]]) -> None:
+    def render() -> None: ...
+    def two_words() -> None: ...
+
+    some, inner = typer.Typer(), typer.Typer()
+    some.callback()(lambda: None)
+    some.command()(render)
+    some.command()(two_words)
+    inner.command("list")(render)
+    inner.command("inspect")(render)
+    some.add_typer(inner, name="avatar")
+    leave_only(some, args)
+    found = {path for path in every_command(get_command(some)) if path}
+    assert found - {("avatar",)} == left
 
 
 # ---------------------------------------------------------------- wrong use
