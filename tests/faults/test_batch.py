@@ -16,11 +16,10 @@ from pathlib import Path
 
 import av
 import pytest
-from commands import Done
+from commands import LINE, Done
 from sounds import tone, write_wav
 
 from lipsync_fast.batch.made import read_made
-from lipsync_fast.cli.main import app
 
 DEADLINE_S = 120
 
@@ -51,7 +50,7 @@ def batch(
     def call(*more: str) -> DoneBatch:
         arguments = command(tiny_avatar, "--jobs", "1", *more)[3:]
         with pytest.raises(SystemExit) as ended:
-            app(arguments, prog_name="lipsync-fast")
+            LINE(arguments, prog_name="lipsync-fast")
         captured = capfd.readouterr()
         assert isinstance(ended.value.code, int)
         return DoneBatch(ended.value.code, captured.out, captured.err)

@@ -14,11 +14,10 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from commands import Done
+from commands import LINE, Done
 from sounds import render_command, tone, write_media, write_wav
 
 from lipsync_fast.avatars.writer import pack
-from lipsync_fast.cli.main import app
 from lipsync_fast.timing import SAMPLE_RATE
 
 DEADLINE_S = 60
@@ -42,7 +41,7 @@ def render(
     def call(sound: str | Path, out: str | Path, *more: str) -> Done:
         arguments = ["render", str(sound), "-o", str(out), "--avatar", str(tiny_avatar), *more]
         with pytest.raises(SystemExit) as ended:
-            app(arguments, prog_name="lipsync-fast")
+            LINE(arguments, prog_name="lipsync-fast")
         said = capfd.readouterr()
         return Done(int(ended.value.code or 0), said.out, said.err)
 

@@ -21,16 +21,14 @@ from typing import Any
 
 import pytest
 import typer
+from commands import LINE
 from typer.main import get_command
 
 from lipsync_fast.cli.commands import leave_only
-from lipsync_fast.cli.main import app
 from lipsync_fast.client.local import LocalServer
 from lipsync_fast.rounding import rounded
 
 COMMAND = [sys.executable, "-P", "-m", "lipsync_fast"]
-LINE = get_command(app)
-"""The command line, in this process."""
 PATIENCE_S = 300.0
 
 

@@ -11,15 +11,14 @@ from typing import Any
 
 import msgspec
 import pytest
+from commands import LINE
 from documents import NOT_RUN, ROOT, RUNNABLE, Block, anchors, blocks, links
-from typer.main import get_command
 
 from lipsync_fast.audio.windows import AudioWindow
 from lipsync_fast.avatars.library import AvatarLibrary
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.batch.manifest import read_manifest
 from lipsync_fast.benchmark.run import PARTS
-from lipsync_fast.cli.main import app
 from lipsync_fast.cli.systemd import UnitRequest, unit_of
 from lipsync_fast.config_load import load
 from lipsync_fast.frontend.http.openapi import document
@@ -131,7 +130,7 @@ def check_command(words: list[str], *, foreign: bool) -> None:
 
 def parsed(args: list[str]) -> None:
     """See that the command line takes this, without running it."""
-    command: Any = get_command(app)
+    command = LINE
     context = command.make_context("lipsync-fast", list(args))
     while hasattr(command, "commands"):
         rest = [*getattr(context, "_protected_args", []), *context.args]
@@ -270,15 +269,13 @@ def test_how_far_an_avatar_hears_ahead_is_what_is_said() -> None:
     avatars = (ROOT / "docs" / "avatars.md").read_text()
     assert f"a look-ahead of {ahead[8]:g} ms; `--after 2`" in avatars
     assert f"{ahead[8] - ahead[2]:g} ms sooner, with a look-ahead of {ahead[2]:g} ms" in avatars
-    command: Any = get_command(app)
-    options = command.commands["avatar"].commands["train"].params
+    options = LINE.commands["avatar"].commands["train"].params
     (after,) = [option for option in options if option.name == "after"]
     assert f"8 is {ahead[8]:g} ms, 2 is {ahead[2]:g} ms" in after.help
 
 
 def test_the_parts_of_the_benchmark_are_named() -> None:
-    command: Any = get_command(app)
-    (part,) = [option for option in command.commands["bench"].params if option.name == "part"]
+    (part,) = [option for option in LINE.commands["bench"].params if option.name == "part"]
     assert part.metavar == f"[{'|'.join(PARTS)}]"
 
 

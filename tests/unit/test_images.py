@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import LINE
 from documents import ROOT
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from typer.main import get_command
 
-from lipsync_fast.cli.main import app
 from lipsync_fast.config import ServeConfig
 from lipsync_fast.config_load import PREFIX, load
 from lipsync_fast.supervisor.exposure import check_exposure
@@ -129,9 +128,8 @@ def test_its_commands_and_settings_are_the_servers(name: str) -> None:
     checked = json.loads(health.text.removeprefix("CMD "))
     for words in (checked, entry.words() + command.words()):
         assert words[0] == "lipsync-fast"
-        known: Any = get_command(app)
-        assert words[1] in known.commands
-        known.commands[words[1]].make_context(words[1], words[2:])
+        assert words[1] in LINE.commands
+        LINE.commands[words[1]].make_context(words[1], words[2:])
     environ: dict[str, str] = {}
     for step in steps(last, "ENV"):
         environ |= dockerfile.assignments(step, environ)
