@@ -40,7 +40,7 @@ class Drawn:
     def __init__(self, work: pathlib.Path, unet: UNet) -> None:
         self.net = copy.deepcopy(unet).eval().requires_grad_(False)
         self.net.audio_model = nn.Identity()
-        self.poses = Poses(work)
+        self.poses = Poses(work / "loop.npz")
         with np.load(work / "loop.npz") as z:
             self.frames: U8 = z["frames"][list(SHOWN)]
         squares = [self.poses.square(f, k) for f, k in zip(self.frames, SHOWN, strict=True)]

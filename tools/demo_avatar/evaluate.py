@@ -178,7 +178,7 @@ def measure(
     work: pathlib.Path, geometry: Geometry, path: str | None, chosen: list[Recording]
 ) -> tuple[list[Track], Pictures]:
     """Play every recording and measure its frames; ``path`` None plays rendered mouths."""
-    poses, pictures = Poses(work), Pictures()
+    poses, pictures = Poses(work / "loop.npz"), Pictures()
     rendered = Rendered(work, geometry, poses)
     avatar = lipsync_fast.open(path, threads=2) if path else None
     if avatar is not None:

@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """How well audio encoders hear the mouth: by themselves, on voices that no training step has seen.
 
-    python evaluate_hearing.py WORK --voices FOLDER [--hearing FILE] [--shipped] [--clean]
-                               [--out FOLDER]
+    python evaluate_hearing.py WORK --voices FOLDER [--hearing FILE] [--shipped] [--seen FILE]
+                               [--groups NAME ...] [--disturbed NAME ...] [--out FOLDER]
 
 No picture is made: what an encoder hears, the controls of each frame, is put onto the head's exact
 lips (lips.py), and their opening is compared with what the aligned phones ask for. ``--voices`` has
 NAME.wav and NAME.npz (phones, times, speech, valid) of speakers who are only measured by;
 readers.py's judged readers and corpus.py's test recordings come beside them. ``--hearing`` is what
-train_voices.py has written (default WORK/out/hearing.pt), ``--shipped`` adds the encoder and audio
-branch that restore.py took out of a package. Writes hearing.json and hearing.md to FOLDER
-(WORK/evaluation); encoders that a former run measured stay in them.
+train_voices.py has written (WORK/out/hearing.pt when nothing else is named), ``--shipped`` the
+encoder and audio branch that restore.py took out of a package, ``--seen`` what can be seen in the
+pictures of one (seen.py). Writes hearing.json and hearing.md to FOLDER (WORK/evaluation); what a
+former run measured stays in them.
 """
 
 from __future__ import annotations
@@ -20,17 +21,18 @@ import json
 import pathlib
 import sys
 import wave
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from evaluate import ROTATIONS, best_lag, closed_share, correlation, rotated, share
-from hearing_report import written
+from hearing_report import GROUPS, written
 from lips import UNIT, LipNet, fitted
 from mouth_measure import CLOSED_PX, SEALED_PX
 from numpy.typing import NDArray
+from seen import Seen
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "speech"))
 import disturb
@@ -210,11 +212,17 @@ def group_figures(played: list[Played]) -> dict[str, Any]:
 
 
 def disturbed_figures(
-    hearer: Hearer, clean: list[Played], others: Sequence[F32], lips: LipNet
+    hearer: Hearer,
+    clean: list[Played],
+    others: Sequence[F32],
+    lips: LipNet,
+    names: Collection[str],
 ) -> dict[str, dict[str, float | None]]:
     """Each disturbance: r to the same speaker's clean gaps, r to the expected ones, and pauses."""
     out = {}
     for number, (name, change) in enumerate(DISTURBED.items()):
+        if name not in names:
+            continue
         to_clean, to_expected, pauses = [], [], []
         for k, (recording, before) in enumerate(clean):
             rng = np.random.RandomState(1000 * number + k)
@@ -263,7 +271,9 @@ def main() -> None:
     parser.add_argument("--voices", type=pathlib.Path, required=True)
     parser.add_argument("--hearing", type=pathlib.Path)
     parser.add_argument("--shipped", action="store_true")
-    parser.add_argument("--clean", action="store_true", help="leave the disturbances out")
+    parser.add_argument("--seen", type=pathlib.Path, metavar="FILE", help="a package")
+    parser.add_argument("--groups", nargs="+", choices=GROUPS, default=list(GROUPS))
+    parser.add_argument("--disturbed", nargs="*", choices=DISTURBED, default=list(DISTURBED))
     parser.add_argument("--out", type=pathlib.Path)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
@@ -279,12 +289,15 @@ def main() -> None:
         "judged": [of_voice(v, lips) for v in judged],
         "own": [of_voice(v, lips) for v in own],
     }
+    groups = {name: some for name, some in groups.items() if name in args.groups}
     others = [v.sound for v in judged]
     checkpoint = args.hearing or args.work / "out" / "hearing.pt"
     hearers: dict[str, Hearer] = {}
     if args.shipped:
         hearers["shipped"] = Shipped(args.work, lips, [v for v in everything if v.origin == "real"])
-    if checkpoint.exists():
+    if args.seen is not None:
+        hearers["seen"] = Seen(args.work, args.seen)
+    if args.hearing is not None or not hearers:
         held = [v for v in everything if (v.split, v.origin) == ("val", "reader")]
         calibration = calibration_for(Listener(checkpoint), held, lips)
         for head in range(len(EARLIER)):
@@ -300,8 +313,10 @@ def main() -> None:
         found: dict[str, Any] = {g: group_figures(p) for g, p in played.items() if p}
         for group, figures in found.items():
             print(f"{group}: r {figures['mean_r']:.3f} sealed {figures['sealed_share']:.2f}")
-        if not args.clean and hearer.lookahead_ms == LOOKAHEAD_MS[0]:
-            found["disturbed"] = disturbed_figures(hearer, played["measured"], others, lips)
+        if args.disturbed and "measured" in played and hearer.lookahead_ms == LOOKAHEAD_MS[0]:
+            found["disturbed"] = disturbed_figures(
+                hearer, played["measured"], others, lips, args.disturbed
+            )
         if isinstance(hearer, Listener):
             found["calibration"] = asdict(hearer.calibration)
         report[name] = {"lookahead_ms": hearer.lookahead_ms, **found}

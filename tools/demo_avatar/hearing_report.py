@@ -40,7 +40,7 @@ def written(report: dict[str, Any]) -> str:
         "the whole width in a frame of p, b, m or one beside it; read it beside its chance level "
         "(other recordings' gaps). Open in pauses: frames 0.12 s or more away from any phone with "
         "a gap above 1.5 px. Lag in frames; positive: late. `shipped` is what a package's encoder "
-        "and audio branch hear, told by a linear layer.",
+        "and audio branch hear, told by a linear layer; `seen` is read from its pictures.",
         "",
     ]
     for group, about in GROUPS.items():
@@ -81,13 +81,13 @@ def written(report: dict[str, Any]) -> str:
         lines += ["r, sealed, open in pauses:", "", *table(["speaker", *some], rows)]
     some = [n for n in names if "disturbed" in report[n]]
     lines += ["## Disturbed, the six: r to the same encoder's clean gaps, r, open in pauses", ""]
-    kinds = list(report[some[0]]["disturbed"]) if some else []
+    kinds = list(dict.fromkeys(k for n in some for k in report[n]["disturbed"]))
     rows = [
         [
             kind,
             *(
-                f"{d['r_to_clean']:.3f}, {d['r']:.3f}, {percent(d['open_in_pauses'])}"
-                for d in (report[n]["disturbed"][kind] for n in some)
+                f"{d['r_to_clean']:.3f}, {d['r']:.3f}, {percent(d['open_in_pauses'])}" if d else "-"
+                for d in (report[n]["disturbed"].get(kind) for n in some)
             ),
         ]
         for kind in kinds

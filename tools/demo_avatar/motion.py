@@ -175,21 +175,37 @@ def over(picture: F32, wall: F32) -> F32:
     return picture[..., :3] + wall * (1 - picture[..., 3:])
 
 
-class Loop:
+class Motion:
+    """Where the head is in every frame of the idle loop; needs no pictures."""
+
+    def __init__(self, geometry: Geometry) -> None:
+        self.layout = geometry.layout
+        self.mover, self.poses = Mover(geometry), poses()
+
+    def rectangle(self, maps: tuple[F32, F32]) -> Box:
+        """The face square in a moved frame, whole pixels: it follows the middle of the mouth."""
+        x, y = self.layout.face_corner
+        centre_y, centre_x = y + LIPS_Y, x + FACE_SIDE // 2
+        dx = centre_x - maps[0][centre_y, centre_x]
+        dy = centre_y - maps[1][centre_y, centre_x]
+        left, top = x + round(float(dx)), y + round(float(dy))
+        return left, top, left + FACE_SIDE, top + FACE_SIDE
+
+
+class Loop(Motion):
     """The idle loop: canonical person, lids, wall, and the face square of every frame."""
 
     def __init__(self, work: pathlib.Path, geometry: Geometry) -> None:
+        super().__init__(geometry)
         folder = work / "render"
         self.person = load_rgba(folder / "person.png")
         wall = cv2.cvtColor(cv2.imread(str(folder / "wall.png")), cv2.COLOR_BGR2RGB)
         self.wall = wall.astype(np.float32) / 255
-        self.layout = geometry.layout
         x0, y0, x1, y1 = self.layout.eyes
         self.lids = {0.0: self.person[y0:y1, x0:x1]}
         for level in (0.25, 0.5, 0.75, 1.0):
             self.lids[level] = load_rgba(folder / f"blink-{int(100 * level):03d}.png")
-        self.mover = Mover(geometry)
-        self.poses, self.blinks = poses(), blink_levels()
+        self.blinks = blink_levels()
 
     def canonical(self, blink: float, mouth: F32 | None = None) -> F32:
         """The whole person with lids and, if given, another picture in the mouth box."""
@@ -203,12 +219,3 @@ class Loop:
             x0, y0, x1, y1 = self.layout.mouth
             out[y0:y1, x0:x1] = mouth
         return out
-
-    def rectangle(self, maps: tuple[F32, F32]) -> Box:
-        """The face square in a moved frame, whole pixels: it follows the middle of the mouth."""
-        x, y = self.layout.face_corner
-        centre_y, centre_x = y + LIPS_Y, x + FACE_SIDE // 2
-        dx = centre_x - maps[0][centre_y, centre_x]
-        dy = centre_y - maps[1][centre_y, centre_x]
-        left, top = x + round(float(dx)), y + round(float(dy))
-        return left, top, left + FACE_SIDE, top + FACE_SIDE

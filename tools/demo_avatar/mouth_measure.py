@@ -105,8 +105,9 @@ def seam(image: U8, original: U8, generated: NDArray[np.bool_]) -> Seam:
 class Poses:
     """Where the canonical mouth lies in each frame of the idle loop."""
 
-    def __init__(self, work: pathlib.Path) -> None:
-        with np.load(work / "loop.npz") as z:
+    def __init__(self, loop: pathlib.Path) -> None:
+        """``loop``: dataset.py's loop.npz, or seen.py's places.npz."""
+        with np.load(loop) as z:
             self.rects, self.maps = z["rects"], z["maps"]
         self.affine = [self._fit(m) for m in self.maps]
 

@@ -35,6 +35,8 @@ CLOSE = 1
 ROLLED_ROWS = 3
 """Mel rows from one rolled feature to the next; windows have 3.2."""
 MOST_GAIN = 1.6
+FIXED = 6
+"""Blocks of an encoder, three fifths of its work, that do not learn again when it goes on."""
 CENTRE = 6
 """Row of its window that a feature looks at straight."""
 
@@ -63,14 +65,13 @@ class Hearing(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.encoder, self.readout = AudioEncoder(), Readout()
-        self.to(memory_format=torch.channels_last)
 
     def rolled(self, rows: Tensor) -> Tensor:
         """Mel rows, ``B x 80 x T``, to what ``Readout`` tells every three rows.
 
         Number k of the features looks at row 3 k.
         """
-        x = rows[:, None].contiguous(memory_format=torch.channels_last)
+        x = rows[:, None]
         for number, block in enumerate(self.encoder.audio_encoder):
             conv, norm = block.conv_block
             stride, padding, spread = conv.stride, conv.padding, (1, 1)
@@ -85,8 +86,37 @@ class Hearing(nn.Module):
 
     def features(self, windows: Tensor) -> Tensor:
         """Mel windows, ``N x 80 x 16``, to features, ``N x 512``."""
-        out: Tensor = self.encoder(windows[:, None].contiguous(memory_format=torch.channels_last))
+        out: Tensor = self.encoder(windows[:, None])
         return out
+
+    @torch.no_grad()
+    def go_on(self, state: dict[str, Tensor], windows: Tensor) -> list[nn.Parameter]:
+        """Take over a trained encoder, whose first FIXED blocks stay as they are.
+
+        The others' norms take the statistics of some mel windows (N x 80 x 16), and weights with
+        which they change nothing at first, so that they can learn as those of a new network.
+
+        Returns:
+            The encoder's weights that go on learning.
+        """
+        blocks = self.encoder.audio_encoder
+        self.encoder.load_state_dict(state)
+        self.encoder.eval()
+        x = windows[:, None]
+        for block in blocks:
+            conv, norm = block.conv_block
+            y = conv(x)
+            mean, variance = y.mean((0, 2, 3)), y.var((0, 2, 3), correction=0)
+            norm.bias += (
+                norm.weight * (mean - norm.running_mean) * (norm.running_var + norm.eps) ** -0.5
+            )
+            norm.weight *= ((variance + norm.eps) / (norm.running_var + norm.eps)).sqrt()
+            norm.running_mean.copy_(mean)
+            norm.running_var.copy_(variance)
+            x = block(x)
+        blocks[:FIXED].requires_grad_(False)
+        blocks[FIXED:].train()
+        return list(blocks[FIXED:].parameters())
 
     def windowed(self, windows: Tensor) -> Tensor:
         """Windows that follow each other, ``B x N x 80 x 16``, to what ``Readout`` tells."""
@@ -150,6 +180,11 @@ class Listener:
         self.calibration = calibration or Calibration()
         self.lookahead_ms = LOOKAHEAD_MS[head]
 
+    @property
+    def encoder(self) -> AudioEncoder:
+        """The encoder alone."""
+        return self._net.encoder
+
     @torch.no_grad()
     def raw(self, pcm: F32) -> F32:
         """Controls of every frame as they are told, the closure as a probability."""
@@ -157,10 +192,20 @@ class Listener:
         features = self._net.features(torch.from_numpy(feature_windows(mel(pcm))))
         x = torch.cat([features[:1], features, features[-1:]])
         after = max(0, frames + 2 - len(x))
-        x = torch.cat([x.new_zeros(SEEN, 512), x, x.new_zeros(after, 512)])
-        # Frame i sees the padded rows i - 14 - earlier .. i + 1 - earlier; row 16 + k is row k.
-        first = SEEN - (SEEN - 2) - EARLIER[self._head]
-        told = self._net.readout(x[None])[0, first:, self._head, :8][:frames].numpy()
+        return self.told(torch.cat([x.new_zeros(14, 512), x, x.new_zeros(after, 512)]).numpy())[
+            :frames
+        ]
+
+    @torch.no_grad()
+    def told(self, padded: F32) -> F32:
+        """What is told of features with the rows before them that blocks see, 15 more than frames.
+
+        Frame i sees the rows i .. i + 15, or earlier ones, as the look-ahead is shorter.
+        """
+        x = torch.from_numpy(padded)
+        x = torch.cat([x.new_zeros(SEEN, 512), x])[None]
+        told = self._net.readout(x)[0, SEEN - EARLIER[self._head] :, self._head, :8].numpy()
+        told = told[: len(padded) - SEEN + 1]
         told[:, CLOSE] = 1 / (1 + np.exp(-told[:, CLOSE]))
         out: F32 = np.clip(told, 0, 1)
         return out

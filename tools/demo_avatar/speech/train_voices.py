@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train the audio encoder on the corpus of voices.
 
-    python train_voices.py WORK [--rolled 3000 --windows 1000] [--share-alike] [--threads 1]
+    python train_voices.py WORK [--rolled 3000 --windows 1000] [--start PTH] [--share-alike]
+                                [--threads 1]
 
 First rolled out, then in windows (hearing.py); both for a number of steps, so that a run gives the
-same network on the same machine however often it was interrupted. Checkpoints every two minutes to
-WORK/speech/voices-state.pt and goes on from there; copies or recordings that were added meanwhile
-are used from then on. Writes WORK/out/hearing.pt (encoder and readout, averaged over the last
-steps) and WORK/out/audio_encoder-voices.pth (the encoder alone).
+same network on the same machine however often it was interrupted. ``--start`` goes on from an
+encoder that was trained before. Checkpoints every two minutes to WORK/speech/voices-state.pt and
+goes on from there; copies or recordings that were added meanwhile are used from then on. Writes
+WORK/out/hearing.pt (encoder and readout, averaged over the last steps) and
+WORK/out/audio_encoder-voices.pth (the encoder alone).
 """
 
 from __future__ import annotations
@@ -44,11 +46,16 @@ HEADS = (0.4, 0.35, 0.25)
 """How much each look-ahead counts."""
 SHARES = {"reader": 0.7, "real": 0.7, "synthetic": 0.3}
 """How often what kind of recording is taken, by its length."""
-ROLLED = (8, 360)
+ROLLED = (4, 360)
 WINDOWS = (4, 32)
 """Pieces in a step, and their mel rows or frames."""
+GOING_ON = 0.4
+"""How fast an encoder learns that was trained before, beside a new one."""
+STARTING = 6
+"""Batches that its norms take their statistics of."""
+SEED = 100_003
 SILENCE = -4.0
-MOMENTUM = 0.997
+MOMENTUM = 0.985
 SAVE_S, TOLD_STEPS = 120, 50
 """How often to save, and after how many steps to measure by held-out readers."""
 
@@ -100,9 +107,9 @@ class Speech:
         """So many mel rows from a random place, the copy that they are of, and their first row."""
         copy = self.copies[self.rng.choice(len(self.copies), p=self._often)]
         start = self.rng.randint(-10, max(-9, len(copy.rows) - count + 10))
-        return roughened(self._cut(copy, start, count), self._other(count), self.rng), copy, start
+        return roughened(self._cut(copy, start, count), self.other(count), self.rng), copy, start
 
-    def _other(self, count: int) -> F32:
+    def other(self, count: int) -> F32:
         """A piece of one or two other voices."""
         picked = [self.copies[self.rng.randint(len(self.copies))] for _ in range(2)]
         first, second = (
@@ -177,7 +184,13 @@ def error_of(told: Tensor, wanted: tuple[Tensor, Tensor, Tensor], lips: LipNet) 
 class Trainer:
     """The network, its average, and where training stands."""
 
-    def __init__(self, work: pathlib.Path, steps: tuple[int, int], share_alike: bool) -> None:
+    def __init__(
+        self,
+        work: pathlib.Path,
+        steps: tuple[int, int],
+        share_alike: bool,
+        start: pathlib.Path | None = None,
+    ) -> None:
         self.work, self.steps = work, steps
         self.state_file = work / "speech" / "voices-state.pt"
         voices = load(work, share_alike)
@@ -189,8 +202,18 @@ class Trainer:
         for module in self.net.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = 0.03
+        encoder = list(self.net.encoder.parameters())
+        if start is not None:
+            encoder = self._begin_with(start)
         self.average = {k: v.clone() for k, v in self.net.state_dict().items()}
-        self.optimiser = torch.optim.AdamW(self.net.parameters(), RATE, weight_decay=1e-2)
+        self.optimiser = torch.optim.AdamW(
+            [
+                {"params": encoder, "part": 1.0 if start is None else GOING_ON},
+                {"params": list(self.net.readout.parameters()), "part": 1.0},
+            ],
+            RATE,
+            weight_decay=1e-2,
+        )
         if self.state_file.exists():
             state = torch.load(self.state_file, weights_only=True)
             self.net.load_state_dict(state["net"])
@@ -199,6 +222,13 @@ class Trainer:
         minutes = sum(len(c.rows) for c in self.copies) * ROW_S / 60
         speakers = len({c.voice.speaker for c in self.copies})
         print(f"{len(self.copies)} copies, {minutes:.0f} min, {speakers} speakers", flush=True)
+
+    def _begin_with(self, start: pathlib.Path) -> list[nn.Parameter]:
+        """Go on from a trained encoder; returns its weights that learn."""
+        speech = Speech(self.copies)
+        speech.rng.seed(SEED)
+        windows = torch.cat([windows_batch(speech)[0].flatten(0, 1) for _ in range(STARTING)])
+        return self.net.go_on(torch.load(start, weights_only=True), windows)
 
     def rate(self) -> float:
         """The learning rate of this step: each stage rises, then falls as a cosine."""
@@ -212,7 +242,7 @@ class Trainer:
     def learn(self, speech: Speech) -> float:
         """One step; returns the loss."""
         for group in self.optimiser.param_groups:
-            group["lr"] = self.rate()
+            group["lr"] = self.rate() * group["part"]
         if self.step < self.steps[0]:
             x, wanted = rolled_batch(speech)
             told = self.net.rolled(x)
@@ -264,8 +294,8 @@ class Trainer:
         """Train to the last step."""
         saved, losses, speech = time.time(), list[float](), Speech(self.copies)
         while self.step < sum(self.steps):
-            speech.rng.seed(100_003 + self.step)
-            torch.manual_seed(100_003 + self.step)
+            speech.rng.seed(SEED + self.step)
+            torch.manual_seed(SEED + self.step)
             losses.append(self.learn(speech))
             tells = self.step % TOLD_STEPS == 0 or self.step == sum(self.steps)
             if tells or time.time() - saved > SAVE_S:
@@ -317,12 +347,13 @@ def main() -> None:
     parser.add_argument("work", type=pathlib.Path)
     parser.add_argument("--rolled", type=int, default=3000)
     parser.add_argument("--windows", type=int, default=1000)
+    parser.add_argument("--start", type=pathlib.Path, metavar="PTH", help="a trained encoder")
     parser.add_argument("--share-alike", action="store_true", help="with CC BY-SA recordings")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(3)
-    Trainer(args.work, (args.rolled, args.windows), args.share_alike).run()
+    Trainer(args.work, (args.rolled, args.windows), args.share_alike, args.start).run()
 
 
 if __name__ == "__main__":

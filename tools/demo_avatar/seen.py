@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can be seen of a package's mouth: the lips' gaps in its pictures, as the product plays it.
+
+Where the mouth lies in each frame of the idle loop follows from the head's geometry alone; no
+rendered picture is needed.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+import numpy as np
+from geometry import Geometry
+from lips import UNIT
+from motion import FRAMES, Motion
+from mouth_measure import WINDOW, Poses, lip_gap
+from numpy.typing import NDArray
+
+import lipsync_fast
+
+F32 = NDArray[np.float32]
+RATE = 16_000
+
+
+def save_places(work: pathlib.Path) -> None:
+    """Write WORK/places.npz, the ``rects`` and ``maps`` of dataset.py's loop.npz."""
+    motion = Motion(Geometry(work))
+    rects, maps = [], []
+    for pose in motion.poses:
+        from_x, from_y = moved = motion.mover.maps(pose)
+        x0, y0, x1, y1 = rect = motion.rectangle(moved)
+        square = np.s_[y0:y1, x0:x1]
+        rects.append(rect)
+        maps.append(np.stack([from_x[square] - WINDOW[0], from_y[square] - WINDOW[1]]))
+    partial = work / "places.part.npz"
+    np.savez(partial, rects=np.array(rects, np.int32), maps=np.stack(maps).astype(np.float32))
+    os.replace(partial, work / "places.npz")
+
+
+class Seen:
+    """A package that speaks; tells both gaps as they are drawn."""
+
+    lookahead_ms = 212.5
+
+    def __init__(self, work: pathlib.Path, path: pathlib.Path) -> None:
+        if not (work / "places.npz").exists():
+            save_places(work)
+        self._poses = Poses(work / "places.npz")
+        self._avatar = lipsync_fast.open(path, threads=1)
+        rects = [self._avatar.package.rect(i).corners for i in range(FRAMES)]
+        if not np.array_equal(np.array(rects), self._poses.rects):
+            raise SystemExit(f"{path}: its face rectangles are not those of WORK's head")
+
+    def tell(self, pcm: F32) -> F32:
+        """Both gaps of every frame in UNIT, after eight zeros; frames x 10."""
+        gaps = [
+            lip_gap(self._poses.mouth(frame.image, frame.avatar_frame))
+            for frame in self._avatar.render(pcm, RATE)
+        ]
+        out = np.zeros((len(gaps), 10), np.float32)
+        out[:, 8:] = np.array(gaps) / UNIT
+        return out
