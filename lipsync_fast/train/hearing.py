@@ -37,9 +37,15 @@ DB = 0.08
 """Of a mel value."""
 AHEAD_ROWS, BEHIND_ROWS = 24, 16
 """Silence around a sound."""
-CENTRED = 2
-"""The vector whose window lies around a frame's middle begins so many frames before it."""
-RIDGE = 0.02
+LAGS = 2, 1, 0
+"""How many frames before a frame the vector may begin that tells of its mouth. The window of the
+first lies around the frame's middle. Lips move before they are heard, and a film's sound may be
+late: which of them tells most is found for each film."""
+LAG_FRAMES = 2000
+"""Of a film, at most, by which that is found."""
+TAPER = 3.5
+"""Rows from a window's middle in which what is heard counts 0.78; those farther off count less."""
+RIDGE = 0.05
 MOST_FRAMES = 6000
 """Of a film that the kernel machine knows: more would take memory and add little."""
 QUIET = 32
@@ -71,15 +77,22 @@ def _window(padded: F32, row: int) -> F32:
     return padded[first : first + WINDOW_ROWS]
 
 
-def _around(frame: int) -> int:
-    """The row at which the window around a frame's middle begins."""
-    return int(ROWS_A_FRAME * (frame - CENTRED))
+def _begins(frame: int, lag: int) -> int:
+    """The row at which the window begins that tells of a frame's mouth."""
+    return int(ROWS_A_FRAME * (frame - lag))
 
 
 def _silence(rng: np.random.Generator, rows: int = WINDOW_ROWS) -> F32:
     level = rng.uniform(QUIET_FROM, QUIET_TO)
     noise = level + QUIET_NOISE * rng.standard_normal((rows, MELS))
     return np.clip(noise, SILENT, 4).astype(np.float32)
+
+
+def _tapered(windows: F32) -> F32:
+    """Windows, N x 16 x 80, with their middles weighing most: N x 1280."""
+    aside = (np.arange(WINDOW_ROWS) - (WINDOW_ROWS - 1) / 2) / TAPER
+    weight = np.exp(-(aside**2) / 4).astype(np.float32)
+    return (windows * weight[:, None]).reshape(len(windows), -1)
 
 
 def _distances(a: F32, b: F32) -> F32:
@@ -101,14 +114,13 @@ class Kernel:
     """
 
     def __init__(self, windows: F32, measures: F32, shut: F32, rng: np.random.Generator) -> None:
-        flat = windows.reshape(len(windows), -1)
-        self._mean, self._spread = flat.mean(0), flat.std(0) + 1e-6
-        known = (flat - self._mean) / self._spread
+        self._mean, self._spread = windows.mean(0), windows.std(0) + 1e-6
+        known = self._placed(windows)
         apart = _distances(known, known)
         self._width = float(np.median(apart)) + 1e-6
         self.hearable, self.gain = self._tried(np.exp(-apart / self._width), measures)
-        quiet = np.stack([_silence(rng).ravel() for _ in range(QUIET)])
-        self._known = np.concatenate([known, (quiet - self._mean) / self._spread])
+        quiet = np.stack([_silence(rng) for _ in range(QUIET)])
+        self._known = np.concatenate([known, self._placed(quiet)])
         gram = np.exp(-_distances(self._known, self._known) / self._width)
         gram[np.diag_indices(len(gram))] += RIDGE
         wanted = np.concatenate([measures, np.repeat(shut[None], QUIET, 0)])
@@ -132,9 +144,12 @@ class Kernel:
 
     def __call__(self, windows: F32) -> F32:
         """N x 16 x 80 to N x 8."""
-        flat = (windows.reshape(len(windows), -1) - self._mean) / self._spread
-        out: F32 = np.exp(-_distances(flat, self._known) / self._width) @ self._weights
+        apart = _distances(self._placed(windows), self._known)
+        out: F32 = np.exp(-apart / self._width) @ self._weights
         return out
+
+    def _placed(self, windows: F32) -> F32:
+        return _tapered((windows - self._mean) / self._spread)
 
 
 def roughened(window: F32, rng: np.random.Generator) -> F32:
@@ -226,13 +241,13 @@ class Sounds:
         return self._vectors[first : first + VECTORS].reshape(AUDIO_SHAPE)
 
 
-def told(features: F32) -> F32:
+def told(features: F32, lag: int) -> F32:
     """What is heard at each frame of a sound, F x 8: read out of a tuned encoder's vectors."""
     side = AUDIO_SHAPE[1] // 2
     tiles = features.reshape(len(features), 2, side, 2, side, 2)
     out = tiles.mean((2, 4)).reshape(len(features), MEASURES) / TOLD_SCALE - TOLD_OFFSET
-    out = np.concatenate([np.repeat(out[:1], CENTRED, 0), out])[: len(features) - 2]
-    return np.asarray(out, np.float32)
+    at = np.arange(len(features) - 2) - lag
+    return np.asarray(out[np.maximum(at, 0)], np.float32)
 
 
 @torch.no_grad()
@@ -260,6 +275,7 @@ class Hearing:
 
     Attributes:
         encoder: tuned; ``told`` reads measures out of its vectors.
+        lag: how many frames before a frame the vector begins that tells of it.
         hearable: r of each measure, foretold where it was not seen.
         gain, told_mean: told measures become as large as true ones by
             ``(told - told_mean) * gain``.
@@ -267,6 +283,7 @@ class Hearing:
     """
 
     encoder: AudioEncoder
+    lag: int
     hearable: F32
     gain: F32
     told_mean: F32
@@ -276,6 +293,7 @@ class Hearing:
         """As tensors."""
         return {
             "encoder": self.encoder.state_dict(),
+            "lag": torch.tensor(self.lag),
             "numbers": torch.from_numpy(
                 np.stack([self.hearable, self.gain, self.told_mean, self.shut])
             ),
@@ -286,9 +304,10 @@ class Hearing:
         """From ``state``."""
         encoder = AudioEncoder().eval()
         encoder.load_state_dict(state["encoder"])
-        numbers = state["numbers"]
+        numbers, lag = state["numbers"], state["lag"]
         assert isinstance(numbers, Tensor)
-        return cls(encoder, *(np.array(row) for row in numbers.numpy()))
+        assert isinstance(lag, Tensor)
+        return cls(encoder, int(lag), *(np.array(row) for row in numbers.numpy()))
 
     def to(self, device: torch.device) -> Hearing:
         """Move the network."""
@@ -326,12 +345,14 @@ class Tuning:
         self._seed, self._device, self._steps = seed, device, steps
         self._padded = _padded(mel)
         frames = _guarded(mouths)
-        some = frames[:: -(-len(frames) // MOST_FRAMES)]
-        windows = np.stack([_window(self._padded, _around(int(i))) for i in some])
-        shut = mouths.measures[mouths.shut].mean(0)
-        self.kernel = Kernel(windows, mouths.measures[some], shut, rng)
+        self._shut = mouths.measures[mouths.shut].mean(0)
+        few = _some(frames, LAG_FRAMES)
+        self.lag = max(
+            LAGS, key=lambda lag: float(self._kernel(mouths, few, lag, rng).hearable[0])
+        )
+        self.kernel = self._kernel(mouths, _some(frames, MOST_FRAMES), self.lag, rng)
         self._rows = np.array(
-            [_around(int(i)) + k for i in frames for k in range(int(ROWS_A_FRAME))]
+            [_begins(int(i), self.lag) + k for i in frames for k in range(int(ROWS_A_FRAME))]
         )
         self._encoder = encoder.eval().to(device)
         self._ears = self._encoder.audio_encoder[:-1]
@@ -346,7 +367,14 @@ class Tuning:
             RATE,
             weight_decay=1e-2,
         )
-        self._mel, self._frames, self._shut = mel, frames, shut
+        self._mel, self._frames = mel, frames
+
+    def _kernel(
+        self, mouths: Mouths, frames: NDArray[np.int64], lag: int, rng: np.random.Generator
+    ) -> Kernel:
+        """What knows these frames of the film."""
+        windows = np.stack([_window(self._padded, _begins(int(i), lag)) for i in frames])
+        return Kernel(windows, mouths.measures[frames], self._shut, rng)
 
     def step(self, number: int) -> float:
         """One step; returns its loss."""
@@ -382,15 +410,21 @@ class Tuning:
     def done(self) -> Hearing:
         """What came of it."""
         _tell(self._encoder, self._head)
-        heard = told(features_of(self._encoder, self._mel, self._device))
+        heard = told(features_of(self._encoder, self._mel, self._device), self.lag)
         known = heard[self._frames[self._frames < len(heard)]]
         return Hearing(
             self._encoder,
+            self.lag,
             self.kernel.hearable,
             self.kernel.gain,
             known.mean(0),
             self._shut,
         )
+
+
+def _some(frames: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """So many frames at most, evenly."""
+    return frames[:: -(-len(frames) // most)]
 
 
 def _guarded(mouths: Mouths) -> NDArray[np.int64]:
@@ -427,5 +461,5 @@ def sounds_to_choose_from(
             tracks.append(features_of(hearing.encoder, piece, device))
     quiet = _silence(rng, 40 * WINDOW_ROWS // 4)
     tracks.append(features_of(hearing.encoder, quiet, device))
-    heard = [told(track) for track in tracks]
+    heard = [told(track, hearing.lag) for track in tracks]
     return Sounds(tracks, window), hearing.swung(np.concatenate(heard))

@@ -126,7 +126,7 @@ def following(
         features = features_of(hearing.encoder, mel, device)
         film = Sounds([features], options.audio)
         there = [i for i in held if np.isfinite(mouths.opening[i])]
-        r = correlation(told(features)[there, 0], mouths.opening[there])
+        r = correlation(told(features, hearing.lag)[there, 0], mouths.opening[there])
         progress.say(f"the tuned ear foretells the opening of held-out frames with r {r:.2f}")
         quiet = np.full((SILENCE_ROWS, mel.shape[1]), SILENT, np.float32)
         silence = Sounds([features_of(hearing.encoder, quiet, device)], options.audio)

@@ -93,15 +93,27 @@ def test_tuning_learns_what_the_kernel_machine_knows(encoder: AudioEncoder, mout
         hearing = tuning.done()
         vectors = hearing.encoder(torch.from_numpy(windows)).numpy()
     assert known.min() > -4
-    read = told(vectors)  # a frame's is the vector two before it; the first stands for two more
+    read = told(vectors, 2)  # a frame's is the vector two before it; the first stands for two more
     np.testing.assert_allclose(read, known[[0, 0, 0, 1, 2, 3]][: len(read)], atol=1e-4)
+    np.testing.assert_allclose(told(vectors, 0), known[: len(read)], atol=1e-4)
     back = Hearing.restored(saved(hearing.state()))
+    assert back.lag == hearing.lag == tuning.lag
     for name in ("hearable", "gain", "told_mean", "shut"):
         np.testing.assert_array_equal(getattr(back, name), getattr(hearing, name))
     mel = mel_of(pcm(openings(20, 2)))
     np.testing.assert_array_equal(
         features_of(back.encoder, mel, CPU), features_of(hearing.encoder, mel, CPU)
     )
+
+
+def test_which_vector_tells_of_a_frame_follows_the_film(
+    encoder: AudioEncoder, mouths: Mouths
+) -> None:
+    """The later a film's sound, the later the window in which a mouth is heard begins."""
+    heard = mel_of(pcm(openings()))
+    early, late = np.roll(heard, -7, 0), np.roll(heard, 7, 0)
+    lags = [Tuning(encoder, mel, mouths, CPU, seed=3, steps=1).lag for mel in (early, late)]
+    assert lags == [2, 0]
 
 
 def saved(state: dict[str, object]) -> dict[str, dict[str, torch.Tensor]]:
@@ -118,12 +130,12 @@ def test_sounds_to_choose_from_and_what_is_heard_in_them(encoder: AudioEncoder) 
     torch.manual_seed(0)
     mel = mel_of(pcm(openings()))
     ones = np.ones(MEASURES, np.float32)
-    hearing = Hearing(encoder, ones, ones, 0 * ones, -ones)
+    hearing = Hearing(encoder, 1, ones, ones, 0 * ones, -ones)
     sounds, heard = sounds_to_choose_from(hearing, mel, [(0, 60), (72, 150)], WINDOW, seed=1)
     assert len(sounds) == len(heard)
     assert len(sounds) > 3 * FRAMES
     assert sounds.block(len(sounds) - 1).shape == (32, 16, 16)
-    assert told(features_of(encoder, mel, CPU)).shape == (FRAMES, MEASURES)
+    assert told(features_of(encoder, mel, CPU), 1).shape == (FRAMES, MEASURES)
 
 
 def test_roughened_windows_and_variants_stay_in_range() -> None:
