@@ -82,6 +82,15 @@ def prepare(
     seconds: Annotated[
         float, typer.Option(min=0.2, max=7200, help="How many seconds of a video are used at most.")
     ] = 600.0,
+    sound_late: Annotated[
+        float,
+        typer.Option(
+            min=-1000,
+            max=1000,
+            metavar="MS",
+            help="How many milliseconds later than the picture the sound is; it is moved back.",
+        ),
+    ] = 0.0,
     bridge: Annotated[
         int, typer.Option(min=0, max=250, help="How many frames in a row may be without a face.")
     ] = 12,
@@ -122,6 +131,7 @@ def prepare(
         "synthetic": synthetic,
         "start_s": start,
         "longest_s": seconds,
+        "sound_late_ms": sound_late,
         "bridge": bridge,
         "loop": loop.value,
         "loop_s": loop_seconds,

@@ -125,7 +125,8 @@ def assemble(
     if request.parsing is not None:
         _write_masks(folder, request, tracked.rects, (source.width, source.height))
     sound = folder / "sound.wav"
-    heard = _add_sound(clips[0], looked[0].begins, own, sound, warnings)
+    begins = looked[0].begins + Fraction(request.sound_late_ms).limit_denominator(1000) / 1000
+    heard = _add_sound(clips[0], begins, own, sound, warnings)
     if heard and len(clips) > 1:
         _add_idle_sound(clips[1], looked[1].begins, len(looked[1].points), sound)
     warnings += tracked.warnings
@@ -250,7 +251,11 @@ def _playable(
 
 
 def _add_sound(clip: Clip, begins: Fraction, frames: int, file: Path, warnings: list[str]) -> bool:
-    """Lay the sound beside the frames, and say what is wrong with it; whether there is any."""
+    """Lay the sound beside the frames, and say what is wrong with it; whether there is any.
+
+    Args:
+        begins: where the sound of the first frame begins, without ``clip.start_s``.
+    """
     try:
         found = write_sound(clip.video, _starts(clip, begins), frames, file)
     except MediaError as error:
@@ -350,7 +355,7 @@ def _finish(folder: Path, draft: Prepared, tracked: Track, request: Request, fil
         pictures.append(small)
         rects.append(rect)
     measures = measured_film(film, faces)
-    draft.warnings.extend(sound_warnings(measures, film.pcm))
+    draft.warnings.extend(sound_warnings(measures, film.pcm, request.sound_late_ms))
     (folder / "thumbnail.jpg").write_bytes(thumbnail(frames(loop.first), tracked.rect(loop.first)))
     (folder / "sheet.jpg").write_bytes(sheet_bytes(pictures, chosen, rects, loop))
     result = Result(

@@ -166,8 +166,10 @@ def _range(angles: NDArray[np.float64]) -> tuple[int, int]:
     return round(float(left)), round(float(right))
 
 
-def sound_warnings(measures: Measures, pcm: NDArray[np.int16] | None) -> list[str]:
-    """What is wrong between the mouth and its sound."""
+def sound_warnings(
+    measures: Measures, pcm: NDArray[np.int16] | None, moved_ms: float = 0.0
+) -> list[str]:
+    """What is wrong between the mouth and its sound, which was moved back by ``moved_ms``."""
     if pcm is not None and is_silent(pcm):
         return ["the video's sound is silent throughout: nothing can be trained from it"]
     follows, late = measures.follows_sound, measures.sound_late_ms
@@ -179,10 +181,9 @@ def sound_warnings(measures: Measures, pcm: NDArray[np.int16] | None) -> list[st
         ]
     if late is not None and abs(late) > OUT_OF_STEP_MS:
         how = "after" if late > 0 else "before"
-        moved = "earlier" if late > 0 else "later"
         return [
-            f"the sound comes {abs(late)} ms {how} the mouth: move it {moved} by as much, and"
-            " prepare the video again"
+            f"the sound comes {abs(late)} ms {how} the mouth: prepare the video again with"
+            f" --sound-late {round(moved_ms + late)}"
         ]
     return []
 

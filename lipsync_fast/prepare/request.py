@@ -37,6 +37,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         name: of the result, in the folder ``out``.
         idle: a path: a clip of the same person, silent, that the loop is taken from.
         start_s, longest_s: which part of the video.
+        sound_late_ms: how much later than the picture the video's sound is; it is moved back.
         loop, loop_s: of the avatar: kind and greatest length.
         consent, licence, stated_by: as they go into the manifest.
     """
@@ -55,6 +56,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     idle: str | None = None
     start_s: float = 0.0
     longest_s: float = LONGEST_S
+    sound_late_ms: float = 0.0
     bridge: int = BRIDGE
     loop: Literal["auto", "pingpong", "cycle"] = "auto"
     loop_s: float = LOOP_S
@@ -104,6 +106,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
             parsing,
             idle,
             Path(self.idle or "").name,
+            *filter(None, [self.sound_late_ms]),
         )
         return hashlib.sha256(f"{part_key}\0{json.dumps(rest)}".encode()).hexdigest()
 

@@ -347,9 +347,7 @@ class Tuning:
         frames = _guarded(mouths)
         self._shut = mouths.measures[mouths.shut].mean(0)
         few = _some(frames, LAG_FRAMES)
-        self.lag = max(
-            LAGS, key=lambda lag: float(self._kernel(mouths, few, lag, rng).hearable[0])
-        )
+        self.lag = max(LAGS, key=lambda lag: float(self._kernel(mouths, few, lag, rng).hearable[0]))
         self.kernel = self._kernel(mouths, _some(frames, MOST_FRAMES), self.lag, rng)
         self._rows = np.array(
             [_begins(int(i), self.lag) + k for i in frames for k in range(int(ROWS_A_FRAME))]

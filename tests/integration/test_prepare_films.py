@@ -240,3 +240,17 @@ def test_idle_clips_that_make_no_sense(
     done = CliRunner().invoke(app, ["avatar", "prepare", *arguments, *stated])
     assert done.exit_code == 2
     assert word in done.stderr.replace("\n", " ")
+
+
+def test_a_sound_that_is_late_is_moved_back(tmp_path: Path, prepare: Prepare) -> None:
+    sound = np.random.default_rng(4).integers(-9000, 9000, 640 * FEW).astype(np.int16)
+    write_video(tmp_path / "v.mkv", changed(lambda _, p: p), sound=sound)
+    for late, own in ((80.0, sound[1280:]), (-80.0, sound[:-1280])):
+        made = prepare("v.mkv", sound_late_ms=late, name=f"by{late:.0f}")
+        with PreparedAvatar.open(Path(made.path)) as prepared:
+            heard = prepared.sound()
+        assert heard is not None
+        assert len(heard) == len(sound)
+        moved = heard[: len(own)] if late > 0 else heard[-len(own) :]
+        np.testing.assert_array_equal(moved, own)
+        assert np.count_nonzero(heard) == np.count_nonzero(own)

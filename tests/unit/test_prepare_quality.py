@@ -161,8 +161,8 @@ def test_a_mouth_that_hardly_opens() -> None:
     ("follows", "late", "word"),
     [
         (0.1, None, "hardly follows the video's sound (correlation 0.10"),
-        (0.6, 90, "the sound comes 90 ms after the mouth: move it earlier"),
-        (0.6, -200, "the sound comes 200 ms before the mouth: move it later"),
+        (0.6, 90, "90 ms after the mouth: prepare the video again with --sound-late 90"),
+        (0.6, -200, "200 ms before the mouth: prepare the video again with --sound-late -200"),
     ],
 )
 def test_a_sound_that_does_not_fit(follows: float, late: int | None, word: str) -> None:
@@ -171,6 +171,15 @@ def test_a_sound_that_does_not_fit(follows: float, late: int | None, word: str) 
     measures = msgspec.structs.replace(GOOD, follows_sound=follows, sound_late_ms=late)
     [line] = sound_warnings(measures, LOUD)
     assert word in line
+
+
+def test_a_sound_that_was_moved_by_too_little() -> None:
+    import msgspec
+
+    measures = msgspec.structs.replace(GOOD, sound_late_ms=80)
+    [line] = sound_warnings(measures, LOUD, moved_ms=120.0)
+    assert line.startswith("the sound comes 80 ms after the mouth")
+    assert line.endswith("--sound-late 200")
 
 
 def test_a_silent_sound() -> None:
