@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from lipsync_fast.geometry import Rect
-from lipsync_fast.models.unet import DoubleConv, InvertedResidual, UNet
+from lipsync_fast.models.unet import AudioBranch, DoubleConv, InvertedResidual, UNet
 
 NORM_EPSILON = 1e-5
 """What a batch norm adds to the variance."""
@@ -27,6 +27,8 @@ _MARGIN = 5
 """Rows around the window that its convolutions see in the stage before."""
 _LITTLE = 0.2
 """What a residual block adds at first, against what comes in."""
+_OPEN = 2.0
+"""Bias of a norm: what comes out of it is hardly ever negative, so that ReLU keeps it."""
 _PAIRS = (0, 1), (3, 4), (6, 7)
 """An inverted residual's convolutions and the norms behind them."""
 
@@ -135,6 +137,40 @@ def _carry(block: nn.Module, first: int, bends: tuple[tuple[float, float], ...])
                 hidden += 1
 
 
+@torch.no_grad()
+def pass_sound_through(branch: AudioBranch, first: int, count: int) -> None:
+    """Make an untrained audio half, with norms, listen to some of its input's channels above all.
+
+    They come as they are to its strided convolution, half of whose channels see each square of
+    2 x 2 of them. What is written into such channels place by place is there to be learnt from
+    at once, in place of being found among all others first.
+
+    Args:
+        branch: the audio half; one that is too narrow for so many stays as it is.
+        first, count: those channels.
+    """
+    if branch.conv3.out_channels < 2 * count:
+        return
+    for block, begins in ((branch.conv1, first), (branch.conv2, 0)):
+        expand, depthwise, project = (_conv(block, k) for k, _ in _PAIRS)
+        expand.weight[:count] = 0
+        depthwise.weight[:count] = 0
+        depthwise.weight[:count, 0, 1, 1] = 1
+        project.weight[:count] = 0
+        for k in range(count):
+            expand.weight[k, begins + k] = 1
+            project.weight[k, k] = 1
+        for _, norm in _PAIRS[:2]:
+            nn.init.constant_(_norm(block, norm).bias[:count], _OPEN)
+    branch.conv3.weight[:count] = 0
+    for k in range(count):
+        branch.conv3.weight[k, k, 1, 1] = 1
+    nn.init.constant_(branch.bn3.bias[:count], _OPEN)
+    seeing = branch.conv5.out_channels // 2
+    branch.conv5.weight[:seeing] *= _LITTLE
+    nn.init.normal_(branch.conv5.weight[:seeing, :count, 1:, 1:], 0, 0.5)
+
+
 def _double(block: DoubleConv, number: int) -> nn.Module:
     return block.double_conv[number]
 
@@ -145,6 +181,14 @@ def _conv(block: nn.Module, number: int) -> nn.Conv2d:
     conv = block.conv[number]
     assert isinstance(conv, nn.Conv2d)
     return conv
+
+
+def _norm(block: nn.Module, number: int) -> nn.BatchNorm2d:
+    """One of an inverted residual's norms."""
+    assert isinstance(block, InvertedResidual)
+    norm = block.conv[number]
+    assert isinstance(norm, nn.BatchNorm2d)
+    return norm
 
 
 def reference_state(state: dict[str, Tensor], width: int, region: int) -> dict[str, Tensor]:

@@ -31,7 +31,7 @@ ROUNDS = 50
 POSE_COUNTS, SHARP_COUNTS = 0.03, 0.5
 """What a head turned aside by a pixel, and sharpness (its logarithm), weigh against the distance
 from a cluster's middle."""
-WIDTH = 0.35
+WIDTH = 0.2
 """Of the kernel, in median squared distances between neighbours."""
 ROOM = 4
 """Pixels around the lips in which sharpness is measured."""

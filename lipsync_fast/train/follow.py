@@ -25,9 +25,9 @@ from torch.nn import functional
 
 from lipsync_fast import _native
 from lipsync_fast.arrays import F32
-from lipsync_fast.families.synctalk2d import REGION_BORDER
+from lipsync_fast.families.synctalk2d import AUDIO_SHAPE, REGION_BORDER, VECTORS
 from lipsync_fast.geometry import Rect
-from lipsync_fast.models.normless import decode_window, passing_network
+from lipsync_fast.models.normless import decode_window, pass_sound_through, passing_network
 from lipsync_fast.models.unet import UNet
 from lipsync_fast.train.data import Crops
 from lipsync_fast.train.exemplars import Exemplars
@@ -57,6 +57,8 @@ LOUD = 4.0
 """What a mouth's whole share is in the bottleneck."""
 HEARD = 24
 """Sounds of a step."""
+NEAR_VECTORS = 1
+"""Before and behind the vector that tells of a frame: these are listened to from the beginning."""
 HEARD_STEPS = 600
 """Steps in which sounds are learnt from; the pictures go on."""
 AVERAGE = 0.998
@@ -222,6 +224,7 @@ class FollowLesson:
         data: makes batches.
         validation: held-out frames.
         perceptual: that loss, where its weights are at hand.
+        lag: how many frames before a frame the vector begins that tells of it.
 
     Attributes:
         net: what is learnt. Of the audio half's output only the first K channels count.
@@ -233,12 +236,17 @@ class FollowLesson:
         data: FollowData,
         validation: FollowValidation,
         perceptual: Perceptual | None,
+        lag: int,
     ) -> None:
         self.options, self._data, self._validation = options, data, validation
         self.device = torch.device(options.device)
         torch.manual_seed(options.seed)
         self._kinds = len(data.exemplars)
         self.net = _listening_to(passing_network(options.width, options.region), self._kinds)
+        told = VECTORS - 1 - lag
+        near = range(max(0, told - NEAR_VECTORS), min(VECTORS, told + NEAR_VECTORS + 1))
+        each = AUDIO_SHAPE[0] // VECTORS
+        pass_sound_through(self.net.audio_model, each * near[0], each * len(near))
         self.net.train().to(self.device)
         self._learner = Learner(self.net, options, AVERAGE, self._show)
         self._perceptual = perceptual

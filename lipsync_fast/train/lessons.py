@@ -146,7 +146,7 @@ def following(
     still = silence.block(len(silence) // 2)
     like = UNet(options.width, options.region)
     validation = FollowValidation(prepared, crops, mouths, held, film, still, window, like)
-    lesson = FollowLesson(options, data, validation, perceptual)
+    lesson = FollowLesson(options, data, validation, perceptual, hearing.lag)
     return Following(lesson, hearing, mouths, window, still)
 
 

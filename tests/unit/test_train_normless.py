@@ -16,6 +16,7 @@ from lipsync_fast.models.export import export_audio_encoder, export_unet
 from lipsync_fast.models.normless import (
     decode_window,
     new_network,
+    pass_sound_through,
     passing_network,
     reference_network,
     without_norms,
@@ -161,3 +162,27 @@ def test_graphs_of_others_are_refused(tiny_avatar: Path) -> None:
     with pytest.raises(CheckpointError, match="other weights than lipsync-fast writes"):
         packed_encoder(image, "tiny")
     assert encoder
+
+
+def test_sound_passes_through_to_be_learnt_from() -> None:
+    """What changes in the chosen channels changes what comes out more than in all others."""
+    torch.manual_seed(5)
+    branch = passing_network(8, 224).audio_model.train()
+    sounds = 2 + torch.rand(6, 32, 16, 16)
+
+    def moved(channel: int) -> float:
+        """How far what comes out moves where a channel is another sound's."""
+        other = sounds.clone()
+        other[:, channel] = sounds.roll(1, 0)[:, channel]
+        with torch.no_grad():
+            return float((branch(other) - branch(sounds)).abs().mean())
+
+    plain = [moved(channel) for channel in (3, 26, 27)]
+    pass_sound_through(branch, 26, 2)
+    aside, first, second = (moved(channel) for channel in (3, 26, 27))
+    assert min(first, second) > 2 * aside
+    assert max(plain) < 1.5 * min(plain)
+    narrow = passing_network(2, 224).audio_model
+    same = {name: tensor.clone() for name, tensor in narrow.state_dict().items()}
+    pass_sound_through(narrow, 20, 10)
+    assert all(torch.equal(same[name], tensor) for name, tensor in narrow.state_dict().items())
