@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from serving import warnings_in
 from talking import BUSY_MACHINE, SLOW_MACHINE, Serve
-from tiny import write_tiny_avatar
+from tiny import made_once, write_tiny_avatar
 
 from lipsync_fast.client.local import LocalServer
 
@@ -63,22 +62,6 @@ def tiny_avatar(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole avatar package, quick to run; see ``tiny.py``. Nobody changes it."""
     pytest.importorskip("torch", reason="the extra train is not installed")
     return made_once(tmp_path_factory, "avatars", "tiny", write_tiny_avatar)
-
-
-def made_once(
-    factory: pytest.TempPathFactory, folder: str, name: str, write: Callable[[Path], object]
-) -> Path:
-    """What ``write`` makes at ``folder``/``name``, by the first of pytest's processes that asks."""
-    base = factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        base = base.parent
-    path = base / folder / name
-    path.parent.mkdir(exist_ok=True)
-    with open(base / f"{folder}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not path.exists():  # it appears in one step
-            write(path)
-    return path
 
 
 @pytest.fixture(scope="session")

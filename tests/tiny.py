@@ -3,12 +3,19 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
+from PIL import Image
 
 if TYPE_CHECKING:
+    import pytest
+
     from lipsync_fast.avatars.manifest import Manifest
     from lipsync_fast.geometry import Rect
 
@@ -62,3 +69,40 @@ def write_tiny_avatar(
         writer.add_model("image", image)
         writer.add_model("decoder", decoder)
         return writer.finish()
+
+
+def write_half_demo(dest: Path) -> Path:
+    """The demo avatar in half its size, with its own networks: a quarter to encode and to draw."""
+    from lipsync_fast.avatars.library import shipped_folder
+    from lipsync_fast.avatars.package import MODELS, AvatarPackage
+    from lipsync_fast.avatars.writer import AvatarWriter
+    from lipsync_fast.geometry import Rect as Box
+
+    with AvatarPackage.open(shipped_folder() / "demo.lsa") as demo:
+        width, height = (side // 2 for side in demo.frame_size)
+        half = msgspec.structs.replace(demo.manifest, frame_width=width, frame_height=height)
+        with AvatarWriter(dest, half, keep_pictures=False, keep_regions=False) as writer:
+            for index in range(half.frame_count):
+                picture = Image.fromarray(demo.picture(index)).reduce(2)
+                face = demo.rect(index)
+                half_face = (face.x // 2, face.y // 2, face.width // 2, face.height // 2)
+                writer.add_frame(np.asarray(picture), Box(*half_face))
+            for name in MODELS:
+                writer.add_model(name, demo.network(name))
+            return writer.finish()
+
+
+def made_once(
+    factory: pytest.TempPathFactory, folder: str, name: str, write: Callable[[Path], object]
+) -> Path:
+    """What ``write`` makes at ``folder``/``name``, by the first of pytest's processes that asks."""
+    base = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    path = base / folder / name
+    path.parent.mkdir(exist_ok=True)
+    with open(base / f"{folder}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():  # it appears in one step
+            write(path)
+    return path

@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from cdp import Browser, Page, browser, chromium
 from pages import CONFIG, IDLES, QUICK
 from spoken_texts import speaks_texts
 from talking import Serve
+from tiny import made_once, write_half_demo
 
+from lipsync_fast.avatars.library import VARIABLE
 from lipsync_fast.client.local import LocalServer
 
 
@@ -21,6 +24,19 @@ def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         pytest.skip("no Chromium is installed (apt-get install chromium)")
     with browser(tmp_path_factory.mktemp("chromium")) as started:
         yield started
+
+
+@pytest.fixture(scope="package", autouse=True)
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What the page's servers serve by that name: the demo avatar in half its size.
+
+    Nothing of the page depends on how large a picture is, and many browsers and servers share the
+    machine.
+    """
+    made = made_once(tmp_path_factory, "half", "demo.lsa", write_half_demo)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(VARIABLE, str(made.parent))
+        yield made
 
 
 @pytest.fixture(scope="session")
@@ -34,9 +50,9 @@ def served() -> Iterator[LocalServer]:
 
 
 @pytest.fixture(scope="session")
-def real(shared_server: Serve) -> LocalServer:
+def real(shared_server: Serve, demo: Path) -> LocalServer:
     """A server as users have it, that makes each frame."""
-    return shared_server(CONFIG)
+    return shared_server({**CONFIG, "avatars": {"folders": [str(demo.parent)]}})
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ def test_idles_without_complaints(page: Page) -> None:
     moved = changes(mouths)
     assert 0 < moved.max() < 4  # it lives, and does not jump
     whole = page.value("[canvas.width, canvas.height]")
-    assert whole == [1280, 720]
+    assert whole == [640, 360]
     assert page.value("document.querySelector('#avatars input:checked').value") == "demo"
     page.until("document.querySelector('#avatars img').naturalWidth > 0")
     assert page.value("document.querySelector('#stop').disabled")
@@ -289,7 +289,7 @@ def test_choosing_an_avatar(tab: Page, tiny_avatar: Path) -> None:
         page.until("lipsync.started.avatar === 'tiny' && canvas.width === 160")
         page.value("document.querySelector('#avatars input:checked').focus()")
         page.press("ArrowLeft", 37)
-        page.until("lipsync.started.avatar === 'demo' && canvas.width === 1280")
+        page.until("lipsync.started.avatar === 'demo' && canvas.width === 640")
         page.until("document.querySelector('#avatars input:checked').value === 'demo'")
     assert [p for p in page.problems if "WebSocket" not in p] == []
 

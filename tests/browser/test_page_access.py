@@ -16,7 +16,6 @@ from cdp import Page
 from pages import CONFIG, IDLES, QUICK, before_the_page, is_hidden, said
 from talking import ALONE
 
-from lipsync_fast.avatars.library import shipped_folder
 from lipsync_fast.client.local import LocalServer
 
 pytestmark = pytest.mark.clock
@@ -112,10 +111,10 @@ def test_a_token_leaves_the_address(tab: Page, guarded: LocalServer) -> None:
 
 
 # ---------------------------------------------------------------- avatars
-def test_a_chosen_avatar_says_that_it_loads(tab: Page, tmp_path: Path) -> None:
+def test_a_chosen_avatar_says_that_it_loads(tab: Page, tmp_path: Path, demo: Path) -> None:
     page = tab
     for name in ("twin", "gone"):
-        shutil.copy(shipped_folder() / "demo.lsa", tmp_path / f"{name}.lsa")
+        shutil.copy(demo, tmp_path / f"{name}.lsa")
     config = CONFIG | {"avatars": {"folders": [str(tmp_path)]}}
     with LocalServer(config, command=QUICK) as server:
         page.open(server.http_url + "/")

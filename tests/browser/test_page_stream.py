@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,7 +26,6 @@ from pages import (
     stopped,
 )
 
-from lipsync_fast.avatars.library import shipped_folder
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.client.local import LocalServer
 
@@ -142,8 +142,8 @@ def streamed(tab: Page, served: LocalServer) -> Any:
 
 
 # ---------------------------------------------------------------- what is seen
-def test_the_picture_is_the_one_of_the_jpeg(page: Page) -> None:
-    with closing(AvatarPackage.open(shipped_folder() / "demo.lsa")) as package:
+def test_the_picture_is_the_one_of_the_jpeg(page: Page, demo: Path) -> None:
+    with closing(AvatarPackage.open(demo)) as package:
         for frame in page.value(f"{TAKEN}(4)"):
             jpeg = base64.b64encode(package.frame_bytes(frame)).decode()
             off, shift = page.value(f"{COMPARED}({frame}, '{jpeg}')")

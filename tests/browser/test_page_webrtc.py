@@ -61,7 +61,7 @@ def test_the_manuals_page_plays_hears_and_ends(tab: Page, served: LocalServer) -
     added = tab.command("Page.addScriptToEvaluateOnNewDocument", source=SPY)["identifier"]
     try:
         tab.open(f"{url}/")
-        tab.until("face.videoWidth === 1280 && face.currentTime > 0.2")
+        tab.until("face.videoWidth === 640 && face.currentTime > 0.2")
         for _ in range(ATTEMPTS):  # until the machine has time for all of it
             before = tab.value(STATS)["video"]
             time.sleep(3.0)
