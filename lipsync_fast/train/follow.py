@@ -37,7 +37,7 @@ from lipsync_fast.train.look import FollowValidation
 from lipsync_fast.train.losses import PERCEPTUAL_WEIGHT, Perceptual, texture_loss
 from lipsync_fast.train.mouths import Mouths
 from lipsync_fast.train.options import Options
-from lipsync_fast.train.state import Best
+from lipsync_fast.train.state import Best, Follows
 from lipsync_fast.train.trainer import autocast, on_device
 from lipsync_fast.train.validate import Look
 
@@ -59,6 +59,9 @@ HEARD = 24
 """Sounds of a step."""
 NEAR_VECTORS = 1
 """Before and behind the vector that tells of a frame: these are listened to from the beginning."""
+SHARP_WORTH = 0.3
+"""What the film's sharpness is worth, as a correlation with the sound: half a minute of film tells
+that to a tenth at best, and sharpness far better."""
 HEARD_STEPS = 600
 """Steps in which sounds are learnt from; the pictures go on."""
 AVERAGE = 0.998
@@ -286,10 +289,10 @@ class FollowLesson:
 
     @staticmethod
     def better(found: Best, best: Best) -> bool:
-        """The one that follows better; of those that are as good, the later one."""
+        """The one that follows better, where both are sharp; of those as good, the later one."""
         if found.follows is None or best.follows is None:
             return found.loss < best.loss
-        return round(found.follows.r, 2) >= round(best.follows.r, 2)
+        return round(_worth(found.follows), 2) >= round(_worth(best.follows), 2)
 
     def learn(self, step: int, batch: FollowBatch) -> dict[str, float]:
         """One step; its losses."""
@@ -324,6 +327,11 @@ class FollowLesson:
         heard = torch.zeros_like(deep)
         heard[:, : self._kinds] = (LOUD * shares)[:, :, None, None].to(deep.dtype)
         return decode_window(net, levels, heard, self._data.window)
+
+
+def _worth(found: Follows) -> float:
+    """How good a mouth is: how it follows, less what it lacks of the film's sharpness."""
+    return found.r + SHARP_WORTH * min(1.0, found.sharpness)
 
 
 @torch.no_grad()

@@ -15,10 +15,19 @@ from lipsync_fast.geometry import Rect
 from lipsync_fast.prepare.folder import PreparedAvatar
 from lipsync_fast.train.data import Crops, split
 from lipsync_fast.train.exemplars import Exemplars
-from lipsync_fast.train.follow import FADE, HEARD, FollowData, edge_of, faded, picture_loss
+from lipsync_fast.train.follow import (
+    FADE,
+    HEARD,
+    FollowData,
+    FollowLesson,
+    edge_of,
+    faded,
+    picture_loss,
+)
 from lipsync_fast.train.look import laplacian, seam, with_window
 from lipsync_fast.train.losses import texture_loss
 from lipsync_fast.train.mouths import MEASURES, Mouths
+from lipsync_fast.train.state import Best, Follows
 
 REGION = 224
 
@@ -161,3 +170,14 @@ def test_seams_and_sharpness_are_measured() -> None:
     assert seam(brighter, window) > 1.5
     smooth = np.full((50, 50, 3), 120, np.uint8)
     assert laplacian(smooth).var() == 0 < laplacian(crop).var()
+
+
+def test_the_best_follows_and_is_sharp() -> None:
+    def look(r: float, sharpness: float) -> Best:
+        return Best(0, 1.0, 1.0, Follows(r, 1.0, sharpness, 1.0))
+
+    better = FollowLesson.better
+    assert better(look(0.66, 1.1), look(0.67, 0.85)), "a little less in step, and sharp"
+    assert better(look(0.60, 1.1), look(0.50, 1.1))
+    assert not better(look(0.50, 1.1), look(0.60, 1.0)), "sharper than the film is worth nothing"
+    assert better(look(0.60, 1.1), look(0.60, 1.2)), "of those as good, the later one"
