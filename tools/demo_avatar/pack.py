@@ -12,7 +12,6 @@ that exists, and may exchange its networks; all else in it stays as it is.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import hashlib
 import json
 import os
@@ -47,7 +46,8 @@ PROVENANCE = """\
 A person who does not exist. The head was rendered with Blender from MakeHuman's base mesh, targets
 and materials and from the Face Units pack (all CC0), and the U-Net was trained on these pictures.
 The audio encoder was trained on sounds by Allison Smith (Asterisk core sounds, CC BY-SA 3.0,
-Digium, Inc.) and on espeak-ng's synthetic voices. Made by tools/demo_avatar of lipsync-fast."""
+Digium, Inc.), on readers of LibriSpeech (V. Panayotov, G. Chen, D. Povey, S. Khudanpur; CC BY 4.0)
+and on synthetic voices of espeak-ng and flite. Made by tools/demo_avatar of lipsync-fast."""
 
 
 VISIBLE = 4
@@ -129,10 +129,16 @@ def pack_again(path: pathlib.Path, encoder: pathlib.Path | None, unet: pathlib.P
     }
     if encoder is not None:
         changed["models/audio_encoder.onnx"] = packed_encoder(encoder)
+        manifest["provenance"] = PROVENANCE
     for name, data in changed.items():
         (folder / name).write_bytes(data)
         manifest["files"][name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    manifest["window"] = dataclasses.asdict(window)
+    manifest["window"] = {
+        "x": window.x,
+        "y": window.y,
+        "width": window.width,
+        "height": window.height,
+    }
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
     with AvatarPackage.open(folder) as package:
         package.verify()
