@@ -70,7 +70,7 @@ def test_peers_make_the_same_pictures(tmp_path: Path) -> None:
     """The reference's network at full size; what differs is an error of the command."""
     pytest.importorskip("torch", reason="the extra train is not installed")
     done = bench(
-        "--quick", "--part", "peers", "--rounds", "1", "--duration", "1", "--threads", "1",
+        "--quick", "--part", "peers", "--rounds", "1", "--duration", "3", "--threads", "1",
         "--out", str(tmp_path),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
