@@ -149,7 +149,7 @@ def pass_sound_through(branch: AudioBranch, first: int, count: int) -> None:
         branch: the audio half; one that is too narrow for so many stays as it is.
         first, count: those channels.
     """
-    if branch.conv3.out_channels < 2 * count:
+    if _conv(branch.conv1, 6).out_channels < 2 * count:
         return
     for block, begins in ((branch.conv1, first), (branch.conv2, 0)):
         expand, depthwise, project = (_conv(block, k) for k, _ in _PAIRS)

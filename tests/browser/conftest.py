@@ -26,27 +26,34 @@ def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         yield started
 
 
-@pytest.fixture(scope="package", autouse=True)
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """What the page's servers serve by that name: the demo avatar in half its size.
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo avatar in half its size: what the page's servers serve by its name.
 
     Nothing of the page depends on how large a picture is, and many browsers and servers share the
     machine.
     """
-    made = made_once(tmp_path_factory, "half", "demo.lsa", write_half_demo)
+    return made_once(tmp_path_factory, "half", "demo.lsa", write_half_demo)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def in_half_size(demo: Path) -> Iterator[None]:
+    """Servers of the tests of the page alone find it; those of the whole session are told of it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(VARIABLE, str(made.parent))
-        yield made
+        patch.setenv(VARIABLE, str(demo.parent))
+        yield
 
 
 @pytest.fixture(scope="session")
-def served() -> Iterator[LocalServer]:
+def served(demo: Path) -> Iterator[LocalServer]:
     """A server with the demo avatar, whose frames cost next to nothing: see ``QUICK``.
 
     It speaks texts, too, so that the page has all that it can have.
     """
-    with speaks_texts() as speech, LocalServer({**CONFIG, **speech}, command=QUICK) as server:
-        yield server
+    with speaks_texts() as speech:
+        config = {**CONFIG, **speech, "avatars": {"folders": [str(demo.parent)]}}
+        with LocalServer(config, command=QUICK) as server:
+            yield server
 
 
 @pytest.fixture(scope="session")
