@@ -13,7 +13,7 @@ from spoken_texts import speaks_texts
 from talking import Serve
 from tiny import made_once, write_half_demo
 
-from lipsync_fast.avatars.library import VARIABLE
+from lipsync_fast.avatars.library import VARIABLE, shipped_folder
 from lipsync_fast.client.local import LocalServer
 
 
@@ -57,9 +57,9 @@ def served(demo: Path) -> Iterator[LocalServer]:
 
 
 @pytest.fixture(scope="session")
-def real(shared_server: Serve, demo: Path) -> LocalServer:
-    """A server as users have it, that makes each frame."""
-    return shared_server({**CONFIG, "avatars": {"folders": [str(demo.parent)]}})
+def real(shared_server: Serve) -> LocalServer:
+    """A server as users have it, that makes each frame, in its own size."""
+    return shared_server({**CONFIG, "avatars": {"folders": [str(shipped_folder())]}})
 
 
 @pytest.fixture
