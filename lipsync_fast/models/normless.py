@@ -104,8 +104,8 @@ def _pass_picture_through(net: UNet) -> UNet:
     """
     if net.width < 8:
         return net
-    _carry(net.inc.inconv[0], 0, ())
-    _carry(_double(net.up5.conv, 0), net.width, _BENDS)
+    _carry(net.inc.inconv[0], 0, 3)
+    _carry(_double(net.up5.conv, 0), net.width, 3, _BENDS)
     _conv(_double(net.up5.conv, 1), 6).weight[:3] = 0
     net.outc.conv.weight *= 0.3
     net.outc.conv.weight[:, :3] = 0
@@ -116,20 +116,22 @@ def _pass_picture_through(net: UNet) -> UNet:
     return net
 
 
-def _carry(block: nn.Module, first: int, bends: tuple[tuple[float, float], ...]) -> None:
-    """Have a block's channels 0..2 be three of its inputs, bent."""
+def _carry(
+    block: nn.Module, first: int, count: int, bends: tuple[tuple[float, float], ...] = ()
+) -> None:
+    """Have a block's first channels be so many of its inputs, bent where there is no norm."""
     expand, depthwise, project = (_conv(block, k) for k, _ in _PAIRS)
-    assert expand.bias is not None
-    used = 3 * (1 + 2 * len(bends))
+    used = count * (1 + 2 * len(bends))
     expand.weight[:used] = 0
     depthwise.weight[:used] = 0
     depthwise.weight[:used, 0, 1, 1] = 1
-    project.weight[:3] = 0
-    for k in range(3):
+    project.weight[:count] = 0
+    for k in range(count):
         expand.weight[k, first + k] = 1
         project.weight[k, k] = 1
-        hidden = 3 + 2 * len(bends) * k
+        hidden = count + 2 * len(bends) * k
         for at, rise in bends:
+            assert expand.bias is not None
             for sign in (1, -1):
                 expand.weight[hidden, first + k] = sign
                 expand.bias[hidden] = -at if sign > 0 else 1 - at
@@ -152,14 +154,7 @@ def pass_sound_through(branch: AudioBranch, first: int, count: int) -> None:
     if _conv(branch.conv1, 6).out_channels < 2 * count:
         return
     for block, begins in ((branch.conv1, first), (branch.conv2, 0)):
-        expand, depthwise, project = (_conv(block, k) for k, _ in _PAIRS)
-        expand.weight[:count] = 0
-        depthwise.weight[:count] = 0
-        depthwise.weight[:count, 0, 1, 1] = 1
-        project.weight[:count] = 0
-        for k in range(count):
-            expand.weight[k, begins + k] = 1
-            project.weight[k, k] = 1
+        _carry(block, begins, count)
         for _, norm in _PAIRS[:2]:
             nn.init.constant_(_norm(block, norm).bias[:count], _OPEN)
     branch.conv3.weight[:count] = 0

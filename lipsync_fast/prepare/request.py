@@ -106,7 +106,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
             parsing,
             idle,
             Path(self.idle or "").name,
-            *filter(None, [self.sound_late_ms]),
+            *filter(None, [self.sound_late_ms]),  # what was prepared without it keeps its key
         )
         return hashlib.sha256(f"{part_key}\0{json.dumps(rest)}".encode()).hexdigest()
 

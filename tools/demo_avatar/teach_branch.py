@@ -132,9 +132,9 @@ class Meaning:
         self._swing = told.std(0) / true.std(0)
         print("told swings by", " ".join(f"{x:.2f}" for x in self._swing), flush=True)
 
-    def told_for(self, wanted: Tensor, more: float = 1.0) -> Tensor:
+    def told_for(self, wanted: Tensor) -> Tensor:
         """What the output used to tell where a mouth (N x 9) was drawn."""
-        return self._told + (wanted - self._true) * self._swing * more
+        return self._told + (wanted - self._true) * self._swing
 
 
 def listened(
@@ -153,7 +153,7 @@ def listened(
         some = [c for c in copies if c.voice.origin == origin]
         left = minutes * 60 / ROW_S * part if some else 0.0
         while left > 0:
-            rows, _ = piece(some[rng.randint(len(some))], speech, rng)
+            rows = piece(some[rng.randint(len(some))], speech, rng)
             frames = int(len(rows) / 3.2)
             x = features(listener.encoder, rows, frames)
             out.append(Heard(x, with_gap(by(listener.told(x)[:frames]), lips)))
@@ -161,12 +161,12 @@ def listened(
     return out
 
 
-def piece(copy_: Copy, speech: Speech, rng: np.random.RandomState) -> tuple[F32, int]:
-    """Some rows of a copy, roughened as in train_voices.py, and the first one's number."""
+def piece(copy_: Copy, speech: Speech, rng: np.random.RandomState) -> F32:
+    """Some rows of a copy, roughened as in train_voices.py."""
     count = min(LONGEST, len(copy_.rows))
     first = rng.randint(len(copy_.rows) - count + 1)
     rows = copy_.rows[first : first + count].astype(np.float32)
-    return roughened(rows, speech.other(count), rng), first
+    return roughened(rows, speech.other(count), rng)
 
 
 def taught(branch: nn.Module, meaning: Meaning, speech: list[Heard], steps: int) -> nn.Module:
