@@ -16,6 +16,7 @@ from listening import GAP_UNIT
 from mouth_measure import Poses, lip_gap
 from normless import WINDOW_H, WINDOW_W, decode_window
 from numpy.typing import NDArray
+from precision import autocast
 from samples import BORDER, image_input
 from torch import Tensor, nn
 
@@ -44,7 +45,7 @@ class Drawn:
         with np.load(work / "loop.npz") as z:
             self.frames: U8 = z["frames"][list(SHOWN)]
         squares = [self.poses.square(f, k) for f, k in zip(self.frames, SHOWN, strict=True)]
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad(), autocast():
             images = torch.from_numpy(np.stack([image_input(s) for s in squares]))
             self.levels = self.net.encode_image(images)
         self._known: list[tuple[Tensor, Tensor]] = []
@@ -58,7 +59,7 @@ class Drawn:
             levels = tuple(
                 x[number : number + 1].expand(len(some), -1, -1, -1) for x in self.levels
             )
-            with torch.autocast("cpu", torch.bfloat16):
+            with autocast():
                 made, _ = decode_window(self.net, levels, some, TOP, LEFT)
             pictures = (made.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
             frame, pose = self.frames[number].copy(), SHOWN[number]

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Teach the U-Net's audio branch to hear the mouth, before any picture.
 
-    python listening.py WORK [--minutes 15]
+    python listening.py WORK [--minutes 15 | --kept]
 
 Needs speech/train_encoder.py's features. A linear layer on the branch's mean output tells the
 eight controls and the gap between the lips. Writes WORK/listener.pt; a run that was interrupted
-begins anew.
+begins anew. ``--kept`` leaves the branch of WORK/unet-start.pth (restore.py) as it is, and fits
+the linear layer alone.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from averaging import average_in
 from geometry import Geometry, opening_px
 from normless import WIDTH, new_network
 from numpy.typing import NDArray
+from precision import autocast
 from torch import Tensor, nn
 
 F32 = NDArray[np.float32]
@@ -38,6 +40,8 @@ WEIGHTS = (3.0, 3.0, 1.0, 1.0, 1.0, 1.5, 1.0, 0.7, 4.0)
 GAP_UNIT = 8.0
 """Pixels of lip gap that count as 1."""
 MOMENTUM = 0.997
+FITTED, RIDGE = 24_000, 1e-3
+"""Blocks by which a layer on a kept branch is fitted, and how much it is held back."""
 REPORT_S = 60
 
 
@@ -140,9 +144,7 @@ class Listener:
             blocks, targets = pick(real, speech, rng)
             noise = 1 + 0.05 * torch.randn(BATCH, 1, 1, 1)
             blocks = blocks * noise + 0.03 * blocks.std() * torch.randn_like(blocks)
-            with torch.autocast("cpu", torch.bfloat16):
-                heard = self.net["branch"](blocks.to(memory_format=torch.channels_last))
-            mean = nn.functional.dropout(heard.float().mean((2, 3)), 0.1)
+            mean = nn.functional.dropout(self._mean(self.net["branch"], blocks), 0.1)
             loss = ((self.net["head"](mean) - targets) ** 2 * weights).mean()
             optimiser.zero_grad()
             loss.backward()
@@ -157,17 +159,44 @@ class Listener:
                 reported, losses = time.time(), []
 
     @torch.no_grad()
+    def fit(self, branch: dict[str, Tensor], speech: list[Utterance]) -> None:
+        """Take over a trained branch; the layer on it becomes the ridge regression that tells most.
+
+        Real speech counts as much as in ``train``.
+        """
+        self.net["branch"].load_state_dict(branch)
+        real = [u for u in speech if u.name.startswith("real")]
+        rng, heard, wanted = np.random.RandomState(5), list[Tensor](), list[Tensor]()
+        for _ in range(FITTED // BATCH):
+            blocks, targets = pick(real, speech, rng)
+            heard.append(self._mean(self.net["branch"], blocks))
+            wanted.append(targets)
+        x, y = torch.cat(heard).double(), torch.cat(wanted).double()
+        mean, level = x.mean(0), y.mean(0)
+        x, y = x - mean, y - level
+        ridge = RIDGE * len(x) * x.var(0).mean() * torch.eye(x.shape[1])
+        weight = torch.linalg.solve(x.T @ x + ridge, x.T @ y).T
+        self.net["head"].weight.copy_(weight)
+        self.net["head"].bias.copy_(level - weight @ mean)
+        self.average = {k: v.clone() for k, v in self.net.state_dict().items()}
+
+    @staticmethod
+    def _mean(branch: nn.Module, blocks: Tensor) -> Tensor:
+        """What a branch makes of blocks on average over its places, B x 16 WIDTH."""
+        with autocast():
+            heard: Tensor = branch(blocks.to(memory_format=torch.channels_last))
+        return heard.float().mean((2, 3))
+
+    @torch.no_grad()
     def tell(self, speech: list[Utterance], every: int = 1) -> list[F32]:
         """Controls and gap of every so many frames, T x 9 each, by the averaged weights."""
         net = copy.deepcopy(self.net)
         net.load_state_dict(self.average)
         net.eval()
         out = []
-        with torch.autocast("cpu", torch.bfloat16):
-            for u in speech:
-                blocks = torch.from_numpy(u.blocks()[::every])
-                heard = net["branch"](blocks.to(memory_format=torch.channels_last))
-                out.append(net["head"](heard.float().mean((2, 3))).float().numpy())
+        for u in speech:
+            blocks = torch.from_numpy(u.blocks()[::every])
+            out.append(net["head"](self._mean(net["branch"], blocks)).numpy())
         return out
 
     def correlations(self, held: list[Utterance]) -> list[float]:
@@ -236,6 +265,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("work", type=pathlib.Path)
     parser.add_argument("--minutes", type=float, default=15)
+    parser.add_argument(
+        "--kept", action="store_true", help="leave unet-start.pth's branch as it is"
+    )
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -243,7 +275,15 @@ def main() -> None:
     gap = GapOfControls(Geometry(args.work), np.concatenate([c for _, _, c in train]))
     listener = Listener()
     known = [u for u in held if u[0].startswith("real") and u[0].endswith("-0")]
-    listener.train(utterances(train, gap), utterances(known, gap), args.minutes)
+    speech, known_speech = utterances(train, gap), utterances(known, gap)
+    if args.kept:
+        start = torch.load(args.work / "unet-start.pth", weights_only=True)
+        part = "audio_model."
+        branch = {k[len(part) :]: v for k, v in start.items() if k.startswith(part)}
+        listener.fit(branch, speech)
+        print("held out", " ".join(f"{r:.3f}" for r in listener.correlations(known_speech)))
+    else:
+        listener.train(speech, known_speech, args.minutes)
     listener.save(args.work / "listener.pt")
 
 

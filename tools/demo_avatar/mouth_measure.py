@@ -15,18 +15,19 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from geometry import MOUTH
+from layout import FACE_SIDE, LIPS_Y, MOUTH
+from layout import WINDOW as WINDOW_BOX
 from numpy.typing import NDArray
 
 U8 = NDArray[np.uint8]
 F32 = NDArray[np.float32]
 
-SIDE = 264
-WINDOW = (476, 244)
+WINDOW = WINDOW_BOX[:2]
 """Canonical position that the loop's maps count from, x and y."""
-COLUMNS = slice(120, 146)
-WHOLE = slice(98, 167)
-ROWS = slice(76, 142)
+MIDDLE = FACE_SIDE // 2
+COLUMNS = slice(MIDDLE - 12, MIDDLE + 14)
+WHOLE = slice(MIDDLE - 34, MIDDLE + 35)
+ROWS = slice(LIPS_Y - 24, LIPS_Y + 62)
 """Where the gap is looked for, in the canonical mouth box: its middle, most of its width."""
 DARK, LIP = 118.0, 146.0
 """Red level of the mouth's inside, and of the darkest lit lip."""
@@ -36,7 +37,9 @@ CLOSED_PX = 1.5
 """A measured gap up to this is a closed mouth: the shadow of the seam."""
 SEALED_PX = 1.25
 """Widest opening of lips that are shut over the whole width: a stricter closed mouth."""
-PATCH = (585, 325, 695, 430)
+LIPS = MOUTH[0] + MIDDLE, MOUTH[1] + LIPS_Y
+"""The lips' middle at the canonical position."""
+PATCH = (LIPS[0] - 55, LIPS[1] - 40, LIPS[0] + 55, LIPS[1] + 65)
 """Lips and what is between them at the canonical position, x0, y0, x1, y1."""
 
 
@@ -114,9 +117,9 @@ class Poses:
     @staticmethod
     def _fit(maps: F32) -> NDArray[np.float64]:
         """The 2 x 3 affine map from canonical picture to face square, near the mouth."""
-        yy, xx = np.mgrid[0:SIDE, 0:SIDE]
+        yy, xx = np.mgrid[0:FACE_SIDE, 0:FACE_SIDE]
         cx, cy = maps[0] + WINDOW[0], maps[1] + WINDOW[1]
-        near = (np.abs(cx - 640) < 60) & (np.abs(cy - 380) < 60)
+        near = (np.abs(cx - LIPS[0]) < 60) & (np.abs(cy - LIPS[1]) < 60)
         a = np.stack([cx[near], cy[near], np.ones(near.sum())], 1)
         b = np.stack([xx[near], yy[near]], 1)
         fit: NDArray[np.float64] = np.linalg.lstsq(a, b, rcond=None)[0].T

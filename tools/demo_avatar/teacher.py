@@ -24,6 +24,7 @@ from averaging import average_in
 from geometry import Geometry
 from listening import WEIGHTS, GapOfControls
 from numpy.typing import NDArray
+from precision import autocast
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -87,7 +88,7 @@ class Teacher(nn.Module):
         """Controls and gap of a whole recording's frames, frames x 9, from its mel rows."""
         ends = ((AROUND, AROUND + 4), (0, 0))
         x = np.pad(rows, ends, constant_values=SILENCE).T[None]
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             out: F32 = self(torch.from_numpy(np.ascontiguousarray(x)), frames)[0].numpy()
         return out
 
@@ -157,7 +158,7 @@ class Trainer:
             ys.append(y)
             ms.append(m)
         valid = torch.from_numpy(np.stack(ms))
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             told = self.net(torch.from_numpy(np.stack(xs)), FRAMES)
         error = (told - torch.from_numpy(np.stack(ys))) ** 2 * torch.tensor(WEIGHTS)
         loss = (error.mean(2) * valid).sum() / valid.sum()

@@ -35,6 +35,7 @@ from geometry import Geometry
 from listening import AFTER, BEFORE, WEIGHTS, GapOfControls
 from normless import REGION, encoder_state, folded, new_network, reference_state
 from numpy.typing import NDArray
+from precision import autocast
 from teacher import restored
 from torch import Tensor, nn
 
@@ -110,7 +111,7 @@ class Hearing(nn.Module):
     def forward(self, some: list[Stretch]) -> Tensor:
         """The branch's output for all frames of all stretches, T x 256 x 8 x 8."""
         windows = torch.from_numpy(np.concatenate([s.windows for s in some]))[:, None]
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             features = self.encoder(windows.contiguous(memory_format=torch.channels_last))
             blocks, at = [], 0
             for s in some:

@@ -29,13 +29,13 @@ class Phone(NamedTuple):
 
 
 TARGETS: dict[str, dict[str, float]] = {
-    "AA": {"open": 0.66},
-    "AE": {"open": 0.62, "wide": 0.30},
-    "AH": {"open": 0.38},
-    "AO": {"open": 0.52, "funnel": 0.35},
-    "EH": {"open": 0.44, "wide": 0.25},
+    "AA": {"open": 0.84},
+    "AE": {"open": 0.76, "wide": 0.30},
+    "AH": {"open": 0.46},
+    "AO": {"open": 0.64, "funnel": 0.35},
+    "EH": {"open": 0.52, "wide": 0.25},
     "ER": {"open": 0.24, "funnel": 0.30},
-    "IH": {"open": 0.26, "wide": 0.35},
+    "IH": {"open": 0.29, "wide": 0.35},
     "IY": {"open": 0.17, "wide": 0.70, "teeth": 0.15},
     "UH": {"open": 0.22, "funnel": 0.35},
     "UW": {"open": 0.13, "pucker": 0.80},

@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import pathlib
+import sys
 import time
 
 import numpy as np
@@ -22,6 +23,9 @@ from data import Utterance, augmented, feature_windows, load, mel
 from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from precision import autocast
 
 from lipsync_fast.models.audio_encoder import AudioEncoder
 
@@ -124,7 +128,7 @@ class Trainer:
             some = self.real if self.rng.rand() < REAL_SHARE else self.made
             pick.append(some[self.rng.randint(len(some))])
         x, y = batch(pick, self.rng, 16)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             p = self.model(x.to(memory_format=torch.channels_last))
         error = functional.smooth_l1_loss(p.float(), y, reduction="none", beta=0.2)
         loss = (error * WEIGHTS).mean()
@@ -153,21 +157,21 @@ class Trainer:
         torch.save(self.model.encoder.state_dict(), self.work / "out" / "audio_encoder.pth")
 
 
-def export(work: pathlib.Path) -> None:
-    """Features of every utterance, and of changed copies of those for training."""
+def export(work: pathlib.Path, most: int) -> None:
+    """Features of every utterance, and of changed copies of those for training: at most so many."""
     encoder = AudioEncoder().eval()
     encoder.load_state_dict(torch.load(work / "out" / "audio_encoder.pth", weights_only=True))
     folder = work / "speech" / "features"
     folder.mkdir(exist_ok=True)
     rng, index = np.random.RandomState(23), []
     for u in load(work):
-        copies = 0 if u.split != "train" else 4 if u.origin == "real" else 1
+        copies = 0 if u.split != "train" else min(most, 4 if u.origin == "real" else 1)
         for k in range(1 + copies):
             pcm, controls = u.pcm.astype(np.float32) / 32768, u.controls
             if k:
                 pcm, controls = augmented(u, rng)
             windows = torch.from_numpy(feature_windows(mel(pcm)))[:, None]
-            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            with torch.no_grad(), autocast():
                 features = encoder(windows.to(memory_format=torch.channels_last)).float().numpy()
             name = f"{u.name}-{k}"
             half = features.astype(np.float16)
@@ -185,12 +189,13 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=12)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--features-only", action="store_true", help="WORK/out has the encoder")
+    parser.add_argument("--copies", type=int, default=4, help="of a real recording, at most")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(1)
     if not args.features_only:
         Trainer(args.work, args.minutes).run()
-    export(args.work)
+    export(args.work, args.copies)
 
 
 if __name__ == "__main__":
