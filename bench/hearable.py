@@ -14,6 +14,7 @@ to learn from. Only numbers leave the folder.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,9 +102,8 @@ def windows(mel: F32, frames: int, rows: int, shift: int) -> F32:
 
 def whisper_features(pcm: NDArray[np.int16], model: Path) -> F32:
     """What Whisper's encoder makes of a sound, 50 rows a second, from overlapping chunks."""
-    from faster_whisper import WhisperModel
-
-    whisper = WhisperModel(str(model), device="cpu", compute_type="float32", cpu_threads=1)
+    module = importlib.import_module("faster_whisper")
+    whisper = module.WhisperModel(str(model), device="cpu", compute_type="float32", cpu_threads=1)
     sound = pcm.astype(np.float32) / 32768
     hop = SAMPLE_RATE // (TOKENS_A_FRAME * FPS)
     total = -(-len(sound) // hop)
@@ -118,7 +118,7 @@ def whisper_features(pcm: NDArray[np.int16], model: Path) -> F32:
         ramp = np.minimum(np.arange(count) + 1, np.arange(count, 0, -1)).clip(1, 50)
         out[first : first + count] += made[:count] * ramp[:, None]
         weights[first : first + count] += ramp
-    return out / np.maximum(weights, 1e-6)[:, None]
+    return (out / np.maximum(weights, 1e-6)[:, None]).astype(np.float32)
 
 
 def whisper_windows(rows: F32, frames: int, shift: int) -> F32:

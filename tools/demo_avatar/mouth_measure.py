@@ -2,8 +2,9 @@
 """Measurements on pictures of the demo person: lip gap, sharpness, seam.
 
 The lip gap is read from colours alone. In a column through the middle of the mouth, a pixel
-belongs to the inside of the mouth when it is darker than lips ever are, or as grey as teeth
-(red hardly above green); a pixel in between counts in part. The head's motion is undone first
+belongs to the inside of the mouth when it is darker than lips ever are, as grey as teeth
+(red hardly above green), or as cool as the tongue (green hardly above blue); a pixel in between
+counts in part. The head's motion is undone first
 by the affine map that fits the idle loop's exact motion near the mouth.
 """
 
@@ -33,6 +34,8 @@ DARK, LIP = 118.0, 146.0
 """Red level of the mouth's inside, and of the darkest lit lip."""
 GREY, RED = 13.0, 25.0
 """Red above green of teeth, and of the palest skin."""
+COOL, WARM = 4.0, 6.0
+"""Green above blue of the tongue, and of the coolest lip."""
 CLOSED_PX = 1.5
 """A measured gap up to this is a closed mouth: the shadow of the seam."""
 SEALED_PX = 1.25
@@ -55,7 +58,8 @@ def lip_gap(mouth: U8) -> Gap:
     part = mouth[ROWS, WHOLE].astype(np.float32)
     dark = np.clip((LIP - part[..., 0]) / (LIP - DARK), 0, 1)
     grey = np.clip((RED - (part[..., 0] - part[..., 1])) / (RED - GREY), 0, 1)
-    inside: F32 = np.maximum(dark, grey)
+    cool = np.clip((WARM - (part[..., 1] - part[..., 2])) / (WARM - COOL), 0, 1)
+    inside: F32 = np.maximum(np.maximum(dark, grey), cool)
     runs = _largest_run(inside)
     middle = runs[COLUMNS.start - WHOLE.start : COLUMNS.stop - WHOLE.start]
     return Gap(float(np.median(middle)), float(np.quantile(runs, 0.9)))
