@@ -195,8 +195,9 @@ class Listener:
         net.eval()
         out = []
         for u in speech:
-            blocks = torch.from_numpy(u.blocks()[::every])
-            out.append(net["head"](self._mean(net["branch"], blocks)).numpy())
+            parts = torch.from_numpy(u.blocks()[::every]).split(BATCH // 3)
+            told = [net["head"](self._mean(net["branch"], part)) for part in parts]
+            out.append(torch.cat(told).numpy())
         return out
 
     def correlations(self, held: list[Utterance]) -> list[float]:

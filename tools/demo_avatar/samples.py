@@ -28,8 +28,10 @@ NEIGHBOURS, NEAR = 16, 0.16
 """A mouth's sounds: the nearest so many, if they are so near (in SCALE's distance)."""
 SCALE = np.array([*EFFECT, 3.0], np.float32)
 """How visible each control is, and the lip gap."""
-EVERY = 2
+EVERY = 8
 """Frames from one that is listened to on to the next."""
+HEARD = "heard.npz"
+"""What is heard in them, kept for the next run."""
 
 
 class Data:
@@ -43,6 +45,7 @@ class Data:
     """
 
     def __init__(self, work: pathlib.Path, listener: Listener) -> None:
+        self._work = work
         with np.load(work / "loop.npz") as z:
             frames, rects, self.maps = z["frames"], z["rects"], z["maps"]
             self.people, self.walls = z["people"], z["walls"]
@@ -54,9 +57,10 @@ class Data:
         geometry = Geometry(work)
         box, window = geometry.layout.mouth, geometry.layout.window
         self._corner = box[0] - window[0], box[1] - window[1]
-        gap = GapOfControls(geometry, controls)
+        recorded = load(work, "train")
+        gap = GapOfControls(geometry, np.concatenate([known for _, _, known in recorded]))
         mouths = np.column_stack([controls, gap(controls)]) * SCALE
-        speech = utterances(load(work, "train"), gap)
+        speech = utterances(recorded, gap)
         self._speech = [u for k, u in enumerate(speech) if u.name.startswith("real") or k % 2]
         widening = self._pair(listener, mouths, validation)
         held = [u for u in load(work, "val") if u[0].startswith("real") and u[0].endswith("-0")]
@@ -64,7 +68,7 @@ class Data:
 
     def _pair(self, listener: Listener, mouths: F32, validation: NDArray[np.bool_]) -> Widening:
         """Find each mouth's sounds."""
-        told = listener.tell(self._speech, EVERY)
+        told = self._told(listener)
         real = [k for k, u in enumerate(self._speech) if u.name.startswith("real")]
         widening = Widening.of(
             np.concatenate([told[k] for k in real]),
@@ -84,6 +88,24 @@ class Data:
         )
         print(f"{len(self.train)} of {np.sum(~validation)} mouths are heard", flush=True)
         return widening
+
+    def _told(self, listener: Listener) -> list[F32]:
+        """What is heard in the speech; taken from WORK/heard.npz where that is newer than what it
+        comes from."""
+        kept = self._work / HEARD
+        sources = (self._work / "listener.pt", self._work / "speech" / "features" / "index.json")
+        if kept.exists() and all(s.stat().st_mtime < kept.stat().st_mtime for s in sources):
+            with np.load(kept) as z:
+                if list(z["names"]) == [u.name for u in self._speech]:
+                    return np.split(z["told"], np.cumsum(z["counts"])[:-1])
+        told = listener.tell(self._speech, EVERY)
+        np.savez(
+            kept,
+            told=np.concatenate(told),
+            counts=[len(t) for t in told],
+            names=[u.name for u in self._speech],
+        )
+        return told
 
     def audio(self, sample: int, rng: np.random.RandomState) -> F32:
         """An audio block in which a sample's mouth is heard."""
