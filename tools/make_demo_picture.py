@@ -21,7 +21,7 @@ from lipsync_fast.provenance import jpeg_with_xmp, xmp_packet
 
 FRAMES = (3, 42, 63, 90, 156)
 """At rest, and speaking: different openings, and a closed m."""
-AROUND, ABOVE, BELOW = 160, 236, 244
+AROUND, ABOVE, BELOW = 200, 300, 240
 """What is cut out: so much around the face square's middle, above and below its upper edge."""
 QUALITY = 88
 

@@ -121,7 +121,7 @@ class Exam:
 
     def _openings(self, made: U8) -> NDArray[np.float64]:
         """How dark it is between the lips, against the same frame with other sounds."""
-        grey = made.mean(-1, dtype=np.float32)
+        grey = made.mean(-1, dtype=np.float64)  # so that equal pictures give equal numbers
         dark = -np.tensordot(grey, self._lips, 2) / max(1e-9, float(self._lips.sum()))
         by_frame = np.asarray(dark, np.float64).reshape(-1, self._kinds)
         return np.asarray((by_frame - by_frame.mean(1, keepdims=True)).ravel())
@@ -141,10 +141,11 @@ def motion(made: U8, sounds: int, region: int) -> F32:
     grey = made.mean(-1, dtype=np.float32)
     by_frame = grey.reshape(-1, sounds, *grey.shape[1:])
     moves = Image.fromarray(by_frame.std(1).mean(0).astype(np.float32), "F")
-    # Pillow's blur takes no floats: levels of a sixteenth are fine enough.
-    levels = np.clip(np.asarray(moves) * 16, 0, 255).astype(np.uint8)
+    # Pillow's blur takes no floats: 256 levels up to the largest are fine enough.
+    most = max(float(np.max(np.asarray(moves))), 1e-6)
+    levels = np.round(np.asarray(moves) * (255 / most)).astype(np.uint8)
     soft = Image.fromarray(levels).filter(ImageFilter.GaussianBlur(SOFT * region / 256))
-    return np.asarray(soft, np.float32) / np.float32(16)
+    return np.asarray(soft, np.float32) * np.float32(most / 255)
 
 
 def _box(moves: F32) -> Rect:

@@ -43,11 +43,16 @@ def apart(a: Images, b: Images) -> float:
 
 @pytest.fixture(scope="module")
 def plain(avatar: lipsync_fast.Avatar) -> Images:
-    """The video of the sound at 16 kHz, mono; silence's is far from it."""
-    wanted = images(avatar, tone(SECONDS), SAMPLE_RATE)
-    silence = images(avatar, np.zeros_like(tone(SECONDS)), SAMPLE_RATE)
-    assert apart(wanted, silence) > 0.4
-    return wanted
+    """The video of the sound at 16 kHz, mono."""
+    return images(avatar, tone(SECONDS), SAMPLE_RATE)
+
+
+@pytest.fixture(scope="module")
+def swing(avatar: lipsync_fast.Avatar, plain: Images) -> float:
+    """How far silence's video is from it."""
+    out = apart(plain, images(avatar, np.zeros_like(tone(SECONDS)), SAMPLE_RATE))
+    assert out > 0.4
+    return out
 
 
 @pytest.mark.parametrize(
@@ -63,6 +68,7 @@ def plain(avatar: lipsync_fast.Avatar) -> Images:
 def test_any_rate_layout_and_format_is_the_same_speech(
     avatar: lipsync_fast.Avatar,
     plain: Images,
+    swing: float,
     tmp_path: Path,
     rate: int,
     layout: str,
@@ -73,7 +79,7 @@ def test_any_rate_layout_and_format_is_the_same_speech(
     path = write_media(tmp_path / "s.wav", samples, codec, layout=layout, rate=rate)
     found = images(avatar, path)
     assert found.shape == plain.shape
-    assert apart(found, plain) < 0.01
+    assert apart(found, plain) < 0.02 * swing
 
 
 def test_what_is_no_sample_counts_as_silence(avatar: lipsync_fast.Avatar, tmp_path: Path) -> None:

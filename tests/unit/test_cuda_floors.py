@@ -35,12 +35,12 @@ def test_the_kernels_of_a_frame() -> None:
         # Frame 0: a crop of 264 pixels, put into a part of 266 x 264 at its own size.
         assert found["compose"].written == 3 * 266 * 264
         kept = int(mask.sum())
-        planes, crop = 3 * 4 * 219 * 168, 3 * (264 * 264 - 219 * 168)
+        planes, crop = 3 * 4 * 250 * 197, 3 * (264 * 264 - 250 * 197)
         outside = 3 * (266 * 264 - 264 * 264 + kept)
         assert found["compose"].read == planes + crop + outside + 264 * 264
-        # It changes in 16 x 11 units.
-        assert (found["jpeg"].read, found["jpeg"].written) == (3 * 256 * 176, 9000)
-        assert found["jpeg"].operations == 16 * 11 * (256 * 9 + 96 * 44 + 384 * 2)
+        # It changes in 16 x 14 units.
+        assert (found["jpeg"].read, found["jpeg"].written) == (3 * 256 * 224, 9000)
+        assert found["jpeg"].operations == 16 * 14 * (256 * 9 + 96 * 44 + 384 * 2)
         assert found["gather"].moved == 18_000
         assert found["mel"].read == 7600
 

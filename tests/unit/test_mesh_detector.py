@@ -21,7 +21,7 @@ from lipsync_fast.prepare.face_nets import FaceNets, Square, square_of
 from lipsync_fast.prepare.mesh_detector import SEVERAL, MeshDetector
 
 U8, F32 = NDArray[np.uint8], NDArray[np.float32]
-FACE = Square(643, 286, 300, 0.0)
+FACE = Square(643, 349, 300, 0.0)
 """Where the face is in the frames, more or less."""
 EYES, NOSE, LIPS, CHIN = (33, 263), 1, (13, 14), 152
 

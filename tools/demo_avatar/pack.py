@@ -23,11 +23,13 @@ import zlib
 
 import cv2
 import numpy as np
+import torch
 from dataset import WINDOW
 from motion import LIPS_Y, MOUTH
 from normless import REGION, reference_network
 from numpy.typing import NDArray
 from restore import unet_of
+from samples import BORDER, image_input
 
 from lipsync_fast.audio.windows import AudioWindow
 from lipsync_fast.avatars.library import shipped_folder
@@ -35,10 +37,12 @@ from lipsync_fast.avatars.manifest import FrameJpeg, Manifest, Window
 from lipsync_fast.avatars.package import AvatarPackage
 from lipsync_fast.avatars.storage import write_array
 from lipsync_fast.avatars.writer import AvatarWriter, pack
-from lipsync_fast.families.synctalk2d import REGION_BORDER
+from lipsync_fast.families.synctalk2d import AUDIO_SHAPE, REGION_BORDER
 from lipsync_fast.geometry import Rect
+from lipsync_fast.models.audio_encoder import AudioEncoder
 from lipsync_fast.models.checkpoints import load_audio_encoder, load_unet
 from lipsync_fast.models.export import export_audio_encoder, export_unet
+from lipsync_fast.models.unet import UNet
 
 LARGEST = 30_000_000
 QUALITY = 92
@@ -50,24 +54,81 @@ Digium, Inc.), on readers of LibriSpeech (V. Panayotov, G. Chen, D. Povey, S. Kh
 and on synthetic voices of espeak-ng and flite. Made by tools/demo_avatar of lipsync-fast."""
 
 
-VISIBLE = 4
-"""Grey levels; what changes less, in no picture more, keeps the frame's own pixels."""
+VISIBLE, AROUND = 9, 7
+"""Grey levels, on average over so many pixels square; what changes less, in no picture more, keeps
+the frame's own pixels. Single pixels differ by the renderer's noise."""
+NOSE = 26
+"""Row of the face square above which nothing that speech moves is looked for."""
+FADE = 28
+"""Pixels around the moving area in which the frames pass from what the network makes of the mouth
+at rest to what was rendered: it makes skin softer, and without this its outline could be seen."""
+SILENT = -4.0
+"""Mel value of digital silence."""
 EARS_END = 70
 """Row of the face square down to which its sides, left and right of CHEEKS, keep their pixels."""
 CHEEKS = (44, 222)
 
 
 def moving_area(work: pathlib.Path) -> NDArray[np.uint8]:
-    """Where the mouth's pictures differ visibly from the mouth at rest: 255 there, else 0."""
+    """The convex hull of where the mouth's pictures differ visibly from the mouth at rest: 255
+    there, else 0."""
     with np.load(work / "dataset.npz") as data:
         pictures, controls = data["pictures"], data["controls"]
-    rest = pictures[np.abs(controls).sum(axis=1).argmin()].astype(np.int16)
-    most = np.zeros(rest.shape[:2], np.int16)
+    rest = pictures[np.abs(controls).sum(axis=1).argmin()].astype(np.float32)
+    most = np.zeros(rest.shape[:2], np.float32)
     for picture in pictures:
-        most = np.maximum(most, np.abs(picture - rest).max(axis=2))
+        change = cv2.blur(picture.astype(np.float32) - rest, (AROUND, AROUND))
+        most = np.maximum(most, np.abs(change).max(axis=2))
+    most[:NOSE] = 0
     area = (most > VISIBLE).astype(np.uint8) * 255
     area = cv2.morphologyEx(area, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
-    return cv2.dilate(area, np.ones((7, 7), np.uint8)).astype(np.uint8)
+    mouth = of_the_mouth(area > 0).astype(np.uint8)
+    outlines, _ = cv2.findContours(mouth, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    out = np.zeros_like(area)
+    cv2.fillConvexPoly(out, cv2.convexHull(np.concatenate(outlines)), 255)
+    return cv2.dilate(out, np.ones((7, 7), np.uint8)).astype(np.uint8)
+
+
+def at_rest(unet: UNet, encoder: AudioEncoder, square: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """What the networks make of a face square (side x side x 3, RGB) in silence: its region."""
+    with torch.no_grad():
+        silence = torch.full((1, 1, 80, 16), SILENT)
+        block = encoder(silence).repeat(16, 1).reshape(1, *AUDIO_SHAPE)
+        made = unet(torch.from_numpy(image_input(square))[None], block)[0].numpy()
+    picture: NDArray[np.uint8] = np.clip(np.round(made * 255), 0, 255).astype(np.uint8)
+    return picture[::-1].transpose(1, 2, 0)
+
+
+def faded(
+    frame: NDArray[np.uint8],
+    rect: NDArray[np.int32],
+    area: NDArray[np.bool_],
+    made: NDArray[np.uint8],
+) -> NDArray[np.uint8]:
+    """A frame that has what the network makes in the moving area, and less and less of it around.
+
+    Args:
+        frame: H x W x 3 RGB.
+        rect: the face square's corners.
+        area: the moving area in it, side x side.
+        made: the region, see ``at_rest``.
+    """
+    away = cv2.distanceTransform((~area).astype(np.uint8), cv2.DIST_L2, 5)
+    part = np.clip(1 - away / FADE, 0, 1)
+    part = (part * part * (3 - 2 * part))[BORDER:-BORDER, BORDER:-BORDER, None]
+    edge = np.minimum.outer(*(_from_edge(n) for n in part.shape[:2]))[..., None]
+    part = part * np.clip((edge - BORDER) / (2 * BORDER), 0, 1)  # nothing was learnt at the edge
+    x0, y0, x1, y1 = rect
+    inner = np.s_[y0 + BORDER : y1 - BORDER, x0 + BORDER : x1 - BORDER]
+    out = frame.copy()
+    out[inner] = np.round(part * made + (1 - part) * frame[inner]).astype(np.uint8)
+    return out
+
+
+def _from_edge(count: int) -> NDArray[np.float64]:
+    """Steps to the nearer end of so many places."""
+    at = np.arange(count, dtype=np.float64)
+    return np.minimum(at, at[::-1])
 
 
 def moved_masks(area: NDArray[np.uint8], maps: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -76,7 +137,7 @@ def moved_masks(area: NDArray[np.uint8], maps: NDArray[np.float32]) -> NDArray[n
     top, left = MOUTH[1] - WINDOW[1], MOUTH[0] - WINDOW[0]
     whole[top : top + area.shape[0], left : left + area.shape[1]] = area
     moved = [cv2.remap(whole, m[0], m[1], cv2.INTER_LINEAR) > 127 for m in maps]
-    return np.stack([of_the_mouth(area) for area in moved])
+    return np.stack(moved)
 
 
 def of_the_mouth(area: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -174,9 +235,14 @@ def main() -> None:
     if args.work is None:
         parser.error("WORK or --again FILE is required")
     unet = load_unet(tuned(args.work, "unet"), REGION)
+    encoder = load_audio_encoder(tuned(args.work, "audio_encoder")).eval()
     with np.load(args.work / "loop.npz") as loop:
         frames, rects, maps = loop["frames"], loop["rects"], loop["maps"]
     moving = moved_masks(moving_area(args.work), maps)
+    shown = [
+        faded(f, r, a, at_rest(unet, encoder, f[r[1] : r[3], r[0] : r[2]]))
+        for f, r, a in zip(frames, rects, moving, strict=True)
+    ]
     window = window_of(moving, unet.region)
     image, decoder = export_unet(unet, half=True, window=window)
     models = {
@@ -204,7 +270,7 @@ def main() -> None:
     with AvatarWriter(args.dest, manifest, **options) as writer:
         for name, data in models.items():
             writer.add_model(name, data)
-        for frame, rect, area in zip(frames, rects, moving, strict=True):
+        for frame, rect, area in zip(shown, rects, moving, strict=True):
             writer.add_frame(frame, Rect.from_corners(*(int(v) for v in rect)), mask=~area)
         path = writer.finish()
     with AvatarPackage.open(path) as package:
