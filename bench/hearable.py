@@ -25,11 +25,10 @@ from numpy.typing import NDArray
 from lipsync_fast.arrays import F32
 from lipsync_fast.prepare.folder import PreparedAvatar
 from lipsync_fast.timing import FPS, SAMPLE_RATE
-from lipsync_fast.train.mouths import opening
+from lipsync_fast.train.hearing import ROWS_A_FRAME, SILENT
+from lipsync_fast.train.mouths import MESHES, opening
 from lipsync_fast.train.sound import mel_of
 
-ROWS_A_FRAME = 3.2
-SILENT = -4.0
 MARGIN_ROWS = 60
 PARTS, GUARD = 8, 6
 """Of the film, and frames beside an unheard part that are not learnt from either."""
@@ -133,7 +132,7 @@ def of_film(folder: Path, whisper: Path | None) -> dict[str, float]:
     """What was found in one film."""
     with PreparedAvatar.open(folder) as film:
         points, pcm = film.landmarks, film.sound()
-    if points is None or pcm is None:
+    if points.shape[1] not in MESHES or pcm is None:
         raise SystemExit(f"{folder}: needs a face mesh and sound")
     raw = opening(points)
     seen = np.isfinite(raw)
@@ -143,9 +142,10 @@ def of_film(folder: Path, whisper: Path | None) -> dict[str, float]:
     out: dict[str, float] = {"seconds": frames / FPS}
     best = (-1.0, 0, 0.0)
     for rows in LENGTHS:
+        shifted = {shift: windows(mel, frames, rows, shift) for shift in SHIFTS}
         tried = [
-            (cross_validated(windows(mel, frames, rows, shift), openings, ridge), shift, ridge)
-            for shift in SHIFTS
+            (cross_validated(features, openings, ridge), shift, ridge)
+            for shift, features in shifted.items()
             for ridge in RIDGES
         ]
         out[f"mel, {rows * 12.5:.0f} ms"] = round(max(tried)[0], 3)

@@ -140,10 +140,10 @@ def motion(made: U8, sounds: int, region: int) -> F32:
     """
     grey = made.mean(-1, dtype=np.float32)
     by_frame = grey.reshape(-1, sounds, *grey.shape[1:])
-    moves = Image.fromarray(by_frame.std(1).mean(0).astype(np.float32), "F")
+    moves = by_frame.std(1).mean(0)
     # Pillow's blur takes no floats: 256 levels up to the largest are fine enough.
-    most = max(float(np.max(np.asarray(moves))), 1e-6)
-    levels = np.round(np.asarray(moves) * (255 / most)).astype(np.uint8)
+    most = max(float(moves.max()), 1e-6)
+    levels = np.round(moves * (255 / most)).astype(np.uint8)
     soft = Image.fromarray(levels).filter(ImageFilter.GaussianBlur(SOFT * region / 256))
     return np.asarray(soft, np.float32) * np.float32(most / 255)
 

@@ -5,8 +5,8 @@
     python pack.py --again FILE [--encoder PTH] [--unet PTH]
 
 Needs dataset.py's loop.npz and both trained networks in WORK/out. The package keeps the frames as
-JPEG only, and the networks in half precision. ``--again`` applies ``of_the_mouth`` to a package
-that exists, and may exchange its networks; all else in it stays as it is.
+JPEG only, and the networks in half precision. ``--again`` exchanges the networks of a package that
+exists; all else in it stays as it is.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import pathlib
 import shutil
 import sys
 import zipfile
-import zlib
 
 import cv2
 import numpy as np
@@ -29,13 +28,12 @@ from motion import LIPS_Y, MOUTH
 from normless import REGION, reference_network
 from numpy.typing import NDArray
 from restore import unet_of
-from samples import BORDER, image_input
+from samples import image_input
 
 from lipsync_fast.audio.windows import AudioWindow
 from lipsync_fast.avatars.library import shipped_folder
 from lipsync_fast.avatars.manifest import FrameJpeg, Manifest, Window
 from lipsync_fast.avatars.package import AvatarPackage
-from lipsync_fast.avatars.storage import write_array
 from lipsync_fast.avatars.writer import AvatarWriter, pack
 from lipsync_fast.families.synctalk2d import AUDIO_SHAPE, REGION_BORDER
 from lipsync_fast.geometry import Rect
@@ -43,6 +41,7 @@ from lipsync_fast.models.audio_encoder import AudioEncoder
 from lipsync_fast.models.checkpoints import load_audio_encoder, load_unet
 from lipsync_fast.models.export import export_audio_encoder, export_unet
 from lipsync_fast.models.unet import UNet
+from lipsync_fast.train.hearing import SILENT
 
 LARGEST = 30_000_000
 QUALITY = 92
@@ -62,8 +61,6 @@ NOSE = 26
 FADE = 28
 """Pixels around the moving area in which the frames pass from what the network makes of the mouth
 at rest to what was rendered: it makes skin softer, and without this its outline could be seen."""
-SILENT = -4.0
-"""Mel value of digital silence."""
 EARS_END = 70
 """Row of the face square down to which its sides, left and right of CHEEKS, keep their pixels."""
 CHEEKS = (44, 222)
@@ -115,11 +112,15 @@ def faded(
     """
     away = cv2.distanceTransform((~area).astype(np.uint8), cv2.DIST_L2, 5)
     part = np.clip(1 - away / FADE, 0, 1)
-    part = (part * part * (3 - 2 * part))[BORDER:-BORDER, BORDER:-BORDER, None]
+    part = (part * part * (3 - 2 * part))[
+        REGION_BORDER:-REGION_BORDER, REGION_BORDER:-REGION_BORDER, None
+    ]
     edge = np.minimum.outer(*(_from_edge(n) for n in part.shape[:2]))[..., None]
-    part = part * np.clip((edge - BORDER) / (2 * BORDER), 0, 1)  # nothing was learnt at the edge
+    part = part * np.clip(
+        (edge - REGION_BORDER) / (2 * REGION_BORDER), 0, 1
+    )  # nothing was learnt at the edge
     x0, y0, x1, y1 = rect
-    inner = np.s_[y0 + BORDER : y1 - BORDER, x0 + BORDER : x1 - BORDER]
+    inner = np.s_[y0 + REGION_BORDER : y1 - REGION_BORDER, x0 + REGION_BORDER : x1 - REGION_BORDER]
     out = frame.copy()
     out[inner] = np.round(part * made + (1 - part) * frame[inner]).astype(np.uint8)
     return out
@@ -166,40 +167,25 @@ def packed_encoder(path: pathlib.Path) -> bytes:
 
 
 def pack_again(path: pathlib.Path, encoder: pathlib.Path | None, unet: pathlib.Path | None) -> None:
-    """Apply ``of_the_mouth`` to a packed avatar: new masks, and networks for a smaller window.
+    """Exchange a packed avatar's networks.
 
-    Frames stay as they are, bit for bit; the networks' weights too, unless others are given.
+    Frames, masks and window stay as they are, bit for bit; the networks' weights too, unless others
+    are given.
     """
     folder = path.with_suffix(".again")
     with zipfile.ZipFile(path) as archive:
         archive.extractall(folder)
     with AvatarPackage.open(folder) as package:
         manifest = json.loads(bytes(package.member("manifest.json")))
-        moving = np.stack([package.mask(i) == 0 for i in range(package.manifest.frame_count)])
         network = reference_network(unet_of(package)) if unet is None else load_unet(unet, REGION)
-    kept = np.stack([of_the_mouth(area) for area in moving])
-    window = window_of(kept, REGION)
-    image, decoder = export_unet(network, half=True, window=window)
-    masks = [zlib.compress(np.packbits(~area).tobytes(), 9) for area in kept]
-    offsets = np.cumsum([0, *map(len, masks)]).astype(np.uint64)
-    changed = {
-        "masks.bin": b"".join(masks),
-        "masks.npy": write_array(offsets),
-        "models/image.onnx": image,
-        "models/decoder.onnx": decoder,
-    }
+    image, decoder = export_unet(network, half=True, window=Rect(**manifest["window"]))
+    changed = {"models/image.onnx": image, "models/decoder.onnx": decoder}
     if encoder is not None:
         changed["models/audio_encoder.onnx"] = packed_encoder(encoder)
         manifest["provenance"] = PROVENANCE
     for name, data in changed.items():
         (folder / name).write_bytes(data)
         manifest["files"][name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    manifest["window"] = {
-        "x": window.x,
-        "y": window.y,
-        "width": window.width,
-        "height": window.height,
-    }
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
     with AvatarPackage.open(folder) as package:
         package.verify()
@@ -207,8 +193,6 @@ def pack_again(path: pathlib.Path, encoder: pathlib.Path | None, unet: pathlib.P
     pack(folder, made)
     shutil.rmtree(folder)
     os.replace(made, path)
-    print(f"{path}: {moving.mean():.1%} of the face square was generated, now {kept.mean():.1%}")
-    print(window)
 
 
 def window_of(masks: NDArray[np.bool_], region: int) -> Rect:

@@ -50,11 +50,13 @@ def restore(work: pathlib.Path, kept: pathlib.Path) -> None:
             if path.exists():
                 continue
             path.parent.mkdir(parents=True, exist_ok=True)
-            if path.suffix != ".png":
-                path.write_bytes(archive.read(name))
-                continue
-            with Image.open(io.BytesIO(archive.read(name))) as picture:
-                picture.convert("RGBA").save(path)
+            data, partial = archive.read(name), path.with_suffix(".part" + path.suffix)
+            if path.suffix == ".png":
+                with Image.open(io.BytesIO(data)) as picture:
+                    picture.convert("RGBA").save(partial)
+            else:
+                partial.write_bytes(data)
+            os.replace(partial, path)
 
 
 def main() -> None:

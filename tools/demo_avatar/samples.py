@@ -8,6 +8,7 @@ sound that was spoken there: what cannot be heard would only blur the picture.
 
 from __future__ import annotations
 
+import os
 import pathlib
 
 import cv2
@@ -94,17 +95,16 @@ class Data:
         comes from."""
         kept = self._work / HEARD
         sources = (self._work / "listener.pt", self._work / "speech" / "features" / "index.json")
+        names = [u.name for u in self._speech]
+        ends = np.cumsum([len(u.targets[::EVERY]) for u in self._speech])
         if kept.exists() and all(s.stat().st_mtime < kept.stat().st_mtime for s in sources):
             with np.load(kept) as z:
-                if list(z["names"]) == [u.name for u in self._speech]:
-                    return np.split(z["told"], np.cumsum(z["counts"])[:-1])
+                if list(z["names"]) == names and len(z["told"]) == ends[-1]:
+                    return np.split(z["told"], ends[:-1])
         told = listener.tell(self._speech, EVERY)
-        np.savez(
-            kept,
-            told=np.concatenate(told),
-            counts=[len(t) for t in told],
-            names=[u.name for u in self._speech],
-        )
+        partial = kept.with_suffix(".part.npz")
+        np.savez(partial, told=np.concatenate(told), names=names)
+        os.replace(partial, kept)
         return told
 
     def audio(self, sample: int, rng: np.random.RandomState) -> F32:
