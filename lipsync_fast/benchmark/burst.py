@@ -24,6 +24,8 @@ from lipsync_fast.client import ErrorMessage, Session, SessionOverloaded, Uttera
 
 UNDER_WAY = 2
 """Utterances of a session that are sent and not ended."""
+FIRST_S = 60.0
+"""How long sessions' first frames are waited for: a machine may be busy with something else."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Burst:
         wrong: frames that were not the next one, and what the server complained of, in words.
         keep_every: keep one frame in so many to be compared, the first session's first among them.
         samples: frames to be compared, of the sound and the avatar's own order.
+        seen: set once a frame has come.
     """
 
     number: int
@@ -56,6 +59,7 @@ class Burst:
     bytes: int = 0
     wrong: list[str] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
+    seen: trio.Event = field(default_factory=trio.Event)
 
     def _connect(self, url: str) -> AbstractAsyncContextManager[Session]:
         look = self.look
@@ -79,23 +83,27 @@ class Burst:
             await ended.acquire()
             nursery.cancel_scope.cancel()
 
-    async def run(self, url: str, until_ns: int) -> None:
-        """Speak from now on; begin no utterance after ``until_ns``."""
+    async def run(self, url: str, over: trio.Event) -> None:
+        """Speak from now on, until it is over."""
         room = trio.Semaphore(UNDER_WAY)
         async with self._connect(url) as session, trio.open_nursery() as nursery:
             nursery.start_soon(self._listen, session, room)
-            with trio.move_on_at(trio.current_time() + (until_ns - time.monotonic_ns()) / 1e9):
-                while True:
-                    await room.acquire()
-                    await session.send(self.pcm)
-                    await session.end_utterance()
+            nursery.start_soon(self._speak, session, room)
+            await over.wait()
             nursery.cancel_scope.cancel()
+
+    async def _speak(self, session: Session, room: trio.Semaphore) -> None:
+        while True:
+            await room.acquire()
+            await session.send(self.pcm)
+            await session.end_utterance()
 
     async def _listen(self, session: Session, room: trio.Semaphore) -> None:
         frames, came, sequence = frame_count(len(self.pcm)), 0, -1
         async for event in session:
             if isinstance(event, VideoFrame):
                 self.arrivals.append(time.monotonic_ns())
+                self.seen.set()
                 self.bytes += len(event.jpeg)
                 if event.sequence != sequence + 1 or event.repeated:
                     self._note(f"frame {event.sequence} behind {sequence}")
@@ -129,19 +137,24 @@ async def bursts(
     look: Look,
     keep_every: int,
 ) -> tuple[list[Burst], int, int]:
-    """Sessions that speak for so long, the avatars in turn.
+    """Sessions that speak, the avatars in turn: for so long once each of them has had a frame.
 
     Returns:
         The sessions, and from when to when frames count: from the moment at which each session had
-        one, to the end.
+        one (or ``FIRST_S`` have passed), to the end.
     """
     all_of = [Burst(k, avatars[k % len(avatars)], look, pcm, keep_every) for k in range(sessions)]
-    begun = time.monotonic_ns()
-    until = begun + int(seconds * 1e9)
+    over = trio.Event()
     async with trio.open_nursery() as nursery:
         for each in all_of:
-            nursery.start_soon(each.run, url, until)
-    first = max((b.arrivals[0] for b in all_of if b.arrivals), default=until)
+            nursery.start_soon(each.run, url, over)
+        with trio.move_on_after(FIRST_S):
+            for each in all_of:
+                await each.seen.wait()
+        first = time.monotonic_ns()
+        await trio.sleep(seconds)
+        until = time.monotonic_ns()
+        over.set()
     return all_of, first, until
 
 

@@ -41,10 +41,14 @@ while kill -0 $0 && [ $tries -lt 100 ] && ! grep -q 'State:.Z' /proc/$0/status; 
     tries=$((tries + 1))
 done
 kill -KILL $0
-rm -rf "$1"
+until rm -rf "$1" || [ $tries -ge 200 ]; do
+    sleep 0.1
+    tries=$((tries + 1))
+done
 """
 """What is done to a process, and a folder, when the one that waits for it is gone: the second
-SIGTERM asks a server to stop at once."""
+SIGTERM asks a server to stop at once. Children that end after it may still write into the folder
+while it is removed."""
 
 
 class Tether(Closing):

@@ -112,7 +112,7 @@ def test_faces_are_found_without_a_word(place: Path, run: Run) -> None:
     assert (made["frames"], made["points"], made["detector"]) == (FRAMES, 468, "mesh")
     assert made["bridged"] == 0
     small, restless = made["warnings"]
-    assert "the face is 64 pixels wide" in small
+    assert "the face is 77 pixels wide" in small
     assert "nowhere is the mouth shut in silence" in restless
     with PreparedAvatar.open(place / "alone" / "v1") as prepared:
         prepared.verify()

@@ -73,7 +73,7 @@ def cartoon(i: int, picture: Picture) -> Picture:
 
 def masked(_: int, picture: Picture) -> Picture:
     """A cloth over nose, mouth and chin."""
-    picture[Y1 + (Y2 - Y1) // 4 : Y2 + 6, X1 + 4 : X2 - 4] = (120, 160, 200)
+    picture[Y1 + (Y2 - Y1) // 10 : Y2 + 6, X1 + 4 : X2 - 4] = (120, 160, 200)
     return picture
 
 
@@ -100,7 +100,7 @@ def refused(prepare: Prepare, *words: str, **options: Any) -> None:
     ("how", "word"),
     [
         (lambda _, picture: np.full_like(picture, 90), "no face was found in any of the 30 frames"),
-        (lambda _, picture: picture[::-1, :].copy() // 8, "no face"),
+        (lambda _, picture: picture[::-1, :].copy() // 24, "no face"),
         (cartoon, "no face"),
         (lambda i, p: p if i < 8 else np.full_like(p, 90), "no face in frames 8-29"),
     ],
@@ -115,7 +115,7 @@ def test_films_without_a_face(
 
 
 def test_a_mouth_below_the_picture(tmp_path: Path, prepare: Prepare) -> None:
-    low = Y1 + (Y2 - Y1) * 2 // 5 & ~1
+    low = Y1 + (Y2 - Y1) // 5 & ~1
     write_video(tmp_path / "v.mkv", changed(lambda _, p: p[:low].copy()))
     refused(prepare, "mouth leaves the picture in frames 0-29", "no face")
 
@@ -166,7 +166,7 @@ def test_a_film_longer_than_is_taken(tmp_path: Path, prepare: Prepare) -> None:
 
 def test_a_face_at_the_edge_whose_mouth_is_seen(tmp_path: Path, prepare: Prepare) -> None:
     """Half of the chin is below the picture: the crop passes its edge, the lips do not."""
-    low = Y1 + (Y2 - Y1) * 3 // 4 & ~1
+    low = Y1 + (Y2 - Y1) * 3 // 5 & ~1
     write_video(tmp_path / "v.mkv", changed(lambda _, p: p[:low].copy()))
     made = prepare("v.mkv")
     assert any("of its side: leave more room" in warning for warning in made.warnings)
