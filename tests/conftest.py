@@ -14,10 +14,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before numpy and torch are loaded: th
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from forking import Forked, forked
 from hypothesis import HealthCheck, settings
 from serving import warnings_in
 from talking import BUSY_MACHINE, SLOW_MACHINE, Serve
-from tiny import made_once, write_tiny_avatar
+from tiny import for_all, made_once, write_tiny_avatar
 
 from lipsync_fast.client.local import LocalServer
 
@@ -62,6 +63,14 @@ def tiny_avatar(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole avatar package, quick to run; see ``tiny.py``. Nobody changes it."""
     pytest.importorskip("torch", reason="the extra train is not installed")
     return made_once(tmp_path_factory, "avatars", "tiny", write_tiny_avatar)
+
+
+@pytest.fixture(scope="session")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forked]:
+    """``lipsync-fast`` in processes that have torch loaded when they begin; see ``forking.py``."""
+    pytest.importorskip("torch", reason="the extra train is not installed")
+    with forked(for_all(tmp_path_factory)) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

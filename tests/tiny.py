@@ -92,13 +92,17 @@ def write_half_demo(dest: Path) -> Path:
             return writer.finish()
 
 
+def for_all(factory: pytest.TempPathFactory) -> Path:
+    """A folder that all of pytest's processes share."""
+    base = factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
 def made_once(
     factory: pytest.TempPathFactory, folder: str, name: str, write: Callable[[Path], object]
 ) -> Path:
     """What ``write`` makes at ``folder``/``name``, by the first of pytest's processes that asks."""
-    base = factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        base = base.parent
+    base = for_all(factory)
     path = base / folder / name
     path.parent.mkdir(exist_ok=True)
     with open(base / f"{folder}.lock", "w") as lock:

@@ -7,14 +7,12 @@ import contextlib
 import json
 import os
 import resource
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from forking import Command, Forked
 from numpy.typing import NDArray
 
 from lipsync_fast.geometry import Rect
@@ -75,34 +73,16 @@ def request(folder: Path, encoder: Path, **changes: Any) -> TrainRequest:
     return TrainRequest(**told | changes)
 
 
-def command(asked: TrainRequest) -> list[str]:
-    """The same by the command line."""
-    line = [sys.executable, "-m", "lipsync_fast", "avatar", "train", str(asked.folder)]
+def start(commands: Forked, asked: TrainRequest, *more: str) -> Command:
+    """Begin the same by the command line."""
+    line = ["avatar", "train", str(asked.folder)]
     for name in (
         "out", "audio_encoder", "steps", "batch", "device", "perceptual", "width", "region",
         "threads", "save_every", "validate_every", "sync_loss", "rate", "seed",
     ):  # fmt: skip
         if getattr(asked, name) is not None:
             line += [f"--{name.replace('_', '-')}", str(getattr(asked, name))]
-    return line
-
-
-def start(asked: TrainRequest, *more: str, **options: Any) -> subprocess.Popen[str]:
-    """Begin a training in another process."""
-    return subprocess.Popen(
-        [*command(asked), *more],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"LIPSYNC_FAST_AVATARS": ""},
-        preexec_fn=heed_interrupts,
-        **options,
-    )
-
-
-def heed_interrupts() -> None:
-    """Undo what a shell does to commands in its background: they ignore Ctrl-C from birth."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    return commands.start(*line, *more, env=os.environ | {"LIPSYNC_FAST_AVATARS": ""})
 
 
 def lines(file: Path) -> list[dict[str, float]]:

@@ -66,14 +66,16 @@ def write_video(
     return path
 
 
-@lru_cache(maxsize=4)
-def _shipped(scale: int) -> list[tuple[NDArray[np.uint8], Rect]]:
+@lru_cache(maxsize=1)
+def _shipped_rects() -> list[Rect]:
     with AvatarPackage.open(shipped_folder() / "demo.lsa") as package:
-        count = package.manifest.frame_count
-        return [
-            (np.ascontiguousarray(package.picture(i)[::scale, ::scale]), package.rect(i))
-            for i in range(count)
-        ]
+        return [package.rect(i) for i in range(package.manifest.frame_count)]
+
+
+@lru_cache(maxsize=256)
+def _shipped_picture(index: int, scale: int) -> NDArray[np.uint8]:
+    with AvatarPackage.open(shipped_folder() / "demo.lsa") as package:
+        return np.ascontiguousarray(package.picture(index)[::scale, ::scale])
 
 
 def _played(count: int, first: int, frames: int) -> list[int]:
@@ -84,15 +86,15 @@ def _played(count: int, first: int, frames: int) -> list[int]:
 
 def demo_pictures(count: int, first: int = 0, scale: int = 4) -> list[NDArray[np.uint8]]:
     """The shipped avatar's frames as it plays them, 1280 x 720 divided by ``scale``."""
-    shipped = _shipped(scale)
-    return [shipped[i][0] for i in _played(count, first, len(shipped))]
+    places = _played(count, first, len(_shipped_rects()))
+    return [_shipped_picture(i, scale) for i in places]
 
 
 def demo_rects(count: int, first: int = 0, scale: int = 4) -> NDArray[np.float64]:
     """The corners of their face crops, N x 4."""
-    shipped = _shipped(scale)
+    shipped = _shipped_rects()
     places = _played(count, first, len(shipped))
-    return np.array([shipped[i][1].corners for i in places], np.float64) / scale
+    return np.array([shipped[i].corners for i in places], np.float64) / scale
 
 
 def demo_landmarks(count: int, first: int = 0, scale: int = 4) -> NDArray[np.float32]:

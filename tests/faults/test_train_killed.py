@@ -7,7 +7,6 @@ import json
 import random
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forking import Command, Forked
 from training import file_limit, lines, prepared, request, start
 
 from lipsync_fast.avatars.package import AvatarPackage
@@ -60,6 +60,7 @@ def test_killed_at_random_points(
     encoder: Path,
     whole: TrainRequest,
     tmp_path: Path,
+    commands: Forked,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     asked = wanted(folder, encoder, tmp_path)
@@ -71,7 +72,7 @@ def test_killed_at_random_points(
     done = asked.save_every  # what was killed before the first checkpoint begins anew
     for _ in range(KILLS):
         until = min(done + draw.randint(1, 3), STEPS - 1)
-        with start(asked, "--work", str(work)) as process:
+        with start(commands, asked, "--work", str(work)) as process:
             wait_for(lambda until=until: len(lines(work / LOG)) >= until, process)  # type: ignore[misc]
             time.sleep(draw.random() * 0.1)  # where in a step or a checkpoint does not matter
             process.kill()
@@ -108,12 +109,13 @@ def test_interrupted_with_a_checkpoint(
     encoder: Path,
     whole: TrainRequest,
     tmp_path: Path,
+    commands: Forked,
     sent: signal.Signals,
     code: int,
 ) -> None:
     asked = wanted(folder, encoder, tmp_path)
     work = tmp_path / "work"
-    with start(asked, "--work", str(work)) as process:
+    with start(commands, asked, "--work", str(work)) as process:
         wait_for(lambda: len(lines(work / LOG)) >= 4, process)
         process.send_signal(sent)
         said = process.communicate(timeout=DEADLINE_S)[1]
@@ -169,11 +171,13 @@ def test_a_full_disk_at_a_checkpoint(folder: Path, encoder: Path, tmp_path: Path
     assert [line["step"] for line in lines(work / LOG)] == list(range(1, 9))
 
 
-def test_two_trainings_in_one_folder(folder: Path, encoder: Path, tmp_path: Path) -> None:
+def test_two_trainings_in_one_folder(
+    folder: Path, encoder: Path, tmp_path: Path, commands: Forked
+) -> None:
     asked = request(
         folder, encoder, steps=100_000, work=tmp_path / "work", out=tmp_path / "made.lsa"
     )
-    with start(asked, "--work", str(asked.work)) as process:
+    with start(commands, asked, "--work", str(asked.work)) as process:
         wait_for(lambda: len(lines(tmp_path / "work" / LOG)) >= 1, process)
         with pytest.raises(
             TrainingError, match=f"another training runs here .process {process.pid}"
@@ -204,7 +208,7 @@ def changed(told: dict[str, dict[str, dict[str, str]]]) -> dict[str, dict[str, d
     return told
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def wait_for(condition: Callable[[], bool], process: Command) -> None:
     """Until the condition holds; fails if the process ends first, or never gets there."""
     deadline = time.monotonic() + DEADLINE_S
     while not condition():

@@ -12,8 +12,6 @@ import os
 import pickle
 import shutil
 import struct
-import subprocess
-import sys
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -22,6 +20,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from forking import Forked
 from PIL import Image
 from trust import everything, linked, refused, replace, taken_in
 
@@ -300,7 +299,9 @@ class Intruder:
         return os.mkdir, (str(self.path),)
 
 
-def test_what_runs_code_by_the_command_line(original: Path, tmp_path: Path) -> None:
+def test_what_runs_code_by_the_command_line(
+    original: Path, tmp_path: Path, commands: Forked
+) -> None:
     """A checkpoint, and a folder in another form whose rectangles are a pickle."""
     mark = tmp_path / "intruder"
     root = linked(original, tmp_path / "set")
@@ -312,14 +313,8 @@ def test_what_runs_code_by_the_command_line(original: Path, tmp_path: Path) -> N
     (other / "coords.pkl").write_bytes(pickle.dumps([Intruder(mark)] * 2))
     before = everything(tmp_path)
     for path, word in ((root / "dataset" / "ann", "Python pickle"), (other, "mkdir")):
-        done = subprocess.run(
-            [sys.executable, "-m", "lipsync_fast", "avatar", "import", "--quiet", str(path)],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-            env=os.environ | {"XDG_DATA_HOME": str(tmp_path / "home")},
-        )
+        home = {"XDG_DATA_HOME": str(tmp_path / "home")}
+        done = commands.run("avatar", "import", "--quiet", path, env=os.environ | home)
         assert done.returncode == 2, done.stderr
         assert done.stderr.startswith("error: ")
         assert len(done.stderr.splitlines()) == 1

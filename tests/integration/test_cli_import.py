@@ -11,11 +11,13 @@ import sys
 import warnings
 import wave
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import packages
 import pytest
+from forking import Forked
 from golden import load, synctalk_dataset
 from numpy.typing import NDArray
 from PIL import Image
@@ -27,33 +29,32 @@ WORST, ON_AVERAGE = 2, 0.1
 """Grey levels by which a frame may differ from the reference's (shared/golden/README.md)."""
 
 
-def command(folder: Path) -> Run:
-    """The command line in ``folder``, for a user without avatars."""
+def user_without_avatars(folder: Path) -> dict[str, str]:
+    """The environment of somebody who works in ``folder``."""
     home = {"XDG_DATA_HOME": str(folder / "home"), "LIPSYNC_FAST_AVATARS": ""}
-
-    def call(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "lipsync_fast", *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-            cwd=folder,
-            env=os.environ | home,
-        )
-
-    return call
+    return os.environ | home
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the data set and the imported avatar."""
+    """A folder with the data set and the avatar that a program has imported."""
     pytest.importorskip("torch", reason="the extra train is not installed")
     folder = tmp_path_factory.mktemp("import")
     synctalk_dataset(folder)
     said = ("--licence", "CC0-1.0", "--consent", "synthetic")
     extra = ("--sample", "0.2", "--report", "report.json", "-o", "import.png")
-    done = command(folder)("avatar", "import", "dataset/golden", *said, *extra)
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "lipsync_fast", "avatar", "import", "dataset/golden"),
+            *(*said, *extra),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        cwd=folder,
+        env=user_without_avatars(folder),
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     assert str(imported(folder)) in done.stderr
@@ -62,9 +63,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(place: Path) -> Run:
+def run(place: Path, commands: Forked) -> Run:
     """The command line beside the data set."""
-    return command(place)
+    return partial(commands.run, cwd=place, env=user_without_avatars(place))
 
 
 def imported(folder: Path) -> Path:

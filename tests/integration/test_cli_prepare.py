@@ -9,10 +9,12 @@ import pty
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from forking import Forked
 from typer.testing import CliRunner
 from videos import demo_landmarks, demo_pictures, tone, write_video
 
@@ -70,10 +72,15 @@ def run(place: Path) -> Run:
             check=False,
             cwd=place,
             stdin=subprocess.DEVNULL,
-            env=os.environ | {"XDG_DATA_HOME": str(place / "home"), "LOGNAME": "tester"},
+            env=user(place),
         )
 
     return call
+
+
+def user(place: Path) -> dict[str, str]:
+    """The environment of somebody whose avatars lie beside the videos."""
+    return os.environ | {"XDG_DATA_HOME": str(place / "home"), "LOGNAME": "tester"}
 
 
 def videos() -> list[str]:
@@ -143,14 +150,16 @@ def test_a_detector_of_the_users_own(place: Path, run: Run) -> None:
     assert "detector mine:Found: cannot start (TypeError" in done.stderr
 
 
-def test_a_whole_avatar_with_weights(place: Path, run: Run) -> None:
-    torch = pytest.importorskip("torch", reason="the extra train is not installed")
+def test_a_whole_avatar_with_weights(place: Path, commands: Forked) -> None:
+    import torch
+
     from lipsync_fast.models.audio_encoder import AudioEncoder
     from lipsync_fast.models.unet import UNet
 
     torch.manual_seed(1)
     torch.save(UNet(width=2, region=320).state_dict(), place / "7.pth")
     torch.save(AudioEncoder().state_dict(), place / "audio_encoder.pth")
+    run = partial(commands.run, "avatar", "prepare", cwd=place, env=user(place))
     done = run("v1.mkv", "--landmarks", "found", "--weights", "7.pth", "--loop", "cycle", *STATED)
     assert done.returncode == 0, done.stderr
     assert "try: lipsync-fast render" in done.stderr

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from films import FRAMES, LOOP_COUNT, LOOP_FIRST, REST, film, openings, pcm
+from forking import Forked
 from training import SAID, drawn, lines, request, start
 
 import lipsync_fast
@@ -86,13 +87,13 @@ def test_what_is_packed(whole: TrainRequest, folder: Path) -> None:
 
 
 def test_stopped_and_gone_on_with_it_comes_to_the_same(
-    whole: TrainRequest, folder: Path, tiny_avatar: Path, tmp_path: Path
+    whole: TrainRequest, folder: Path, tiny_avatar: Path, tmp_path: Path, commands: Forked
 ) -> None:
     asked = wanted(folder, tiny_avatar, tmp_path)
     assert asked.work is not None
     assert whole.work is not None
     line = ("--work", str(asked.work), "--hearing-steps", "2", "--recipe", "follow", "--after", "2")
-    with start(asked, *line) as process:  # killed while it learns to hear, or soon after
+    with start(commands, asked, *line) as process:  # killed while it learns to hear, or soon after
         end = time.monotonic() + DEADLINE_S
         while not (asked.work / "lock").exists():
             assert process.poll() is None, process.communicate()[1]
