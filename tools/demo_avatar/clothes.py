@@ -26,8 +26,8 @@ FRAMES = 30
 """Steps that the cloth is let fall, 24 a second."""
 OFF_SKIN, LARGER = 0.008, 0.09
 """Metres between skin and cloth at first; by what part the cloth is larger than that."""
-STAND, FALL, POINT = 0.030, 0.042, 0.014
-"""Metres: the collar's height, how far it falls back, and how much more at its points."""
+FALL, POINT = 0.042, 0.014
+"""Metres: how far the collar falls back, and how much more at its points."""
 OPEN_DEGREES = 9.0
 """Half of the opening between the collar's front ends, seen from the neck."""
 
@@ -38,19 +38,21 @@ class Neckline:
     def __init__(self, head: Head, skin: BVHTree) -> None:
         face = head.face
         self._skin, self._chin_z = skin, face.chin_z
-        self.axis = np.array([0.0, face.front_y + 0.092, 0.0])
+        style = head.person.clothes
+        self._first = style.first
+        self.axis = np.array([0.0, face.front_y + style.neck, 0.0])
         self._turns = np.linspace(-np.pi, np.pi, 73)
         heights = np.array([self._root(turn) for turn in self._turns])
         kernel = np.hanning(11) / np.hanning(11).sum()
         ring = np.convolve(np.r_[heights[-11:-1], heights, heights[1:11]], kernel, mode="same")
         front = smooth(abs(self._turns), 1.75, np.pi - np.radians(OPEN_DEGREES))
-        self._heights = ring[10:-10] - head.person.clothes.open_neck * front
+        self._heights = ring[10:-10] - style.open_neck * front
 
     def _root(self, turn: float) -> float:
         """Height (z) at which the neck widens into the shoulders or the chest."""
         high = self._chin_z - 0.022
         narrow = min(self._radius(turn, high - k * 0.006) for k in range(4))
-        for z in np.arange(high - 0.02, high - 0.085, -0.003):
+        for z in np.arange(high - self._first, high - 0.085, -0.003):
             if self._radius(turn, z) > narrow + 0.010:
                 return float(z)
         return high - 0.085
@@ -212,7 +214,7 @@ def _add_collar(head: Head, neckline: Neckline, outside: BVHTree, cloth: Any) ->
     turns = np.linspace(-last, last, 81)
     aways = np.stack([np.sin(turns), np.cos(turns), 0 * turns], 1)
     forward, tip = smooth(abs(turns), 1.6, last), smooth(abs(turns), 2.2, last)
-    tall = STAND * (1 - 0.40 * forward)
+    tall = head.person.clothes.stand * (1 - 0.40 * forward)
     feet = _even(np.array([neckline.place(turn) for turn in turns])) + 0.005 * aways
     lean = np.array([0.0, 0.10, 1.0]) - 0.22 * aways * (1 - forward[:, None])
     up = lean / np.linalg.norm(lean, axis=1, keepdims=True)

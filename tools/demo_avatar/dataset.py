@@ -9,10 +9,10 @@ Writes two files. H x W is the mouth box, S the face square's side, N the sample
   position with their ``controls`` (N x 8); where in the speech they lie (``names`` and ``frames``);
   ``validation`` (N): not for training; ``area`` (H x W): how far any of them differs from the
   neutral picture, 0..1.
-- WORK/loop.npz: the idle loop's ``frames`` (F x 720 x 1280 x 3) and their face squares: ``rects``
-  (F x 4), ``maps`` (F x 2 x S x S: where in WINDOW a pixel comes from, x then y), ``masks``
-  (F x S x S: what speech can change); ``people`` (F x WINDOW x 4) and ``walls`` (F x S x S x 3)
-  to put a square together; ``blinks`` (F).
+- WORK/loop.npz: the idle loop's ``frames`` (F x height x width x 3) and their face squares:
+  ``rects`` (F x 4), ``maps`` (F x 2 x S x S: where in the layout's window a pixel comes from, x
+  then y), ``masks`` (F x S x S: what speech can change); ``people`` (F x window x 4) and ``walls``
+  (F x S x S x 3) to put a square together; ``blinks`` (F).
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from typing import Any
 import cv2
 import numpy as np
 from geometry import F32, Geometry, Mouths
-from layout import MOUTH, WINDOW
 from motion import FRAMES, Loop, move, over
 from numpy.typing import NDArray
 
@@ -38,9 +37,10 @@ REAL_WEIGHT = 3.0
 def save_loop(work: pathlib.Path, geometry: Geometry, area: F32) -> None:
     """Write loop.npz; ``area`` is what speech can change in the mouth box, H x W."""
     loop = Loop(work, geometry)
-    x0, y0, x1, y1 = WINDOW
+    x0, y0, x1, y1 = geometry.layout.window
     whole = np.zeros(loop.wall.shape[:2], np.float32)
-    whole[MOUTH[1] : MOUTH[3], MOUTH[0] : MOUTH[2]] = area
+    left, top, right, bottom = geometry.layout.mouth
+    whole[top:bottom, left:right] = area
     frames, rects, maps, people, walls, masks = [], [], [], [], [], []
     for pose, blink in zip(loop.poses, loop.blinks, strict=True):
         from_x, from_y = moved = loop.mover.maps(pose)
@@ -83,8 +83,7 @@ def draw(
 
 def mouth_pictures(mouths: Mouths, controls: F32) -> tuple[NDArray[np.uint8], F32]:
     """Pictures (N x H x W x 4) of N x 8 controls, and what any of them may change (H x W)."""
-    x0, y0, x1, y1 = MOUTH
-    pictures = np.zeros((len(controls), y1 - y0, x1 - x0, 4), np.uint8)
+    pictures = np.zeros((len(controls), *mouths.neutral.shape), np.uint8)
     area = np.zeros(pictures.shape[1:3], np.float32)
 
     def make(i: int) -> F32:

@@ -12,8 +12,9 @@ import pathlib
 
 import numpy as np
 import torch
+from geometry import Geometry
 from listening import GAP_UNIT
-from mouth_measure import Poses, lip_gap
+from mouth_measure import Poses
 from normless import WINDOW_H, WINDOW_W, decode_window
 from numpy.typing import NDArray
 from precision import autocast
@@ -41,7 +42,7 @@ class Drawn:
     def __init__(self, work: pathlib.Path, unet: UNet) -> None:
         self.net = copy.deepcopy(unet).eval().requires_grad_(False)
         self.net.audio_model = nn.Identity()
-        self.poses = Poses(work / "loop.npz")
+        self.poses = Poses(work / "loop.npz", Geometry(work))
         with np.load(work / "loop.npz") as z:
             self.frames: U8 = z["frames"][list(SHOWN)]
         squares = [self.poses.square(f, k) for f, k in zip(self.frames, SHOWN, strict=True)]
@@ -67,7 +68,7 @@ class Drawn:
             place = np.s_[y + TOP : y + TOP + WINDOW_H, x + LEFT : x + LEFT + WINDOW_W]
             for picture in pictures:
                 frame[place] = picture[..., ::-1]
-                gaps.append(lip_gap(self.poses.mouth(frame, pose)).middle)
+                gaps.append(self.poses.gap(frame, pose).middle)
         return np.array(gaps, np.float32) / GAP_UNIT
 
     def fit(self, outputs: Tensor) -> None:

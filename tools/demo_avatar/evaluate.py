@@ -24,13 +24,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-from geometry import MOUTH, Geometry, Mouths, load_rgba, opening_px
+from geometry import Geometry, Mouths, load_rgba, opening_px
 from mouth_measure import (
     CLOSED_PX,
     F32,
     SEALED_PX,
     U8,
-    WINDOW,
     Gap,
     Poses,
     Seam,
@@ -128,9 +127,7 @@ class Rendered:
     def square(self, controls: F32, frame: int) -> U8:
         """The face square with the mouth of ``controls``, as the training pictures are made."""
         person = self.people[frame].astype(np.float32) / 255
-        x0, y0 = MOUTH[0] - WINDOW[0], MOUTH[1] - WINDOW[1]
-        mouth = self.mouths.picture(controls)[0]
-        person[y0 : y0 + mouth.shape[0], x0 : x0 + mouth.shape[1]] = mouth
+        person[self.poses.layout.mouth_in_window] = self.mouths.picture(controls)[0]
         m = self.poses.maps[frame]
         moved = cv2.remap(person, m[0], m[1], cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REPLICATE)
         moved = np.clip(moved, 0, 1)
@@ -178,7 +175,7 @@ def measure(
     work: pathlib.Path, geometry: Geometry, path: str | None, chosen: list[Recording]
 ) -> tuple[list[Track], Pictures]:
     """Play every recording and measure its frames; ``path`` None plays rendered mouths."""
-    poses, pictures = Poses(work / "loop.npz"), Pictures()
+    poses, pictures = Poses(work / "loop.npz", geometry), Pictures()
     rendered = Rendered(work, geometry, poses)
     avatar = lipsync_fast.open(path, threads=2) if path else None
     if avatar is not None:
@@ -193,7 +190,7 @@ def measure(
             else rendered.play(recording, track.start)
         )
         for i, (at, image) in enumerate(frames):
-            track.gaps.append(lip_gap(poses.mouth(image, at)))
+            track.gaps.append(poses.gap(image, at))
             if seen % every == 0:
                 square = poses.square(image, at)
                 wanted = rendered.square(recording.controls[i], at)
@@ -240,7 +237,7 @@ def validation(work: pathlib.Path, geometry: Geometry) -> dict[str, float]:
     files = [(i, path) for i, path in files if path.exists()]
     true = opening_px(geometry, table[[i for i, _ in files]])
     pictures = (np.round(load_rgba(path)[..., :3] * 255).astype(np.uint8) for _, path in files)
-    seen = np.array([lip_gap(p).middle for p in pictures])
+    seen = np.array([lip_gap(p, geometry.person.tints).middle for p in pictures])
     return {
         "pictures": len(files),
         "r": correlation(seen, true),

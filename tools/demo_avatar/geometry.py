@@ -20,9 +20,9 @@ import cv2
 import numba
 import numpy as np
 from controls import to_actions
-from layout import MOUTH as MOUTH
 from layout import Box, Layout
 from numpy.typing import NDArray
+from person import PEOPLE
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -82,7 +82,12 @@ class Raster:
 
 
 class Geometry:
-    """The linear model of WORK/geometry.npz and its camera."""
+    """The linear model of WORK/geometry.npz and its camera; says who WORK is about.
+
+    Attributes:
+        person: Who it is.
+        layout: Where things are in this person's pictures.
+    """
 
     def __init__(self, work: pathlib.Path) -> None:
         with np.load(work / "geometry.npz") as z:
@@ -90,6 +95,7 @@ class Geometry:
             self.actions = [str(a) for a in z["actions"]]
             self.triangles, self.part = z["triangles"], z["part"]
             self.camera, self.cz, self.front = z["camera"], float(z["cz"]), float(z["front"])
+            self.person = PEOPLE[str(z["person"])]
             width, height, eyes_row, lips_row = (int(v) for v in z["layout"])
             self.layout = Layout(width, height, eyes_row, lips_row, float(z["scale"]))
 

@@ -49,6 +49,11 @@ class Layout:
         return x, y, x + FACE_SIDE, y + FACE_SIDE
 
     @property
+    def lips(self) -> tuple[int, int]:
+        """The middle of the closed lips, x and y."""
+        return self.width // 2, self.lips_row
+
+    @property
     def eyes(self) -> Box:
         """Part of the picture that blinks can change."""
         middle = self.width // 2
@@ -60,12 +65,12 @@ class Layout:
         x0, y0, x1, y1 = self.mouth
         return x0 - SPARE, y0 - SPARE, x1 + SPARE, y1 + SPARE
 
+    @property
+    def mouth_in_window(self) -> tuple[slice, slice]:
+        """Rows and columns of the window's pictures that the mouth box takes."""
+        taken = slice(SPARE, SPARE + FACE_SIDE)
+        return taken, taken
+
 
 LANDSCAPE = Layout(width=1280, height=720, eyes_row=292, lips_row=421)
 PORTRAIT = Layout(width=720, height=1280, eyes_row=470, lips_row=608)
-
-WIDTH, HEIGHT = LANDSCAPE.width, LANDSCAPE.height
-MOUTH: Box = LANDSCAPE.mouth
-EYES: Box = LANDSCAPE.eyes
-FACE_CORNER = LANDSCAPE.face_corner
-WINDOW: Box = LANDSCAPE.window

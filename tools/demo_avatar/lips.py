@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from controls import to_actions
 from geometry import Geometry, inner_lips
-from layout import MOUTH
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 F32 = NDArray[np.float32]
-MIDDLE = tuple(range(628, 653, 4))
-WIDTH = tuple(range(MOUTH[0] + 98, MOUTH[0] + 167, 3))
-"""Columns of the picture at which ``Lips`` looks: the mouth's middle, and most of its width."""
+MIDDLE = range(-12, 13, 4)
+WIDTH = range(-34, 35, 3)
+"""Columns at which ``Lips`` looks, from the picture's middle: the mouth's middle, and most of its
+width."""
 NEAR = 3.5
 UNIT = 8.0
 """Pixels that count as 1 in ``LipNet``."""
@@ -45,10 +45,10 @@ class Lips:
             result[:] = np.median(middle), np.quantile(width, 0.9)
         return np.maximum(out, 0)
 
-    def _gaps(self, points: F32, columns: tuple[int, ...]) -> list[float]:
+    def _gaps(self, points: F32, columns: range) -> list[float]:
         above, below = points[: self._count], points[self._count :]
         gaps = []
-        for x in columns:
+        for x in (self._geometry.layout.width // 2 + aside for aside in columns):
             upper = above[np.abs(above[:, 0] - x) < NEAR, 1]
             lower = below[np.abs(below[:, 0] - x) < NEAR, 1]
             if len(upper) and len(lower):

@@ -15,9 +15,7 @@ import cv2
 import numpy as np
 from controls import BROWS
 from geometry import F32, Geometry, load_rgba, nearest_filled
-from layout import CAMERA_DISTANCE, CAMERA_RAISED, FACE_SIDE, Box
-from layout import LIPS_Y as LIPS_Y
-from layout import MOUTH as MOUTH
+from layout import CAMERA_DISTANCE, CAMERA_RAISED, FACE_SIDE, LIPS_Y, Box
 from numpy.typing import NDArray
 
 FRAMES = 100

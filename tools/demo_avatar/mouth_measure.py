@@ -16,34 +16,25 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from layout import FACE_SIDE, LIPS_Y, MOUTH
-from layout import WINDOW as WINDOW_BOX
+from geometry import Geometry
+from layout import FACE_SIDE, LIPS_Y
 from numpy.typing import NDArray
+from person import Tints
 
 U8 = NDArray[np.uint8]
 F32 = NDArray[np.float32]
 
-WINDOW = WINDOW_BOX[:2]
-"""Canonical position that the loop's maps count from, x and y."""
 MIDDLE = FACE_SIDE // 2
 COLUMNS = slice(MIDDLE - 12, MIDDLE + 14)
 WHOLE = slice(MIDDLE - 34, MIDDLE + 35)
 ROWS = slice(LIPS_Y - 24, LIPS_Y + 62)
 """Where the gap is looked for, in the canonical mouth box: its middle, most of its width."""
-DARK, LIP = 118.0, 146.0
-"""Red level of the mouth's inside, and of the darkest lit lip."""
-GREY, RED = 13.0, 25.0
-"""Red above green of teeth, and of the palest skin."""
-COOL, WARM = 4.0, 6.0
-"""Green above blue of the tongue, and of the coolest lip."""
 CLOSED_PX = 1.5
 """A measured gap up to this is a closed mouth: the shadow of the seam."""
 SEALED_PX = 1.25
 """Widest opening of lips that are shut over the whole width: a stricter closed mouth."""
-LIPS = MOUTH[0] + MIDDLE, MOUTH[1] + LIPS_Y
-"""The lips' middle at the canonical position."""
-PATCH = (LIPS[0] - 55, LIPS[1] - 40, LIPS[0] + 55, LIPS[1] + 65)
-"""Lips and what is between them at the canonical position, x0, y0, x1, y1."""
+PATCH = (-55, -40, 55, 65)
+"""Lips and what is between them, x0, y0, x1, y1 from the closed lips' middle."""
 
 
 class Gap(NamedTuple):
@@ -53,16 +44,23 @@ class Gap(NamedTuple):
     widest: float
 
 
-def lip_gap(mouth: U8) -> Gap:
-    """Gap between the lips of a canonical mouth box (RGB)."""
+def lip_gap(mouth: U8, tints: Tints) -> Gap:
+    """Gap between the lips of a canonical mouth box (RGB) of a person with these ``tints``."""
     part = mouth[ROWS, WHOLE].astype(np.float32)
-    dark = np.clip((LIP - part[..., 0]) / (LIP - DARK), 0, 1)
-    grey = np.clip((RED - (part[..., 0] - part[..., 1])) / (RED - GREY), 0, 1)
-    cool = np.clip((WARM - (part[..., 1] - part[..., 2])) / (WARM - COOL), 0, 1)
+    dark = _inside(part[..., 0], tints.dark)
+    grey = _inside(part[..., 0] - part[..., 1], tints.grey)
+    cool = _inside(part[..., 1] - part[..., 2], tints.cool)
     inside: F32 = np.maximum(np.maximum(dark, grey), cool)
     runs = _largest_run(inside)
     middle = runs[COLUMNS.start - WHOLE.start : COLUMNS.stop - WHOLE.start]
     return Gap(float(np.median(middle)), float(np.quantile(runs, 0.9)))
+
+
+def _inside(level: F32, bounds: tuple[float, float]) -> F32:
+    """1 up to the lower bound, 0 from the upper one on."""
+    inside, outside = bounds
+    out: F32 = np.clip((outside - level) / (outside - inside), 0, 1)
+    return out
 
 
 def _largest_run(inside: F32) -> F32:
@@ -112,18 +110,20 @@ def seam(image: U8, original: U8, generated: NDArray[np.bool_]) -> Seam:
 class Poses:
     """Where the canonical mouth lies in each frame of the idle loop."""
 
-    def __init__(self, loop: pathlib.Path) -> None:
-        """``loop``: dataset.py's loop.npz, or seen.py's places.npz."""
+    def __init__(self, loop: pathlib.Path, geometry: Geometry) -> None:
+        """``loop``: dataset.py's loop.npz, or seen.py's places.npz, of the same person."""
+        self.layout, self.tints = geometry.layout, geometry.person.tints
         with np.load(loop) as z:
             self.rects, self.maps = z["rects"], z["maps"]
         self.affine = [self._fit(m) for m in self.maps]
 
-    @staticmethod
-    def _fit(maps: F32) -> NDArray[np.float64]:
+    def _fit(self, maps: F32) -> NDArray[np.float64]:
         """The 2 x 3 affine map from canonical picture to face square, near the mouth."""
         yy, xx = np.mgrid[0:FACE_SIDE, 0:FACE_SIDE]
-        cx, cy = maps[0] + WINDOW[0], maps[1] + WINDOW[1]
-        near = (np.abs(cx - LIPS[0]) < 60) & (np.abs(cy - LIPS[1]) < 60)
+        left, top, _, _ = self.layout.window
+        x, y = self.layout.lips
+        cx, cy = maps[0] + left, maps[1] + top
+        near = (np.abs(cx - x) < 60) & (np.abs(cy - y) < 60)
         a = np.stack([cx[near], cy[near], np.ones(near.sum())], 1)
         b = np.stack([xx[near], yy[near]], 1)
         fit: NDArray[np.float64] = np.linalg.lstsq(a, b, rcond=None)[0].T
@@ -131,14 +131,19 @@ class Poses:
 
     def mouth(self, image: U8, frame: int) -> U8:
         """The canonical mouth box (RGB) of a whole frame shown in pose ``frame``."""
-        to_square = self.affine[frame] @ np.array([[1, 0, MOUTH[0]], [0, 1, MOUTH[1]], [0, 0, 1]])
-        size = (MOUTH[2] - MOUTH[0], MOUTH[3] - MOUTH[1])
+        x0, y0, x1, y1 = self.layout.mouth
+        to_square = self.affine[frame] @ np.array([[1, 0, x0], [0, 1, y0], [0, 0, 1]])
+        size = (x1 - x0, y1 - y0)
         flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
         square = self.square(image, frame)
         moved = cv2.warpAffine(
             square, to_square, size, flags=flags, borderMode=cv2.BORDER_REPLICATE
         )
         return moved.astype(np.uint8)
+
+    def gap(self, image: U8, frame: int) -> Gap:
+        """The gap between the lips of a whole frame shown in pose ``frame``."""
+        return lip_gap(self.mouth(image, frame), self.tints)
 
     def square(self, image: U8, frame: int) -> U8:
         """The face square of a whole frame."""
@@ -147,7 +152,8 @@ class Poses:
 
     def lips(self, square: U8, frame: int) -> U8:
         """The lips' patch of a face square, unresampled."""
-        x0, y0, x1, y1 = PATCH
+        x, y = self.layout.lips
+        x0, y0, x1, y1 = x + PATCH[0], y + PATCH[1], x + PATCH[2], y + PATCH[3]
         corners = self.affine[frame] @ np.array([[x0, x1], [y0, y1], [1, 1]])
         (x0, x1), (y0, y1) = np.round(corners).astype(int)
         return np.ascontiguousarray(square[max(0, y0) : y1, max(0, x0) : x1])

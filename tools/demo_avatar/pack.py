@@ -4,9 +4,10 @@
     python pack.py WORK [--dest FILE]
     python pack.py --again FILE [--encoder PTH] [--unet PTH]
 
-Needs dataset.py's loop.npz and both trained networks in WORK/out. The package keeps the frames as
-JPEG only, and the networks in half precision. ``--again`` exchanges the networks of a package that
-exists; all else in it stays as it is.
+Needs dataset.py's output and both trained networks in WORK/out. FILE names the package too; Ada's
+is the shipped demo.lsa where nothing else is said. The package keeps the frames as JPEG only, and
+the networks in half precision. ``--again`` exchanges the networks of a package that exists; all
+else in it stays as it is.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ import zipfile
 import cv2
 import numpy as np
 import torch
-from dataset import WINDOW
-from motion import LIPS_Y, MOUTH
+from geometry import Geometry
+from layout import LIPS_Y, SPARE
 from normless import REGION, reference_network
 from numpy.typing import NDArray
+from person import ADA
 from restore import unet_of
 from samples import image_input
 
@@ -134,9 +136,7 @@ def _from_edge(count: int) -> NDArray[np.float64]:
 
 def moved_masks(area: NDArray[np.uint8], maps: NDArray[np.float32]) -> NDArray[np.bool_]:
     """The moving area in each frame's face square: frames x side x side."""
-    whole = np.zeros((WINDOW[3] - WINDOW[1], WINDOW[2] - WINDOW[0]), np.uint8)
-    top, left = MOUTH[1] - WINDOW[1], MOUTH[0] - WINDOW[0]
-    whole[top : top + area.shape[0], left : left + area.shape[1]] = area
+    whole = np.pad(area, SPARE)
     moved = [cv2.remap(whole, m[0], m[1], cv2.INTER_LINEAR) > 127 for m in maps]
     return np.stack(moved)
 
@@ -208,7 +208,7 @@ def main() -> None:
     """Write the package and print its size."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("work", type=pathlib.Path, nargs="?")
-    parser.add_argument("--dest", type=pathlib.Path, default=shipped_folder() / "demo.lsa")
+    parser.add_argument("--dest", type=pathlib.Path, metavar="FILE", help="Ada's: the shipped one")
     parser.add_argument("--again", type=pathlib.Path, metavar="FILE", help="a package to change")
     parser.add_argument("--encoder", type=pathlib.Path, metavar="PTH", help="with --again")
     parser.add_argument("--unet", type=pathlib.Path, metavar="PTH", help="with --again")
@@ -218,6 +218,9 @@ def main() -> None:
         return
     if args.work is None:
         parser.error("WORK or --again FILE is required")
+    if args.dest is None and Geometry(args.work).person is not ADA:
+        parser.error("--dest FILE is required: only Ada's package is shipped")
+    dest = args.dest or shipped_folder() / "demo.lsa"
     unet = load_unet(tuned(args.work, "unet"), REGION)
     encoder = load_audio_encoder(tuned(args.work, "audio_encoder")).eval()
     with np.load(args.work / "loop.npz") as loop:
@@ -235,7 +238,7 @@ def main() -> None:
         "decoder": decoder,
     }
     manifest = Manifest(
-        name="demo",
+        name=dest.stem,
         width=unet.width,
         region=unet.region,
         window=Window(window.x, window.y, window.width, window.height),
@@ -251,7 +254,7 @@ def main() -> None:
         consent="Not needed: nobody is shown.",
     )
     options = {"keep_pictures": False, "keep_regions": False, "overwrite": True}
-    with AvatarWriter(args.dest, manifest, **options) as writer:
+    with AvatarWriter(dest, manifest, **options) as writer:
         for name, data in models.items():
             writer.add_model(name, data)
         for frame, rect, area in zip(shown, rects, moving, strict=True):

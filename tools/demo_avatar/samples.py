@@ -56,8 +56,7 @@ class Data:
             [f[y0:y1, x0:x1] for f, (x0, y0, x1, y1) in zip(frames, rects, strict=True)]
         )
         geometry = Geometry(work)
-        box, window = geometry.layout.mouth, geometry.layout.window
-        self._corner = box[0] - window[0], box[1] - window[1]
+        self._place = geometry.layout.mouth_in_window
         recorded = load(work, "train")
         gap = GapOfControls(geometry, np.concatenate([known for _, _, known in recorded]))
         mouths = np.column_stack([controls, gap(controls)]) * SCALE
@@ -116,9 +115,7 @@ class Data:
     def target(self, sample: int, frame: int) -> U8:
         """The face square (264 x 264 RGB) of an idle frame with a sample's mouth."""
         person = self.people[frame].copy()
-        x0, y0 = self._corner
-        height, width = self.pictures.shape[1:3]
-        person[y0 : y0 + height, x0 : x0 + width] = self.pictures[sample]
+        person[self._place] = self.pictures[sample]
         x, y = self.maps[frame]
         moved = cv2.remap(
             person.astype(np.float32), x, y, cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REPLICATE

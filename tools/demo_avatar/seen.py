@@ -14,7 +14,7 @@ import numpy as np
 from geometry import Geometry
 from lips import UNIT
 from motion import FRAMES, Motion
-from mouth_measure import WINDOW, Poses, lip_gap
+from mouth_measure import Poses
 from numpy.typing import NDArray
 
 import lipsync_fast
@@ -23,16 +23,17 @@ F32 = NDArray[np.float32]
 RATE = 16_000
 
 
-def save_places(work: pathlib.Path) -> None:
+def save_places(work: pathlib.Path, geometry: Geometry) -> None:
     """Write WORK/places.npz, the ``rects`` and ``maps`` of dataset.py's loop.npz."""
-    motion = Motion(Geometry(work))
+    motion = Motion(geometry)
+    left, top, _, _ = geometry.layout.window
     rects, maps = [], []
     for pose in motion.poses:
         from_x, from_y = moved = motion.mover.maps(pose)
         x0, y0, x1, y1 = rect = motion.rectangle(moved)
         square = np.s_[y0:y1, x0:x1]
         rects.append(rect)
-        maps.append(np.stack([from_x[square] - WINDOW[0], from_y[square] - WINDOW[1]]))
+        maps.append(np.stack([from_x[square] - left, from_y[square] - top]))
     partial = work / "places.part.npz"
     np.savez(partial, rects=np.array(rects, np.int32), maps=np.stack(maps).astype(np.float32))
     os.replace(partial, work / "places.npz")
@@ -44,9 +45,10 @@ class Seen:
     lookahead_ms = 212.5
 
     def __init__(self, work: pathlib.Path, path: pathlib.Path) -> None:
+        geometry = Geometry(work)
         if not (work / "places.npz").exists():
-            save_places(work)
-        self._poses = Poses(work / "places.npz")
+            save_places(work, geometry)
+        self._poses = Poses(work / "places.npz", geometry)
         self._avatar = lipsync_fast.open(path, threads=1)
         rects = [self._avatar.package.rect(i).corners for i in range(FRAMES)]
         if not np.array_equal(np.array(rects), self._poses.rects):
@@ -55,7 +57,7 @@ class Seen:
     def tell(self, pcm: F32) -> F32:
         """Both gaps of every frame in UNIT, after eight zeros; frames x 10."""
         gaps = [
-            lip_gap(self._poses.mouth(frame.image, frame.avatar_frame))
+            self._poses.gap(frame.image, frame.avatar_frame)
             for frame in self._avatar.render(pcm, RATE)
         ]
         out = np.zeros((len(gaps), 10), np.float32)
