@@ -23,6 +23,7 @@ import numpy as np
 
 from lipsync_fast._native import MelStream, mel_rows_at
 from lipsync_fast.arrays import F32
+from lipsync_fast.audio.gain import AutomaticGain, NoGain
 from lipsync_fast.timing import FRAME_SAMPLES
 
 FEATURE_SIZE = 512
@@ -53,6 +54,18 @@ class AudioWindow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     edge: Literal["nearest"] | msgspec.UnsetType = msgspec.UNSET
     """What a frame sees outside of the sound: vectors of zeros, or the nearest one that there is.
     Not written where it is zeros, which older versions read, too."""
+    gain: Literal["auto"] | msgspec.UnsetType = msgspec.UNSET
+    """Whether the sound's level is evened out before it is heard (``audio.gain``). Not written
+    where it is heard as it comes, which older versions read, too."""
+
+    @property
+    def levelled(self) -> bool:
+        """Whether automatic gain control stands before the networks."""
+        return self.gain is not msgspec.UNSET
+
+    def new_gain(self) -> AutomaticGain | NoGain:
+        """What a sound passes before it is heard."""
+        return AutomaticGain() if self.levelled else NoGain()
 
     @property
     def vectors(self) -> int:
@@ -158,8 +171,11 @@ class BlockStream:
 
     def __init__(self, window: AudioWindow, features: Features) -> None:
         self._window, self._features = window, features
-        self._mel = MelStream()
+        self._mel, self._gain = MelStream(), window.new_gain()
         self._samples = 0
+        """Samples pushed so far."""
+        self._heard = 0
+        """Those that have passed the gain."""
         self._rows = np.zeros((0, 80), np.float32)
         self._rows_start = 0
         self._vectors: dict[int, F32] = {}
@@ -173,9 +189,9 @@ class BlockStream:
     def push(self, pcm: F32) -> Iterator[F32]:
         """Feed 16 kHz samples; yields the blocks that are decided now."""
         self._samples += len(pcm)
-        self._take(self._mel.push(np.ascontiguousarray(pcm, np.float32)))
+        self._hear(self._gain.push(np.ascontiguousarray(pcm, np.float32)))
         last = self._next
-        while is_decided(last, self._window, self._samples):
+        while is_decided(last, self._window, self._heard):
             last += 1
         yield from self._blocks(last, None)
 
@@ -183,10 +199,15 @@ class BlockStream:
         """End the stream; yields the remaining blocks, ceil(samples / 640) in all."""
         if self._samples == 0:
             return
+        self._hear(self._gain.finish())
         if self._samples < MIN_SAMPLES:
             self._take(self._mel.push(np.zeros(MIN_SAMPLES - self._samples, np.float32)))
         self._take(self._mel.finish())
         yield from self._blocks(frame_count(self._samples), self._samples)
+
+    def _hear(self, pcm: F32) -> None:
+        self._take(self._mel.push(pcm))
+        self._heard += len(pcm)
 
     def _take(self, rows: F32) -> None:
         self._rows = np.concatenate([self._rows, rows])

@@ -179,6 +179,7 @@ def _manifest_lines(m: Manifest, path: Path) -> list[str]:
         ("networks", f"{m.family}, width {m.width}, region {m.region} x {m.region}"),
         ("window", f"{w.width} x {w.height} at {w.x}, {w.y}" if (w := m.window) else "all of it"),
         ("look-ahead", f"{_lookahead_ms(m):.1f} ms"),
+        ("gain", "automatic" if m.audio.levelled else "none"),
         *_student_rows(m),
     ]
     return [f"{name:<12}{value}" for name, value in rows]

@@ -84,7 +84,9 @@ class Prerendering:
         self._scopes = Scopes(maker_of(backend))
         self._samples = len(pcm)
         silence = np.zeros(max(0, MIN_SAMPLES - len(pcm)), np.float32)
-        self._pcm = np.concatenate([pcm, silence]).astype(np.float32)
+        gain = package.manifest.audio.new_gain()
+        heard = gain.push(pcm.astype(np.float32)), gain.finish()
+        self._pcm = np.concatenate([*heard, silence])
 
     @property
     def content(self) -> bytes:

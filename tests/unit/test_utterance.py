@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -25,13 +26,15 @@ def features(windows: NDArray[np.float32]) -> NDArray[np.float32]:
     after=st.sampled_from([8, 2, 0, 16]),
     sizes=st.lists(st.integers(1, 6_000), max_size=30),
     behind=st.integers(0, 6),
+    even=st.booleans(),
 )
 def test_live_frames_equal_the_recordings(
-    length: int, after: int, sizes: list[int], behind: int
+    length: int, after: int, sizes: list[int], behind: int, even: bool
 ) -> None:
     """Made as soon as decided, up to ``behind`` frames later, and forgotten at once."""
-    window = AudioWindow(before=16 - after, after=after)
+    window = AudioWindow(before=16 - after, after=after, gain="auto" if even else msgspec.UNSET)
     pcm = np.random.RandomState(length).uniform(-0.5, 0.5, length).astype(np.float32)
+    pcm *= np.linspace(0.01, 1, length, dtype=np.float32)
     stream = BlockStream(window, features)
     wanted = [*stream.push(pcm), *stream.finish()]
     utterance, cache, got, at = Utterance(1, window), BlockCache(features), [], 0

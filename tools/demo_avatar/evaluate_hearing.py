@@ -37,10 +37,11 @@ from seen import Seen
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "speech"))
 import disturb
 from hearing import EARLIER, LOOKAHEAD_MS, Calibration, Listener
-from levelling import levelled
 from phones import CLOSURES, FPS, Phone, controls_of, voiced_gate
 from shipped import Shipped
 from voices import Voice, load
+
+from lipsync_fast.audio.gain import levelled
 
 F32 = NDArray[np.float32]
 RATE = 16_000

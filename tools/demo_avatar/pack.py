@@ -22,6 +22,7 @@ import sys
 import zipfile
 
 import cv2
+import msgspec
 import numpy as np
 import torch
 from geometry import Geometry
@@ -47,6 +48,8 @@ from lipsync_fast.train.hearing import SILENT
 
 LARGEST = 30_000_000
 QUALITY = 92
+AUDIO = AudioWindow(before=14, after=2, gain="auto")
+"""What its frames see of the sound."""
 PROVENANCE = """\
 A person who does not exist. The head was rendered with Blender from MakeHuman's base mesh, targets
 and materials and from the Face Units pack (all CC0), and the U-Net was trained on these pictures.
@@ -183,6 +186,7 @@ def pack_again(path: pathlib.Path, encoder: pathlib.Path | None, unet: pathlib.P
     if encoder is not None:
         changed["models/audio_encoder.onnx"] = packed_encoder(encoder)
         manifest["provenance"] = PROVENANCE
+    manifest["audio"] = msgspec.to_builtins(AUDIO)
     for name, data in changed.items():
         (folder / name).write_bytes(data)
         manifest["files"][name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
@@ -242,7 +246,7 @@ def main() -> None:
         width=unet.width,
         region=unet.region,
         window=Window(window.x, window.y, window.width, window.height),
-        audio=AudioWindow(before=14, after=2),
+        audio=AUDIO,
         frame_width=frames.shape[2],
         frame_height=frames.shape[1],
         frame_count=len(frames),

@@ -20,6 +20,7 @@ window that fits nowhere begins a new sound, of which it is all that is known.
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ import numpy as np
 import soxr
 
 from lipsync_fast.arrays import F32
+from lipsync_fast.audio.gain import AutomaticGain, levelled
 from lipsync_fast.audio.pcm import Resampler
 from lipsync_fast.audio.windows import (
     HALF,
@@ -70,6 +72,7 @@ class SoundWindow:
         stream: number of the sound.
         frame: the window's current chunk in it.
         pcm: what is kept of the sound, 16 kHz; first: number of its first sample.
+        even: the same with its level evened out (``audio.gain``), in whole blocks.
         samples: of the whole sound, where the window is all of it (with silence behind it in
             ``pcm`` where it is shorter than MIN_SAMPLES).
         frames: that the window holds from its current chunk on with 7 chunks behind each; 1 at
@@ -79,6 +82,7 @@ class SoundWindow:
     stream: int
     frame: int
     pcm: F32
+    even: F32
     first: int = 0
     samples: int | None = None
     frames: int = 1
@@ -95,13 +99,14 @@ class SoundWindow:
             ahead: frames behind the window's current one.
         """
         frame, samples = self.frame + ahead, self.samples
+        heard = self.even if window.levelled else self.pcm
         starts = block_starts(frame, window, samples)
-        known = self.first + len(self.pcm)
+        known = self.first + len(heard)
         if samples is None and samples_seen(starts)[1] > known:
             samples = HOP * ((known - HALF) // HOP)
             starts = block_starts(frame, window, samples)
         first, end = samples_seen(starts)
-        seen = self.pcm[first - self.first : end - self.first] if end else NOTHING
+        seen = heard[first - self.first : end - self.first] if end else NOTHING
         return Speech(self.stream, frame, samples, first), np.ascontiguousarray(seen)
 
 
@@ -113,8 +118,8 @@ class _Sound:
         self.at, self._shift = 0, 1
         self._chunks: list[bytes] = []
         self._oldest = 0
-        self._resampler = Resampler(RATE)
-        self._pcm, self._first = NOTHING, 0
+        self._resampler, self._gain = Resampler(RATE), AutomaticGain()
+        self._pcm, self._even, self._first = NOTHING, NOTHING, 0
         self._append(chunks)
 
     def take(self, window: list[bytes]) -> bool:
@@ -130,8 +135,10 @@ class _Sound:
 
     def located(self, current: int, frames: int) -> SoundWindow:
         """The window taken last, with its current chunk."""
-        pcm = np.concatenate([self._pcm, self._tail()])
-        return SoundWindow(self.stream, self.at + current, pcm, self._first, frames=frames)
+        tail, gain = self._tail(), copy.copy(self._gain)
+        pcm = np.concatenate([self._pcm, tail])
+        even = np.concatenate([self._even, gain.push(tail)])
+        return SoundWindow(self.stream, self.at + current, pcm, even, self._first, frames=frames)
 
     @property
     def _end(self) -> int:
@@ -157,7 +164,9 @@ class _Sound:
     def _append(self, chunks: list[bytes]) -> None:
         if not chunks:
             return
-        self._pcm = np.concatenate([self._pcm, self._resampler.push(_samples(chunks))])
+        samples = self._resampler.push(_samples(chunks))
+        self._pcm = np.concatenate([self._pcm, samples])
+        self._even = np.concatenate([self._even, self._gain.push(samples)])
         self._chunks += chunks
         # All of the window taken last stays, however long.
         drop = max(0, min(len(self._chunks) - KEPT_CHUNKS, self.at - self._oldest))
@@ -165,6 +174,7 @@ class _Sound:
         self._oldest += drop
         first = max(self._first, self._oldest * FRAME_SAMPLES - PAST_SAMPLES)
         self._pcm = self._pcm[first - self._first :]
+        self._even = self._even[first - self._first :]
         self._first = first
 
     def _tail(self) -> F32:
@@ -205,8 +215,9 @@ class Stitcher:
         current = min(BEFORE, len(chunks) - 1)
         if len(chunks) < FEWEST_CHUNKS:
             alone = _alone(chunks)
-            padded = np.pad(alone, (0, max(0, MIN_SAMPLES - len(alone))))
-            return SoundWindow(self._streams(), current, padded, samples=len(alone))
+            behind = 0, max(0, MIN_SAMPLES - len(alone))
+            padded, even = np.pad(alone, behind), np.pad(levelled(alone), behind)
+            return SoundWindow(self._streams(), current, padded, even, samples=len(alone))
         sound = self._sounds.get(avatar)
         if sound is None or not sound.take(chunks):
             sound = self._sounds[avatar] = _Sound(self._streams(), chunks)

@@ -36,11 +36,14 @@ class Utterance:
 
     def __init__(self, stream: int, window: AudioWindow) -> None:
         self.stream, self.window = stream, window
+        self._gain = window.new_gain()
         self.samples = 0
         """Samples that have come so far."""
         self.ended = False
         self.decided = 0
         """Frames that all samples which they see have come for."""
+        self._heard = 0
+        """Samples that frames can see: without the last block that a gain has not seen whole."""
         self._pcm = np.zeros(0, np.float32)
         self._first = 0
         self._room: F32 = np.zeros(LEAST_ROOM, np.float32)
@@ -61,9 +64,9 @@ class Utterance:
         """
         if self.ended:
             raise ValueError("samples after the end of the utterance")
-        self._append(pcm)
         self.samples += len(pcm)
-        while is_decided(self.decided, self.window, self.samples):
+        self._hear(self._gain.push(pcm))
+        while is_decided(self.decided, self.window, self._heard):
             self.decided += 1
 
     def end(self) -> None:
@@ -71,8 +74,13 @@ class Utterance:
         if self.ended:
             return
         self.ended = True
+        self._hear(self._gain.finish())
         self.decided = frame_count(self.samples)
         self._append(np.zeros(max(0, MIN_SAMPLES - self.samples), np.float32))
+
+    def _hear(self, pcm: F32) -> None:
+        self._append(pcm)
+        self._heard += len(pcm)
 
     def _append(self, pcm: F32) -> None:
         if self._end + len(pcm) > len(self._room):
@@ -98,7 +106,7 @@ class Utterance:
             first, end = frame_sees(frame, self.window)
         else:
             first, end = samples_seen(block_starts(frame, self.window, samples))
-        if not self.ended and (frame >= self.decided or end > self.samples):
+        if not self.ended and (frame >= self.decided or end > self._heard):
             raise ValueError(f"frame {frame} is not decided yet")
         if first < self._first and end > 0:
             raise ValueError(f"the samples of frame {frame} are forgotten")
@@ -119,7 +127,7 @@ class Utterance:
         """Drop the samples that no frame from ``frame`` on can see, whenever the sound ends."""
         # A sound that ends now moves the last windows back by at most two frames.
         first, _ = frame_sees(max(0, frame - 4), self.window)
-        keep = min(first, max(0, self.samples - 2 * FRAME_SAMPLES * 16))
+        keep = min(first, max(0, self._heard - 2 * FRAME_SAMPLES * 16))
         if keep > self._first:
             self._pcm = self._pcm[keep - self._first :]
             self._first = keep
