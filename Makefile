@@ -105,6 +105,14 @@ test: $(VENV)/.test
 	$(BIN)/pytest -m alone $(CLOCKED) || failed=1; \
 	exit $$failed
 
+# All test files as pytest compiles them, by one process: otherwise each of those that share the tests
+# does it. A file that cannot be read is told at once.
+collected: export PYTHONDONTWRITEBYTECODE :=
+.PHONY: collected
+collected: $(VENV)/.test
+	@mkdir -p build
+	@$(BIN)/pytest --collect-only -q > build/collected.log || { cat build/collected.log; exit 1; }
+
 # With the oldest versions that pyproject.toml declares, in an environment of its own. Without torch
 # (WITH=torch==2.6.0 brings it), so that what needs it is left out; OLDEST_TESTS=tests runs the rest.
 OLDEST := build/oldest

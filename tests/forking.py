@@ -3,9 +3,9 @@
 
 To load torch, and what trains and exports with it, takes five seconds of processor time. One
 process does that for all tests; each command is forked off it, and goes on from there as
-``python -P -m lipsync_fast`` does: with arguments, a folder, an environment and files of its own,
-with signals as a program has them when it starts, and to an end of its own. How programs start is
-not in it, so that one test of each command runs a real one.
+``python -P -m lipsync_fast`` does, or as a script does: with arguments, a folder, an environment
+and files of its own, with signals as a program has them when it starts, and to an end of its own.
+How programs start is not in it, so that one test of each command runs a real one.
 
     python -P forking.py SOCKET
 """
@@ -109,15 +109,19 @@ class Forked:
         self._loaded = loaded
 
     def start(
-        self, *arguments: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None
+        self,
+        *arguments: str | Path,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        script: Path | None = None,
     ) -> Command:
-        """Begin ``lipsync-fast`` with arguments."""
+        """Begin ``lipsync-fast``, or a script, with arguments."""
         env = dict(os.environ if env is None else env)
         for name in env.keys() | os.environ.keys():
             if name.startswith(AT_A_START):
                 assert env.get(name) == os.environ.get(name), "it would not be heeded"
         order = {"arguments": [str(each) for each in arguments], "cwd": str(cwd or Path.cwd())}
-        return Command(self._loaded, {**order, "env": env})
+        return Command(self._loaded, {**order, "env": env, "script": script and str(script)})
 
     def run(
         self, *arguments: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None
@@ -221,5 +225,9 @@ def begin(order: Mapping[str, Any], out: int, err: int) -> None:
 
 if __name__ == "__main__":
     mine = order_of_mine(sys.argv[1])
-    sys.argv = ["lipsync-fast", *mine["arguments"]]
-    runpy.run_module("lipsync_fast", run_name="__main__", alter_sys=True)
+    sys.argv = [mine["script"] or "lipsync-fast", *mine["arguments"]]
+    if mine["script"]:
+        sys.path.insert(0, str(Path(mine["script"]).parent))
+        runpy.run_path(mine["script"], run_name="__main__")
+    else:
+        runpy.run_module("lipsync_fast", run_name="__main__", alter_sys=True)

@@ -172,10 +172,10 @@ def test_what_can_be_refused_is_refused_before_anything_is_made(batch: Cli, tmp_
 
 @pytest.fixture
 def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 200 KiB where the videos go."""
+    """A disk of 100 KiB where the videos go."""
     folder = tmp_path / "videos"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(folder)]
     try:
         done = subprocess.run(mount, capture_output=True, check=False)
     except FileNotFoundError:
@@ -189,12 +189,12 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk(batch: Cli, tmp_path: Path, tiny_disk: Path) -> None:
-    many(tmp_path, 12, 2.0)
+    many(tmp_path, 12, 1.0)
     full = batch()
     refused(Done(full.code, full.out, full.err[full.err.index("error:") :]), "no space left")
     made = [name for name in left(tiny_disk) if name.endswith(".mp4")]
     assert made
-    assert {frames(tiny_disk / name) for name in made} == {50}, "what is there is whole"
+    assert {frames(tiny_disk / name) for name in made} == {25}, "what is there is whole"
     assert not (tiny_disk / ".batch").exists()
     sizes = {name: (tiny_disk / name).stat().st_ino for name in made}
     subprocess.run(["mount", "-o", "remount,size=8m", str(tiny_disk)], check=True)
@@ -246,7 +246,7 @@ def test_interrupted(
 
 
 def test_a_worker_is_killed(tiny_avatar: Path, tmp_path: Path) -> None:
-    many(tmp_path, 8, 2.0)
+    many(tmp_path, 8, 1.0)
     with begun(tiny_avatar, tmp_path, "--jobs", "2") as process:
         wait_for(lambda: any((tmp_path / "videos").glob("*.mp4")), process)
         os.kill(children(process.pid)[0], signal.SIGKILL)
@@ -255,7 +255,7 @@ def test_a_worker_is_killed(tiny_avatar: Path, tmp_path: Path) -> None:
     done = DoneBatch(0, out.decode(), said.decode())
     assert sum(done.counts[:2]) == 8, "one may have been whole before its worker could tell"
     assert done.summary["retries"] <= 1
-    assert {frames(tmp_path / "videos" / f"{n}.mp4") for n in range(8)} == {50}
+    assert {frames(tmp_path / "videos" / f"{n}.mp4") for n in range(8)} == {25}
     assert left(tmp_path / "videos") == sorted([*(f"{n}.mp4" for n in range(8)), "batch.jsonl"])
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from distilling import LITTLE, wanted, write_teacher
+from forking import Forked
 from sounds import tone, write_wav
 from training import lines
 from typer.testing import CliRunner
@@ -112,14 +112,11 @@ def test_it_comes_nearer_to_its_teacher(teacher: Path, tmp_path: Path) -> None:
 
 
 def test_killed_and_gone_on_with_it_comes_to_the_same(
-    teacher: Path, whole: DistillResult, tmp_path: Path
+    teacher: Path, whole: DistillResult, tmp_path: Path, commands: Forked
 ) -> None:
     work = work_beside(tmp_path / "student")
-    command = [sys.executable, "-P", str(TESTS / "distilling.py"), str(teacher), str(tmp_path), "6"]
-    paths = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
-    with subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": paths}
-    ) as process:
+    script = TESTS / "distilling.py"
+    with commands.start(teacher, tmp_path, "6", script=script) as process:
         end = time.monotonic() + DEADLINE_S
         while len(lines(work / LOG)) < 4:  # behind a look, and its checkpoint
             assert process.poll() is None, process.communicate()[1]
