@@ -23,7 +23,8 @@ from lipsync_fast.prepare.folder import PreparedAvatar
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 STATED = ("--consent", "she exists nowhere", "--licence", "CC0-1.0")
-MANY = 10
+MANY = 6
+"""More than work at a time; the fifth is broken."""
 FRAMES = 20
 
 DETECTOR = """
@@ -99,16 +100,16 @@ def test_many_at_once_one_of_them_broken(place: Path, run: Run) -> None:
     lines = done.stderr.splitlines()
     assert f"[{MANY}/{MANY}]" in done.stderr
     assert any(line.startswith("failed: v4: v4.mkv: cannot be read as a video") for line in lines)
-    assert any("9 prepared, 1 failed; 180 frames" in line for line in lines)
+    assert any("5 prepared, 1 failed; 100 frames" in line for line in lines)
     assert any("warning: v2: the video has no sound" in line for line in lines)
     assert sorted(os.listdir(place / "many")) == [f"v{i}" for i in range(MANY) if i != 4]
-    with PreparedAvatar.open(place / "many" / "v7") as prepared:
+    with PreparedAvatar.open(place / "many" / "v5") as prepared:
         prepared.verify()
         assert prepared.manifest.consent.startswith("she exists nowhere (stated by tester on ")
         assert prepared.manifest.licence == "CC0-1.0"
     again = run(*videos(), "--out", "many", "--landmarks", "found", *STATED)
     assert again.returncode == 2
-    assert again.stderr.count("there already") == 9
+    assert again.stderr.count("there already") == 5
     assert "0 frames" in again.stderr
 
 
