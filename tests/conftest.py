@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -12,6 +13,7 @@ from typing import Any
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # before numpy and torch are loaded: they count cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    gc.disable()  # while tests are collected: all that is loaded stays, and is looked at in vain
 
 import pytest
 from forking import Forked, forked
@@ -30,6 +32,12 @@ settings.register_profile(
     suppress_health_check=[*settings().suppress_health_check, HealthCheck.too_slow],
 )
 settings.load_profile("tests")
+
+
+def pytest_collection_finish() -> None:
+    """What was loaded and collected is not looked at for garbage any more."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)
