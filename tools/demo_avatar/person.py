@@ -160,6 +160,6 @@ BEN = Person(
     iris=((0.12, 0.15, 0.14), (0.05, 0.075, 0.085)),
     lash=0.7,
     seed=12,
-    tints=Tints(cool=(6.0, 8.5)),
+    tints=Tints(dark=(106.0, 134.0), grey=(10.0, 22.0), cool=(6.0, 8.5)),
 )
 PEOPLE = {person.name: person for person in (ADA, BEN)}
