@@ -35,6 +35,15 @@ MOVED_PX, MOVED_M = 0.25, 0.002
 """A pixel whose surface point moved less, across and in depth, is the neutral picture's."""
 ALONE = 1e-5
 """Below this weight, no picture shows a pixel."""
+FINE = 2
+"""Lips and what is between them are put together with so many samples a pixel, each way."""
+LIPS = (64, 54, 64, 108)
+"""The part of the mouth box that is: pixels left out at its left, top, right and bottom."""
+LAYERS = (0, 0, 0, 1, 2, 1, 2, 3)
+"""Which layer each part of the mesh is of: skin, upper teeth and gum, lower ones, tongue."""
+MIXED, BESIDE = 0.3, 0.01
+"""What a pixel at a layer's outline counts, which another layer colours too, against one inside;
+and one just beside it."""
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
@@ -197,6 +206,13 @@ class Mouths:
         prints = np.stack([v[self._lips] for v in self._vertices])
         self._prints = prints.reshape(len(self.controls), -1)
         self._rasters: dict[int, Raster] = {}
+        self._layers = np.array(LAYERS, np.int16)[self.geometry.part]
+        self._layers_shown: dict[int, tuple[F32, F32, NDArray[np.int16], F32]] = {}
+        left, top, right, bottom = LIPS
+        self._lips_box = (
+            (x0 + left, y0 + top, x1 - right, y1 - bottom),
+            np.s_[top : y1 - y0 - bottom, left : x1 - x0 - right],
+        )
         rows, columns = np.mgrid[0 : y1 - y0, 0 : x1 - x0].astype(np.float32)
         self._rows: F32 = rows
         self._columns: F32 = columns
@@ -232,9 +248,74 @@ class Mouths:
         fallback = self.pictures[int(nearest[0])]
         mixed = total / np.maximum(weight, ALONE)[..., None]
         out = np.where(weight[..., None] > ALONE, mixed, fallback)
+        self._put_lips(out, wanted, distance, sources)
         free = self._freedom(wanted)
         out = out * free[..., None] + self.neutral * (1 - free[..., None])
         return np.clip(out, 0, 1), free
+
+    def _put_lips(self, out: F32, wanted: _Wanted, distance: F32, sources: int) -> None:
+        """Put lips, teeth and tongue, each a layer with an outline of its own, into a picture.
+
+        A layer's pixels come from pictures that show the same layer there, of inside its outline
+        where any does: across outlines, colours of neighbours would come along.
+        """
+        box, at = self._lips_box
+        x0, y0, x1, y1 = box
+        points = wanted.vertices.copy()
+        points[:, :2] *= FINE
+        fine = (x0 * FINE, y0 * FINE, x1 * FINE, y1 * FINE)
+        raster = self.geometry.raster(points, fine)
+        valid = raster.which >= 0
+        filled = nearest_filled(valid)
+        layer = np.where(valid, self._layers[raster.which], -1)
+        total = np.zeros((*valid.shape, 4), np.float32)
+        weight = np.zeros(valid.shape, np.float32)
+        for n, k in enumerate(np.argsort(distance)[:MOST_SOURCES]):
+            missing = weight < ALONE
+            if n >= sources and missing.sum() < 6 * FINE**2:
+                break
+            there = self.geometry.points(raster, self._vertices[k])[filled]
+            u, v = there[..., 0] - self._box[0] - 0.5, there[..., 1] - self._box[1] - 0.5
+            shown = self._shown(int(k))
+            look = {"interpolation": cv2.INTER_NEAREST, "borderMode": cv2.BORDER_REPLICATE}
+            near, far, number, inside = (cv2.remap(x, u, v, **look) for x in shown)
+            depth = there[..., 2] - HIDDEN_M
+            visible = np.where(number == layer, MIXED + (1 - MIXED) * inside, BESIDE)
+            visible = np.where(depth < near, visible, BESIDE * (depth < far)) * valid
+            if n >= sources:
+                visible *= missing
+            if not visible.any():
+                continue
+            picture = cv2.remap(
+                self.pictures[int(k)], u, v, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
+            )
+            share = visible / (distance[k] + 0.15) ** 3
+            total += picture * share[..., None]
+            weight += share
+        made = total / np.maximum(weight, ALONE)[..., None]
+        for number in np.unique(layer):
+            here = layer == number
+            known = here & (weight > ALONE)
+            if known.any():
+                made[here] = made[nearest_filled(known)][here]
+        height, width = y1 - y0, x1 - x0
+        made = cv2.resize(made, (width, height), interpolation=cv2.INTER_AREA)
+        rows, columns = np.mgrid[0:height, 0:width]
+        edge = np.minimum.reduce([rows, columns, height - 1 - rows, width - 1 - columns])
+        soft = np.clip(edge / 8, 0, 1).astype(np.float32)[..., None]
+        out[at] = made * soft + out[at] * (1 - soft)
+
+    def _shown(self, k: int) -> tuple[F32, F32, NDArray[np.int16], F32]:
+        """What the rendered picture ``k`` shows at each of its pixels: how deep it lies, and how
+        deep at most around; which layer; and 1 where none of the pixels around shows another."""
+        if k not in self._layers_shown:
+            raster = self._raster(k)
+            layer = np.where(raster.which >= 0, self._layers[raster.which], -1).astype(np.int16)
+            around = np.ones((3, 3), np.uint8)
+            inside = cv2.erode(layer, around) == cv2.dilate(layer, around)
+            far = cv2.dilate(raster.depth, around)
+            self._layers_shown[k] = raster.depth, far, layer, inside.astype(np.float32)
+        return self._layers_shown[k]
 
     def _mouth_vertices(self, controls: F32) -> F32:
         """Projected vertices of a pose."""

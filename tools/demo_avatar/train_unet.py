@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train the demo avatar's U-Net (width 16, region 256) on two processor cores.
 
-    python train_unet.py WORK [--minutes 45]
+    python train_unet.py WORK [--minutes 45] [--rate 0.0012]
 
 Needs dataset.py's and listening.py's output; the audio encoder and the audio branch stay as they
 are. Begins with WORK/unet-start.pth where restore.py wrote it. Batch norms are left out while
@@ -39,8 +39,6 @@ from torch.nn import functional
 
 from lipsync_fast.train.losses import texture_loss
 
-LEARN_RATE = 1.2e-3
-"""The highest learning rate."""
 FRAMES, MOUTHS = 2, 6
 """A step's idle frames, and mouths put onto each: the image half runs once per frame."""
 MOVING = 0.03
@@ -48,6 +46,8 @@ MOVING = 0.03
 STILL, SLOPES, DETAIL = 1.5, 0.4, 0.8
 """What errors count where nothing moves (6 more where something does), those of gradients, and of
 the strength of fine detail: gradients alone make mouths and skin soft."""
+JUDGED = 0.3
+"""How strongly the judge pulls at the pictures, against all errors together."""
 SAVE_S = 120
 """Seconds between checkpoints."""
 
@@ -59,7 +59,7 @@ def channels_last(array: NDArray[np.float32]) -> Tensor:
 
 def place_window(rng: np.random.RandomState) -> tuple[int, int]:
     """Top and left of a window of the region: mostly around the mouth, else anywhere."""
-    if rng.rand() < 0.5:
+    if rng.rand() < 0.7:
         return 44 + rng.randint(-10, 11), 58 + rng.randint(-16, 17)
     return rng.randint(0, REGION - WINDOW_H + 1), rng.randint(0, REGION - WINDOW_W + 1)
 
@@ -80,12 +80,39 @@ def picture_loss(made: Tensor, goal: Tensor, before: Tensor) -> Tensor:
     return loss + DETAIL * texture_loss(made[inner], goal[inner], weight[inner])
 
 
+class Judge(nn.Module):
+    """Tells rendered windows from generated ones, patch by patch; what it sees is taken to its
+    taste (hinge losses), which is that of no average of several mouths."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for inputs, outputs, stride in ((3, 16, 1), (16, 32, 2), (32, 64, 2), (64, 64, 1)):
+            conv = nn.Conv2d(inputs, outputs, 3 if stride == 1 else 4, stride, 1)
+            layers += [nn.utils.parametrizations.spectral_norm(conv), nn.LeakyReLU(0.2)]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(64, 1, 3, padding=1))
+        self.optimiser = torch.optim.Adam(self.parameters(), 4e-4, betas=(0.5, 0.9))
+        self.to(memory_format=torch.channels_last)
+
+    def pull(self, made: Tensor, goal: Tensor) -> Tensor:
+        """Learn from generated and rendered windows, B x 3 x H x W in 0..1; then the slope, for
+        each pixel of the generated ones, of how wrong they look."""
+        told = self.layers(2 * torch.cat([made.detach(), goal]) - 1)
+        wrong, right = told.chunk(2)
+        self.optimiser.zero_grad()
+        (functional.relu(1 + wrong).mean() + functional.relu(1 - right).mean()).backward()
+        self.optimiser.step()
+        shown = made.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(-self.layers(2 * shown - 1).mean(), shown)
+        return slope
+
+
 class Trainer:
     """The network, its running average (which is exported), and where training stands."""
 
-    def __init__(self, work: pathlib.Path, minutes: float) -> None:
+    def __init__(self, work: pathlib.Path, minutes: float, rate: float) -> None:
         torch.manual_seed(2)
-        self.work, self.seconds = work, minutes * 60
+        self.work, self.seconds, self.rate = work, minutes * 60, rate
         listener = Listener.restored(work / "listener.pt")
         self.net = new_network()
         start = work / "unet-start.pth"
@@ -100,6 +127,7 @@ class Trainer:
         self.net.audio_model.load_state_dict(listener.branch())
         self.net.audio_model.requires_grad_(False)
         self.average = {k: v.clone() for k, v in self.net.state_dict().items()}
+        self.judge = Judge()
         self.spent, self.step = 0.0, 0
         self.losses: list[float] = []
         self.state_file = work / "unet-state.pt"
@@ -114,6 +142,8 @@ class Trainer:
         self.net.load_state_dict(state["net"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.average = state["average"]
+        self.judge.load_state_dict(state["judge"])
+        self.judge.optimiser.load_state_dict(state["judge_optimiser"])
         self.spent, self.step = state["spent"], state["step"]
 
     def save(self) -> None:
@@ -122,6 +152,8 @@ class Trainer:
             "net": self.net.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "average": self.average,
+            "judge": self.judge.state_dict(),
+            "judge_optimiser": self.judge.optimiser.state_dict(),
             "spent": self.spent,
             "step": self.step,
         }
@@ -149,8 +181,12 @@ class Trainer:
             levels = tuple(x.repeat_interleave(MOUTHS, 0) for x in levels)
             made, _ = decode_window(self.net, levels, channels_last(audio), top, left)
         loss = picture_loss(made, goal, before)
+        (slope,) = torch.autograd.grad(loss, made, retain_graph=True)
+        inner = np.s_[:, :, 3:-3, 3:-3]
+        judged = torch.zeros_like(slope)
+        judged[inner] = self.judge.pull(made[inner], goal[inner])
         self.optimiser.zero_grad()
-        loss.backward()
+        made.backward(slope + JUDGED * judged * (slope.norm() / judged.norm().clamp_min(1e-12)))
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimiser.step()
         self._update_average()
@@ -193,7 +229,7 @@ class Trainer:
             part = self.spent / self.seconds
             warm, fall = min(1, (self.step + 1) / 100), 0.5 * (1 + math.cos(math.pi * part))
             for group in self.optimiser.param_groups:
-                group["lr"] = LEARN_RATE * warm * (0.02 + 0.98 * fall)
+                group["lr"] = self.rate * warm * (0.02 + 0.98 * fall)
             self.learn()
             now = time.time()
             self.spent, last = self.spent + now - last, now
@@ -217,12 +253,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("work", type=pathlib.Path)
     parser.add_argument("--minutes", type=float, default=45)
+    parser.add_argument("--rate", type=float, default=1.2e-3, help="highest learning rate")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(1)
     (args.work / "out").mkdir(exist_ok=True)
-    Trainer(args.work, args.minutes).run()
+    Trainer(args.work, args.minutes, args.rate).run()
 
 
 if __name__ == "__main__":

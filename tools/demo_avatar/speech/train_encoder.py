@@ -27,6 +27,7 @@ from torch.nn import functional
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from precision import autocast
 
+from lipsync_fast.audio.gain import levelled
 from lipsync_fast.models.audio_encoder import AudioEncoder
 
 AHEAD = 5
@@ -170,7 +171,8 @@ def export(work: pathlib.Path, most: int) -> None:
             pcm, controls = u.pcm.astype(np.float32) / 32768, u.controls
             if k:
                 pcm, controls = augmented(u, rng)
-            windows = torch.from_numpy(feature_windows(mel(pcm)))[:, None]
+            heard = levelled(pcm.astype(np.float32))  # as the package hears it
+            windows = torch.from_numpy(feature_windows(mel(heard)))[:, None]
             with torch.no_grad(), autocast():
                 features = encoder(windows.to(memory_format=torch.channels_last)).float().numpy()
             name = f"{u.name}-{k}"
