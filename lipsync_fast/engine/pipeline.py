@@ -52,26 +52,22 @@ class SoundStream:
     def __init__(self, window: AudioWindow) -> None:
         self._window, self._key, self._gain = window, object(), window.new_gain()
         self._kept = np.zeros(0, np.float32)
-        self._first = self._samples = self._heard = self._next = 0
+        self._first = self._samples = self._next = 0
 
     def push(self, pcm: F32) -> Iterator[Sound]:
         """Feed 16 kHz samples; yields what is decided now."""
         self._samples += len(pcm)
-        self._hear(self._gain.push(pcm))
-        while is_decided(self._next, self._window, self._heard):
+        self._kept = np.concatenate([self._kept, self._gain.push(pcm)])
+        while is_decided(self._next, self._window, self._first + len(self._kept)):
             yield self._sound(None)
 
     def finish(self) -> Iterator[Sound]:
         """End the stream; yields the rest, ceil(samples / 640) in all."""
-        self._hear(self._gain.finish())
         short = max(0, MIN_SAMPLES - self._samples) if self._samples else 0
-        self._kept = np.concatenate([self._kept, np.zeros(short, np.float32)])
+        rest = self._gain.finish(), np.zeros(short, np.float32)
+        self._kept = np.concatenate([self._kept, *rest])
         while self._next < frame_count(self._samples):
             yield self._sound(self._samples)
-
-    def _hear(self, pcm: F32) -> None:
-        self._kept = np.concatenate([self._kept, pcm])
-        self._heard += len(pcm)
 
     def _sound(self, samples: int | None) -> Sound:
         starts = block_starts(self._next, self._window, samples)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import pathlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -227,31 +228,50 @@ class Mouths:
         wanted = self._wanted(controls)
         prints = wanted.vertices[self._lips].reshape(1, -1)
         distance = np.sqrt(((self._prints - prints) ** 2).mean(1))
-        nearest = np.argsort(distance)
-        total = np.zeros((*wanted.valid.shape, 4), np.float32)
-        weight = np.zeros(wanted.valid.shape, np.float32)
-        for n, k in enumerate(nearest[:MOST_SOURCES]):
+        mixed, known = self._mixed(
+            distance, sources, wanted.valid.shape, 6, lambda k: self._sight(wanted, k)
+        )
+        out = np.where(known[..., None], mixed, self.pictures[int(np.argmin(distance))])
+        self._put_lips(out, wanted, distance, sources)
+        free = self._freedom(wanted)
+        out = out * free[..., None] + self.neutral * (1 - free[..., None])
+        return np.clip(out, 0, 1), free
+
+    def _mixed(
+        self,
+        distance: F32,
+        sources: int,
+        shape: tuple[int, ...],
+        few: int,
+        sight: Callable[[int], tuple[F32, F32, F32]],
+    ) -> tuple[F32, NDArray[np.bool_]]:
+        """Mix rendered pictures, the nearer the more; and say which pixels any of them shows.
+
+        Args:
+            distance: Of each rendered picture.
+            sources: The nearest so many are mixed; others only fill what these hide.
+            shape: H x W of what is made.
+            few: So few missing pixels may stay so.
+            sight: Column and row of each pixel in a rendered picture, and how much it counts there.
+        """
+        total = np.zeros((*shape, 4), np.float32)
+        weight = np.zeros(shape, np.float32)
+        for n, k in enumerate(np.argsort(distance)[:MOST_SOURCES]):
             missing = weight < ALONE
-            if n >= sources and missing.sum() < 6:
+            if n >= sources and missing.sum() < few:
                 break
-            u, v, visible = self._sight(wanted, int(k))
+            u, v, visible = sight(int(k))
             if n >= sources:
                 visible *= missing
-                if not visible.any():
-                    continue
+            if not visible.any():
+                continue
             picture = cv2.remap(
                 self.pictures[int(k)], u, v, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
             )
             share = visible / (distance[k] + 0.15) ** 3
             total += picture * share[..., None]
             weight += share
-        fallback = self.pictures[int(nearest[0])]
-        mixed = total / np.maximum(weight, ALONE)[..., None]
-        out = np.where(weight[..., None] > ALONE, mixed, fallback)
-        self._put_lips(out, wanted, distance, sources)
-        free = self._freedom(wanted)
-        out = out * free[..., None] + self.neutral * (1 - free[..., None])
-        return np.clip(out, 0, 1), free
+        return total / np.maximum(weight, ALONE)[..., None], weight > ALONE
 
     def _put_lips(self, out: F32, wanted: _Wanted, distance: F32, sources: int) -> None:
         """Put lips, teeth and tongue, each a layer with an outline of its own, into a picture.
@@ -268,34 +288,22 @@ class Mouths:
         valid = raster.which >= 0
         filled = nearest_filled(valid)
         layer = np.where(valid, self._layers[raster.which], -1)
-        total = np.zeros((*valid.shape, 4), np.float32)
-        weight = np.zeros(valid.shape, np.float32)
-        for n, k in enumerate(np.argsort(distance)[:MOST_SOURCES]):
-            missing = weight < ALONE
-            if n >= sources and missing.sum() < 6 * FINE**2:
-                break
+
+        def sight(k: int) -> tuple[F32, F32, F32]:
             there = self.geometry.points(raster, self._vertices[k])[filled]
             u, v = there[..., 0] - self._box[0] - 0.5, there[..., 1] - self._box[1] - 0.5
-            shown = self._shown(int(k))
+            shown = self._shown(k)
             look = {"interpolation": cv2.INTER_NEAREST, "borderMode": cv2.BORDER_REPLICATE}
             near, far, number, inside = (cv2.remap(x, u, v, **look) for x in shown)
             depth = there[..., 2] - HIDDEN_M
             visible = np.where(number == layer, MIXED + (1 - MIXED) * inside, BESIDE)
             visible = np.where(depth < near, visible, BESIDE * (depth < far)) * valid
-            if n >= sources:
-                visible *= missing
-            if not visible.any():
-                continue
-            picture = cv2.remap(
-                self.pictures[int(k)], u, v, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
-            )
-            share = visible / (distance[k] + 0.15) ** 3
-            total += picture * share[..., None]
-            weight += share
-        made = total / np.maximum(weight, ALONE)[..., None]
+            return u, v, visible
+
+        made, found = self._mixed(distance, sources, valid.shape, 6 * FINE**2, sight)
         for number in np.unique(layer):
             here = layer == number
-            known = here & (weight > ALONE)
+            known = here & found
             if known.any():
                 made[here] = made[nearest_filled(known)][here]
         height, width = y1 - y0, x1 - x0

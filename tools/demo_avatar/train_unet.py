@@ -46,6 +46,8 @@ MOVING = 0.03
 STILL, SLOPES, DETAIL = 1.5, 0.4, 0.8
 """What errors count where nothing moves (6 more where something does), those of gradients, and of
 the strength of fine detail: gradients alone make mouths and skin soft."""
+INNER = np.s_[:, :, 3:-3, 3:-3]
+"""A generated window without the pixels at its edges, which lack context and do not count."""
 JUDGED = 0.3
 """How strongly the judge pulls at the pictures, against all errors together."""
 SAVE_S = 120
@@ -68,16 +70,15 @@ def picture_loss(made: Tensor, goal: Tensor, before: Tensor) -> Tensor:
     """Error of a generated window, of its gradients and of the strength of its fine detail; what
     moves against ``before`` weighs most.
 
-    All B x 3 x H x W in 0..1. Three pixels at the edges, which lack context, do not count.
+    All B x 3 x H x W in 0..1.
     """
     moving = (goal - before).abs().amax(1, keepdim=True)
     weight = STILL + 6 * functional.avg_pool2d((moving > MOVING).float(), 7, 1, 3)
-    inner = np.s_[:, :, 3:-3, 3:-3]
-    error = (made - goal)[inner]
-    loss = (error.abs() * weight[inner]).mean()
+    error = (made - goal)[INNER]
+    loss = (error.abs() * weight[INNER]).mean()
     for dim in (2, 3):
         loss = loss + SLOPES * (torch.diff(error, dim=dim).abs()).mean()
-    return loss + DETAIL * texture_loss(made[inner], goal[inner], weight[inner])
+    return loss + DETAIL * texture_loss(made[INNER], goal[INNER], weight[INNER])
 
 
 class Judge(nn.Module):
@@ -182,9 +183,8 @@ class Trainer:
             made, _ = decode_window(self.net, levels, channels_last(audio), top, left)
         loss = picture_loss(made, goal, before)
         (slope,) = torch.autograd.grad(loss, made, retain_graph=True)
-        inner = np.s_[:, :, 3:-3, 3:-3]
         judged = torch.zeros_like(slope)
-        judged[inner] = self.judge.pull(made[inner], goal[inner])
+        judged[INNER] = self.judge.pull(made[INNER], goal[INNER])
         self.optimiser.zero_grad()
         made.backward(slope + JUDGED * judged * (slope.norm() / judged.norm().clamp_min(1e-12)))
         nn.utils.clip_grad_norm_(self.parameters, 1.0)

@@ -42,8 +42,6 @@ class Utterance:
         self.ended = False
         self.decided = 0
         """Frames that all samples which they see have come for."""
-        self._heard = 0
-        """Samples that frames can see: without the last block that a gain has not seen whole."""
         self._pcm = np.zeros(0, np.float32)
         self._first = 0
         self._room: F32 = np.zeros(LEAST_ROOM, np.float32)
@@ -56,6 +54,11 @@ class Utterance:
         """How many frames there are, once the sound has ended."""
         return frame_count(self.samples) if self.ended else None
 
+    @property
+    def _heard(self) -> int:
+        """Samples that frames can see: without a last block that the gain has not seen whole."""
+        return self._first + len(self._pcm)
+
     def push(self, pcm: F32) -> None:
         """More samples (16 kHz mono in [-1, 1]).
 
@@ -65,7 +68,7 @@ class Utterance:
         if self.ended:
             raise ValueError("samples after the end of the utterance")
         self.samples += len(pcm)
-        self._hear(self._gain.push(pcm))
+        self._append(self._gain.push(pcm))
         while is_decided(self.decided, self.window, self._heard):
             self.decided += 1
 
@@ -74,13 +77,9 @@ class Utterance:
         if self.ended:
             return
         self.ended = True
-        self._hear(self._gain.finish())
+        self._append(self._gain.finish())
         self.decided = frame_count(self.samples)
         self._append(np.zeros(max(0, MIN_SAMPLES - self.samples), np.float32))
-
-    def _hear(self, pcm: F32) -> None:
-        self._append(pcm)
-        self._heard += len(pcm)
 
     def _append(self, pcm: F32) -> None:
         if self._end + len(pcm) > len(self._room):
