@@ -79,12 +79,12 @@ def heard(args: Any, work: Path) -> list[dict[str, Any]]:
         Teacher(package, args.threads or 1) as teacher,
         Teacher(made, args.threads or 1) as student,
     ):
-        seat = Seat(teacher, made.manifest.region)
+        seat, window = Seat(teacher, made.manifest.region), package.manifest.audio
         held = held_out(package.manifest.frame_count)[1][:FRAMES]
         for file in files:
             with MediaSource(file) as source:
-                mel = mel_of(np.concatenate(list(source)))
-            sounds = Sounds([track(teacher.features, mel)], package.manifest.audio)
+                mel = mel_of(np.concatenate(list(source)), window)
+            sounds = Sounds([track(teacher.features, mel)], window)
             exam = Exam(teacher, seat, held, sounds, 0)
             marks = exam.marks(student.made(exam.frames, exam.blocks))
             alike = marks.alike

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipsync_fast.arrays import F32
+from lipsync_fast.audio.windows import AudioWindow
 from lipsync_fast.prepare.folder import PreparedAvatar
 from lipsync_fast.timing import FPS, SAMPLE_RATE
 from lipsync_fast.train.hearing import ROWS_A_FRAME, SILENT
@@ -138,7 +139,7 @@ def of_film(folder: Path, whisper: Path | None) -> dict[str, float]:
     seen = np.isfinite(raw)
     openings = np.interp(np.arange(len(raw)), np.flatnonzero(seen), raw[seen]).astype(np.float32)
     openings = (openings - openings.mean()) / openings.std()
-    mel, frames = mel_of(pcm), len(openings)
+    mel, frames = mel_of(pcm, AudioWindow()), len(openings)
     out: dict[str, float] = {"seconds": frames / FPS}
     best = (-1.0, 0, 0.0)
     for rows in LENGTHS:

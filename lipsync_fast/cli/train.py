@@ -113,6 +113,14 @@ def train(
             help="The look-ahead: 8 is 452.5 ms, 2 is 212.5 ms (default: 8; follow: 2).",
         ),
     ] = None,
+    gain: Annotated[
+        str | None,
+        choice(
+            among=("auto", "none"),
+            help="auto: sound of any level is made equally loud before it is heard"
+            " (default: none; follow: auto).",
+        ),
+    ] = None,
     hearing_steps: Annotated[
         int | None,
         typer.Option(min=1, help="Steps to tune the audio encoder to this voice (default: 160)."),
@@ -187,6 +195,7 @@ def train(
             width=width,
             region=region,
             after=after,
+            gain=gain,
             hearing=hearing_steps,
             rate=rate,
             weights=weights,

@@ -144,7 +144,7 @@ def distill(request: DistillRequest) -> DistillResult:
         # What can be refused is, before anything is written or takes time.
         former = None if request.restart else work.load()
         options = _options(request, package.manifest, former)
-        speech, warnings = read_speech(request.speech)
+        speech, warnings = read_speech(request.speech, package.manifest.audio)
         key = _key(package, speech)
         changed = "the avatar or the recordings have changed" if _is_other(former, key) else ""
         check_former(former, options, work, changed)

@@ -117,7 +117,7 @@ def following(
     device = torch.device(options.device)
     rects = [prepared.rect(i) for i in range(len(prepared))]
     mouths = Mouths(prepared.landmarks, rects, options.region, learnt)
-    mel = mel_of(sound_of(prepared))
+    mel = mel_of(sound_of(prepared), options.audio)
     hearing = _hearing(encoder, mel, mouths, options, work, key, progress).to(device)
     with repeatable(options):
         pool, heard = sounds_to_choose_from(

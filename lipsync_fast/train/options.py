@@ -17,6 +17,7 @@ FALL_SHARE, LAST_RATE = 0.3, 0.05
 
 Precision = Literal["fp32", "fp16", "bf16"]
 Device = Literal["cpu", "cuda"]
+Gain = Literal["none", "auto"]
 Recipe = Literal["reference", "follow", "distill"]
 MOST_STEPS = 100_000_000
 HEARING_STEPS = 160
@@ -37,6 +38,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         width: base channels of the network (the reference: 32).
         region: side of the generated square in pixels (the reference: 320).
         after: feature vectors of the sound behind a frame's start that it sees (the reference: 8).
+        gain: whether the level of sound is evened out before it is heard (``audio.gain``).
         hearing: steps by which the audio encoder is tuned to the film's voice, before all others
             (the way that follows the sound).
         rate: the highest learning rate.
@@ -53,6 +55,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     width: Annotated[int, msgspec.Meta(ge=2, le=256)] = 32
     region: Annotated[int, msgspec.Meta(ge=224, le=1024)] = 320
     after: Annotated[int, msgspec.Meta(ge=2, le=8)] = 8
+    gain: Gain = "none"
     hearing: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = HEARING_STEPS
     rate: Annotated[float, msgspec.Meta(gt=0)] = 1e-3
     sync_loss: Annotated[float, msgspec.Meta(ge=0)] = 0.0
@@ -66,8 +69,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def audio(self) -> AudioWindow:
-        """Which feature vectors a frame sees."""
-        return AudioWindow(before=VECTORS - self.after, after=self.after)
+        """Which feature vectors a frame sees, and whether the sound's level is evened out."""
+        gain = msgspec.UNSET if self.gain == "none" else self.gain
+        return AudioWindow(before=VECTORS - self.after, after=self.after, gain=gain)
 
     def rate_at(self, step: int) -> float:
         """The learning rate of a step, counted from 0.

@@ -49,18 +49,15 @@ class Usual(NamedTuple):
     width: int
     region: int
     after: int
+    gain: str = "none"
     hearing: int = HEARING_STEPS
     rate: float = 1e-3
     seed: int = 0
 
 
 DEFAULTS = {
-    "reference": Usual(
-        batch=8, width=32, region=320, after=8, hearing=HEARING_STEPS, rate=1e-3, seed=0
-    ),
-    "follow": Usual(
-        batch=12, width=16, region=256, after=2, hearing=HEARING_STEPS, rate=4e-3, seed=0
-    ),
+    "reference": Usual(batch=8, width=32, region=320, after=8, gain="none", rate=1e-3),
+    "follow": Usual(batch=12, width=16, region=256, after=2, gain="auto", rate=4e-3),
 }
 DATA_CHANGED = "the prepared folder or the audio encoder has changed"
 _DATA = ("frames.bin", "frames.npy", "rects.npy", "landmarks.npy", "sound.wav")
@@ -99,6 +96,7 @@ class TrainRequest:
     width: int | None = None
     region: int | None = None
     after: int | None = None
+    gain: str | None = None
     hearing: int | None = None
     rate: float | None = None
     weights: str | Path | None = None
@@ -163,6 +161,8 @@ def _train(
     lesson: Lesson[Any]
     if recipe == "follow":
         hearing_key = f"{key} told {options.region} {options.seed} {options.hearing}"
+        if options.gain != "none":
+            hearing_key += f" gain {options.gain}"
         follows = following(prepared, encoder, options, perceptual, work, hearing_key, progress)
         lesson = follows.lesson
     else:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lipsync_fast._native import MelStream
 from lipsync_fast.arrays import F32
+from lipsync_fast.audio.gain import levelled
 from lipsync_fast.audio.pcm import to_float
 from lipsync_fast.audio.windows import FEATURE_SIZE, WINDOW_ROWS, AudioWindow, block_starts
 from lipsync_fast.avatars.library import AvatarLibrary
@@ -91,10 +92,17 @@ class AudioFeatures:
         return out.reshape(AUDIO_SHAPE)
 
 
-def mel_of(pcm: NDArray[np.generic]) -> F32:
-    """Mel rows of a whole sound (16 kHz mono, int16 or float), T x 80."""
-    stream = MelStream()
-    return np.concatenate([stream.push(to_float(pcm)), stream.finish()])
+def mel_of(pcm: NDArray[np.generic], window: AudioWindow) -> F32:
+    """Mel rows of a whole sound, T x 80, as an avatar with that window hears it.
+
+    Args:
+        pcm: 16 kHz mono, int16 or float.
+        window: whether its level is evened out.
+    """
+    heard, stream = to_float(pcm), MelStream()
+    if window.levelled:
+        heard = levelled(heard)
+    return np.concatenate([stream.push(heard), stream.finish()])
 
 
 def extract_features(
@@ -106,7 +114,7 @@ def extract_features(
         encoder: it.
         pcm: 16 kHz mono; 640 samples for each frame.
         frames: of the video.
-        window: which feature vectors a frame sees.
+        window: which feature vectors a frame sees, and whether the level is evened out.
         threads: of the processor.
 
     Raises:
@@ -119,7 +127,7 @@ def extract_features(
             f" ({frames / 25:.2f} s); prepare it again"
         )
     pcm = pcm[: frames * FRAME_SAMPLES]
-    mel = mel_of(pcm)
+    mel = mel_of(pcm, window)
     starts = {s for i in range(frames) for s in block_starts(i, window, len(pcm)) if s >= 0}
     rows = sorted(starts)
     vectors = np.empty((len(rows), FEATURE_SIZE), np.float32)

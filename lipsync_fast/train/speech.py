@@ -62,8 +62,12 @@ class Speech:
         return sum(len(mel) for mel in self.mels) / ROWS_A_FRAME / 25
 
 
-def read_speech(files: Sequence[Path]) -> tuple[Speech, list[str]]:
+def read_speech(files: Sequence[Path], window: AudioWindow) -> tuple[Speech, list[str]]:
     """The shipped recording and those of the files; and what is to be said of them.
+
+    Args:
+        files: recordings.
+        window: the teacher's, which says whether levels are evened out.
 
     Raises:
         MediaError: a file holds no sound, or cannot be read.
@@ -86,7 +90,8 @@ def read_speech(files: Sequence[Path]) -> tuple[Speech, list[str]]:
     digest = hashlib.sha256()
     for samples in pcms:
         digest.update(hashlib.sha256(np.ascontiguousarray(samples).tobytes()).digest())
-    return Speech([mel_of(samples) for samples in pcms], names, digest.hexdigest()), warnings
+    mels = [mel_of(samples, window) for samples in pcms]
+    return Speech(mels, names, digest.hexdigest()), warnings
 
 
 def _shipped() -> NDArray[np.int16]:

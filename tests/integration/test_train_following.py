@@ -66,6 +66,7 @@ def test_what_is_packed(whole: TrainRequest, folder: Path) -> None:
         package.verify()
         m = package.manifest
         assert (m.width, m.region, m.audio.before, m.audio.after) == (2, 224, 14, 2)
+        assert m.audio.levelled
         assert m.window is not None
         assert m.window.width * m.window.height < 0.8 * 224 * 224
         for part in ("of the avatar tiny, tuned to the voice", "6 steps of 4 frames", "with r "):

@@ -35,7 +35,7 @@ def teacher() -> Iterator[Teacher]:
 def sounds(teacher: Teacher) -> tuple[Sounds, Sounds]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(speeches, "ENOUGH_S", 1.0)
-        speech, warnings = read_speech(())
+        speech, warnings = read_speech((), teacher.package.manifest.audio)
         assert not warnings
         return learnt_and_held(speech, teacher.features, teacher.package.manifest.audio, 0)
 

@@ -77,13 +77,13 @@ def test_a_kernel_machine_foretells_what_it_has_not_seen() -> None:
 def test_features_and_blocks_are_those_of_an_avatar(graph: bytes, encoder: AudioEncoder) -> None:
     sound = pcm(openings(40, 5))
     heard = extract_features(Encoder(graph, "tiny"), sound, 40, WINDOW, 1)
-    mine = Sounds([features_of(encoder, mel_of(sound), CPU)], WINDOW)
+    mine = Sounds([features_of(encoder, mel_of(sound, WINDOW), CPU)], WINDOW)
     for frame in range(36):  # the last ones see what is behind the sound
         np.testing.assert_allclose(mine.block(frame), heard.block(frame), atol=1e-3)
 
 
 def test_tuning_learns_what_the_kernel_machine_knows(encoder: AudioEncoder, mouths: Mouths) -> None:
-    tuning = Tuning(encoder, mel_of(pcm(openings())), mouths, CPU, seed=3, steps=12)
+    tuning = Tuning(encoder, mel_of(pcm(openings()), WINDOW), mouths, CPU, seed=3, steps=12)
     assert tuning.kernel.hearable[0] > 0.7
     first = [tuning.step(k) for k in range(12)]
     assert np.mean(first[-3:]) < 0.8 * np.mean(first[:3])
@@ -100,7 +100,7 @@ def test_tuning_learns_what_the_kernel_machine_knows(encoder: AudioEncoder, mout
     assert back.lag == hearing.lag == tuning.lag
     for name in ("hearable", "gain", "told_mean", "shut"):
         np.testing.assert_array_equal(getattr(back, name), getattr(hearing, name))
-    mel = mel_of(pcm(openings(20, 2)))
+    mel = mel_of(pcm(openings(20, 2)), WINDOW)
     np.testing.assert_array_equal(
         features_of(back.encoder, mel, CPU), features_of(hearing.encoder, mel, CPU)
     )
@@ -110,7 +110,7 @@ def test_which_vector_tells_of_a_frame_follows_the_film(
     encoder: AudioEncoder, mouths: Mouths
 ) -> None:
     """The later a film's sound, the later the window in which a mouth is heard begins."""
-    heard = mel_of(pcm(openings()))
+    heard = mel_of(pcm(openings()), WINDOW)
     early, late = np.roll(heard, -7, 0), np.roll(heard, 7, 0)
     lags = [Tuning(encoder, mel, mouths, CPU, seed=3, steps=1).lag for mel in (early, late)]
     assert lags == [2, 0]
@@ -128,7 +128,7 @@ def saved(state: dict[str, object]) -> dict[str, dict[str, torch.Tensor]]:
 
 def test_sounds_to_choose_from_and_what_is_heard_in_them(encoder: AudioEncoder) -> None:
     torch.manual_seed(0)
-    mel = mel_of(pcm(openings()))
+    mel = mel_of(pcm(openings()), WINDOW)
     ones = np.ones(MEASURES, np.float32)
     hearing = Hearing(encoder, 1, ones, ones, 0 * ones, -ones)
     sounds, heard = sounds_to_choose_from(hearing, mel, [(0, 60), (72, 150)], WINDOW, seed=1)

@@ -40,12 +40,27 @@ def test_more_steps_may_follow_but_nothing_else_may_change() -> None:
         (Options(steps=1, batch=1), "--batch: expected"),
         (Options(steps=1, after=9), "--after: expected"),
         (Options(steps=1, rate=-1.0), "--rate: expected"),
+        (Options(steps=1, gain="loud"), "--gain: invalid"),  # type: ignore[arg-type]
         (Options(steps=1, precision="fp16"), "--precision fp16 needs a GPU"),
     ],
 )
 def test_what_cannot_be_is_named(wrong: Options, said: str) -> None:
     with pytest.raises(TrainingError, match=said):
         checked(wrong)
+
+
+def test_trainings_begun_before_there_was_a_gain_go_on_without() -> None:
+    old = msgspec.to_builtins(Options(steps=100, recipe="follow"))
+    del old["gain"]
+    former = msgspec.convert(old, Options)
+    assert not former.audio.levelled
+    now = msgspec.structs.replace(former, gain="auto")
+    assert differing(former, now) == ["gain was none, now auto"]
+
+
+def test_whether_levels_are_evened_out_goes_into_the_manifest() -> None:
+    assert msgspec.json.encode(Options(steps=1).audio) == b'{"before":8,"after":8}'
+    assert Options(steps=1, gain="auto").audio.levelled
 
 
 def test_the_look_ahead_goes_into_the_manifest() -> None:

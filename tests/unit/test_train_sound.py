@@ -18,15 +18,16 @@ from lipsync_fast.audio.windows import AudioWindow, BlockStream
 from lipsync_fast.errors import AvatarFormatError, CheckpointError, TrainingError
 from lipsync_fast.models.audio_encoder import AudioEncoder
 from lipsync_fast.models.unet import UNet
-from lipsync_fast.train.sound import Encoder, extract_features, find_encoder
+from lipsync_fast.train.sound import Encoder, extract_features, find_encoder, mel_of
 
 FRAMES = 10
 
 
-@pytest.mark.parametrize("after", [8, 2])
-def test_blocks_are_those_of_a_render(tiny_avatar: Path, after: int) -> None:
+@pytest.mark.parametrize(
+    "window", [AudioWindow(), AudioWindow(before=14, after=2), AudioWindow(gain="auto")]
+)
+def test_blocks_are_those_of_a_render(tiny_avatar: Path, window: AudioWindow) -> None:
     encoder = find_encoder(str(tiny_avatar))
-    window = AudioWindow(before=16 - after, after=after)
     session = ort.InferenceSession(encoder.onnx)
 
     def features(windows: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -44,6 +45,16 @@ def test_blocks_are_those_of_a_render(tiny_avatar: Path, after: int) -> None:
         np.testing.assert_allclose(
             features.block(index), block.reshape(32, 16, 16), rtol=1e-4, atol=1e-5
         )
+
+
+def test_where_levels_are_evened_out_a_quiet_film_is_heard_as_a_loud_one() -> None:
+    loud = sound(50).astype(np.float32) / 32768
+    evened, plain = AudioWindow(gain="auto"), AudioWindow()
+    apart = [
+        np.abs(mel_of(loud, window)[80:] - mel_of(loud / 10, window)[80:]).mean()
+        for window in (evened, plain)
+    ]
+    assert apart[0] < 0.2 < 1 < apart[1]
 
 
 def test_a_checkpoint_becomes_the_graph_that_is_packed(tmp_path: Path) -> None:
