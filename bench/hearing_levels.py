@@ -24,13 +24,13 @@ from lipsync_fast.benchmark import program
 from lipsync_fast.geometry import Rect
 from lipsync_fast.models.packed import packed_encoder
 from lipsync_fast.prepare.folder import PreparedAvatar
-from lipsync_fast.train.hearing import Hearing, Tuning, features_of, told
+from lipsync_fast.train.hearing import EVENED_DB, LEVELS_DB, Hearing, Tuning, features_of, told
 from lipsync_fast.train.lessons import sound_of
 from lipsync_fast.train.mouths import Mouths
 from lipsync_fast.train.options import Options
 from lipsync_fast.train.sound import find_encoder, mel_of
 
-LEVELS_DB = 0, 6, -10, -20, -30
+HEARD_DB = 0, 6, -10, -20, -30
 GAINS = "none", "auto"
 
 
@@ -40,7 +40,9 @@ def tuned(pcm: F32, mouths: Mouths, options: Options) -> Hearing:
     net = packed_encoder(encoder.onnx, encoder.source)
     torch.manual_seed(options.seed)
     mel = mel_of(pcm, options.audio)
-    tuning = Tuning(net, mel, mouths, torch.device("cpu"), options.seed, options.hearing)
+    levels = EVENED_DB if options.audio.levelled else LEVELS_DB
+    device = torch.device("cpu")
+    tuning = Tuning(net, mel, mouths, device, options.seed, options.hearing, levels)
     for step in range(options.hearing):
         tuning.step(step)
     return tuning.done()
@@ -58,7 +60,7 @@ def of_gain(prepared: PreparedAvatar, options: Options, parts: int) -> list[dict
     count = len(prepared)
     pcm = (sound_of(prepared) / np.float32(32768)).astype(np.float32)
     rects: list[Rect] = [prepared.rect(i) for i in range(count)]
-    said: dict[int, list[F32]] = {db: [] for db in LEVELS_DB}
+    said: dict[int, list[F32]] = {db: [] for db in HEARD_DB}
     seen: list[F32] = []
     for part in range(parts):
         first, end = part * count // parts, (part + 1) * count // parts
@@ -67,13 +69,13 @@ def of_gain(prepared: PreparedAvatar, options: Options, parts: int) -> list[dict
         hearing = tuned(pcm, mouths, options)
         there = [i for i in range(first, end) if np.isfinite(mouths.opening[i])]
         seen.append(np.asarray(mouths.opening[there], np.float32))
-        for db in LEVELS_DB:
+        for db in HEARD_DB:
             shifted = np.clip(pcm * np.float32(10 ** (db / 20)), -1, 1)
             said[db].append(heard(hearing, shifted, options)[there])
         print(f"{options.gain}: part {part + 1} of {parts}", flush=True)
-    film, plain = np.concatenate(seen), np.concatenate(said[LEVELS_DB[0]])
+    film, plain = np.concatenate(seen), np.concatenate(said[HEARD_DB[0]])
     rows = []
-    for db in LEVELS_DB:
+    for db in HEARD_DB:
         now = np.concatenate(said[db])
         r, alike = (float(np.corrcoef(now, other)[0, 1]) for other in (film, plain))
         row = {"gain": options.gain, "level_db": db, "r": r, "swing": now.std() / plain.std()}

@@ -59,6 +59,9 @@ BATCH, RATE, HEAD_RATE = 40, 5e-4, 3.0
 WARM = 20
 MIXED, NOISY, ROUGH = 0.5, 0.5, 0.5
 """Parts of a batch."""
+LEVELS_DB, EVENED_DB = (-15.0, 10.0), (-5.0, 5.0)
+"""What is quieter and louder than the film, of sound as it comes and behind automatic gain control,
+which leaves that little to learn."""
 VARIANTS = 3
 """Other tempi, vocal tracts and levels of the film's sound among the sounds to choose from."""
 MOST_GAIN = 2.0
@@ -152,13 +155,13 @@ class Kernel:
         return _tapered((windows - self._mean) / self._spread)
 
 
-def roughened(window: F32, rng: np.random.Generator) -> F32:
-    """A window as of another vocal tract, level, or line."""
+def roughened(window: F32, rng: np.random.Generator, levels_db: tuple[float, float]) -> F32:
+    """A window as of another vocal tract, level (between two, against its own), or line."""
     out = window
     if rng.random() < 0.3:
         out = _stretched(out, float(np.exp(rng.uniform(-0.1, 0.1))))
     if rng.random() < 0.4:
-        out = np.clip(out + np.float32(DB * rng.uniform(-15, 10)), SILENT, 4)
+        out = np.clip(out + np.float32(DB * rng.uniform(*levels_db)), SILENT, 4)
     if rng.random() < 0.3:
         out = np.maximum(out, rng.uniform(-4, -1.5) + 0.3 * rng.standard_normal(out.shape))
     if rng.random() < 0.2:
@@ -330,6 +333,7 @@ class Tuning:
         device: where it learns.
         seed: of everything random.
         steps: in all.
+        levels_db: of what else is heard, against the film's.
     """
 
     def __init__(
@@ -340,9 +344,11 @@ class Tuning:
         device: torch.device,
         seed: int,
         steps: int,
+        levels_db: tuple[float, float] = LEVELS_DB,
     ) -> None:
         rng = np.random.default_rng([seed, 17])
         self._seed, self._device, self._steps = seed, device, steps
+        self._levels_db = levels_db
         self._padded = _padded(mel)
         frames = _guarded(mouths)
         self._shut = mouths.measures[mouths.shut].mean(0)
@@ -382,7 +388,8 @@ class Tuning:
             group["lr"] = RATE * group["scale"] * min(1, (number + 1) / WARM) * fall
         windows = self._batch(rng)
         wanted = torch.from_numpy(self.kernel(windows)).to(self._device)
-        rough = [roughened(w, rng) if rng.random() < ROUGH else w for w in windows]
+        levels = self._levels_db
+        rough = [roughened(w, rng, levels) if rng.random() < ROUGH else w for w in windows]
         shown = np.stack(rough).transpose(0, 2, 1)[:, None]
         x = torch.from_numpy(np.ascontiguousarray(shown)).to(self._device)
         made = self._head(self._ears(x.contiguous(memory_format=torch.channels_last)).flatten(1))

@@ -26,6 +26,8 @@ from lipsync_fast.train.data import Crops, Data, Order, split
 from lipsync_fast.train.exemplars import Exemplars
 from lipsync_fast.train.follow import FollowData, FollowLesson
 from lipsync_fast.train.hearing import (
+    EVENED_DB,
+    LEVELS_DB,
     SILENT,
     Hearing,
     Sounds,
@@ -188,7 +190,13 @@ def _hearing(
     torch.manual_seed(options.seed)
     with Stop() as stop, repeatable(options):
         tuning = Tuning(
-            net, mel, mouths, torch.device(options.device), options.seed, options.hearing
+            net,
+            mel,
+            mouths,
+            torch.device(options.device),
+            options.seed,
+            options.hearing,
+            levels_db=EVENED_DB if options.audio.levelled else LEVELS_DB,
         )
         progress.say(
             "what can be heard of the mouth, by parts of the film that were not heard before:"

@@ -16,6 +16,7 @@ from lipsync_fast.models.audio_encoder import AudioEncoder
 from lipsync_fast.models.packed import packed_encoder
 from lipsync_fast.train.data import split
 from lipsync_fast.train.hearing import (
+    LEVELS_DB,
     Hearing,
     Kernel,
     Sounds,
@@ -142,7 +143,7 @@ def test_roughened_windows_and_variants_stay_in_range() -> None:
     rng = np.random.default_rng(2)
     mel = windows_of(1, 5)[0]
     for _ in range(60):
-        made = roughened(mel, rng)
+        made = roughened(mel, rng, LEVELS_DB)
         assert made.shape == mel.shape
         assert made.dtype == np.float32
         assert np.abs(made).max() < 6

@@ -4,10 +4,10 @@
     python pack.py WORK [--dest FILE]
     python pack.py --again FILE [--encoder PTH] [--unet PTH]
 
-Needs dataset.py's output and both trained networks in WORK/out. FILE names the package too; Ada's
-is the shipped demo.lsa where nothing else is said. The package keeps the frames as JPEG only, and
-the networks in half precision. ``--again`` exchanges the networks of a package that exists; all
-else in it stays as it is.
+Needs dataset.py's output and both trained networks in WORK/out. FILE names the package too; where
+nothing else is said, Ada's is the shipped demo.lsa, and Ben's ben.lsa beside it. The package keeps
+the frames as JPEG only, and the networks in half precision. ``--again`` exchanges the networks of a
+package that exists; all else in it stays as it is.
 """
 
 from __future__ import annotations
@@ -212,7 +212,7 @@ def main() -> None:
     """Write the package and print its size."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("work", type=pathlib.Path, nargs="?")
-    parser.add_argument("--dest", type=pathlib.Path, metavar="FILE", help="Ada's: the shipped one")
+    parser.add_argument("--dest", type=pathlib.Path, metavar="FILE", help="the shipped one")
     parser.add_argument("--again", type=pathlib.Path, metavar="FILE", help="a package to change")
     parser.add_argument("--encoder", type=pathlib.Path, metavar="PTH", help="with --again")
     parser.add_argument("--unet", type=pathlib.Path, metavar="PTH", help="with --again")
@@ -222,9 +222,8 @@ def main() -> None:
         return
     if args.work is None:
         parser.error("WORK or --again FILE is required")
-    if args.dest is None and Geometry(args.work).person is not ADA:
-        parser.error("--dest FILE is required: only Ada's package is shipped")
-    dest = args.dest or shipped_folder() / "demo.lsa"
+    person = Geometry(args.work).person
+    dest = args.dest or shipped_folder() / f"{'demo' if person is ADA else person.name}.lsa"
     unet = load_unet(tuned(args.work, "unet"), REGION)
     encoder = load_audio_encoder(tuned(args.work, "audio_encoder")).eval()
     with np.load(args.work / "loop.npz") as loop:
