@@ -17,6 +17,8 @@ import math
 import os
 import pathlib
 import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -108,6 +110,24 @@ class Judge(nn.Module):
         return slope
 
 
+class Shown(NamedTuple):
+    """What a step sees. F idle frames with M mouths each, N = F M; pictures are BGR in 0..1.
+
+    Attributes:
+        images: F x 6 x S x S, the idle frames as the network takes them.
+        audio: N x 32 x 16 x 16.
+        goal, before: N x 3 x H x W, the window of the wanted pictures and of the idle ones.
+        top, left: the window's place.
+    """
+
+    images: NDArray[np.float32]
+    audio: NDArray[np.float32]
+    goal: NDArray[np.float32]
+    before: NDArray[np.float32]
+    top: int
+    left: int
+
+
 class Trainer:
     """The network, its running average (which is exported), and where training stands."""
 
@@ -164,8 +184,8 @@ class Trainer:
             torch.save(what, partial)
             os.replace(partial, path)
 
-    def learn(self) -> None:
-        """One step: two idle frames, six mouths each, one window."""
+    def draw(self) -> Shown:
+        """What the next step sees: two idle frames, six mouths each, one window."""
         d, rng = self.data, self.rng
         frames = rng.choice(len(d.idle), FRAMES, replace=False)
         samples = rng.choice(d.train, FRAMES * MOUTHS)
@@ -176,11 +196,17 @@ class Trainer:
         images = np.stack([image_input(d.idle[f]) for f in frames])
         idle = np.repeat(images[:, :3], MOUTHS, 0)
         window = np.s_[:, :, top : top + WINDOW_H, left : left + WINDOW_W]
-        goal, before = torch.from_numpy(np.stack(targets)[window]), torch.from_numpy(idle[window])
+        goal, before = np.stack(targets)[window], idle[window]
+        return Shown(images, audio, goal, before, top, left)
+
+    def learn(self, shown: Shown) -> None:
+        """One step."""
+        goal, before = torch.from_numpy(shown.goal), torch.from_numpy(shown.before)
         with autocast():
-            levels = self.net.encode_image(channels_last(images))
+            levels = self.net.encode_image(channels_last(shown.images))
             levels = tuple(x.repeat_interleave(MOUTHS, 0) for x in levels)
-            made, _ = decode_window(self.net, levels, channels_last(audio), top, left)
+            audio = channels_last(shown.audio)
+            made, _ = decode_window(self.net, levels, audio, shown.top, shown.left)
         loss = picture_loss(made, goal, before)
         (slope,) = torch.autograd.grad(loss, made, retain_graph=True)
         judged = torch.zeros_like(slope)
@@ -224,13 +250,20 @@ class Trainer:
 
     def run(self) -> None:
         """Train for the wall-clock time; saves and reports every SAVE_S seconds."""
+        with ThreadPoolExecutor(1) as beside:
+            self._run(beside)
+
+    def _run(self, beside: ThreadPoolExecutor) -> None:
         last = saved = time.time()
+        drawn = beside.submit(self.draw)
         while self.spent < self.seconds:
             part = self.spent / self.seconds
             warm, fall = min(1, (self.step + 1) / 100), 0.5 * (1 + math.cos(math.pi * part))
             for group in self.optimiser.param_groups:
                 group["lr"] = self.rate * warm * (0.02 + 0.98 * fall)
-            self.learn()
+            shown = drawn.result()
+            drawn = beside.submit(self.draw)  # while this one is learnt from
+            self.learn(shown)
             now = time.time()
             self.spent, last = self.spent + now - last, now
             if now - saved > SAVE_S or self.spent >= self.seconds:
