@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make README's pictures: frames of the shipped avatar speaking the shipped recording.
+"""Make README's pictures: frames of the shipped avatars speaking the shipped recording.
 
-    python tools/make_demo_picture.py [docs/images/demo.jpg]
+    python tools/make_demo_picture.py [docs/images] [NAME...]
 
-A row of frames, and beside it an animation of the first seconds (demo.webp). The frames are the
-product's own, cut to the head, at their full size; the animation's are halved.
+Of each a row of frames, NAME.jpg, and beside it an animation of the first seconds, NAME.webp. The
+frames are the product's own, cut to the head, at their full size; the animation's are halved.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ ANIMATED, MOVING_QUALITY = 170, 70
 """Frames of the animation."""
 
 
-def main(out: Path) -> None:
-    """Render the recording and write the picture."""
+def write_pictures(name: str, out: Path) -> None:
+    """Render the recording and write an avatar's row, and its animation."""
     cuts, moving = [], []
-    with lipsync_fast.open("demo", backend="cpu") as avatar:
+    with lipsync_fast.open(name, backend="cpu") as avatar:
         synthetic = avatar.manifest.synthetic
         x1, y1, x2, _ = avatar.package.rect(0).corners
         middle, top = (x1 + x2) // 2, y1
@@ -63,4 +63,6 @@ def main(out: Path) -> None:
 
 if __name__ == "__main__":
     root = Path(__file__).resolve().parents[1]
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else root / "docs" / "images" / "demo.jpg")
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else root / "docs" / "images"
+    for shown in sys.argv[2:] or ("demo", "ben"):
+        write_pictures(shown, folder / f"{shown}.jpg")

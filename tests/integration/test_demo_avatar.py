@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shipped avatar is whole, and what it says of itself is so."""
+"""The shipped avatars are whole, and what they say of themselves is so."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from lipsync_fast.avatars.library import shipped_folder
 from lipsync_fast.cli.demo import demo_recording
 
 LARGEST_MB = 30
+SIZES = {"demo": (1280, 720), "ben": (720, 1280)}
+"""Of their pictures."""
 
 
-@pytest.fixture(scope="module")
-def demo() -> Iterator[lipsync_fast.Avatar]:
-    with lipsync_fast.open("demo", backend="cpu") as avatar:
+@pytest.fixture(scope="module", params=sorted(SIZES))
+def demo(request: pytest.FixtureRequest) -> Iterator[lipsync_fast.Avatar]:
+    with lipsync_fast.open(request.param, backend="cpu") as avatar:
         yield avatar
 
 
@@ -32,7 +34,10 @@ def recording() -> NDArray[np.int16]:
 def test_package(demo: lipsync_fast.Avatar) -> None:
     demo.package.verify()
     manifest = demo.manifest
-    assert sum(p.stat().st_size for p in shipped_folder().rglob("demo*")) < LARGEST_MB * 1e6
+    name = manifest.name
+    assert demo.package.path == shipped_folder() / f"{name}.lsa"
+    assert demo.package.path.stat().st_size < LARGEST_MB * 1e6
+    assert (manifest.frame_width, manifest.frame_height) == SIZES[name]
     assert manifest.synthetic
     assert all((manifest.licence, manifest.provenance, manifest.consent))
     assert manifest.audio.lookahead_samples <= 16_000 // 4

@@ -205,7 +205,7 @@ def test_the_others(client: Grpc) -> None:
     )
     assert decoded(frame.frame_data).shape == (720, 1280, 3)
     nobody = client.call("GenerateInference", m.OptimizedInferenceRequest(model_name="nobody"))
-    assert (nobody.success, nobody.error) == (False, "Unknown model 'nobody'; loaded: demo")
+    assert (nobody.success, nobody.error) == (False, "Unknown model 'nobody'; loaded: demo, ben")
 
 
 def test_what_a_gateway_has_done_is_told(server: LocalServer, client: Grpc) -> None:
