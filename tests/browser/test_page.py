@@ -284,10 +284,12 @@ def test_choosing_an_avatar(tab: Page, tiny_avatar: Path) -> None:
     with LocalServer(CONFIG | {"avatars": {"folders": [str(tiny_avatar.parent)]}}) as server:
         page.open(server.http_url + "/")
         page.until(IDLES)
-        page.until("document.querySelectorAll('#avatars img').length === 2")
+        page.until("document.querySelectorAll('#avatars img').length === 3")
         page.click("#avatars input[value=tiny]")
         page.until("lipsync.started.avatar === 'tiny' && canvas.width === 160")
         page.value("document.querySelector('#avatars input:checked').focus()")
+        page.press("ArrowLeft", 37)
+        page.until("lipsync.started.avatar === 'ben' && canvas.height > canvas.width")
         page.press("ArrowLeft", 37)
         page.until("lipsync.started.avatar === 'demo' && canvas.width === 640")
         page.until("document.querySelector('#avatars input:checked').value === 'demo'")

@@ -119,7 +119,7 @@ def test_a_chosen_avatar_says_that_it_loads(tab: Page, tmp_path: Path, demo: Pat
     with LocalServer(config, command=QUICK) as server:
         page.open(server.http_url + "/")
         page.until(IDLES)
-        page.until("document.querySelectorAll('#avatars input').length === 3")
+        page.until("document.querySelectorAll('#avatars input').length === 4")
         page.value(
             "new MutationObserver(() => (window.busy ||= document.querySelector("
             "'#avatars label[data-loading] input[aria-busy=true]')?.value))"
