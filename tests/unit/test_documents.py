@@ -256,8 +256,8 @@ def test_the_first_screen_has_the_numbers_that_were_measured() -> None:
     assert f"{best:.0f} frames/s" in screen
     assert (
         f"takes {build['wheel_cpu_s']:.0f} s of processor time (of an"
-        f" {build['machine']['processor']}; it uses all cores), installing what it needs {build['install_cpu_s']:.0f} s more, and"
-        f" {build['installed_mb']:.0f} MB." in screen
+        f" {build['machine']['processor']}; it uses all cores), installing what it needs"
+        f" {build['install_cpu_s']:.0f} s more, and {build['installed_mb']:.0f} MB." in screen
     )
     for name in ("docs/images/page.jpg", "docs/images/demo.jpg", "docs/images/ben.jpg"):
         assert f"]({name})" in screen
