@@ -20,29 +20,29 @@ import numpy as np
 import torch
 
 from lipsync_fast.arrays import F32
+from lipsync_fast.audio.pcm import to_float
 from lipsync_fast.benchmark import program
 from lipsync_fast.geometry import Rect
 from lipsync_fast.models.packed import packed_encoder
 from lipsync_fast.prepare.folder import PreparedAvatar
-from lipsync_fast.train.hearing import EVENED_DB, LEVELS_DB, Hearing, Tuning, features_of, told
+from lipsync_fast.rounding import rounded
+from lipsync_fast.train.hearing import Hearing, Tuning, features_of, told
 from lipsync_fast.train.lessons import sound_of
 from lipsync_fast.train.mouths import Mouths
 from lipsync_fast.train.options import Options
-from lipsync_fast.train.sound import find_encoder, mel_of
+from lipsync_fast.train.sound import Encoder, find_encoder, mel_of
 
 HEARD_DB = 0, 6, -10, -20, -30
 GAINS = "none", "auto"
 
 
-def tuned(pcm: F32, mouths: Mouths, options: Options) -> Hearing:
-    """The shipped encoder, tuned to what ``mouths`` may be learnt from."""
-    encoder = find_encoder("demo")
+def tuned(encoder: Encoder, pcm: F32, mouths: Mouths, options: Options) -> Hearing:
+    """An encoder, tuned to what ``mouths`` may be learnt from."""
     net = packed_encoder(encoder.onnx, encoder.source)
     torch.manual_seed(options.seed)
     mel = mel_of(pcm, options.audio)
-    levels = EVENED_DB if options.audio.levelled else LEVELS_DB
-    device = torch.device("cpu")
-    tuning = Tuning(net, mel, mouths, device, options.seed, options.hearing, levels)
+    levelled, device = options.audio.levelled, torch.device("cpu")
+    tuning = Tuning(net, mel, mouths, device, options.seed, options.hearing, levelled)
     for step in range(options.hearing):
         tuning.step(step)
     return tuning.done()
@@ -57,8 +57,8 @@ def heard(hearing: Hearing, pcm: F32, options: Options) -> F32:
 
 def of_gain(prepared: PreparedAvatar, options: Options, parts: int) -> list[dict[str, Any]]:
     """A row for each level."""
-    count = len(prepared)
-    pcm = (sound_of(prepared) / np.float32(32768)).astype(np.float32)
+    count, encoder = len(prepared), find_encoder("demo")
+    pcm = to_float(sound_of(prepared))
     rects: list[Rect] = [prepared.rect(i) for i in range(count)]
     said: dict[int, list[F32]] = {db: [] for db in HEARD_DB}
     seen: list[F32] = []
@@ -66,7 +66,7 @@ def of_gain(prepared: PreparedAvatar, options: Options, parts: int) -> list[dict
         first, end = part * count // parts, (part + 1) * count // parts
         learnt = [i for i in range(count) if not first <= i < end]
         mouths = Mouths(prepared.landmarks, rects, options.region, learnt)
-        hearing = tuned(pcm, mouths, options)
+        hearing = tuned(encoder, pcm, mouths, options)
         there = [i for i in range(first, end) if np.isfinite(mouths.opening[i])]
         seen.append(np.asarray(mouths.opening[there], np.float32))
         for db in HEARD_DB:
@@ -78,9 +78,9 @@ def of_gain(prepared: PreparedAvatar, options: Options, parts: int) -> list[dict
     for db in HEARD_DB:
         now = np.concatenate(said[db])
         r, alike = (float(np.corrcoef(now, other)[0, 1]) for other in (film, plain))
-        row = {"gain": options.gain, "level_db": db, "r": r, "swing": now.std() / plain.std()}
-        rows.append({k: v if isinstance(v, str) else round(float(v), 3) for k, v in row.items()})
-        rows[-1]["r_to_0_db"] = round(alike, 3)
+        swing = float(now.std() / plain.std())
+        row = {"gain": options.gain, "level_db": db, "r": r, "swing": swing, "r_to_0_db": alike}
+        rows.append(rounded(row))
     return rows
 
 
@@ -95,8 +95,7 @@ def main() -> int:
     for row in rows:
         print(row)
     if args.out is not None:  # the command line names the folder: that stays here
-        about = program.about_this_run()
-        program.write(args.out, {k: about[k] for k in ("version", "machine")} | {"rows": rows})
+        program.write(args.out, program.about_this_machine() | {"rows": rows})
     return 0
 
 

@@ -102,11 +102,7 @@ def main() -> None:
             rows.append(one(args.folder, name, args.steps, Path(shared, HEARING)))
             print(rows[-1], flush=True)
             if args.out is not None:  # the command line names the folder: that stays here
-                about = program.about_this_run()
-                program.write(
-                    args.out,
-                    before | {k: about[k] for k in ("version", "machine")} | {"runs": rows},
-                )
+                program.write(args.out, before | program.about_this_machine() | {"runs": rows})
     print(table(rows))
 
 

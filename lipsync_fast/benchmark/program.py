@@ -50,10 +50,14 @@ def medians(rounds: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, di
     }
 
 
+def about_this_machine() -> dict[str, Any]:
+    """The version and the machine: for runs whose command line names what nobody else shall see."""
+    return {"version": __version__, "machine": machine()}
+
+
 def about_this_run() -> dict[str, Any]:
     """The command line, the version, and the machine: without them a figure says nothing."""
-    command = shlex.join(["python", *sys.argv])
-    return {"command": command, "version": __version__, "machine": machine()}
+    return {"command": shlex.join(["python", *sys.argv])} | about_this_machine()
 
 
 def keep(path: Path | None, **found: Any) -> None:

@@ -333,7 +333,7 @@ class Tuning:
         device: where it learns.
         seed: of everything random.
         steps: in all.
-        levels_db: of what else is heard, against the film's.
+        levelled: the sound has passed automatic gain control.
     """
 
     def __init__(
@@ -344,11 +344,11 @@ class Tuning:
         device: torch.device,
         seed: int,
         steps: int,
-        levels_db: tuple[float, float] = LEVELS_DB,
+        levelled: bool = False,
     ) -> None:
         rng = np.random.default_rng([seed, 17])
         self._seed, self._device, self._steps = seed, device, steps
-        self._levels_db = levels_db
+        self._levels_db = EVENED_DB if levelled else LEVELS_DB
         self._padded = _padded(mel)
         frames = _guarded(mouths)
         self._shut = mouths.measures[mouths.shut].mean(0)

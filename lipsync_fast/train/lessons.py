@@ -26,8 +26,6 @@ from lipsync_fast.train.data import Crops, Data, Order, split
 from lipsync_fast.train.exemplars import Exemplars
 from lipsync_fast.train.follow import FollowData, FollowLesson
 from lipsync_fast.train.hearing import (
-    EVENED_DB,
-    LEVELS_DB,
     SILENT,
     Hearing,
     Sounds,
@@ -196,7 +194,7 @@ def _hearing(
             torch.device(options.device),
             options.seed,
             options.hearing,
-            levels_db=EVENED_DB if options.audio.levelled else LEVELS_DB,
+            options.audio.levelled,
         )
         progress.say(
             "what can be heard of the mouth, by parts of the film that were not heard before:"

@@ -227,8 +227,7 @@ def disturbed_figures(
         to_clean, to_expected, pauses = [], [], []
         for k, (recording, before) in enumerate(clean):
             rng = np.random.RandomState(1000 * number + k)
-            drawn = rng.choice(len(others), 6, replace=False) if others else ()
-            some = [others[i] for i in drawn]
+            some = [others[i] for i in rng.choice(len(others), 6, replace=False)]
             changed = np.clip(change(recording.pcm, some, rng), -1, 1).astype(np.float32)
             gaps = gaps_heard(hearer, changed, lips)
             use = recording.valid

@@ -104,10 +104,14 @@ class Head:
         settings.filepath = str(pathlib.Path(path).absolute())
         settings.use_border = settings.use_crop_to_border = region is not None
         if region:
-            x0, y0, x1, y1 = (edge + 0.25 for edge in region)  # whole parts are what counts of them
-            y0, y1 = size[1] - y1 + 0.5, size[1] - y0 + 0.5
-            settings.border_min_x, settings.border_max_x = x0 / size[0], x1 / size[0]
-            settings.border_min_y, settings.border_max_y = y0 / size[1], y1 / size[1]
+            (x0, y0, x1, y1), (width, height) = region, size
+            # Blender cuts shares back to whole pixels: a little more than these, or one is lost.
+            settings.border_min_x, settings.border_max_x = (
+                (edge + 0.25) / width for edge in (x0, x1)
+            )
+            settings.border_min_y, settings.border_max_y = (
+                (height - edge + 0.25) / height for edge in (y1, y0)
+            )
         self.scene.cycles.samples = samples
         bpy.ops.render.render(write_still=True)
 

@@ -17,7 +17,6 @@ import math
 import os
 import pathlib
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import cv2
@@ -39,7 +38,9 @@ from samples import Data, image_input, planes
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lipsync_fast.train.data import Feed
 from lipsync_fast.train.losses import texture_loss
+from lipsync_fast.train.options import MOST_STEPS
 
 FRAMES, MOUTHS = 2, 6
 """A step's idle frames, and mouths put onto each: the image half runs once per frame."""
@@ -185,7 +186,7 @@ class Trainer:
             os.replace(partial, path)
 
     def draw(self) -> Shown:
-        """What the next step sees: two idle frames, six mouths each, one window."""
+        """What the next step sees: two idle frames, six mouths each, one window. For one thread."""
         d, rng = self.data, self.rng
         frames = rng.choice(len(d.idle), FRAMES, replace=False)
         samples = rng.choice(d.train, FRAMES * MOUTHS)
@@ -250,20 +251,17 @@ class Trainer:
 
     def run(self) -> None:
         """Train for the wall-clock time; saves and reports every SAVE_S seconds."""
-        with ThreadPoolExecutor(1) as beside:
-            self._run(beside)
+        with Feed(lambda _: self.draw(), self.step, MOST_STEPS, 1) as feed:
+            self._run(feed)
 
-    def _run(self, beside: ThreadPoolExecutor) -> None:
+    def _run(self, feed: Feed[Shown]) -> None:
         last = saved = time.time()
-        drawn = beside.submit(self.draw)
         while self.spent < self.seconds:
             part = self.spent / self.seconds
             warm, fall = min(1, (self.step + 1) / 100), 0.5 * (1 + math.cos(math.pi * part))
             for group in self.optimiser.param_groups:
                 group["lr"] = self.rate * warm * (0.02 + 0.98 * fall)
-            shown = drawn.result()
-            drawn = beside.submit(self.draw)  # while this one is learnt from
-            self.learn(shown)
+            self.learn(feed.next())
             now = time.time()
             self.spent, last = self.spent + now - last, now
             if now - saved > SAVE_S or self.spent >= self.seconds:
